@@ -1,0 +1,55 @@
+# Every target makes the environment it needs: `make reproduce` and `make test` work on a fresh clone.
+#   PYTHON=python3.12   the interpreter of a new environment      PROFILE=gpu   which profile `reproduce` runs
+#   PIP_FLAGS=...       more options for pip, for example an index with CPU-only builds of torch
+PYTHON ?= python3
+PROFILE ?= cpu
+PIP_FLAGS ?=
+VENV := .venv
+PY := $(VENV)/bin/python
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install reproduce smoke test lint format bench lab clean distclean
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "sinklora needs Python 3.11 or newer; try make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet $(PIP_FLAGS) -c constraints.txt -e ".[notebooks,dev]"
+	touch $@
+
+install: $(STAMP) ## make .venv and install the package with the pinned versions
+
+reproduce: $(STAMP) ## run every notebook of PROFILE (default: cpu) into results/PROFILE
+	$(PY) -m sinklora.reproduce --profile $(PROFILE)
+
+smoke: $(STAMP) ## the same at toy size, to see that every notebook runs
+	$(PY) -m sinklora.reproduce --profile smoke
+
+test: $(STAMP) ## run the test suite
+	$(PY) -m pytest -q
+
+lint: $(STAMP) ## check style, format and types
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+
+format: $(STAMP) ## rewrite the sources in the house format
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+# glibc would otherwise hand memory back between calls, and page faults would be timed instead of attention.
+bench: $(STAMP) ## print time and memory of every pattern and backend against full attention
+	MALLOC_MMAP_THRESHOLD_=2000000000 MALLOC_TRIM_THRESHOLD_=8000000000 $(PY) benchmarks/attention.py
+
+lab: $(STAMP) ## open JupyterLab on the notebooks
+	$(PY) -m jupyterlab notebooks
+
+clean: ## remove caches and scratch output; runs, results and the environment stay
+	rm -rf out build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	find sinklora tests benchmarks notebooks -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
+
+distclean: clean ## also remove the environments and the trained runs
+	rm -rf .venv .venv-* runs .cache

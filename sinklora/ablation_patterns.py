@@ -1,0 +1,97 @@
+"""The patterns that SinkLoRA's ablation compares (arXiv 2406.05678, Fig. 7 and Table 9).
+
+With the same `group_size` each sees about as many pairs as SF-Attn with four windows and four sinks.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from sinklora.pattern_base import Pattern, check_integer
+
+__all__ = ["FixedPattern", "RandomPattern", "StridePattern"]
+
+
+@dataclass(frozen=True)
+class FixedPattern(Pattern):
+    """Own window, and the last `summary_tokens` of every earlier one ("fixed" of arXiv 1904.10509)."""
+
+    kind: ClassVar[str] = "fixed"
+    summary_tokens: int = 2  # as many pairs as 4 sinks when a row has 4 windows
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "summary_tokens", check_integer("summary_tokens", self.summary_tokens, 0))
+
+    def sees(
+        self, head: Tensor, query: Tensor, key: Tensor, num_heads: int, num_tokens: int, length: int | Tensor
+    ) -> Tensor:
+        group = self.group_tokens(num_tokens)
+        own = key >= query - query % group
+        return (key <= query) & (own | (key % group >= group - self.summary_tokens))
+
+
+@dataclass(frozen=True)
+class StridePattern(Pattern):
+    """The last `S` tokens and, back from the query, every `S`-th one before; each head has its own phase.
+
+    `S` is chosen such that there are as many pairs as in windows of `group_size` (the last `G` tokens would
+    be nearly twice as many), so that `group_size` means the same budget in every pattern.
+    """
+
+    kind: ClassVar[str] = "stride"
+
+    def stride_tokens(self, num_tokens: int) -> int:
+        """`S` in tokens for rows of `num_tokens`: solves `N*S - S^2/2 = N*G/2`."""
+        group = min(self.group_tokens(num_tokens), num_tokens)
+        return max(1, round(num_tokens - math.sqrt(num_tokens * (num_tokens - group))))
+
+    def sees(
+        self, head: Tensor, query: Tensor, key: Tensor, num_heads: int, num_tokens: int, length: int | Tensor
+    ) -> Tensor:
+        stride = self.stride_tokens(num_tokens)
+        back = query - key
+        return (back >= 0) & ((back < stride) | (back % stride == head * stride // num_heads))
+
+
+@dataclass(frozen=True)
+class RandomPattern(Pattern):
+    """Own window, and one random block of earlier tokens per head and per `block_tokens` queries."""
+
+    kind: ClassVar[str] = "random"
+    block_tokens: int = 4
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "block_tokens", check_integer("block_tokens", self.block_tokens, 1))
+        object.__setattr__(self, "seed", check_integer("seed", self.seed, 0))
+
+    def sees(
+        self, head: Tensor, query: Tensor, key: Tensor, num_heads: int, num_tokens: int, length: int | Tensor
+    ) -> Tensor:
+        group = self.group_tokens(num_tokens)
+        start = query - query % group
+        blocks = torch.clamp(start // self.block_tokens, min=1)  # whole blocks before the own window
+        chosen = _hash(head, query // self.block_tokens, self.seed) % blocks
+        # Blocks count back from the window; where less than one fits there is none to see.
+        random = ((start - 1 - key) // self.block_tokens == chosen) & (start >= self.block_tokens)
+        return (key <= query) & ((key >= start) | random)
+
+
+def _hash(head: Tensor, block: Tensor, seed: int) -> Tensor:
+    """A pseudo-random number in [0, 46337) per (head, block), the same on every device.
+
+    Arithmetic and not a table of draws, because FlexAttention compiles it into its kernel. Such kernels count
+    in int32, so every intermediate stays below 2**31: 46337 is the largest prime whose square does.
+    """
+    prime = 46337
+    value = (head % prime * 7919 + block % prime * 10007 + seed % prime * 13331 % prime + 17) % prime
+    for factor, shift in ((31337, 271), (40961, 8191), (27191, 4099)):
+        value = (value * value % prime + factor * (value % 16381) % prime + shift) % prime
+    return value

@@ -1,0 +1,89 @@
+"""Which token belongs to which document, read from what transformers hands to mask and attention functions.
+
+Document ids are int64 [B, N]: 0 marks padding, 1, 2, ... the documents of a row in order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+MaskFunction = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+
+
+class LostDocumentsError(ValueError):
+    """Document starts were given to the model but did not reach its attention."""
+
+
+def document_ids(
+    batch_size: int,
+    num_tokens: int,
+    *,
+    mask_function: MaskFunction,
+    attention_mask: Tensor | None = None,
+    allow_is_causal_skip: bool = True,
+    local_size: int | None = None,
+    use_vmap: bool = False,
+    device: torch.device | str = "cpu",
+    **_: Any,
+) -> tuple[bool, Tensor | None]:
+    """(True, ids) when the mask of a whole sequence is causal attention inside documents, else (False, None).
+
+    ids is None for one document without padding. The arguments are those of transformers' mask functions:
+    `mask_function(b, h, q, kv)` works on index tensors, `attention_mask` is the boolean [B, N] padding mask.
+    """
+    if use_vmap or (local_size is not None and local_size < num_tokens):
+        return False, None
+    ids = None
+    if not allow_is_causal_skip:
+        # Neighbours tell everything: seeing the next token is not causal, not seeing the
+        # previous one starts a document.
+        row = torch.arange(batch_size, device=device)[:, None]
+        head = torch.zeros_like(row)
+        earlier = torch.arange(max(num_tokens - 1, 0), device=device)[None, :]
+        if bool(mask_function(row, head, earlier, earlier + 1).any()):
+            return False, None
+        same = mask_function(row, head, earlier + 1, earlier).expand(batch_size, -1)
+        ids = 1 + torch.nn.functional.pad((~same).long().cumsum(-1), (1, 0))
+    if attention_mask is not None:
+        real = attention_mask[:, :num_tokens].long()
+        ids = real if ids is None else ids * real
+    if ids is not None and bool((ids == 1).all()):
+        ids = None
+    return True, ids
+
+
+def full_attention_mask(ids: Tensor) -> Tensor:
+    """The boolean [B, 1, N, N] mask with which transformers' `sdpa` gives full attention inside documents.
+
+    Padding is never seen; padded queries see what is not padded and not later, as they do in transformers.
+    """
+    num_tokens = ids.shape[1]
+    causal = torch.ones(num_tokens, num_tokens, dtype=torch.bool, device=ids.device).tril()
+    query, key = ids[:, None, :, None], ids[:, None, None, :]
+    return causal & (key > 0) & ((key == query) | (query == 0))
+
+
+def check_documents(ids: Tensor | None, position_ids: Tensor | None) -> None:
+    """ValueError where the ids cannot say what the model was given: gaps in padding, lost document starts."""
+    if ids is not None:
+        before = torch.nn.functional.pad(ids, (1, 0))[:, :-1]
+        runs = ((ids != before) & (ids > 0)).sum(-1)
+        if bool((runs != ids.amax(-1)).any()):
+            raise ValueError(
+                "attention_mask has gaps: the tokens of a row must be contiguous, padded on the left or right"
+            )
+    if position_ids is None or position_ids.ndim != 2:
+        return
+    restarts = position_ids[:, 1:] <= position_ids[:, :-1]
+    if ids is not None:
+        restarts = restarts & (ids[:, 1:] == ids[:, :-1]) & (ids[:, 1:] > 0)
+    if bool(restarts.any()):
+        raise LostDocumentsError(
+            "position_ids restart inside a row, but transformers recognises packed documents only without an "
+            "attention_mask and without a cache: pass attention_mask=None and use_cache=False (a few "
+            "architectures, such as OPT, cannot be given packed documents at all)"
+        )

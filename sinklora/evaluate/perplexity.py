@@ -1,0 +1,259 @@
+"""Sliding-window perplexity: every token of a document except its first is predicted exactly once.
+
+`windows.py` says which window scores which tokens. Only those positions get logits, some at a time.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+from tqdm.auto import tqdm
+
+from sinklora.evaluate.windows import Window, batches, windows_of
+from sinklora.models import current_pattern, evaluates_with_pattern
+from sinklora.patterns import PATTERNS
+from sinklora.rope import find_transformer
+
+LogitsFunction = Callable[[Tensor, Tensor], Iterator[Tensor]]
+Short = Literal["score", "skip", "error"]
+LOGIT_ROWS = 1024  # positions whose logits are held at once
+
+
+@dataclass(frozen=True)
+class DocumentScore:
+    """Score of one document: its place in the input, the tokens predicted, their mean loss in nats."""
+
+    index: int
+    tokens: int
+    nll: float
+
+
+@dataclass(frozen=True)
+class PerplexityResult:
+    """Token-weighted perplexity and everything needed to compare it with another one.
+
+    `nll` is the mean over `tokens` predicted tokens, in nats. `documents` were scored; of all those given,
+    `short_documents` are shorter than `context` (`short` says what became of them) and `tiny_documents` have
+    fewer than two tokens, so that nothing can be predicted. `attention` is "full" or the pattern's name;
+    `bos` tells that documents are taken as given: no token is added.
+    """
+
+    perplexity: float
+    nll: float
+    tokens: int
+    documents: int
+    short_documents: int
+    tiny_documents: int
+    per_document: tuple[DocumentScore, ...]
+    context: int
+    stride: int
+    short: Short
+    attention: str
+    dtype: str
+    bos: str = "as given"
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON types, per-document scores included."""
+        return {**asdict(self), "per_document": [asdict(score) for score in self.per_document]}
+
+
+def perplexity(
+    model: nn.Module,
+    documents: Sequence[NDArray[np.integer[Any]]],
+    *,
+    context: int,
+    stride: int,
+    batch_size: int = 1,
+    device: torch.device | str | None = None,
+    progress: bool = True,
+    short: Short = "score",
+) -> PerplexityResult:
+    """Perplexity of `documents` (token ids, [tokens] each) in windows of `context` tokens.
+
+    `model` is a causal language model of transformers or a PeftModel around one. It runs in evaluation mode,
+    so with its own full attention unless `use_pattern` was told otherwise, and gets its modes back; `device`
+    moves it. `batch_size` windows of equal length run together, whatever documents they are from; memory
+    grows with batch_size x context, not with the documents. `short`: documents shorter than `context` are
+    scored in one window ("score"), left out ("skip") or refused ("error").
+
+    Raises TypeError or ValueError for bad arguments before any work, FloatingPointError for a loss of NaN or
+    infinity.
+    """
+    _check_numbers(context, stride, batch_size, short)
+    documents = [_check_document(index, document) for index, document in enumerate(documents)]
+    lengths = [len(document) for document in documents]
+    chosen = _choose(lengths, context, short)
+    _check_vocabulary(model, documents)
+    if device is not None:
+        model.to(device)
+    total = sum(1 for index in chosen for _ in windows_of(index, lengths[index], context, stride))
+    with _evaluation_mode(model), torch.inference_mode():
+        losses = _logits_function(model)
+        sums = dict.fromkeys(chosen, 0.0)
+        with tqdm(total=total, desc=f"perplexity at {context}", unit="window", disable=not progress) as bar:
+            for batch in batches(chosen, lengths, context, stride, batch_size):
+                for window, loss in zip(batch, _window_losses(losses, model, documents, batch), strict=True):
+                    sums[window.document] += loss
+                bar.update(len(batch))
+    scores = tuple(DocumentScore(i, lengths[i] - 1, sums[i] / (lengths[i] - 1)) for i in chosen)
+    nll = math.fsum(sums.values()) / sum(score.tokens for score in scores)
+    return PerplexityResult(
+        perplexity=_exp(nll),
+        nll=nll,
+        tokens=sum(score.tokens for score in scores),
+        documents=len(scores),
+        short_documents=sum(length < context for length in lengths),
+        tiny_documents=sum(length < 2 for length in lengths),
+        per_document=scores,
+        context=context,
+        stride=stride,
+        short=short,
+        attention=attention_name(model),
+        dtype=_dtype(model),
+    )
+
+
+def attention_name(model: nn.Module) -> str:
+    """How `model` attends in evaluation mode: "full", or the name of the pattern it was told to keep."""
+    if not evaluates_with_pattern(model):
+        return "full"
+    pattern = current_pattern(model)
+    return next((name for name, known in PATTERNS.items() if known == pattern), str(pattern))
+
+
+def _check_numbers(context: int, stride: int, batch_size: int, short: str) -> None:
+    for name, value in (("context", context), ("stride", stride), ("batch_size", batch_size)):
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise TypeError(f"{name} is {value!r}; give a whole number")
+    if context < 2:
+        raise ValueError(f"context is {context}; a window needs at least 2 tokens to predict one")
+    if not 1 <= stride < context:
+        raise ValueError(
+            f"stride is {stride} with context {context}; expected 1 <= stride < context, "
+            "because a window cannot predict its own first token"
+        )
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}; expected at least 1")
+    if short not in get_args(Short):
+        raise ValueError(f"short is {short!r}; choose one of {get_args(Short)}")
+
+
+def _check_document(index: int, document: Any) -> NDArray[np.integer[Any]]:
+    array = np.asarray(document)
+    if array.ndim != 1:
+        raise ValueError(f"documents[{index}] has shape {array.shape}; give token ids of shape [tokens]")
+    if array.size and not np.issubdtype(array.dtype, np.integer):
+        raise TypeError(f"documents[{index}] holds {array.dtype}; give whole-numbered token ids")
+    return array
+
+
+def _check_vocabulary(model: nn.Module, documents: Sequence[NDArray[Any]]) -> None:
+    vocabulary = find_transformer(model).config.vocab_size
+    for index, document in enumerate(documents):
+        if document.size and not 0 <= document.min() <= document.max() < vocabulary:
+            found = f"{document.min()} to {document.max()}"
+            raise ValueError(
+                f"documents[{index}] holds token ids {found} but the model knows 0 to {vocabulary - 1}; "
+                "use the model's own tokenizer"
+            )
+
+
+def _choose(lengths: Sequence[int], context: int, short: Short) -> list[int]:
+    """Which documents are scored."""
+    too_short = [index for index, length in enumerate(lengths) if length < context]
+    if short == "error" and too_short:
+        index = too_short[0]
+        raise ValueError(
+            f"documents[{index}] has {lengths[index]} tokens, fewer than context {context}, and so have "
+            f"{len(too_short) - 1} others; choose short='score' or short='skip'"
+        )
+    least = 2 if short == "score" else context
+    chosen = [index for index, length in enumerate(lengths) if length >= least]
+    if not chosen:
+        raise ValueError(
+            f"documents: none of the {len(lengths)} given has the {least} tokens it takes to be scored"
+        )
+    return chosen
+
+
+@contextmanager
+def _evaluation_mode(model: nn.Module) -> Iterator[None]:
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def _window_losses(
+    logits_of: LogitsFunction, model: nn.Module, documents: Sequence[NDArray[Any]], batch: Sequence[Window]
+) -> list[float]:
+    """Summed loss (nats) of each window's scored tokens."""
+    rows = np.stack([documents[w.document][w.start : w.stop] for w in batch]).astype(np.int64)
+    ids = torch.from_numpy(rows).to(find_transformer(model).device)
+    scored = torch.zeros(len(batch), batch[0].length - 1, dtype=torch.bool, device=ids.device)
+    for row, window in enumerate(batch):
+        scored[row, window.first - window.start - 1 :] = True
+    targets = ids[:, 1:][scored].split(LOGIT_ROWS)
+    losses = [
+        _losses(logits, target.to(logits.device)).double().cpu()
+        for logits, target in zip(logits_of(ids, scored), targets, strict=True)
+    ]
+    sums = [float(part.sum()) for part in torch.cat(losses).split(scored.sum(1).tolist())]
+    for window, total in zip(batch, sums, strict=True):
+        if not math.isfinite(total):
+            raise FloatingPointError(f"documents[{window.document}]: the model's loss is {total}")
+    return sums
+
+
+def _losses(logits: Tensor, targets: Tensor) -> Tensor:
+    precise = torch.promote_types(logits.dtype, torch.float32)
+    return functional.cross_entropy(logits.to(precise), targets, reduction="none")
+
+
+def _logits_function(model: nn.Module) -> LogitsFunction:
+    """A function from ids [B, N] and scored [B, N-1] to the scored logits, in pieces [<= LOGIT_ROWS, V].
+
+    It applies the output layer to the positions it needs. Where more than that lies between the last hidden
+    state and the logits (soft-capping, scaling), which a probe tells, the model makes all logits of a window.
+    """
+    transformer = find_transformer(model)
+    decoder, head = transformer.get_decoder(), transformer.get_output_embeddings()
+    if head is None:
+        raise TypeError(f"{type(transformer).__name__} has no output layer; use AutoModelForCausalLM")
+
+    def pieces(ids: Tensor, scored: Tensor) -> Iterator[Tensor]:
+        hidden = decoder(input_ids=ids, use_cache=False).last_hidden_state[:, :-1][scored]
+        return (head(rows) for rows in hidden.split(LOGIT_ROWS))
+
+    def whole(ids: Tensor, scored: Tensor) -> Iterator[Tensor]:
+        logits: Tensor = model(input_ids=ids, use_cache=False).logits[:, :-1][scored]
+        return iter(logits.split(LOGIT_ROWS))
+
+    # The same rows go through the output layer both ways: where nothing follows it, they agree bit for bit.
+    probe = torch.arange(min(8, transformer.config.vocab_size), device=transformer.device)[None]
+    expected = model(input_ids=probe, use_cache=False).logits
+    made = head(decoder(input_ids=probe, use_cache=False).last_hidden_state).to(expected.dtype)
+    return pieces if torch.equal(made, expected) else whole
+
+
+def _exp(nll: float) -> float:
+    return math.exp(nll) if nll < 700 else math.inf
+
+
+def _dtype(model: nn.Module) -> str:
+    """The dtype that most parameters have: adapters and norms may be kept more precise than the rest."""
+    counts: Counter[torch.dtype] = Counter()
+    for parameter in model.parameters():
+        counts[parameter.dtype] += parameter.numel()
+    return str(counts.most_common(1)[0][0]).removeprefix("torch.")

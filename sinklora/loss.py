@@ -1,0 +1,52 @@
+"""Next-token loss in chunks of positions, so that no [tokens, vocabulary] tensor is ever held."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch.utils.checkpoint import checkpoint
+
+
+def _summed_cross_entropy(head: torch.nn.Module, hidden: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    return F.cross_entropy(head(hidden).float(), labels, ignore_index=-100, reduction="sum")
+
+
+class ChunkedLoss:
+    """Mean cross-entropy of a causal language model, the head applied to ``chunk`` positions at a time.
+
+    The model is called as a whole with ``logits_to_keep=1``, so that wrappers (DDP, DeepSpeed, PEFT) see an ordinary forward;
+    the head's logits are recomputed in the backward pass. Raises ValueError on the first call if the model does
+    more than its output embedding to the last hidden states (soft-capping, scaling).
+    """
+
+    def __init__(self, chunk: int) -> None:
+        if chunk < 1:
+            raise ValueError(f"chunk={chunk}: expected at least one position")
+        self.chunk = chunk
+        self.checked = False
+
+    def __call__(self, model: torch.nn.Module, input_ids: torch.Tensor, labels: torch.Tensor, **inputs: Any) -> torch.Tensor:
+        """Loss (scalar, float32) for ``input_ids`` and ``labels`` (int64 [B, N]; -100 is not counted)."""
+        outputs = model(
+            input_ids=input_ids, logits_to_keep=1, output_hidden_states=True, use_cache=False, **inputs
+        )
+        head = getattr(model, "module", model).get_output_embeddings()
+        hidden = outputs.hidden_states[-1]
+        if not self.checked:
+            _check_head(head, hidden[:, -1:], outputs.logits)
+            self.checked = True
+        rows = hidden[:, :-1].reshape(-1, hidden.shape[-1])
+        targets = labels[:, 1:].reshape(-1)
+        total = rows.new_zeros((), dtype=torch.float32)
+        for part, target in zip(rows.split(self.chunk), targets.split(self.chunk), strict=True):
+            total = total + checkpoint(_summed_cross_entropy, head, part, target, use_reentrant=False)
+        return total / (targets != -100).sum().clamp(min=1)
+
+
+@torch.no_grad()
+def _check_head(head: torch.nn.Module, hidden: torch.Tensor, logits: torch.Tensor) -> None:
+    if not torch.allclose(head(hidden).float(), logits[:, -1:].float(), atol=1e-2, rtol=1e-2):
+        raise ValueError(
+            "model: its logits are not its output embedding applied to the last hidden states (soft-capping or scaling); "
+            "the chunked loss does not apply to it"
+        )

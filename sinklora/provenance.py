@@ -1,0 +1,72 @@
+"""Where a number comes from: commit, versions, hardware, time. Never a host name or a path of the machine."""
+
+import os
+import platform
+import subprocess
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+PACKAGES = ("torch", "transformers", "peft", "numpy", "sinklora")
+
+
+def provenance() -> dict[str, Any]:
+    """A JSON-ready record of the code, the versions and the machine, taken now.
+
+    ``commit`` and ``dirty`` are None where the package does not lie in a git checkout; ``dirty`` counts
+    changed and new files, but not under ``results``, which is written meanwhile. ``memory_gib`` in GiB,
+    ``time`` in UTC.
+    """
+    return {
+        **_git(Path(__file__)),
+        "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
+        "hardware": _hardware(),
+        "threads": torch.get_num_threads(),
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _git(source: Path) -> dict[str, Any]:
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(source.parent), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.strip()
+
+    try:
+        # A checkout around an installed package is not its source: the file itself must be tracked.
+        git("ls-files", "--error-unmatch", source.name)
+        changes = git("status", "--porcelain", "--", ":/", ":(top,exclude)results")
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(changes)}
+    except (OSError, subprocess.SubprocessError):
+        return {"commit": None, "dirty": None}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _hardware() -> dict[str, Any]:
+    gpus = range(torch.cuda.device_count())
+    return {
+        "system": f"{platform.system()} {platform.machine()}",
+        "cpu": _cpu_model(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "gpus": [torch.cuda.get_device_name(index) for index in gpus],
+        "cuda": torch.version.cuda,
+    }
+
+
+def _cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()

@@ -1,9 +1,14 @@
 # Every target makes the environment it needs: `make reproduce` and `make test` work on a fresh clone.
-#   PYTHON=python3.12   the interpreter of a new environment      PROFILE=gpu   which profile `reproduce` runs
+#   PYTHON=python3.12   the interpreter of a new environment
 #   PIP_FLAGS=...       more options for pip, for example an index with CPU-only builds of torch
+#   PROFILE=gpu         the profile that `reproduce` runs
+#   SEEDS=0,1,2         seeds in place of the profile's
+#   ONLY=02             the notebooks whose names start so
 PYTHON ?= python3
 PROFILE ?= cpu
 PIP_FLAGS ?=
+SEEDS ?=
+ONLY ?=
 VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
@@ -23,7 +28,7 @@ $(STAMP): pyproject.toml constraints.txt
 install: $(STAMP) ## make .venv and install the package with the pinned versions
 
 reproduce: $(STAMP) ## run every notebook of PROFILE (default: cpu) into results/PROFILE
-	$(PY) -m sinklora.reproduce --profile $(PROFILE)
+	$(PY) -m sinklora.reproduce --profile $(PROFILE) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(ONLY),--only $(ONLY))
 
 smoke: $(STAMP) ## the same at toy size, to see that every notebook runs
 	$(PY) -m sinklora.reproduce --profile smoke

@@ -50,7 +50,7 @@ def attend(
 
 
 def available_backends(query: Tensor, pattern: Pattern) -> list[str]:
-    """The backends that serve `pattern` for tensors like `query` (flash_attn: if its package is installed)."""
+    """The backends that serve `pattern` for tensors like `query` (flash_attn: if installed)."""
     return [name for name in BACKENDS if not _obstacle(name, query, pattern)]
 
 
@@ -105,8 +105,8 @@ def _check_tensors(query: Any, key: Any, value: Any) -> None:
             )
         if x.dtype != query.dtype or x.device != query.device:
             raise ValueError(
-                f"{name} must share query's dtype and device, {query.dtype} on {query.device}, got {x.dtype} on "
-                f"{x.device}: convert with .to(query)"
+                f"{name} must share query's dtype and device, {query.dtype} on {query.device}, "
+                f"got {x.dtype} on {x.device}: convert with .to(query)"
             )
     _check_shapes(query, key, value)
 

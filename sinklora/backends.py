@@ -104,21 +104,33 @@ def _indexed(
 def flash_attn(
     query: Tensor, key: Tensor, value: Tensor, pattern: AttentionPattern, scale: float, ids: Tensor | None
 ) -> Tensor:
-    """One varlen call per chunk of heads; its causal mask is aligned at the end, so keys are [sinks; window]."""
+    """One varlen call per chunk of heads; its causal mask ends at the last key, so keys are [sinks; window]."""
     try:
         from flash_attn import flash_attn_varlen_func
     except ImportError as error:
         raise ImportError(
-            "backend='flash_attn' needs the package flash-attn: pip install 'sinklora[gpu]', or use
-            backend='auto'" ) from error outputs = [] for q, k, v, shifted in _head_chunks(query, key, value,
-            pattern): windows = windows_of(pattern, shifted, _ids(query, ids)) query_rows, query_starts =
-            packed_rows(windows, with_sinks=False) key_rows, key_starts = packed_rows(windows,
-            with_sinks=True) output = flash_attn_varlen_func( rearrange(_flatten(q), query_rows),
-            rearrange(_flatten(k), key_rows), rearrange(_flatten(v), key_rows), query_starts, key_starts,
-            int(query_starts.diff().max()), int(key_starts.diff().max()), softmax_scale=scale, causal=True,
-            deterministic=torch.are_deterministic_algorithms_enabled(), )
-            outputs.append(_unflatten(collect(output, query_rows), query.shape[0])) return _join(outputs,
-            dim=1)
+            "backend='flash_attn' needs the package flash-attn: pip install 'sinklora[gpu]', "
+            "or use backend='auto'"
+        ) from error
+    outputs = []
+    for q, k, v, shifted in _head_chunks(query, key, value, pattern):
+        windows = windows_of(pattern, shifted, _ids(query, ids))
+        query_rows, query_starts = packed_rows(windows, with_sinks=False)
+        key_rows, key_starts = packed_rows(windows, with_sinks=True)
+        output = flash_attn_varlen_func(
+            rearrange(_flatten(q), query_rows),
+            rearrange(_flatten(k), key_rows),
+            rearrange(_flatten(v), key_rows),
+            query_starts,
+            key_starts,
+            int(query_starts.diff().max()),
+            int(key_starts.diff().max()),
+            softmax_scale=scale,
+            causal=True,
+            deterministic=torch.are_deterministic_algorithms_enabled(),
+        )
+        outputs.append(_unflatten(collect(output, query_rows), query.shape[0]))
+    return _join(outputs, dim=1)
 
 
 def flex(

@@ -45,7 +45,9 @@ class ChunkedLoss:
 
 @torch.no_grad()
 def _check_head(head: torch.nn.Module, hidden: torch.Tensor, logits: torch.Tensor) -> None:
-    if not torch.allclose(head(hidden).float(), logits[:, -1:].float(), atol=1e-2, rtol=1e-2):
+    expected, given = head(hidden).float(), logits[:, -1:].float()
+    # Relative to the whole row: autocast may have rounded one of the two to bfloat16.
+    if (expected - given).norm() > 0.03 * given.norm():
         raise ValueError(
             "model: its logits are not its output embedding applied to the last hidden states (soft-capping or scaling); "
             "the chunked loss does not apply to it"

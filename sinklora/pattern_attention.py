@@ -63,7 +63,7 @@ def pattern_attention(
 ) -> tuple[Tensor, None]:
     """Attention as transformers calls it: query [B,H,N,D], key, value [B,Hkv,L,D] -> [B,N,H,D].
 
-    The pattern while `module.training` (or always, if so configured), otherwise transformers' `sdpa` function.
+    The pattern while `module.training` (or always, if so configured), otherwise the `sdpa` function.
     `attention_mask` is what `pattern_mask` returned (document ids [B,N], a mask [B,1,N,L], or None), or a 4-D
     mask that the caller gave to the model.
     """

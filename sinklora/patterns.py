@@ -11,7 +11,6 @@ import dataclasses
 import math
 from dataclasses import dataclass
 from itertools import pairwise
-from numbers import Real
 from typing import Any, ClassVar
 
 import torch
@@ -70,11 +69,12 @@ class AttentionPattern(Pattern):
             )
         if self.wrapped and (self.sink_tokens or not self.shifted):
             raise ValueError(
-                "wrapped=True is LongLoRA's Algorithm 1, which shifts heads and has no sinks: use shifted > 0
-                " f"and sink_tokens=0, got shifted={self.shifted}, sink_tokens={self.sink_tokens}" )
+                "wrapped=True is LongLoRA's Algorithm 1, which shifts heads and has no sinks: use "
+                f"shifted > 0 and sink_tokens=0, got shifted={self.shifted}, sink_tokens={self.sink_tokens}"
+            )
 
     def group_tokens(self, num_tokens: int) -> int:
-        """The window `G` in tokens for rows of `num_tokens`: fractions are rounded up, to even with shifts."""
+        """The window `G` in tokens for rows of `num_tokens`: a fraction rounds up, to even with shifts."""
         tokens = super().group_tokens(num_tokens)
         return tokens + tokens % 2 if self.shifted else tokens
 

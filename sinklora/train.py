@@ -30,12 +30,12 @@ from transformers import (
 
 from sinklora.adapters import load_adapter, save_adapter
 from sinklora.data import CorpusSpec, PackedRows, TokenizedCorpus, corpus_record, tokenize_corpus
-from sinklora.files import atomic_write, file_hash
 from sinklora.lora import lora_plus
 from sinklora.loss import ChunkedLoss
 from sinklora.models import extend_context, use_pattern
 from sinklora.patterns import find_pattern
 from sinklora.recall import MixedRows, RecallRows
+from sinklora.files import atomic_write, file_hash
 from sinklora.provenance import provenance
 from sinklora.runs import RunDirectory
 

@@ -88,10 +88,11 @@ def _hash(head: Tensor, block: Tensor, seed: int) -> Tensor:
     """A pseudo-random number in [0, 46337) per (head, block), the same on every device.
 
     Arithmetic and not a table of draws, because FlexAttention compiles it into its kernel. Such kernels count
-    in int32, so every intermediate stays below 2**31: 46337 is the largest prime whose square does.
+    in int32, so every intermediate stays below 2**31: 46337 is the largest prime whose square does. Cubing
+    permutes the residues of this prime, so no round loses any.
     """
     prime = 46337
     value = (head % prime * 7919 + block % prime * 10007 + seed % prime * 13331 % prime + 17) % prime
-    for factor, shift in ((31337, 271), (40961, 8191), (27191, 4099)):
-        value = (value * value % prime + factor * (value % 16381) % prime + shift) % prime
+    for shift in (271, 8191, 40961):
+        value = (value * value % prime * value + shift) % prime
     return value

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import isfinite
+from math import inf
 from typing import Any
 
 from torch import Tensor
@@ -26,7 +26,7 @@ def attend(
     """Softmax attention in which head `h` of token `i` sees the tokens that `pattern` lets it see.
 
     `query` [B, H, N, D], `key` and `value` [B, Hkv, N, D], H a multiple of Hkv, of one floating-point dtype
-    on one device -> [B, H, N, D]. `scale` defaults to 1/sqrt(D). `document_ids` [B, N] (int): runs of equal
+    on one device -> [B, H, N, D]. `scale` > 0, default 1/sqrt(D). `document_ids` [B, N] (int): runs of equal
     ids are documents, which never see each other. `backend`: "auto", "dense", "sdpa", "flash_attn" or "flex"
     (backends.py).
 
@@ -87,8 +87,9 @@ def _check_pattern(pattern: Any) -> None:
 def _check_scale(scale: Any) -> None:
     if scale is None:
         return
-    if isinstance(scale, bool) or not isinstance(scale, int | float) or not isfinite(scale):
-        raise ValueError(f"scale must be a finite number, or None for 1/sqrt(D), got {scale!r}")
+    # Not zero or less: PyTorch's CPU kernel scales after masking, which turns -inf into NaN or +inf.
+    if isinstance(scale, bool) or not isinstance(scale, int | float) or not 0 < scale < inf:
+        raise ValueError(f"scale must be a positive number, or None for 1/sqrt(D), got {scale!r}")
 
 
 def _check_tensors(query: Any, key: Any, value: Any) -> None:

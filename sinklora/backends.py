@@ -60,7 +60,7 @@ def _regular(
 ) -> Tensor:
     """Rows without documents: equal windows are views, copied only where the memory layout demands it."""
     if len(lengths) == 1 and not roll:
-        return _causal(query, key, value, scale)
+        return _causal(query, key, value, scale=scale)
     runs = _runs(lengths, first_alone=sinks > 0)
     sizes = [count * length for count, length in runs]
     tensors = [x.roll(-roll, 2) if roll else x for x in (query, key, value)]
@@ -104,7 +104,7 @@ def _indexed(
 def flash_attn(
     query: Tensor, key: Tensor, value: Tensor, pattern: AttentionPattern, scale: float, ids: Tensor | None
 ) -> Tensor:
-    """One varlen call per chunk of heads; its causal mask ends at the last key, so keys are [sinks; window]."""
+    """One varlen call per chunk of heads; its causal mask ends at the last key: [sinks; window] fit."""
     try:
         from flash_attn import flash_attn_varlen_func
     except ImportError as error:
@@ -203,7 +203,7 @@ def _runs(lengths: list[int], first_alone: bool) -> list[tuple[int, int]]:
     return [(1, lengths[0]), *rest] if first_alone else rest
 
 
-def _causal(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+def _causal(query: Tensor, key: Tensor, value: Tensor, *, scale: float) -> Tensor:
     grouped = query.shape[1] != key.shape[1]
     if grouped and query.is_cuda and query.dtype not in HALF_PRECISION:
         # CUDA's grouped kernels take half precision only; what else it has would hold all scores.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from math import inf
 from typing import Any
 
@@ -50,8 +51,9 @@ def attend(
 
 
 def available_backends(query: Tensor, pattern: Pattern) -> list[str]:
-    """The backends that serve `pattern` for tensors like `query` (flash_attn: if installed)."""
-    return [name for name in BACKENDS if not _obstacle(name, query, pattern)]
+    """The backends that serve `pattern` for tensors like `query` on this machine."""
+    missing = {"flash_attn"} if find_spec("flash_attn") is None else set()
+    return [name for name in BACKENDS if name not in missing and not _obstacle(name, query, pattern)]
 
 
 def _best_backend(query: Tensor, pattern: Pattern) -> str:

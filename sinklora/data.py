@@ -1,7 +1,9 @@
 """Corpora: from names to documents, from documents to a token cache, from tokens to packed rows.
 
-A corpus is named by a string: ``installed:torch,sympy`` (Python sources of installed packages), ``dir:PATH`` and
-``jsonl:PATH`` (local text), ``hub:NAME`` (a data set of the Hugging Face hub, or a local folder in its format).
+A corpus is named by a string: ``installed:torch,sympy`` (Python sources of installed packages),
+``dir:PATH`` and
+``jsonl:PATH`` (local text), ``hub:NAME`` (a data set of the Hugging Face hub, or a local folder in its
+format).
 """
 
 import hashlib
@@ -30,8 +32,8 @@ HELD_OUT_PERCENT = 4  # of the documents: half for validation, half (where no te
 class CorpusSpec:
     """Which documents: a source by name, a split, and limits on their length (characters).
 
-    ``total_characters`` stops after that much text; documents come in the order of the hash of their names, so a smaller
-    limit selects a prefix of a larger one.
+    ``total_characters`` stops after that much text; documents come in the order of the hash of their
+    names, so a smaller limit selects a prefix of a larger one.
     """
 
     source: str = "installed:"
@@ -44,7 +46,9 @@ class CorpusSpec:
     def __post_init__(self) -> None:
         kind = self.source.partition(":")[0]
         if kind not in READERS or ":" not in self.source:
-            raise ValueError(f"source={self.source!r}: expected one of {', '.join(k + ':…' for k in READERS)}")
+            raise ValueError(
+                f"source={self.source!r}: expected one of {', '.join(k + ':…' for k in READERS)}"
+            )
         if self.split not in SPLITS:
             raise ValueError(f"split={self.split!r}: expected one of {SPLITS}")
         if not 0 <= self.min_characters <= self.max_characters:
@@ -86,7 +90,9 @@ def _bucket(name: str) -> int:
 
 
 def split_of(name: str) -> str:
-    """The split that a document's name falls into where its source has no splits of its own (96 / 2 / 2 percent)."""
+    """The split that a document's name falls into where its source has no splits of its own (96 / 2 / 2
+    percent).
+    """
     percent = _bucket(name) % 100
     if percent >= HELD_OUT_PERCENT:
         return "train"
@@ -116,7 +122,9 @@ def _files(root: Path, pattern: str, split: str | None, prefix: str) -> Iterator
 
 
 def _installed(argument: str, spec: CorpusSpec) -> Iterator[tuple[str, Path | str]]:
-    """Without named packages: TRAIN_PACKAGES for train and validation, TEST_PACKAGES (never trained on) for test."""
+    """Without named packages: TRAIN_PACKAGES for train and validation, TEST_PACKAGES (never trained on)
+    for test.
+    """
     if argument:
         packages: tuple[str, ...] = tuple(argument.split(","))
         split: str | None = spec.split
@@ -125,7 +133,8 @@ def _installed(argument: str, spec: CorpusSpec) -> Iterator[tuple[str, Path | st
         split = None if spec.split == "test" else spec.split
     for package in packages:
         for name, path in _files(_package_root(package), "*.py", None, f"{package}/"):
-            # Held-out files of the training packages are never trained on, whichever of the two held-out halves.
+            # Held-out files of the training packages are never trained on, whichever of the two held-out
+            # halves.
             if split is None or split_of(name) == split:
                 yield name, path
 
@@ -133,7 +142,9 @@ def _installed(argument: str, spec: CorpusSpec) -> Iterator[tuple[str, Path | st
 def _directory(argument: str, spec: CorpusSpec) -> Iterator[tuple[str, Path | str]]:
     root = Path(argument).expanduser()
     if not root.is_dir():
-        raise FileNotFoundError(f"source: {argument!r} is not a folder; give the folder that holds the text files")
+        raise FileNotFoundError(
+            f"source: {argument!r} is not a folder; give the folder that holds the text files"
+        )
     if any((root / split).is_dir() for split in SPLITS):
         yield from _files(root / spec.split, "*", None, f"{spec.split}/")
     else:
@@ -143,7 +154,9 @@ def _directory(argument: str, spec: CorpusSpec) -> Iterator[tuple[str, Path | st
 def _jsonl(argument: str, spec: CorpusSpec) -> Iterator[tuple[str, Path | str]]:
     path = Path(argument).expanduser()
     if not path.is_file():
-        raise FileNotFoundError(f"source: {argument!r} is not a file; give a file with one JSON object a line")
+        raise FileNotFoundError(
+            f"source: {argument!r} is not a file; give a file with one JSON object a line"
+        )
     with path.open(encoding="utf-8") as lines:
         for number, line in enumerate(lines, start=1):
             try:
@@ -170,7 +183,8 @@ READERS = {"installed": _installed, "dir": _directory, "jsonl": _jsonl, "hub": _
 
 
 def read_documents(spec: CorpusSpec) -> tuple[list[Document], dict[str, int]]:
-    """Documents of a corpus in the order of the hash of their names, and how many were skipped for which reason.
+    """Documents of a corpus in the order of the hash of their names, and how many were skipped for which
+    reason.
 
     Raises FileNotFoundError or ValueError where the source is missing, and ValueError where nothing is left.
     """
@@ -178,7 +192,10 @@ def read_documents(spec: CorpusSpec) -> tuple[list[Document], dict[str, int]]:
     skipped = {"wrong encoding or binary": 0, "too short": 0, "too long": 0}
     taken: list[Document] = []
     characters = 0
-    for name, content in sorted(READERS[kind](argument, spec), key=lambda item: _bucket(item[0])):
+    found: Iterable[tuple[str, Path | str]] = READERS[kind](argument, spec)
+    if kind != "hub":  # a stream comes in its own order: sorting it would download all of it
+        found = sorted(found, key=lambda item: _bucket(item[0]))
+    for name, content in found:
         try:
             text = _read_text(content) if isinstance(content, Path) else content
         except ValueError:  # UnicodeDecodeError is one
@@ -192,7 +209,9 @@ def read_documents(spec: CorpusSpec) -> tuple[list[Document], dict[str, int]]:
         if spec.total_characters is not None and characters >= spec.total_characters:
             break
     if not taken:
-        raise ValueError(f"source={spec.source!r}, split={spec.split!r}: no document left (skipped: {skipped})")
+        raise ValueError(
+            f"source={spec.source!r}, split={spec.split!r}: no document left (skipped: {skipped})"
+        )
     return taken, skipped
 
 
@@ -221,8 +240,8 @@ def tokenize_corpus(
 ) -> TokenizedCorpus:
     """Tokenize a corpus once: every document begins with BOS; later calls read the memory-mapped cache.
 
-    The cache is keyed by the hash of texts and tokenizer; a cache file that does not match its recorded hash is made anew.
-    Raises ValueError if the tokenizer has no BOS token.
+    The cache is keyed by the hash of texts and tokenizer; a cache file that does not match its recorded
+    hash is made anew. Raises ValueError if the tokenizer has no BOS token.
     """
     if tokenizer.bos_token_id is None:
         raise ValueError("tokenizer: has no BOS token; set tokenizer.bos_token before tokenizing")
@@ -271,9 +290,9 @@ def _write_tokens(
 class PackedRows(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
     """Documents laid end to end and cut into rows of ``context`` tokens; the last, shorter row is left out.
 
-    A row is ``input_ids`` and ``labels`` (int64 [context]); with ``separate_documents`` also ``position_ids`` that restart
-    at 0 where a document starts, which keeps attention inside each document. The first token of a document is no
-    label there: nothing precedes it.
+    A row is ``input_ids`` and ``labels`` (int64 [context]); with ``separate_documents`` also
+    ``position_ids`` that restart at 0 where a document starts, which keeps attention inside each document.
+    The first token of a document is no label there: nothing precedes it.
     """
 
     def __init__(self, corpus: TokenizedCorpus, context: int, *, separate_documents: bool = False) -> None:
@@ -281,7 +300,8 @@ class PackedRows(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
             raise ValueError(f"context={context}: expected at least 2 tokens")
         if len(corpus.tokens) < context:
             raise ValueError(
-                f"context={context}: the corpus has only {len(corpus.tokens)} tokens; take more documents or a shorter context"
+                f"context={context}: the corpus has only {len(corpus.tokens)} tokens; "
+                "take more documents or a shorter context"
             )
         self.corpus, self.context, self.separate_documents = corpus, context, separate_documents
 

@@ -1,5 +1,8 @@
-"""The index of experiments: paper item -> notebook, parameters per profile, outputs (``notebooks/experiments.yaml``)."""
+"""The index of experiments: paper item -> notebook, parameters per profile, outputs
+(``notebooks/experiments.yaml``).
+"""
 
+import ast
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -11,7 +14,9 @@ PROFILES = ("smoke", "cpu", "gpu", "paper")
 
 @dataclass(frozen=True)
 class Experiment:
-    """One notebook: what it reproduces, its parameters in each profile it can run in, and the names of its outputs."""
+    """One notebook: what it reproduces, its parameters in each profile it can run in, and the names of its
+    outputs.
+    """
 
     notebook: str
     reproduces: str
@@ -30,7 +35,9 @@ def load_experiments(path: Path = Path("notebooks/experiments.yaml")) -> tuple[E
     experiments = []
     for entry in yaml.safe_load(path.read_text(encoding="utf-8")):
         if set(entry) != known:
-            raise ValueError(f"{path}: entry {entry.get('notebook')!r} has the keys {sorted(entry)}, not {sorted(known)}")
+            raise ValueError(
+                f"{path}: entry {entry.get('notebook')!r} has the keys {sorted(entry)}, not {sorted(known)}"
+            )
         experiments.append(Experiment(**{**entry, "outputs": tuple(entry["outputs"])}))
     return tuple(experiments)
 
@@ -46,7 +53,8 @@ def check_parameters(notebook: Path, given: dict[str, Any]) -> None:
     for name, value in given.items():
         if name not in declared:
             raise ValueError(f"{notebook.name}: unknown parameter {name!r}; it has {sorted(declared)}")
-        default = yaml.safe_load(declared[name]["default"].replace("None", "null").replace("_", ""))
-        wide = (int, float) if isinstance(default, float) else (type(default),)
-        if default is not None and value is not None and not isinstance(value, wide):
-            raise ValueError(f"{notebook.name}: parameter {name}={value!r}: expected {type(default).__name__}")
+        default = ast.literal_eval(declared[name]["default"])
+        allowed = (int, float) if isinstance(default, float) else (type(default),)
+        if type(value) not in allowed:
+            kind = type(default).__name__
+            raise ValueError(f"{notebook.name}: parameter {name}={value!r}: expected {kind}, like {default!r}")

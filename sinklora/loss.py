@@ -14,9 +14,10 @@ def _summed_cross_entropy(head: torch.nn.Module, hidden: torch.Tensor, labels: t
 class ChunkedLoss:
     """Mean cross-entropy of a causal language model, the head applied to ``chunk`` positions at a time.
 
-    The model is called as a whole with ``logits_to_keep=1``, so that wrappers (DDP, DeepSpeed, PEFT) see an ordinary forward;
-    the head's logits are recomputed in the backward pass. Raises ValueError on the first call if the model does
-    more than its output embedding to the last hidden states (soft-capping, scaling).
+    The model is called as a whole with ``logits_to_keep=1``, so that wrappers (DDP, DeepSpeed, PEFT) see
+    an ordinary forward; the head's logits are recomputed in the backward pass. Raises ValueError on the
+    first call if the model does more than its output embedding to the last hidden states (soft-capping,
+    scaling).
     """
 
     def __init__(self, chunk: int) -> None:
@@ -25,14 +26,18 @@ class ChunkedLoss:
         self.chunk = chunk
         self.checked = False
 
-    def __call__(self, model: torch.nn.Module, input_ids: torch.Tensor, labels: torch.Tensor, **inputs: Any) -> torch.Tensor:
+    def __call__(
+        self, model: torch.nn.Module, input_ids: torch.Tensor, labels: torch.Tensor, **inputs: Any
+    ) -> torch.Tensor:
         """Loss (scalar, float32) for ``input_ids`` and ``labels`` (int64 [B, N]; -100 is not counted)."""
         outputs = model(
             input_ids=input_ids, logits_to_keep=1, output_hidden_states=True, use_cache=False, **inputs
         )
-        head = getattr(model, "module", model).get_output_embeddings()
+        inner: Any = getattr(model, "module", model)  # inside DDP or DeepSpeed
+        head = inner.get_output_embeddings()
         hidden = outputs.hidden_states[-1]
         if not self.checked:
+            _check_config(inner.config)
             _check_head(head, hidden[:, -1:], outputs.logits)
             self.checked = True
         rows = hidden[:, :-1].reshape(-1, hidden.shape[-1])
@@ -43,12 +48,23 @@ class ChunkedLoss:
         return total / (targets != -100).sum().clamp(min=1)
 
 
+def _check_config(config: Any) -> None:
+    # Small logits pass through a soft cap almost unchanged, so the comparison of numbers alone would miss it.
+    for name in ("final_logit_softcapping", "logit_scale", "logits_scaling"):
+        if getattr(config, name, None) not in (None, 1, 1.0):
+            raise ValueError(
+                f"model: {name}={getattr(config, name)} changes its logits; "
+                "the chunked loss does not apply to it"
+            )
+
+
 @torch.no_grad()
 def _check_head(head: torch.nn.Module, hidden: torch.Tensor, logits: torch.Tensor) -> None:
     expected, given = head(hidden).float(), logits[:, -1:].float()
     # Relative to the whole row: autocast may have rounded one of the two to bfloat16.
     if (expected - given).norm() > 0.03 * given.norm():
         raise ValueError(
-            "model: its logits are not its output embedding applied to the last hidden states (soft-capping or scaling); "
+            "model: its logits are not its output embedding applied to the last hidden states "
+            "(soft-capping or scaling); "
             "the chunked loss does not apply to it"
         )

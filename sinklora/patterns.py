@@ -1,6 +1,6 @@
 """Attention patterns: which key `j` may query `i` of head `h` see?
 
-One definition per pattern; the dense mask, FlexAttention's `mask_mod`, windows, density and picture follow
+One definition per pattern; dense mask, FlexAttention's `mask_mod`, windows, density and picture follow
 from it. SinkLoRA (arXiv 2406.05678, section 3, Figs. 2, 4 and 7) and LongLoRA (arXiv 2309.12307, section
 3.2).
 """

@@ -9,7 +9,6 @@ from matplotlib.figure import Figure
 from sinklora.evaluate.extension import UNTRAINED, comparisons
 from sinklora.report import COLUMN_WIDTH, PAGE_WIDTH, figure_style
 
-
 MARKS = {
     UNTRAINED: ("0.6", ":", "x"),
     "full": ("black", "-", "o"),
@@ -41,16 +40,22 @@ def gap_figure(rows: pd.DataFrame, methods: Sequence[str], original: int, target
 
 
 def context_figure(rows: pd.DataFrame, methods: Sequence[str]) -> Figure:
-    """Perplexity against context length, mean over seeds with the range of the seeds, one panel per test set."""
+    """Perplexity against context length, mean over seeds with the range of the seeds, one panel per test
+    set.
+    """
     sets = sorted(rows.test_set.unique())
     with figure_style():
         figure, axes = plt.subplots(1, len(sets), figsize=(PAGE_WIDTH, 2.6), squeeze=False)
         for axis, test_set in zip(axes[0], sets, strict=True):
             for method in methods:
                 grey, line, mark = MARKS.get(method, ("0.5", "-", "."))
-                mine = rows[(rows.test_set == test_set) & (rows.method == method)].groupby("context").perplexity
+                mine = (
+                    rows[(rows.test_set == test_set) & (rows.method == method)].groupby("context").perplexity
+                )
                 mean = mine.mean()
-                axis.plot(mean.index, mean, color=grey, linestyle=line, marker=mark, markersize=3.5, label=method)
+                axis.plot(
+                    mean.index, mean, color=grey, linestyle=line, marker=mark, markersize=3.5, label=method
+                )
                 axis.fill_between(mean.index, mine.min(), mine.max(), color=grey, alpha=0.15, linewidth=0)
             axis.set_xlabel("context at test time (tokens)")
             axis.set_title(f"{test_set} (n = {rows.seed.nunique()} seeds)")
@@ -60,7 +65,9 @@ def context_figure(rows: pd.DataFrame, methods: Sequence[str]) -> Figure:
 
 
 def training_curve(curve: pd.DataFrame, title: str, smooth: int = 50) -> Figure:
-    """Training loss (nats a token) against steps: each step in light grey, a running mean over ``smooth`` steps in black."""
+    """Training loss (nats a token) against steps: each step in light grey, a running mean over ``smooth``
+    steps in black.
+    """
     with figure_style():
         figure, axis = plt.subplots(figsize=(COLUMN_WIDTH, 2.2))
         axis.plot(curve.step, curve.loss, color="0.8", linewidth=0.5, label="each step")

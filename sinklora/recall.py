@@ -1,6 +1,8 @@
-"""Synthetic documents that plant a fact and ask for it later: pass keys and key-value recall in varied wording.
+"""Synthetic documents that plant a fact and ask for it later: pass keys and key-value recall in varied
+wording.
 
-A small share of them in pre-training teaches the embedded base model to retrieve, so that retrieval can be measured.
+A small share of them in pre-training teaches the embedded base model to retrieve, so that retrieval can be
+measured.
 """
 
 import random
@@ -27,9 +29,28 @@ KEY_QUESTIONS = (
     "What is the secret number? The secret number is",
     "Which code opens the door? The access code is",
 )
-NAMES = ("alpha", "bravo", "delta", "echo", "golf", "hotel", "india", "kilo", "lima", "mike", "oscar", "papa", "romeo", "tango")
+NAMES = (
+    "alpha",
+    "bravo",
+    "delta",
+    "echo",
+    "golf",
+    "hotel",
+    "india",
+    "kilo",
+    "lima",
+    "mike",
+    "oscar",
+    "papa",
+    "romeo",
+    "tango",
+)
 PAIR_SENTENCES = ("The value of {name} is {value}. ", "{name} = {value}\n", "Set {name} to {value}. ")
-PAIR_QUESTIONS = ("What is the value of {name}? It is {value}. ", "print({name})  # {value}\n", "Now {name} is {value}. ")
+PAIR_QUESTIONS = (
+    "What is the value of {name}? It is {value}. ",
+    "print({name})  # {value}\n",
+    "Now {name} is {value}. ",
+)
 CODE_FILLER = "def step(state):\n    return state\n\n"
 
 
@@ -45,8 +66,12 @@ class RecallDocument:
         return f"{self.prompt} {self.answer}."
 
 
-def pass_key_document(rng: random.Random, fillers_before: int, fillers_after: int, wording: int | None = None) -> RecallDocument:
-    """Filler, a five-digit key stated twice, filler, the question (paper 4.1.5); ``wording`` 0 is the paper's own."""
+def pass_key_document(
+    rng: random.Random, fillers_before: int, fillers_after: int, wording: int | None = None
+) -> RecallDocument:
+    """Filler, a five-digit key stated twice, filler, the question (paper 4.1.5); ``wording`` 0 is the
+    paper's own.
+    """
     style = rng.randrange(len(KEY_SENTENCES)) if wording is None else wording
     filler = rng.choice(FILLER) if wording is None else FILLER[0]
     key = f"{rng.randrange(100_000):05d}"
@@ -64,14 +89,21 @@ def key_value_document(rng: random.Random, pairs: int) -> str:
     stated = "".join(
         PAIR_SENTENCES[style].format(name=n, value=values[n]) + filler * rng.randrange(3) for n in names
     )
-    asked = "".join(PAIR_QUESTIONS[style].format(name=n, value=values[n]) for n in rng.sample(names, len(names)))
+    asked = "".join(
+        PAIR_QUESTIONS[style].format(name=n, value=values[n]) for n in rng.sample(names, len(names))
+    )
     return stated + asked
 
 
 def fitted_pass_key(
-    rng: random.Random, count_tokens: Callable[[str], int], tokens: int, depth: float, wording: int | None = None
+    rng: random.Random,
+    count_tokens: Callable[[str], int],
+    tokens: int,
+    depth: float,
+    wording: int | None = None,
 ) -> RecallDocument:
-    """The longest pass-key document of at most ``tokens`` tokens, with the key at ``depth`` (0 first … 1 last).
+    """The longest pass-key document of at most ``tokens`` tokens, with the key at ``depth`` (0 first … 1
+    last).
 
     Raises ValueError if even a document without filler is longer.
     """
@@ -96,7 +128,8 @@ def fitted_pass_key(
 
 
 class RecallRows(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
-    """Rows of ``context`` tokens made of recall documents, each row from its own seed, each document after a BOS.
+    """Rows of ``context`` tokens made of recall documents, each row from its own seed, each document after
+    a BOS.
 
     Half the rows are one long pass-key document and shorter ones after it, half are key-value documents.
     """

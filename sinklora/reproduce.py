@@ -1,7 +1,8 @@
-"""Run the notebooks of a profile in order, each into ``results/<profile>/notebooks``, and rewrite the index of results.
+"""Run the notebooks of a profile in order, each into ``results/<profile>/notebooks``, and rewrite the
+index of results.
 
-``python -m sinklora.reproduce --profile cpu`` is what ``make reproduce`` does. A notebook that fails stops it; runs and
-measurements already made are reused the next time.
+``python -m sinklora.reproduce --profile cpu`` is what ``make reproduce`` does. A notebook that fails stops
+it; runs and measurements already made are reused the next time.
 """
 
 import os
@@ -15,12 +16,15 @@ import typer
 from sinklora.experiments import PROFILES, Experiment, check_parameters, load_experiments
 from sinklora.report import write_index
 
-# Page faults of freshly mapped memory take a third of a CPU training step: let the C library keep what it freed.
+# Page faults of freshly mapped memory take a third of a CPU training step: let the C library keep what it
+# freed.
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "2000000000", "MALLOC_TRIM_THRESHOLD_": "8000000000"}
 
 
 def execute(experiment: Experiment, profile: str, parameters: dict[str, Any]) -> Path:
-    """Execute one notebook into ``results/<profile>/notebooks``; raises PapermillExecutionError where a cell fails."""
+    """Execute one notebook into ``results/<profile>/notebooks``; raises PapermillExecutionError where a
+    cell fails.
+    """
     import papermill
 
     source = Path("notebooks") / f"{experiment.notebook}.ipynb"
@@ -28,7 +32,9 @@ def execute(experiment: Experiment, profile: str, parameters: dict[str, Any]) ->
     check_parameters(source, parameters)
     output.parent.mkdir(parents=True, exist_ok=True)
     temporary = output.with_name(f".{output.name}")
-    papermill.execute_notebook(str(source), str(temporary), parameters=parameters, cwd=".", kernel_name="python3")
+    papermill.execute_notebook(
+        str(source), str(temporary), parameters=parameters, cwd=".", kernel_name="python3"
+    )
     os.replace(temporary, output)
     return output
 

@@ -5,6 +5,7 @@
 
 import dataclasses
 import hashlib
+import importlib.util
 import json
 import os
 import shutil
@@ -30,13 +31,13 @@ from transformers import (
 
 from sinklora.adapters import load_adapter, save_adapter
 from sinklora.data import CorpusSpec, PackedRows, TokenizedCorpus, corpus_record, tokenize_corpus
-from sinklora.lora import lora_plus
+from sinklora.files import atomic_write, file_hash
+from sinklora.lora import check_gradients, lora_plus
 from sinklora.loss import ChunkedLoss
 from sinklora.models import extend_context, use_pattern
 from sinklora.patterns import find_pattern
-from sinklora.recall import MixedRows, RecallRows
-from sinklora.files import atomic_write, file_hash
 from sinklora.provenance import provenance
+from sinklora.recall import MixedRows, RecallRows
 from sinklora.runs import RunDirectory
 
 METHODS = ("lora_plus", "full")
@@ -47,8 +48,10 @@ COMPLETE = "complete.json"  # written last into a checkpoint: without it the che
 class TrainSpec:
     """Everything that decides the outcome of a training run.
 
-    ``context`` and ``loss_chunk`` in tokens, ``batch_size`` in rows of ``context`` tokens a step over all devices,
-    ``micro_batch_size`` in rows a device holds at once. ``context`` beyond the base's own extends it by ``rope``.
+    ``context`` and ``loss_chunk`` in tokens, ``batch_size`` in rows of ``context`` tokens a step over all
+    devices,
+    ``micro_batch_size`` in rows a device holds at once. ``context`` beyond the base's own extends it by
+    ``rope``.
     """
 
     base: str = "data/base"
@@ -82,19 +85,32 @@ class TrainSpec:
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise ValueError(f"method={self.method!r}: expected one of {METHODS}")
-        for name in ("context", "steps", "batch_size", "micro_batch_size", "rank", "loss_chunk", "save_every"):
+        for name in (
+            "context",
+            "steps",
+            "batch_size",
+            "micro_batch_size",
+            "rank",
+            "loss_chunk",
+            "save_every",
+        ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: expected at least 1")
         if self.batch_size % self.micro_batch_size:
             raise ValueError(
-                f"micro_batch_size={self.micro_batch_size}: expected a divisor of batch_size={self.batch_size}"
+                f"micro_batch_size={self.micro_batch_size}: "
+                f"expected a divisor of batch_size={self.batch_size}"
             )
         if not self.learning_rate > 0:
             raise ValueError(f"learning_rate={self.learning_rate}: expected a positive number")
         if not 0 <= self.recall_share < 1:
             raise ValueError(f"recall_share={self.recall_share}: expected 0 <= recall_share < 1")
         if self.random_weights and self.method != "full":
-            raise ValueError("random_weights=True: needs method='full' (an adapter on random weights learns nothing)")
+            raise ValueError(
+                "random_weights=True: needs method='full' (an adapter on random weights learns nothing)"
+            )
+        if self.deepspeed is not None and importlib.util.find_spec("deepspeed") is None:
+            raise ImportError("deepspeed=…: DeepSpeed is not installed; pip install 'sinklora[gpu]'")
         find_pattern(self.pattern)
 
     @classmethod
@@ -111,7 +127,9 @@ class TrainSpec:
     def attention_pattern(self) -> Any:
         """The attention pattern, with the spec's own group size where one is given."""
         pattern = find_pattern(self.pattern)
-        return pattern if self.group_size is None else dataclasses.replace(pattern, group_size=self.group_size)
+        return (
+            pattern if self.group_size is None else dataclasses.replace(pattern, group_size=self.group_size)
+        )
 
 
 def base_hash(base: str) -> str:
@@ -131,7 +149,9 @@ def identity(spec: TrainSpec, corpus: TokenizedCorpus) -> dict[str, Any]:
 
 
 def load_base(spec: TrainSpec) -> PreTrainedModel:
-    """The base model in float32 (random weights from its config where the spec says so), extended to the context."""
+    """The base model in float32 (random weights from its config where the spec says so), extended to the
+    context.
+    """
     if spec.random_weights:
         set_seed(spec.seed)
         model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(spec.base), dtype=torch.float32)
@@ -146,7 +166,7 @@ def trainable_model(spec: TrainSpec) -> torch.nn.Module:
     """The base with the pattern in training mode, and the adapter where the method is one."""
     model = load_base(spec)
     if spec.pattern != "full":
-        model = use_pattern(model, spec.attention_pattern())
+        use_pattern(model, spec.attention_pattern())
     set_seed(spec.seed)
     return lora_plus(model, rank=spec.rank, alpha=spec.alpha) if spec.method == "lora_plus" else model
 
@@ -170,21 +190,39 @@ class ChunkedLossTrainer(Trainer):
         self.chunked_loss = ChunkedLoss(loss_chunk)
 
     def compute_loss(
-        self, model: torch.nn.Module, inputs: dict[str, Any], return_outputs: bool = False, **unused: Any
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
-        with self.compute_loss_context_manager():
+        with self.accelerator.autocast():  # the head is applied outside of the model's own forward
             loss = self.chunked_loss(model, **inputs)
         return (loss, {"loss": loss}) if return_outputs else loss
 
 
 class MarkComplete(TrainerCallback):
-    """Writes the hashes of a checkpoint's files when all of them are there, so that a torn one is never resumed."""
+    """Writes the hashes of a checkpoint's files when all of them are there, so that a torn one is never
+    resumed.
+    """
 
     def on_save(self, args: TrainingArguments, state: Any, control: Any, **unused: Any) -> None:
         if state.is_world_process_zero:
-            folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
             hashes = {p.relative_to(folder).as_posix(): file_hash(p) for p in _files(folder)}
             atomic_write(folder / COMPLETE, json.dumps(hashes))
+
+
+class CheckGradients(TrainerCallback):
+    """Stops a run at its first step if a tensor that should be trained gets no gradient (checkpointing can
+    do that).
+    """
+
+    def on_pre_optimizer_step(self, args: TrainingArguments, state: Any, control: Any, **given: Any) -> None:
+        if (
+            state.global_step == 0 and args.deepspeed is None
+        ):  # DeepSpeed holds gradients in its own partitions
+            check_gradients(given["model"])
 
 
 def _files(folder: Path) -> list[Path]:
@@ -200,7 +238,7 @@ def last_complete_checkpoint(folder: Path) -> Path | None:
                 return checkpoint
         except (OSError, json.JSONDecodeError):
             pass
-        shutil.rmtree(checkpoint)
+        shutil.rmtree(checkpoint, ignore_errors=True)  # another rank may do the same
     return None
 
 
@@ -247,7 +285,8 @@ def train(
 ) -> RunDirectory:
     """Train a spec, or reuse its finished run, or go on from its last complete checkpoint.
 
-    Returns the run directory: ``adapter/`` or ``model/``, ``loss.csv`` (step, loss, learning_rate, grad_norm),
+    Returns the run directory: ``adapter/`` or ``model/``, ``loss.csv`` (step, loss, learning_rate,
+    grad_norm),
     ``spec.json``, ``provenance.json``. Raises DamagedRunError if a finished run no longer matches its record.
     """
     tokenizer = AutoTokenizer.from_pretrained(spec.base)
@@ -264,14 +303,18 @@ def train(
 
 
 def _train(
-    spec: TrainSpec, run: RunDirectory, corpus: TokenizedCorpus, tokenizer: PreTrainedTokenizerBase, progress: bool
+    spec: TrainSpec,
+    run: RunDirectory,
+    corpus: TokenizedCorpus,
+    tokenizer: PreTrainedTokenizerBase,
+    progress: bool,
 ) -> None:
     work = run.path / "checkpoints"
     trainer = ChunkedLossTrainer(
         model=trainable_model(spec),
         args=training_arguments(spec, work, progress),
         train_dataset=training_rows(spec, corpus, tokenizer),
-        callbacks=[MarkComplete()],
+        callbacks=[MarkComplete(), CheckGradients()],
         loss_chunk=spec.loss_chunk,
     )
     checkpoint = last_complete_checkpoint(work) if work.is_dir() else None
@@ -281,13 +324,17 @@ def _train(
     saved = _save(spec, trainer.accelerator.unwrap_model(trainer.model), run.path)
     curve = pd.DataFrame(row for row in trainer.state.log_history if "loss" in row)
     atomic_write(run.path / "loss.csv", curve.to_csv(index=False))
-    record = {**provenance(), "data": corpus_record(spec.corpus, corpus), "seconds": result.metrics["train_runtime"]}
+    record = {
+        **provenance(),
+        "data": corpus_record(spec.corpus, corpus),
+        "seconds": result.metrics["train_runtime"],
+    }
     atomic_write(run.path / "provenance.json", json.dumps(record, indent=1))
     run.finish([*saved, run.path / "loss.csv", run.path / "provenance.json"])
     shutil.rmtree(work)
 
 
-def _save(spec: TrainSpec, model: torch.nn.Module, folder: Path) -> list[Path]:
+def _save(spec: TrainSpec, model: Any, folder: Path) -> list[Path]:
     """Write the outcome under a temporary name, rename, return its files."""
     final = folder / ("adapter" if spec.method == "lora_plus" else "model")
     temporary = folder / f".{final.name}"

@@ -18,12 +18,11 @@ __all__ = ["Rows", "Windows", "collect", "packed_rows", "padded_rows", "rearrang
 
 @dataclass(frozen=True)
 class Windows:
-    """The windows of a batch of rows, flattened to T = B*N tokens; every token lies in exactly one (all
-    int64).
+    """The windows of a batch of rows flattened to T = B*N tokens; every token lies in exactly one.
 
     `window` [T] and `slot` [T]: each token's window, and its place in it. For each of the W windows:
-    `lengths`, `sinks` (how many sink tokens come before its own first token), `document` (where its document
-    starts).
+    `lengths`, `sinks` (sink tokens before its own first token), `document` (its document's first token).
+    All int64.
     """
 
     window: Tensor
@@ -37,13 +36,15 @@ class Windows:
 class Rows:
     """How to lay windows out: row `r` of the layout holds token `source[r]`.
 
-    `home` [T] is the row of every token's own copy. `copies` are the rows of sink tokens repeated before a
-    window, which pass gradients on; what remains is padding, which passes none.
+    `home` [T] is the row of every token's own copy. `copies` [C] are rows of sink tokens repeated before a
+    window, whose gradients go to the tokens `copied[copy_of]`; the rest is padding, which passes none.
     """
 
     source: Tensor
     home: Tensor
     copies: Tensor
+    copied: Tensor
+    copy_of: Tensor
 
 
 def windows_of(pattern: AttentionPattern, shifted: bool, document_ids: Tensor) -> Windows:
@@ -73,14 +74,12 @@ def packed_rows(windows: Windows, with_sinks: bool) -> tuple[Rows, Tensor]:
 
 
 def padded_rows(windows: Windows) -> tuple[Rows, list[tuple[int, int]]]:
-    """Windows of similar size padded at the end to one width; and each such batch's `(count, width)`, in
-    order.
+    """Windows of similar size padded at the end to one width; each such batch's `(count, width)`, in order.
 
-    A window is padded to at most 1.5 times its size (or to 64 rows): short documents stay cheap beside long
-    ones.
+    Padding stops at 1.5 times a window's size (or at 64 rows): short documents stay cheap beside long ones.
     """
     sizes = windows.lengths + windows.sinks
-    classes = (sizes.clamp(min=64).double().log2() * 2).ceil().long()
+    classes = (sizes.clamp(min=64).float().log2() * 2).ceil().long()
     kinds, counts = torch.unique(classes, return_counts=True)
     widths = torch.zeros_like(sizes)
     batches = []
@@ -110,48 +109,51 @@ def _rows(windows: Windows, begins: Tensor, widths: Tensor, with_sinks: bool) ->
     nth = nth - (sinks.cumsum(0) - sinks).repeat_interleave(sinks)
     copies = begins.repeat_interleave(sinks) + nth
     source[copies] = windows.document.repeat_interleave(sinks) + nth
-    return Rows(source, home, copies)
+    copied, copy_of = source[copies].unique(return_inverse=True)
+    return Rows(source, home, copies, copied, copy_of)
 
 
 def rearrange(tokens: Tensor, rows: Rows) -> Tensor:
     """`tokens` [T, H, D] laid out as `rows` say: [R, H, D]; differentiable once."""
-    return cast(Tensor, _Rearrange.apply(tokens, rows.source, rows.home, rows.copies))
+    return cast(Tensor, _Rearrange.apply(tokens, rows))
 
 
 class _Rearrange(torch.autograd.Function):
     """`tokens[source]`, whose backward gathers too: far faster than accumulating into every row."""
 
     @staticmethod
-    def forward(ctx: Any, tokens: Tensor, source: Tensor, home: Tensor, copies: Tensor) -> Tensor:
-        ctx.save_for_backward(source, home, copies)
-        return tokens[source]
+    def forward(ctx: Any, tokens: Tensor, rows: Rows) -> Tensor:
+        ctx.rows = rows
+        return tokens[rows.source]
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
-        source, home, copies = ctx.saved_tensors
-        result = grads[0][home]
-        if len(copies):
-            result.index_put_((source[copies],), grads[0][copies], accumulate=True)
-        return result, None, None, None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        rows: Rows = ctx.rows
+        result = grad[rows.home]
+        if len(rows.copies):
+            # A sink's gradient is a sum over many windows: too many to add up in half precision.
+            precise = torch.promote_types(grad.dtype, torch.float32)
+            total = result[rows.copied].to(precise)
+            total.index_put_((rows.copy_of,), grad[rows.copies].to(precise), accumulate=True)
+            result[rows.copied] = total.to(grad.dtype)
+        return result, None
 
 
 def collect(laid_out: Tensor, rows: Rows) -> Tensor:
     """Undoes `rearrange`: each token's own row of `laid_out` [R, H, D], as [T, H, D]; differentiable once."""
-    return cast(Tensor, _Collect.apply(laid_out, rows.home))
+    return cast(Tensor, _Collect.apply(laid_out, rows))
 
 
 class _Collect(torch.autograd.Function):
     """`laid_out[home]`; no row is taken twice, so that backward need not accumulate."""
 
     @staticmethod
-    def forward(ctx: Any, laid_out: Tensor, home: Tensor) -> Tensor:
-        ctx.save_for_backward(home)
-        ctx.num_rows = len(laid_out)
-        return laid_out[home]
+    def forward(ctx: Any, laid_out: Tensor, rows: Rows) -> Tensor:
+        ctx.rows = rows
+        return laid_out[rows.home]
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        (home,) = ctx.saved_tensors
-        result = grads[0].new_zeros(ctx.num_rows, *grads[0].shape[1:])
-        result[home] = grads[0]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        result = grad.new_zeros(len(ctx.rows.source), *grad.shape[1:])
+        result[ctx.rows.home] = grad
         return result, None

@@ -1,12 +1,15 @@
-"""Pass-key retrieval: is a five-digit key, stated twice in filler, given back when asked for (paper 4.1.5)?"""
+"""Pass-key retrieval: is a five-digit key, stated twice in filler, given back when asked for (paper
+4.1.5)?
+"""
 
 import math
 import random
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from tqdm.auto import tqdm
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from sinklora.recall import fitted_pass_key
 
@@ -32,7 +35,7 @@ class Accuracy:
 
 @torch.inference_mode()
 def pass_key_accuracy(
-    model: PreTrainedModel,
+    model: Any,
     tokenizer: PreTrainedTokenizerBase,
     *,
     tokens: int,
@@ -41,10 +44,12 @@ def pass_key_accuracy(
     wording: int | None = None,
     progress: bool = True,
 ) -> Accuracy:
-    """Exact-match accuracy over ``trials`` documents of at most ``tokens`` tokens (prompt and answer), greedy decoding.
+    """Exact-match accuracy over ``trials`` documents of at most ``tokens`` tokens (prompt and answer),
+    greedy decoding.
 
-    The key's depth goes evenly from first to last; keys, fillers and wording are drawn from ``seed``; ``wording`` 0 keeps to
-    the paper's own. Raises ValueError for ``trials`` < 1 or ``tokens`` too few for a document.
+    The key's depth goes evenly from first to last; keys, fillers and wording are drawn from ``seed``;
+    ``wording`` 0 keeps to the paper's own. Raises ValueError for ``trials`` < 1 or ``tokens`` too few for
+    a document.
     """
     if trials < 1:
         raise ValueError(f"trials={trials}: expected at least 1")
@@ -59,7 +64,9 @@ def pass_key_accuracy(
         document = fitted_pass_key(rng, count, tokens, depth, wording)
         prompt = tokenizer(document.prompt, return_tensors="pt").to(model.device)
         # The answer's tokens are a blank and five digits, one token each.
-        written = model.generate(**prompt, max_new_tokens=8, do_sample=False, pad_token_id=tokenizer.pad_token_id)
-        answer = tokenizer.decode(written[0, prompt["input_ids"].shape[1] :], skip_special_tokens=True)
+        written = model.generate(
+            **prompt, max_new_tokens=8, do_sample=False, pad_token_id=tokenizer.pad_token_id
+        )
+        answer = str(tokenizer.decode(written[0, prompt["input_ids"].shape[1] :], skip_special_tokens=True))
         correct += answer.strip().startswith(document.answer)
     return Accuracy(correct, trials)

@@ -64,8 +64,7 @@ def _regular(
     runs = _runs(lengths, first_alone=sinks > 0)
     sizes = [count * length for count, length in runs]
     tensors = [x.roll(-roll, 2) if roll else x for x in (query, key, value)]
-    # One split and not several slices: its backward writes the gradient once.
-    pieces = zip(*(x.split(sizes, 2) for x in tensors), strict=True)
+    pieces = zip(*(_split(x, sizes, 2) for x in tensors), strict=True)
     outputs: list[Tensor] = []
     prefix: list[Tensor] = []
     for (count, _), piece in zip(runs, pieces, strict=True):
@@ -177,10 +176,10 @@ def _head_chunks(
     first = heads - pattern.shifted_heads(heads)
     before, after = first - first % ratio, first + -first % ratio
     cuts = sorted({0, before, first, after, heads})
-    queries = query.split([end - begin for begin, end in pairwise(cuts)], 1)
+    queries = _split(query, [end - begin for begin, end in pairwise(cuts)], 1)
     if before == after:
         kv_cuts = [end // ratio - begin // ratio for begin, end in pairwise(cuts)]
-        keys, values = key.split(kv_cuts, 1), value.split(kv_cuts, 1)
+        keys, values = _split(key, kv_cuts, 1), _split(value, kv_cuts, 1)
     else:
         spans = [slice(begin // ratio, -(-end // ratio)) for begin, end in pairwise(cuts)]
         keys, values = tuple(key[:, s] for s in spans), tuple(value[:, s] for s in spans)
@@ -210,6 +209,11 @@ def _causal(query: Tensor, key: Tensor, value: Tensor, *, scale: float) -> Tenso
         key, value = (x.repeat_interleave(query.shape[1] // x.shape[1], 1) for x in (key, value))
         grouped = False
     return F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale, enable_gqa=grouped)
+
+
+def _split(x: Tensor, sizes: list[int], dim: int) -> tuple[Tensor, ...]:
+    """`x.split`: its backward writes the gradient once, where slices would add up. One piece costs nothing."""
+    return (x,) if len(sizes) == 1 else x.split(sizes, dim)
 
 
 def _join(outputs: list[Tensor], dim: int) -> Tensor:

@@ -109,8 +109,6 @@ class TrainSpec:
             raise ValueError(
                 "random_weights=True: needs method='full' (an adapter on random weights learns nothing)"
             )
-        if self.deepspeed is not None and importlib.util.find_spec("deepspeed") is None:
-            raise ImportError("deepspeed=…: DeepSpeed is not installed; pip install 'sinklora[gpu]'")
         find_pattern(self.pattern)
 
     @classmethod
@@ -289,6 +287,7 @@ def train(
     grad_norm),
     ``spec.json``, ``provenance.json``. Raises DamagedRunError if a finished run no longer matches its record.
     """
+    _check_deepspeed(spec.deepspeed)
     tokenizer = AutoTokenizer.from_pretrained(spec.base)
     corpus = tokenize_corpus(spec.corpus, tokenizer, cache=cache, progress=progress)
     run = RunDirectory(runs, identity(spec, corpus), prefix=f"{spec.pattern}-{spec.context}")
@@ -300,6 +299,13 @@ def train(
             run.create()
             _train(spec, run, corpus, tokenizer, progress)
     return run
+
+
+def _check_deepspeed(config: str | None) -> None:
+    if config is not None and not Path(config).is_file():
+        raise FileNotFoundError(f"deepspeed={config!r}: no such file; configs/deepspeed has two")
+    if config is not None and importlib.util.find_spec("deepspeed") is None:
+        raise ImportError(f"deepspeed={config!r}: DeepSpeed is not installed; pip install 'sinklora[gpu]'")
 
 
 def _train(

@@ -212,7 +212,9 @@ def _causal(query: Tensor, key: Tensor, value: Tensor, *, scale: float) -> Tenso
 
 
 def _split(x: Tensor, sizes: list[int], dim: int) -> tuple[Tensor, ...]:
-    """`x.split`: its backward writes the gradient once, where slices would add up. One piece costs nothing."""
+    """`x.split`: its backward writes the gradient once, where slices would add up. One piece costs
+    nothing.
+    """
     return (x,) if len(sizes) == 1 else x.split(sizes, dim)
 
 

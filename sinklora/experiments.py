@@ -57,4 +57,6 @@ def check_parameters(notebook: Path, given: dict[str, Any]) -> None:
         allowed = (int, float) if isinstance(default, float) else (type(default),)
         if type(value) not in allowed:
             kind = type(default).__name__
-            raise ValueError(f"{notebook.name}: parameter {name}={value!r}: expected {kind}, like {default!r}")
+            raise ValueError(
+                f"{notebook.name}: parameter {name}={value!r}: expected {kind}, like {default!r}"
+            )

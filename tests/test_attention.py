@@ -284,16 +284,19 @@ def test_same_numbers_every_time_and_under_checkpointing() -> None:
 
 
 class Operations(TorchDispatchMode):
-    """Records the names of all operations and the largest number of elements that one returned."""
+    """Records the names of operations, the most elements one returned, and the heads given to kernels."""
 
     def __init__(self) -> None:
         super().__init__()
         self.names: set[str] = set()
         self.largest = 0
+        self.kernel_heads: set[tuple[int, int]] = set()
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
         result = func(*args, **(kwargs or {}))
         self.names.add(func.__name__.split(".")[0])
+        if "scaled_dot_product" in func.__name__:
+            self.kernel_heads.add((args[0].shape[1], args[1].shape[1]))
         for x in result if isinstance(result, tuple | list) else (result,):
             self.largest = max(self.largest, x.numel() if isinstance(x, Tensor) else 0)
         return result
@@ -316,11 +319,25 @@ def test_no_mask_and_no_scores_in_memory(name: str, heads: tuple[int, int], pack
     }
 
 
-def test_keys_are_not_repeated_for_grouped_heads() -> None:
-    inputs = make_inputs((8, 2), 64, batch=1)
+@by_packing
+@pytest.mark.parametrize(
+    ("heads", "seen_by_kernel"),
+    (
+        ((8, 2), {(4, 1)}),
+        ((6, 2), {(3, 1)}),
+        ((4, 1), {(2, 1)}),
+        ((10, 2), {(5, 1)}),
+        ((9, 3), {(3, 1), (1, 1), (2, 1)}),
+    ),
+    ids=str,
+)
+def test_keys_are_not_repeated(
+    heads: tuple[int, int], seen_by_kernel: set[tuple[int, int]], packed: bool
+) -> None:
+    """With nine heads in groups of three, five are shifted: the middle group is served in two parts."""
     with Operations() as operations:
-        attend(*inputs, SF_SHIFTED)
-    assert operations.largest == inputs[0].numel()
+        attend(*make_inputs(heads, 64), SF_SHIFTED, document_ids=make_documents(64) if packed else None)
+    assert operations.kernel_heads == seen_by_kernel
 
 
 @pytest.mark.parametrize(

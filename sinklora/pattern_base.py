@@ -58,13 +58,15 @@ class Pattern(ABC):
         """
         check_integer("num_heads", num_heads, minimum=1)
         check_integer("num_tokens", num_tokens, minimum=1)
+        # FlexAttention's compiler traces integers, not the arithmetic that turns a fraction into tokens.
+        fixed = dataclasses.replace(self, group_size=self.group_tokens(num_tokens))
         if document_ids is None:
-            return lambda b, h, q_idx, kv_idx: self.sees(h, q_idx, kv_idx, num_heads, num_tokens, num_tokens)
+            return lambda b, h, q_idx, kv_idx: fixed.sees(h, q_idx, kv_idx, num_heads, num_tokens, num_tokens)
         starts, lengths = document_spans(document_ids, num_tokens)
 
         def packed(b: Tensor, h: Tensor, q_idx: Tensor, kv_idx: Tensor) -> Tensor:
             start = starts[b, q_idx]
-            seen = self.sees(h, q_idx - start, kv_idx - start, num_heads, num_tokens, lengths[b, q_idx])
+            seen = fixed.sees(h, q_idx - start, kv_idx - start, num_heads, num_tokens, lengths[b, q_idx])
             return (start == starts[b, kv_idx]) & seen
 
         return packed

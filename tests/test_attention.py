@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
@@ -436,6 +437,17 @@ def test_wrong_arguments(arguments: dict[str, object], error: type[Exception], m
     x = torch.randn(2, 4, 8, 4)
     with pytest.raises(error, match=f"^{message}"):
         attend(x, x, x, **({"pattern": SF} | arguments))  # type: ignore[arg-type]
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without")
+@by_packing
+@pytest.mark.parametrize("name", PATTERNS)
+def test_mask_mod_compiles_into_flex_attention(name: str, packed: bool) -> None:
+    """The CPU runs FlexAttention forward only, through the same tracer as the compiled kernel."""
+    inputs, ids = make_inputs((4, 2), 150, size=16), make_documents(150) if packed else None
+    mask = create_block_mask(PATTERNS[name].mask_mod(4, 150, ids), 2, 4, 150, 150, device="cpu")
+    output = flex_attention(*inputs, block_mask=mask, enable_gqa=True)
+    assert_close(output, attend(*inputs, PATTERNS[name], document_ids=ids, backend="dense"), atol=1e-5)
 
 
 def test_auto_takes_what_the_machine_has() -> None:

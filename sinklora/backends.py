@@ -138,23 +138,30 @@ def flex(
     """FlexAttention with a block mask made from the pattern's `mask_mod`."""
     flex_attention, create_block_mask = _compiled_flex()
     batch, heads, num_tokens, _ = query.shape
-    mask = create_block_mask(
-        pattern.mask_mod(heads, num_tokens, ids),
-        B=None if ids is None else batch,
-        H=heads,
-        Q_LEN=num_tokens,
-        KV_LEN=num_tokens,
-        device=query.device,
-    )
-    return flex_attention(query, key, value, block_mask=mask, scale=scale, enable_gqa=heads != key.shape[1])
+    # Each pattern and length is a compilation of its own; beyond the limit PyTorch would run uncompiled.
+    with torch._dynamo.config.patch(recompile_limit=256):
+        mask = create_block_mask(
+            pattern.mask_mod(heads, num_tokens, ids),
+            B=None if ids is None else batch,
+            H=heads,
+            Q_LEN=num_tokens,
+            KV_LEN=num_tokens,
+            device=query.device,
+        )
+        grouped = heads != key.shape[1]
+        return flex_attention(query, key, value, block_mask=mask, scale=scale, enable_gqa=grouped)
 
 
 @functools.cache
 def _compiled_flex() -> tuple[Callable[..., Tensor], Callable[..., Any]]:
-    """Compiled on first use: uncompiled, the one would hold all scores and the other the whole mask."""
+    """Compiled on first use: uncompiled, the one would hold all scores and the other the whole mask.
+
+    Static shapes, because a pattern's numbers are constants of the kernel.
+    """
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
-    return torch.compile(flex_attention), torch.compile(create_block_mask)
+    compiled = functools.partial(torch.compile, dynamic=False, fullgraph=True)
+    return compiled(flex_attention), compiled(create_block_mask)
 
 
 BACKENDS: dict[str, Callable[..., Tensor]] = {

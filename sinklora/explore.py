@@ -187,10 +187,11 @@ def leak_figure(patterns: Sequence[str], num_tokens: int, num_heads: int = 2) ->
 @torch.inference_mode()
 def attention_maps(model: PreTrainedModel, ids: Sequence[int]) -> Tensor:
     """The model's own attention weights on one document: [layers, H, N, N], float32."""
+    tokens = torch.from_numpy(np.asarray(ids, dtype=np.int64))[None]
     implementation = model.config._attn_implementation
     model.set_attn_implementation("eager")
     try:
-        found = model(torch.tensor([list(ids)]), output_attentions=True, use_cache=False).attentions
+        found = model(tokens, output_attentions=True, use_cache=False).attentions
     finally:
         model.set_attn_implementation(implementation)
     return torch.stack([layer[0].float() for layer in found])

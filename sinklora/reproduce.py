@@ -35,8 +35,27 @@ def execute(experiment: Experiment, profile: str, parameters: dict[str, Any]) ->
     papermill.execute_notebook(
         str(source), str(temporary), parameters=parameters, cwd=".", kernel_name="python3"
     )
+    tidy(temporary)
     os.replace(temporary, output)
     return output
+
+
+def tidy(executed: Path) -> None:
+    """Drop progress bars, warnings and widgets' remains from an executed notebook; results and text stay."""
+    import nbformat
+
+    notebook = nbformat.read(executed, as_version=4)
+    notebook.metadata.pop("widgets", None)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = [output for output in cell.outputs if not _is_noise(output)]
+    nbformat.write(notebook, executed)
+
+
+def _is_noise(output: Any) -> bool:
+    if output.output_type == "stream":
+        return bool(output.name == "stderr")
+    return "application/vnd.jupyter.widget-view+json" in output.get("data", {})
 
 
 def main(

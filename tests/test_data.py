@@ -126,7 +126,9 @@ def test_a_malformed_line_is_named_with_its_place(tmp_path: Path) -> None:
         read_documents(CorpusSpec(f"jsonl:{path}", min_characters=0))
 
 
-def test_every_document_begins_with_bos_and_decodes_to_its_text(folder: Path, tokenizer, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_every_document_begins_with_bos_and_decodes_to_its_text(
+    folder: Path, tokenizer, tmp_path: Path
+) -> None:  # type: ignore[no-untyped-def]
     spec = CorpusSpec(f"dir:{folder}")
     corpus = tokenize_corpus(spec, tokenizer, cache=tmp_path / "cache", progress=False)
     documents, _ = read_documents(spec)
@@ -138,7 +140,9 @@ def test_every_document_begins_with_bos_and_decodes_to_its_text(folder: Path, to
     assert corpus_record(spec, corpus)["tokens"] == len(corpus.tokens)
 
 
-def test_the_cache_is_read_back_and_a_damaged_one_is_made_anew(folder: Path, tokenizer, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_the_cache_is_read_back_and_a_damaged_one_is_made_anew(
+    folder: Path, tokenizer, tmp_path: Path
+) -> None:  # type: ignore[no-untyped-def]
     spec, cache = CorpusSpec(f"dir:{folder}"), tmp_path / "cache"
     first = np.array(tokenize_corpus(spec, tokenizer, cache=cache, progress=False).tokens)
     [path] = cache.glob("*/tokens.npy")

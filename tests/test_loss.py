@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from helpers import assert_close
-from tiny_models import tiny_config
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM, Gemma2Config
 
+from helpers import assert_close
 from sinklora.lora import lora_plus
 from sinklora.loss import ChunkedLoss
+from tiny_models import tiny_config
 
 
 def inputs(vocabulary: int, masked: bool) -> dict[str, torch.Tensor]:

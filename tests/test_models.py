@@ -5,7 +5,6 @@ import json
 
 import pytest
 import torch
-from helpers import assert_close
 from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
@@ -19,6 +18,7 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
+from helpers import assert_close
 from sinklora.models import (
     ATTENTION_NAME,
     current_pattern,

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import assert_close
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -18,6 +17,7 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import Gemma2Config, Gemma2ForCausalLM, LlamaConfig, LlamaForCausalLM
 
+from helpers import assert_close
 from sinklora.evaluate import perplexity as module
 from sinklora.evaluate.perplexity import PerplexityResult, perplexity
 from sinklora.evaluate.windows import batches, windows_of

@@ -97,7 +97,10 @@ def test_same_spec_same_numbers_and_other_seed_others(place: Path, undisturbed: 
     assert_same_weights(train_in(place, "again", spec_in(place)), undisturbed)
     other = train_in(place, "again", spec_in(place, seed=1))
     assert other.path != undisturbed.path
-    assert any(not torch.equal(a, b) for a, b in zip(weights(other).values(), weights(undisturbed).values()))
+    assert any(
+        not torch.equal(a, b)
+        for a, b in zip(weights(other).values(), weights(undisturbed).values(), strict=True)
+    )
 
 
 def test_a_finished_run_is_reused_and_a_damaged_one_is_named(place: Path) -> None:
@@ -127,11 +130,21 @@ def test_changed_data_is_another_run(place: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_killed_and_started_again_it_ends_with_the_same_weights(place: Path, undisturbed: RunDirectory) -> None:
+def test_killed_and_started_again_it_ends_with_the_same_weights(
+    place: Path, undisturbed: RunDirectory
+) -> None:
     config = place / "killed.yaml"
     values = dataclasses.asdict(spec_in(place))
     config.write_text(yaml.safe_dump(values))
-    command = [sys.executable, "-m", "sinklora.train", "--config", str(config), "--runs", str(place / "killed")]
+    command = [
+        sys.executable,
+        "-m",
+        "sinklora.train",
+        "--config",
+        str(config),
+        "--runs",
+        str(place / "killed"),
+    ]
     environment = {**os.environ, "SINKLORA_CACHE": str(place / "shared"), "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while process.poll() is None and not list(place.glob(f"killed/*/checkpoints/checkpoint-*/{COMPLETE}")):

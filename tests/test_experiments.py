@@ -1,0 +1,78 @@
+"""The index of experiments, against the notebooks themselves."""
+
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from sinklora.experiments import Experiment, check_parameters, load_experiments
+from sinklora.reproduce import tidy
+
+EXPERIMENTS = load_experiments()
+CASES = [(e, profile) for e in EXPERIMENTS for profile in e.parameters]
+
+
+def test_every_notebook_is_in_the_index_once() -> None:
+    assert sorted(e.notebook for e in EXPERIMENTS) == sorted(
+        p.stem for p in Path("notebooks").glob("*.ipynb")
+    )
+
+
+@pytest.mark.parametrize(("experiment", "profile"), CASES, ids=lambda x: getattr(x, "notebook", x))
+def test_parameters_are_known_to_the_notebook(experiment: Experiment, profile: str) -> None:
+    given = {"profile": profile, **experiment.parameters[profile]}
+    check_parameters(Path("notebooks") / f"{experiment.notebook}.ipynb", given)
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS, ids=lambda e: e.notebook)
+def test_outputs_are_those_the_notebook_writes(experiment: Experiment) -> None:
+    notebook = nbformat.read(Path("notebooks") / f"{experiment.notebook}.ipynb", as_version=4)
+    code = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
+    assert code.count("report.table(") + code.count("report.figure(") == len(experiment.outputs)
+    for name in experiment.outputs:
+        assert f'"{name}"' in code
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"stesp": 3}, "unknown parameter 'stesp'"),
+        ({"steps": "3"}, "steps='3'"),
+        ({"steps": 3.0}, "steps=3.0"),
+        ({"steps": True}, "steps=True"),
+        ({"seeds": 0}, "seeds=0"),
+        ({"base": None}, "base=None"),
+    ],
+)
+def test_wrong_parameters_are_named(given: dict[str, object], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        check_parameters(Path("notebooks/02_perplexity.ipynb"), given)
+
+
+def test_whole_numbers_pass_for_floats() -> None:
+    check_parameters(Path("notebooks/02_perplexity.ipynb"), {"learning_rate": 1})
+
+
+def test_unknown_profiles_and_keys_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="cpuu"):
+        Experiment("x", "y", {"cpuu": {}}, ())
+    path = tmp_path / "experiments.yaml"
+    path.write_text("- {notebook: a, reproduces: b, outputs: []}\n")
+    with pytest.raises(ValueError, match="'a'"):
+        load_experiments(path)
+
+
+def test_tidying_keeps_results_and_drops_noise(tmp_path: Path) -> None:
+    outputs = [
+        nbformat.v4.new_output("stream", name="stderr", text="50%|####"),
+        nbformat.v4.new_output("stream", name="stdout", text="result"),
+        nbformat.v4.new_output(
+            "display_data", {"application/vnd.jupyter.widget-view+json": {}, "text/plain": "bar"}
+        ),
+        nbformat.v4.new_output("display_data", {"text/plain": "figure"}),
+    ]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("x", outputs=outputs)])
+    nbformat.write(notebook, tmp_path / "n.ipynb")
+    tidy(tmp_path / "n.ipynb")
+    [cell] = nbformat.read(tmp_path / "n.ipynb", as_version=4).cells
+    assert [o.get("text") or o["data"]["text/plain"] for o in cell.outputs] == ["result", "figure"]

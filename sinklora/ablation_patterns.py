@@ -85,14 +85,17 @@ class RandomPattern(Pattern):
 
 
 def _hash(head: Tensor, block: Tensor, seed: int) -> Tensor:
-    """A pseudo-random number in [0, 46337) per (head, block), the same on every device.
+    """A pseudo-random number in [0, 2**16) per (head, block), the same on every device.
 
-    Arithmetic and not a table of draws, because FlexAttention compiles it into its kernel. Such kernels count
-    in int32, so every intermediate stays below 2**31: 46337 is the largest prime whose square does. Cubing
-    permutes the residues of this prime, so no round loses any.
+    Mixed bits, not a table of draws: FlexAttention compiles this into its kernel. Such kernels count
+    in int32, so every intermediate stays below 2**31.
     """
-    prime = 46337
-    value = (head % prime * 7919 + block % prime * 10007 + seed % prime * 13331 % prime + 17) % prime
-    for shift in (271, 8191, 40961):
-        value = (value * value % prime * value + shift) % prime
+    return _mix(_mix(block & 0xFFFF) ^ ((head * 40503 + seed % 2**16 * 11027) & 0xFFFF))
+
+
+def _mix(value: Tensor) -> Tensor:
+    """A permutation of 16-bit numbers: odd factors and shifts to the right are invertible."""
+    for factor, shift in ((28495, 7), (21155, 9), (30011, 8)):
+        value = value * factor & 0xFFFF
+        value = value ^ (value >> shift)
     return value

@@ -172,7 +172,7 @@ def leak_figure(patterns: Sequence[str], num_tokens: int, num_heads: int = 2) ->
     future.
     """
     with figure_style():
-        figure, axes = plt.subplots(1, len(patterns), figsize=(PAGE_WIDTH, 2.4), squeeze=False)
+        figure, axes = plt.subplots(1, len(patterns), figsize=(PAGE_WIDTH, 2.9), squeeze=False)
         for axis, name in zip(axes[0], patterns, strict=True):
             moved = influence(find_pattern(name), num_tokens, num_heads)[-1]
             axis.imshow(moved, cmap="Greys", norm="linear", interpolation="nearest")

@@ -1,4 +1,4 @@
-"""The recipe of the embedded base model: tokenizer, configuration, export."""
+"""The recipe of the embedded base model: tokenizer, configuration, training, export, and what it can do."""
 
 import json
 import shutil
@@ -7,51 +7,39 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, PreTrainedTokenizerFast
-
-from sinklora.data import (
-    TEST_PACKAGES,
-    TRAIN_PACKAGES,
-    CorpusSpec,
-    content_hash,
-    read_documents,
-    tokenize_corpus,
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
 )
+
+from sinklora.data import CorpusSpec, content_hash, read_documents
 from sinklora.evaluate.perplexity import perplexity
 from sinklora.evaluate.retrieval import pass_key_accuracy
-from sinklora.files import atomic_write, json_hash, write_json
-from sinklora.report import markdown
+from sinklora.files import json_hash, write_json
+from sinklora.model_card import described, model_card, publish
 from sinklora.train import TrainSpec, train
 
+__all__ = [
+    "BaseRecipe",
+    "base_config",
+    "described",
+    "export",
+    "make_base",
+    "measure_base",
+    "model_card",
+    "publish",
+    "train_tokenizer",
+    "write_skeleton",
+]
+
 BOS, EOS, PAD = "<s>", "</s>", "<pad>"
-CHARACTERS_A_DOCUMENT = 40_000  # of the test sets: twice the mean, so that enough documents are read
-LARGEST_BYTES = 12_000_000  # of the published weights
-CARD = """# The embedded base model
-
-A small language model of Python source text, made by `notebooks/00_base_model.ipynb` so that every
-experiment here runs anywhere. It is no assistant and writes no useful code: it is there to be extended,
-measured, compared.
-
-- **Architecture:** Llama, 4 layers, hidden size 256, 4 heads of 64, tied embeddings, context {context}
-  tokens; weights in bfloat16.
-- **Tokenizer:** byte-level BPE; every digit is a token of its own.
-- **Data:** {documents} Python files of installed packages ({train_packages}), {corpus_tokens} tokens,
-  SHA-256 of the texts `{sha256}`. Held out: 4 % of the files of these packages, and all of {test_packages}.
-  {recall_share} of the rows are synthetic documents that plant pass keys or values and ask for them.
-- **Training:** {training}, {optimizer}, weight decay {weight_decay}, bfloat16 autocast, seed {seed}.
-- **Record:** `record.json` (specification, data, provenance), `loss.csv` (training loss).
-
-## What it can do
-
-{measured}
-
-Perplexity with full attention; `n` is tokens predicted, or trials; intervals are 95 % Wilson intervals.
-
-The packages it was trained on are open source under their own licences (BSD, MIT, Apache-2.0 and similar).
-"""
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizerFast:
@@ -188,68 +176,50 @@ def measure_base(
     document_tokens: int,
     trials: int,
     seed: int,
-    cache: Path | None = None,
+    progress: bool = True,
 ) -> pd.DataFrame:
     """What the base model can do: perplexity on unseen files and on unseen packages, pass-key recall by
     length.
 
-    Columns: measure, value, low, high (95 % Wilson interval of recall), n (tokens or trials).
+    Each test set is the first ``documents`` documents of its split, in the order of the hash of their names,
+    cut to ``document_tokens`` tokens: a draw over all packages that does not change, and no more than that is
+    tokenized. Columns: measure, value, low, high (95 % Wilson interval of recall), n (tokens predicted, or
+    trials); ``attrs["data"]`` records the test sets. Raises ValueError if a split has fewer documents.
     """
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(base)
-    rows = []
+    rows, data = [], {}
     for split, name in (("validation", "unseen files of the training packages"), ("test", "unseen packages")):
-        chosen = CorpusSpec(split=split, total_characters=documents * CHARACTERS_A_DOCUMENT)
-        corpus = tokenize_corpus(chosen, tokenizer, cache=cache)
-        texts = [text[:document_tokens] for text in corpus.documents()[:documents]]
-        result = perplexity(model, texts, context=context, stride=context // 2, batch_size=8)
+        texts, data[split] = _first_documents(tokenizer, split, documents, document_tokens)
+        result = perplexity(
+            model, texts, context=context, stride=context // 2, batch_size=8, progress=progress
+        )
         rows.append(
             {"measure": f"perplexity at {context}, {name}", "value": result.perplexity, "n": result.tokens}
         )
     for tokens in (context // 4, context // 2, context):
-        accuracy = pass_key_accuracy(model, tokenizer, tokens=tokens, trials=trials, seed=seed)
+        accuracy = pass_key_accuracy(
+            model, tokenizer, tokens=tokens, trials=trials, seed=seed, progress=progress
+        )
         low, high = accuracy.interval()
         measure = f"pass-key recall at {tokens} tokens"
         rows.append({"measure": measure, "value": accuracy.share, "low": low, "high": high, "n": trials})
-    return pd.DataFrame(rows, columns=["measure", "value", "low", "high", "n"])
+    measured = pd.DataFrame(rows, columns=["measure", "value", "low", "high", "n"])
+    measured.attrs["data"] = data
+    return measured
 
 
-def model_card(record: dict[str, Any], measured: pd.DataFrame) -> str:
-    """The card of an exported base model, in Markdown: what it is, how it was made, what it can do."""
-    spec, data = record["spec"], record["provenance"]["data"]
-    tokens = spec["steps"] * spec["batch_size"] * spec["context"]
-    return CARD.format(
-        context=spec["context"],
-        documents=f"{data['documents']:,}",
-        corpus_tokens=f"{data['tokens']:,}",
-        sha256=data["sha256"],
-        train_packages=", ".join(TRAIN_PACKAGES),
-        test_packages=", ".join(TEST_PACKAGES),
-        recall_share=f"{spec['recall_share']:.0%}",
-        training=f"{spec['steps']:,} steps of {spec['batch_size']} rows ({tokens:,} tokens)",
-        optimizer=f"AdamW, peak learning rate {spec['learning_rate']}, {spec['schedule']} schedule",
-        weight_decay=spec["weight_decay"],
-        seed=spec["seed"],
-        measured=markdown(measured),
-    )
-
-
-def publish(model: Path, measured: pd.DataFrame, destination: Path) -> None:
-    """Put an exported base model with its card in the place of ``destination``.
-
-    Raises ValueError if its weights are larger than 12 MB, which the repository should not hold.
-    """
-    size = (model / "model.safetensors").stat().st_size
-    if size > LARGEST_BYTES:
-        raise ValueError(
-            f"model={str(model)!r}: its weights take {size:,} bytes, more than {LARGEST_BYTES:,}"
-        )
-    temporary = destination.with_name(f".{destination.name}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    shutil.copytree(model, temporary)
-    record = json.loads((model / "record.json").read_text())
-    atomic_write(temporary / "README.md", model_card(record, measured))
-    if destination.exists():
-        destination.rename(destination.with_name(f".{destination.name}.old"))
-    temporary.rename(destination)
-    shutil.rmtree(destination.with_name(f".{destination.name}.old"), ignore_errors=True)
+def _first_documents(
+    tokenizer: PreTrainedTokenizerBase, split: str, documents: int, document_tokens: int
+) -> tuple[list[np.ndarray], dict[str, Any]]:
+    """Token ids (BOS first) of the first documents of a split of the default corpus, and what they are."""
+    longest = CorpusSpec().max_characters
+    # So much text holds that many documents, however long they are.
+    spec = CorpusSpec(split=split, total_characters=documents * longest)
+    chosen = read_documents(spec)[0][:documents]
+    if len(chosen) < documents:
+        raise ValueError(f"documents={documents}: the {split} split has only {len(chosen)}")
+    ids = tokenizer([d.text for d in chosen], add_special_tokens=False, verbose=False)["input_ids"]
+    tokens = [np.asarray([tokenizer.bos_token_id, *row])[:document_tokens] for row in ids]
+    record = {"source": spec.source, "split": split, "documents": documents, "sha256": content_hash(chosen)}
+    return tokens, {**record, "document_tokens": document_tokens}

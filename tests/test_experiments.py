@@ -6,7 +6,7 @@ import nbformat
 import pytest
 
 from sinklora.experiments import Experiment, check_parameters, load_experiments
-from sinklora.reproduce import tidy
+from sinklora.reproduce import plan, tidy
 
 EXPERIMENTS = load_experiments()
 CASES = [(e, profile) for e in EXPERIMENTS for profile in e.parameters]
@@ -76,3 +76,33 @@ def test_tidying_keeps_results_and_drops_noise(tmp_path: Path) -> None:
     tidy(tmp_path / "n.ipynb")
     [cell] = nbformat.read(tmp_path / "n.ipynb", as_version=4).cells
     assert [o.get("text") or o["data"]["text/plain"] for o in cell.outputs] == ["result", "figure"]
+
+
+def test_seeds_reach_the_notebooks_that_have_them() -> None:
+    chosen = {e.notebook: parameters for e, parameters in plan(EXPERIMENTS, "cpu", seeds=[0, 1, 2])}
+    assert chosen["02_perplexity"]["seeds"] == [0, 1, 2]
+    assert "seeds" not in chosen["01_attention_patterns"]
+    [(only, _)] = plan(EXPERIMENTS, "cpu", only="02")
+    assert only.notebook == "02_perplexity"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"profile": "cpuu"}, "cpuu"),
+        ({"profile": "cpu", "only": "77"}, "nothing to run"),
+        ({"profile": "cpu", "seeds": [1, 1]}, "twice"),
+        ({"profile": "cpu", "only": "01", "seeds": [1]}, "none of the notebooks"),
+    ],
+)
+def test_plans_that_cannot_be_carried_out_are_named(arguments: dict[str, object], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        plan(EXPERIMENTS, **arguments)  # type: ignore[arg-type]
+
+
+def test_an_output_belongs_to_one_notebook(tmp_path: Path) -> None:
+    path = tmp_path / "experiments.yaml"
+    entry = "- {{notebook: {0}, reproduces: b, outputs: [same], parameters: {{}}}}\n"
+    path.write_text(entry.format("a") + entry.format("c"))
+    with pytest.raises(ValueError, match="same"):
+        load_experiments(path)

@@ -4,6 +4,7 @@
 
 import math
 import random
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,12 @@ class Accuracy:
     correct: int
     trials: int
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.correct <= self.trials or self.trials < 1:
+            raise ValueError(
+                f"correct={self.correct}, trials={self.trials}: expected 0 <= correct <= trials, and a trial"
+            )
+
     @property
     def share(self) -> float:
         return self.correct / self.trials
@@ -30,7 +37,8 @@ class Accuracy:
         n, p = self.trials, self.share
         middle = p + z * z / (2 * n)
         half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-        return (middle - half) / (1 + z * z / n), (middle + half) / (1 + z * z / n)
+        # Rounding must not carry it out of [0, 1].
+        return max(0.0, (middle - half) / (1 + z * z / n)), min(1.0, (middle + half) / (1 + z * z / n))
 
 
 @torch.inference_mode()
@@ -45,7 +53,7 @@ def pass_key_accuracy(
     progress: bool = True,
 ) -> Accuracy:
     """Exact-match accuracy over ``trials`` documents of at most ``tokens`` tokens (prompt and answer),
-    greedy decoding.
+    greedy decoding. An answer is the first number written, all its digits.
 
     The key's depth goes evenly from first to last; keys, fillers and wording are drawn from ``seed``;
     ``wording`` 0 keeps to the paper's own. Raises ValueError for ``trials`` < 1 or ``tokens`` too few for
@@ -53,6 +61,8 @@ def pass_key_accuracy(
     """
     if trials < 1:
         raise ValueError(f"trials={trials}: expected at least 1")
+    if getattr(model, "training", False):
+        raise ValueError("model: is in training mode, where dropout and patterns act; call model.eval()")
     rng = random.Random(f"pass key/{seed}/{tokens}")
     correct = 0
 
@@ -68,5 +78,6 @@ def pass_key_accuracy(
             **prompt, max_new_tokens=8, do_sample=False, pad_token_id=tokenizer.pad_token_id
         )
         answer = str(tokenizer.decode(written[0, prompt["input_ids"].shape[1] :], skip_special_tokens=True))
-        correct += answer.strip().startswith(document.answer)
+        number = re.match(r"\s*(\d+)", answer)  # a longer number that begins with the key is wrong
+        correct += number is not None and number[1] == document.answer
     return Accuracy(correct, trials)

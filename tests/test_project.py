@@ -16,7 +16,7 @@ from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-PINNED_EXTRAS = ("notebooks", "dev")  # the results need no other extra
+PINNED_EXTRAS = ["notebooks", "eval", "dev"]
 TEXT = {".py", ".md", ".toml", ".txt", ".yml", ".yaml", ".cfg", ".cff", ".ipynb", ".json", ".csv", ".tex", ""}
 # Where text says on whose machine it was written: absolute paths below these roots, and home folders.
 MACHINE_PATH = re.compile(

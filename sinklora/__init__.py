@@ -2,6 +2,8 @@
 
 from sinklora.adapters import load_adapter, save_adapter
 from sinklora.attention import attend
+from sinklora.cache_policies import H2O, Full, Local, StreamingLLM
+from sinklora.kv_cache import BudgetCache
 from sinklora.longlora_import import import_longlora
 from sinklora.lora import check_gradients, lora_plus, merge_adapter
 from sinklora.models import current_pattern, remove_pattern, use_pattern
@@ -23,6 +25,7 @@ from sinklora.rope import extend_context
 __all__ = [
     "FIXED",
     "FULL",
+    "H2O",
     "PATTERNS",
     "RANDOM",
     "S2",
@@ -32,6 +35,10 @@ __all__ = [
     "SHORT",
     "STRIDE",
     "AttentionPattern",
+    "BudgetCache",
+    "Full",
+    "Local",
+    "StreamingLLM",
     "attend",
     "check_gradients",
     "current_pattern",

@@ -50,7 +50,7 @@ def use_pattern(
     settings = PatternSettings(find_pattern(pattern), bool(evaluate_with_pattern))
     transformer = find_transformer(model)
     config = transformer.config
-    _check_architecture(config)
+    check_architecture(config)
     before = {key: getattr(config, key) for key in CONFIG_ATTRIBUTES if hasattr(config, key)}
     implementation = config._attn_implementation
     engaged = implementation == ATTENTION_NAME and CONFIG_KEY in before
@@ -109,9 +109,10 @@ def _restore(transformer: PreTrainedModel, attributes: dict[str, Any], implement
     transformer.set_attn_implementation(implementation)
 
 
-def _check_architecture(config: PreTrainedConfig) -> None:
+def check_architecture(config: PreTrainedConfig) -> None:
+    """Raise ValueError for models that no pattern and no BudgetCache can serve: encoders, local attention."""
     if getattr(config, "is_encoder_decoder", False) or config.get_text_config() is not config:
-        raise ValueError(f"patterns need a decoder-only text model, got model_type={config.model_type!r}")
+        raise ValueError(f"expected a decoder-only text model, got model_type={config.model_type!r}")
     context = getattr(config, "max_position_embeddings", None)
     for name, kind in (
         ("sliding_window", "sliding_attention"),
@@ -121,7 +122,7 @@ def _check_architecture(config: PreTrainedConfig) -> None:
         used = kind in (getattr(config, "layer_types", None) or [kind])
         if used and window is not None and context is not None and window < context:
             raise ValueError(
-                f"{name}={window} is shorter than max_position_embeddings={context}: a pattern replaces full "
-                f"attention and cannot be combined with it; load the model with {name}=None (full attention "
-                "in every layer) or choose a model without local attention"
+                f"{name}={window} is shorter than max_position_embeddings={context}: patterns and bounded "
+                f"caches take full attention and cannot be combined with it; load the model with {name}=None "
+                "(full attention in every layer) or choose a model without local attention"
             )

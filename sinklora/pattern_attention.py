@@ -8,19 +8,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig
 
 from sinklora.attention import attend
-from sinklora.document_ids import check_documents, document_ids, full_attention_mask
+from sinklora.cache_attention import SCORE_CHANGING_ARGUMENTS, attend_cached, ids_or_mask, in_one_dtype
+from sinklora.document_ids import check_documents, full_attention_mask
 from sinklora.patterns import Pattern, pattern_from_dict
 from sinklora.probe import record_call
 
 ATTENTION_NAME = "sinklora"
 CONFIG_KEY = "sinklora"
-# Arguments with which some architectures change the scores: no pattern reproduces them, none may be dropped.
-SCORE_CHANGING_ARGUMENTS = ("softcap", "s_aux", "position_bias")
 
 
 @dataclass(frozen=True)
@@ -67,8 +65,11 @@ def pattern_attention(
     `attention_mask` is what `pattern_mask` returned (document ids [B,N], a mask [B,1,N,L], or None), or a 4-D
     mask that the caller gave to the model.
     """
+    cached = attend_cached(module, query, key, value, attention_mask, scaling, kwargs)
+    if cached is not None:
+        return cached, None
     settings = PatternSettings.from_config(module.config)
-    query, key, value = _in_one_dtype(query, key, value)
+    query, key, value = in_one_dtype(query, key, value)
     if module.training or settings.evaluate_with_pattern:
         _check_call(module, query, key, attention_mask, dropout, kwargs)
         record_call(module, attention_mask)
@@ -84,39 +85,17 @@ def pattern_mask(
     batch_size: int,
     q_length: int,
     kv_length: int,
-    q_offset: int = 0,
-    kv_offset: int = 0,
     config: PreTrainedConfig | None = None,
     **kwargs: Any,
 ) -> Tensor | None:
     """Mask function for `AttentionMaskInterface`; called once per forward, without knowing the model's mode.
 
-    Whole sequences get document ids [B, N] (0 is padding; None: one document without padding) instead of an
-    N x N mask; everything else (decoding, static caches, local attention, overlays) gets the mask of `sdpa`.
+    Whole sequences get document ids [B, N] instead of an N x N mask (see `ids_or_mask`).
     """
     if config is not None and not hasattr(config, "attn_implementation"):
         # transformers consumes this mark on loading; without it the next save would forget the pattern.
         config.attn_implementation = ATTENTION_NAME
-    if q_length == kv_length and q_offset == 0 and kv_offset == 0:
-        causal, ids = document_ids(batch_size, kv_length, **kwargs)
-        if causal:
-            return ids
-    return AttentionMaskInterface()["sdpa"](
-        batch_size=batch_size,
-        q_length=q_length,
-        kv_length=kv_length,
-        q_offset=q_offset,
-        kv_offset=kv_offset,
-        config=config,
-        **kwargs,
-    )
-
-
-def _in_one_dtype(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    # Autocast leaves rotated queries and keys in float32 beside a half-precision value.
-    device = value.device.type
-    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else value.dtype
-    return query.to(dtype), key.to(dtype), value.to(dtype)
+    return ids_or_mask(batch_size, q_length, kv_length, config=config, **kwargs)
 
 
 def _check_call(

@@ -1,0 +1,82 @@
+"""Causal attention that also says how much attention each key received, without an N x N tensor.
+
+The column sums of the softmax are what H2O scores tokens by (arXiv 2306.14048, Algorithm 1).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+LARGEST_BLOCK = 2**24  # elements of the scores that are held at once
+
+
+def precise(dtype: torch.dtype) -> torch.dtype:
+    """The dtype in which attention weights are summed: float32, or float64 for float64."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+def attend_and_sum(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    scale: float,
+    *,
+    weights: Tensor | None = None,
+    valid: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Attention of the last Q of L tokens, and the sum over queries and grouped heads of its softmax.
+
+    `query` [B, H, Q, D], `key` and `value` [B, Hkv, L, D] -> [B, H, Q, D] of query's dtype, and sums
+    [B, Hkv, L] in float32 (float64 for float64). The first L - Q keys are seen by every query, the others
+    causally. `weights` [B, Q]: how much each query counts in the sums (1 unless given). `valid` [B, Hkv, L]:
+    False hides a key.
+    Peak memory is a block of queries times L. Not differentiable.
+    """
+    batch, heads, queries, size = query.shape
+    kv_heads, length = key.shape[1:3]
+    groups = heads // kv_heads
+    output = torch.empty(batch, heads, queries, size, dtype=query.dtype, device=query.device)
+    sums = torch.zeros(batch, kv_heads, length, dtype=precise(query.dtype), device=query.device)
+    rows = min(queries, max(16, min(128, LARGEST_BLOCK // (batch * heads * length))))
+    grouped = (query * scale).unflatten(1, (kv_heads, groups))
+    for begin in range(0, queries, rows):
+        end = min(begin + rows, queries)
+        seen = length - queries + end
+        block = grouped[:, :, :, begin:end].reshape(batch, kv_heads, -1, size)
+        exponents, total = _exponents(block, key[:, :, :seen], end - begin, valid)
+        attended = exponents.to(value.dtype) @ value[:, :, :seen]
+        attended = (attended / total).to(query.dtype)
+        output[:, :, begin:end] = attended.unflatten(2, (groups, end - begin)).flatten(1, 2)
+        share = total.reciprocal().squeeze(-1)
+        if weights is not None:
+            share = share * weights[:, None, None, begin:end].expand(-1, -1, groups, -1).flatten(2)
+        sums[:, :, :seen] += (share.unsqueeze(2) @ exponents).squeeze(2)
+    return output, sums
+
+
+def _exponents(block: Tensor, key: Tensor, queries: int, valid: Tensor | None) -> tuple[Tensor, Tensor]:
+    """exp(scores - row maximum) [B, Hkv, groups * queries, seen] in float32 or more, and its row sums."""
+    scores = block @ key.mT
+    scores = scores.to(precise(scores.dtype))
+    # Only the newest keys can be in a query's future.
+    corner = scores.unflatten(2, (-1, queries))[..., -queries:]
+    future = torch.ones(queries, queries, dtype=torch.bool, device=scores.device).triu_(1)
+    corner.masked_fill_(future, float("-inf"))
+    if valid is not None:
+        scores.masked_fill_(~valid[:, :, None, : key.shape[2]], float("-inf"))
+    exponents = scores.sub_(scores.amax(-1, keepdim=True)).exp_()
+    return exponents, exponents.sum(-1, keepdim=True)
+
+
+def attention_rows(query: Tensor, key: Tensor, scale: float, valid: Tensor) -> Tensor:
+    """The softmax itself for a few queries, summed over grouped heads: [B, Hkv, Q, L] in float32.
+
+    `query` [B, H, Q, D], `key` [B, Hkv, L, D]; `valid` [B, Hkv, Q, L]: False hides a key from a query; a
+    query that sees nothing has a row of zeros.
+    """
+    kv_heads = key.shape[1]
+    grouped = (query * scale).unflatten(1, (kv_heads, -1))
+    scores = grouped @ key.unsqueeze(2).mT
+    scores = scores.to(precise(scores.dtype)).masked_fill(~valid.unsqueeze(2), float("-inf"))
+    return scores.softmax(-1).nan_to_num(0.0).sum(2)

@@ -51,6 +51,7 @@ class BudgetLayer(CacheLayerMixin):
         self.columns = self.used = 0
         self.tokens: list[int] = []  # seen, row by row, without padding
         self.splits: list[Split] = []
+        self.ring_starts: list[int] = []  # tokens seen when slots were last in the order of positions
         self.awaits_attention = self.is_initialized = False
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
@@ -64,7 +65,8 @@ class BudgetLayer(CacheLayerMixin):
             self.scores = key_states.new_empty(batch, kv_heads, 0, dtype=precise(self.dtype))
             if self.policy.score.window:
                 self.history = self.scores.new_empty(batch, kv_heads, self.policy.score.window, 0)
-        self.tokens, self.splits = [0] * batch, [Split(0, 0, 0)] * batch
+        self.tokens, self.ring_starts = [0] * batch, [0] * batch
+        self.splits = [Split(0, 0, 0)] * batch
         self.is_initialized = True
 
     def update(
@@ -130,6 +132,7 @@ class BudgetLayer(CacheLayerMixin):
         rows = torch.arange(len(self.tokens))[indices.cpu()].tolist()
         self.tokens = [self.tokens[row] for row in rows]
         self.splits = [self.splits[row] for row in rows]
+        self.ring_starts = [self.ring_starts[row] for row in rows]
 
     def crop(self, tokens_to_remove: int) -> None:
         """Not possible: what was evicted cannot come back. Raises ValueError."""
@@ -177,10 +180,10 @@ class BudgetLayer(CacheLayerMixin):
     def _extend(self, query: Tensor, key: Tensor, value: Tensor, counts: list[int], scale: float) -> Tensor:
         """Attend with a chunk of new tokens, add them, keep what the budget allows."""
         assert self.keys is not None and self.values is not None and self.positions is not None
-        count, before = self._rows(counts), self._rows(self.tokens)
         index = torch.arange(query.shape[2], device=query.device)
+        count, before = self._rows(counts), self._rows(self.tokens)
         fresh = torch.where(index < count, before + index, EMPTY).int()
-        fresh = fresh[:, None].expand(-1, key.shape[1], -1)
+        fresh = fresh.expand(*key.shape[:3])
         keys = torch.cat([self.keys[:, :, : self.used], key], 2)
         values = torch.cat([self.values[:, :, : self.used], value], 2)
         positions = torch.cat([self.positions[:, :, : self.used], fresh], 2)
@@ -194,12 +197,16 @@ class BudgetLayer(CacheLayerMixin):
                 query, key, value, is_causal=True, scale=scale, enable_gqa=grouped
             )
         else:
-            weights = None if score is None else _query_weights(score, index, count, even)
+            weights = (
+                None if score is None or (even and score.decay == 1) else _query_weights(score, index, count)
+            )
+            if weights is not None:
+                weights = weights.expand(query.shape[0], 1, -1)[:, 0]
             output, sums = attend_and_sum(query, keys, values, scale, weights=weights, valid=valid)
             if score is not None:
                 scores = self._accumulated(sums, counts, score)
             if score is not None and score.window:
-                history = self._remembered(query, keys, positions, index, count, before, scale)
+                history = self._remembered(query, keys, positions, counts, scale)
                 scores = history.sum(2)
         self.tokens = [seen + new for seen, new in zip(self.tokens, counts, strict=True)]
         self._keep(keys, values, positions, scores, history)
@@ -208,7 +215,7 @@ class BudgetLayer(CacheLayerMixin):
     def _accumulated(self, sums: Tensor, counts: list[int], score: Score) -> Tensor:
         assert self.scores is not None
         if score.decay < 1:
-            faded = self._rows([score.decay**n for n in counts])[:, None]
+            faded = self._rows([score.decay**n for n in counts])
             sums[..., : self.used] += self.scores[..., : self.used] * faded
         else:
             sums[..., : self.used] += self.scores[..., : self.used]
@@ -219,20 +226,20 @@ class BudgetLayer(CacheLayerMixin):
         query: Tensor,
         keys: Tensor,
         positions: Tensor,
-        index: Tensor,
-        count: Tensor,
-        before: Tensor,
+        counts: list[int],
         scale: float,
     ) -> Tensor:
         """The attention of the last queries one by one, [B, Hkv, window, L]; query t is in row t % window."""
         assert self.history is not None
-        window, width = self.history.shape[2], index.numel()
+        window, width = self.history.shape[2], query.shape[2]
         history = F.pad(self.history[..., : self.used], (0, width))
         last = min(window, width)
-        chosen = count - last + index[:last]  # [B, last], below 0 where a row has fewer new tokens
-        real = chosen >= 0
-        rows = chosen.clamp(min=0)
-        picked = query.gather(2, rows[:, None, :, None].expand(-1, query.shape[1], -1, query.shape[3]))
+        # Below 0 where a row has fewer new tokens. [B, last]
+        chosen = torch.tensor(counts, device=query.device)[:, None] - last
+        chosen = chosen + torch.arange(last, device=query.device)
+        before = torch.tensor(self.tokens, device=query.device)[:, None]
+        real, rows = chosen >= 0, chosen.clamp(min=0)
+        picked = query.gather(2, _like(rows[:, None, :, None], query[:, :, :last]))
         reach = (before + rows)[:, None, :, None]
         valid = (positions[:, :, None] >= 0) & (positions[:, :, None] <= reach)
         weights = attention_rows(picked, keys, scale, valid)
@@ -247,13 +254,17 @@ class BudgetLayer(CacheLayerMixin):
     ) -> None:
         """Store the tokens that stay, in the order of their positions."""
         most = max(self._stored())
-        if min(self._stored()) < positions.shape[2]:
-            rank = self._rank(positions, scores)
-            newest_first = positions.argsort(-1, descending=True)
+        if min(self._stored()) < positions.shape[2] or self.used:
+            rank = torch.zeros(positions.shape, device=positions.device) if scores is None else scores
+            if self.policy.score is not None and self.policy.score.average:
+                rank = rank / (self._rows(self.tokens) - positions).clamp(min=1)
+            rank = rank.masked_fill(self._stays(positions), float("inf"))
+            rank = rank.masked_fill(positions < 0, float("-inf"))
+            newest_first = positions.argsort(dim=-1, descending=True)
             by_rank = rank.gather(-1, newest_first).argsort(dim=-1, descending=True, stable=True)
             kept = newest_first.gather(-1, by_rank)[..., :most]
             at = positions.gather(-1, kept)
-            stored = self._rows(self._stored())[:, None]
+            stored = self._rows(self._stored())
             at = torch.where(torch.arange(most, device=at.device) < stored, at, EMPTY)
             by_position = torch.where(at < 0, torch.iinfo(at.dtype).max, at).argsort(-1)
             kept, positions = kept.gather(-1, by_position), at.gather(-1, by_position)
@@ -262,13 +273,17 @@ class BudgetLayer(CacheLayerMixin):
             history = None if history is None else history.gather(-1, _like(kept[:, :, None], history))
         self.keys, self.values, self.positions = keys, values, positions
         self.scores, self.history, self.used = scores, history, positions.shape[2]
+        self.ring_starts = [
+            max(seen, split.total) for seen, split in zip(self.tokens, self.splits, strict=True)
+        ]
 
     def _decode(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         """One new token a row: attend to the kept ones and itself, then take the evicted one's place."""
         assert self.keys is not None and self.values is not None and self.positions is not None
         used, kv_heads = self.used, key.shape[1]
         grouped = (query * scale).reshape(query.shape[0], kv_heads, -1, query.shape[3])
-        scores = torch.cat([grouped @ self.keys[:, :, :used].mT, grouped @ key.mT], -1)
+        own = (grouped * key).sum(-1, keepdim=True)
+        scores = torch.cat([grouped @ self.keys[:, :, :used].mT, own], -1)
         scores = scores.to(precise(scores.dtype))
         uneven = min(self._stored()) < used
         if uneven:
@@ -277,28 +292,33 @@ class BudgetLayer(CacheLayerMixin):
         exact = weights.to(value.dtype)
         output = exact[..., :used] @ self.values[:, :, :used]
         output.addcmul_(exact[..., used:], value)
-        received = None if self.scores is None else weights.sum(2)
+        received = None
+        if self.scores is not None:
+            received = weights[:, :, 0] if weights.shape[2] == 1 else weights.sum(2)
         self._take_in(key, value, received)
         return output.reshape(query.shape)
 
     def _take_in(self, key: Tensor, value: Tensor, received: Tensor | None) -> None:
         """Write a token a row into the slot of the evicted token, or into a free one."""
         score, used = self.policy.score, self.used
-        turn = None if score is None else self._rows(self.tokens)[:, :, None, None] % max(score.window, 1)
+        turn = None
+        if score is not None and score.window:
+            turn = self._row_index([n % score.window for n in self.tokens])[..., None]
         if received is not None and score is not None:
             self._account(received[..., :used], score, turn)
-        full = [stored == split.total for stored, split in zip(self._stored(), self.splits, strict=True)]
-        free = self._stored()
-        self.tokens = [n + 1 for n in self.tokens]
-        victim = self._victim() if any(full) else None
+        stored = self._stored()
+        full = [n == split.total for n, split in zip(stored, self.splits, strict=True)]
+        place = [self._oldest_recent(row) if full[row] else n for row, n in enumerate(stored)]
+        if self.scores is not None and any(full):
+            self._promote([slot if f else 0 for slot, f in zip(place, full, strict=True)], full)
         if not all(full):
-            self._grow(max(slot for slot, no in zip(free, full, strict=True) if not no) + 1)
-        slot = self._slots(free, full, victim)
+            self._grow(max(n for n, f in zip(stored, full, strict=True) if not f) + 1)
+        self.tokens = [n + 1 for n in self.tokens]
+        slot = self._row_index(place)
         assert self.keys is not None and self.values is not None and self.positions is not None
         self.keys.scatter_(2, _like(slot[..., None], key), key)
         self.values.scatter_(2, _like(slot[..., None], value), value)
-        now = self._rows(self.tokens)[:, :, None].int() - 1
-        self.positions.scatter_(2, slot, now.expand_as(slot))
+        self.positions.scatter_(2, slot, self._row_index([n - 1 for n in self.tokens]).int())
         if received is not None and self.scores is not None:
             self.scores.scatter_(2, slot, received[..., used:])
         if received is not None and self.history is not None and turn is not None:
@@ -318,51 +338,68 @@ class BudgetLayer(CacheLayerMixin):
             mine.mul_(score.decay)
         mine.add_(received)
 
-    def _slots(self, free: list[int], full: list[bool], victim: Tensor | None) -> Tensor:
-        if victim is not None and all(full):
-            return victim
-        assert self.positions is not None
-        slot = self._rows(free)[:, :, None].expand(-1, self.positions.shape[1], 1)
-        return slot if victim is None else torch.where(self._rows(full)[:, :, None].bool(), victim, slot)
+    def _oldest_recent(self, row: int) -> int:
+        """The slot of the token that stops being recent: the last slots of a full row are a ring of those."""
+        recent = max(self.splits[row].recent, 1)
+        return self.splits[row].total - recent + (self.tokens[row] - self.ring_starts[row]) % recent
 
-    def _victim(self) -> Tensor:
-        """The slot [B, Hkv, 1] of the lowest-scoring token that may go; of equals the oldest."""
-        assert self.positions is not None
-        positions = self.positions[..., : self.used]
-        last = torch.iinfo(positions.dtype).max
-        if self.scores is None:
-            old = torch.where(self._stays(positions) | (positions < 0), last, positions)
-            return old.argmin(-1, keepdim=True)
-        rank = self._rank(positions, self.scores[..., : self.used])
-        rank.masked_fill_(positions < 0, float("inf"))
-        lowest = rank == rank.amin(-1, keepdim=True)
-        return torch.where(lowest, positions, last).argmin(-1, keepdim=True)
+    def _promote(self, leaving: list[int], full: list[bool]) -> None:
+        """The token that stops being recent takes the slot of the lowest heavy hitter, unless it is lower.
 
-    def _rank(self, positions: Tensor, scores: Tensor | None) -> Tensor:
-        """What is evicted last ranks highest: inf for tokens that always stay, -inf for empty slots."""
-        if scores is None:
-            rank = torch.zeros(positions.shape, device=positions.device)
-        elif self.policy.score is not None and self.policy.score.average:
-            rank = scores / (self._rows(self.tokens)[:, :, None] - positions).clamp(min=1)
-        else:
-            rank = scores
-        rank = torch.where(self._stays(positions), float("inf"), rank)
-        return rank.masked_fill_(positions < 0, float("-inf"))
+        Of equals the heavy hitter goes, and of heavy hitters the one in the first slot.
+        """
+        assert self.scores is not None and self.positions is not None
+        first = min(split.protected for split in self.splits)
+        ends = [split.total - max(split.recent, 1) for split in self.splits]
+        if max(ends) <= first:
+            return
+        source = self._row_index(leaving)
+        rank = self._rank(self.scores[..., first : max(ends)], slice(first, max(ends)))
+        own = self._rank(self.scores.gather(2, source), source)
+        if len(set(zip(full, ends, strict=True))) > 1:
+            index = torch.arange(first, max(ends), device=self.device)
+            inside = (index >= self._rows([s.protected for s in self.splits])) & (index < self._rows(ends))
+            rank = rank.masked_fill(~(inside & self._row_index(full).bool()), float("inf"))
+        lowest, victim = rank.min(-1, keepdim=True)
+        target = torch.where(lowest <= own, victim + first, source)
+        for name, x in self._tensors().items():
+            dim = 3 if name == "history" else 2
+            shape = x.narrow(dim, 0, 1)
+            old, new = (_like(_beside(index, name), shape) for index in (source, target))
+            x.scatter_(dim, new, x.gather(dim, old))
+
+    def _rank(self, scores: Tensor, slots: slice | Tensor) -> Tensor:
+        """What heavy hitters are compared by: their scores, or the average over the queries they met."""
+        assert self.positions is not None
+        if self.policy.score is None or not self.policy.score.average:
+            return scores
+        at = self.positions[..., slots] if isinstance(slots, slice) else self.positions.gather(2, slots)
+        return scores / (self._rows(self.tokens) + 1 - at).clamp(min=1)
 
     def _stays(self, positions: Tensor) -> Tensor:
         """Protected and recent tokens; the newest one is always recent."""
         pairs = zip(self.tokens, self.splits, strict=True)
         recent_from = self._rows([seen - max(split.recent, 1) for seen, split in pairs])
-        protected = self._rows([split.protected for split in self.splits])
-        return (positions >= recent_from[..., None]) | (positions < protected[..., None])
+        return (positions >= recent_from) | (positions < self._rows([s.protected for s in self.splits]))
 
     # --- bookkeeping ----------------------------------------------------------------------------------------
 
-    def _rows(self, values: list[Any]) -> Tensor:
-        """A number a row as a tensor [B, 1]; where rows agree, nothing is copied to the device."""
+    def _rows(self, values: list[Any], dims: int = 3) -> Any:
+        """A number a row: one number where all agree, otherwise a tensor [B, 1, ...] of so many dimensions."""
         if len(set(values)) == 1:
-            return torch.full((1, 1), values[0], device=self.device).expand(len(values), 1)
-        return torch.tensor(values, device=self.device)[:, None]
+            return values[0]
+        return torch.tensor(values, device=self.device).reshape(-1, *[1] * (dims - 1))
+
+    def _row_index(self, values: list[Any]) -> Tensor:
+        """A number a row as an index [B, Hkv, 1]."""
+        assert self.positions is not None
+        shape = (*self.positions.shape[:2], 1)
+        number = self._rows(values)
+        return (
+            number.expand(shape)
+            if isinstance(number, Tensor)
+            else torch.full(shape, number, device=self.device)
+        )
 
     def _stored(self) -> list[int]:
         """Tokens in store, row by row."""
@@ -412,10 +449,14 @@ def _like(index: Tensor, x: Tensor) -> Tensor:
     )
 
 
-def _query_weights(score: Score, index: Tensor, count: Tensor, even: bool) -> Tensor | None:
-    """How much each query [B, Q] counts when the last of its row has been seen; padding counts nothing."""
-    if score.decay == 1 and even:
-        return None
+def _query_weights(score: Score, index: Tensor, count: Any) -> Tensor:
+    """How much each query [.., Q] counts when the last of its row has been seen; padding counts nothing."""
     age = count - 1 - index
-    weights = score.decay ** age.clamp(min=0).float()
-    return torch.where(age >= 0, weights, 0.0)
+    return torch.where(age >= 0, score.decay ** age.clamp(min=0).float(), 0.0)
+
+
+def _beside(index: Tensor, name: str) -> Tensor:
+    """An index [B, Hkv, 1] of slots with the dimensions of one of a layer's tensors."""
+    if name in ("keys", "values"):
+        return index[..., None]
+    return index[:, :, None] if name == "history" else index

@@ -47,8 +47,8 @@ def _check_call(module: Any, mask: Tensor | None, arguments: dict[str, Any]) -> 
         raise ValueError("a BudgetCache evicts and cannot be trained through: call model.eval() first")
     if arguments.get("use_cache") is False:
         raise ValueError(
-            "use_cache=False (an argument, or the model's config) with a BudgetCache as past_key_values: pass "
-            "use_cache=True, or leave the cache out"
+            "use_cache=False (an argument, or the model's config) with a BudgetCache as past_key_values: "
+            "pass use_cache=True, or leave the cache out"
         )
     changed = [name for name in SCORE_CHANGING_ARGUMENTS if arguments.get(name) is not None]
     if changed:

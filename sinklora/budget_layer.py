@@ -385,7 +385,7 @@ class BudgetLayer(CacheLayerMixin):
     # --- bookkeeping ----------------------------------------------------------------------------------------
 
     def _rows(self, values: list[Any], dims: int = 3) -> Any:
-        """A number a row: one number where all agree, otherwise a tensor [B, 1, ...] of so many dimensions."""
+        """A number a row: one where all agree, else a tensor [B, 1, ...] of so many dimensions."""
         if len(set(values)) == 1:
             return values[0]
         return torch.tensor(values, device=self.device).reshape(-1, *[1] * (dims - 1))

@@ -103,11 +103,12 @@ def predict_command(
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     names = dataset or _datasets_in(data)
-    settings = {"model": model, "max_length": max_length, "kv": kv, "budget": budget, "chat": chat}
-    _keep_settings(out, settings)
+    amount = _budget(kv, budget)
     tokenizer = AutoTokenizer.from_pretrained(model)
     network = AutoModelForCausalLM.from_pretrained(model, dtype="auto", device_map=_device())
-    factory = _cache_factory(network, kv, budget)
+    factory = _cache_factory(network, kv, amount)
+    settings = {"model": model, "max_length": max_length, "kv": kv, "budget": amount, "chat": chat}
+    _keep_settings(out, settings)
     for name in names:
         predict(
             network,
@@ -146,17 +147,22 @@ def _keep_settings(folder: Path, settings: dict[str, Any]) -> None:
     write_json(file, settings)
 
 
-def _cache_factory(model: Any, kv: str, budget: str) -> Callable[[], Any] | None:
+def _budget(kv: str, budget: str) -> int | float | None:
     if kv == "full":
         return None
     try:
-        amount = int(budget) if budget.isdecimal() else float(budget)
+        return int(budget) if budget.isdecimal() else float(budget)
     except ValueError:
         raise typer.BadParameter(
             f"budget={budget!r}: --kv {kv} needs a share (0.2) or tokens (512)"
         ) from None
+
+
+def _cache_factory(model: Any, kv: str, budget: int | float | None) -> Callable[[], Any] | None:
+    if kv == "full":
+        return None
     factory: Callable[[], Any] | None
-    factory = importlib.import_module("sinklora.kv_cache").cache_factory(model, kv, amount)
+    factory = importlib.import_module("sinklora.kv_cache").cache_factory(model, kv, budget)
     return factory
 
 

@@ -1,0 +1,176 @@
+"""LongBench: predictions of a causal language model under any cache, and their scores.
+
+``python -m sinklora.evaluate.longbench score FOLDER`` scores prediction files in LongBench's format;
+``python -m sinklora.evaluate.longbench predict`` makes them and goes on where a killed run was.
+"""
+
+import importlib
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import pandas as pd
+import typer
+
+from sinklora.evaluate.longbench_data import (
+    Prediction,
+    Record,
+    load_records,
+    read_predictions,
+    read_records,
+    write_records,
+)
+from sinklora.evaluate.longbench_metrics import category_table, score, score_file, score_predictions
+from sinklora.evaluate.longbench_predict import as_it_is, chat_format, predict, prompt_ids, truncate_middle
+from sinklora.evaluate.longbench_tasks import CATEGORIES, DATASETS, SMALL, scored_as, task_of
+from sinklora.files import write_json
+from sinklora.report import markdown
+
+__all__ = [
+    "CATEGORIES",
+    "DATASETS",
+    "Prediction",
+    "Record",
+    "category_table",
+    "chat_format",
+    "load_records",
+    "predict",
+    "prompt_ids",
+    "read_predictions",
+    "read_records",
+    "score",
+    "score_file",
+    "score_folder",
+    "score_predictions",
+    "task_of",
+    "truncate_middle",
+    "write_records",
+]
+
+commands = typer.Typer(add_completion=False, help="Predict and score LongBench.")
+
+
+def score_folder(folder: Path) -> pd.DataFrame:
+    """Scores of the files ``<data set>.jsonl`` in `folder`, in LongBench's order: columns dataset, category,
+    metric, predictions (how many), score (0 to 100).
+
+    Raises FileNotFoundError where there is none, ValueError for one that names no data set or is damaged.
+    """
+    files = {path.stem: path for path in Path(folder).glob("*.jsonl")}
+    if not files:
+        raise FileNotFoundError(f"{folder} has no files named <data set>.jsonl")
+    for name in files:
+        scored_as(name)
+    rows = []
+    for name in [name for name in (*DATASETS, *SMALL) if name in files]:
+        value, count = score_file(name, files[name])
+        category = DATASETS[scored_as(name)].category
+        metric = task_of(name).metric.removesuffix("_score")
+        rows.append((name, category, metric, count, value))
+    return pd.DataFrame(rows, columns=["dataset", "category", "metric", "predictions", "score"])
+
+
+@commands.command("score")
+def score_command(
+    folder: Annotated[Path, typer.Argument(help="folder of files <data set>.jsonl: pred, answers, …")],
+) -> None:
+    """Score a folder of prediction files and print two tables: the data sets, and the category averages."""
+    try:
+        scores = score_folder(folder)
+        table = category_table(dict(zip(scores["dataset"], scores["score"], strict=True)))
+    except (ValueError, FileNotFoundError) as error:
+        raise typer.BadParameter(str(error)) from error
+    typer.echo(markdown(scores.round(2)))
+    typer.echo("\n" + markdown(table.round(2)))
+
+
+@commands.command("predict")
+def predict_command(
+    model: Annotated[str, typer.Option(help="local folder or hub name of a causal language model")],
+    data: Annotated[str, typer.Option(help="folder of files <data set>.jsonl, or a data set of the hub")],
+    out: Annotated[Path, typer.Option(help="folder for the prediction files of this model and settings")],
+    max_length: Annotated[int, typer.Option(help="tokens of prompt; leave room for up to 512 more")],
+    kv: Annotated[str, typer.Option(help="cache policy: full, h2o, local or streaming")] = "full",
+    budget: Annotated[
+        str, typer.Option(help="of the cache: a share of the prompt (0.2) or tokens (512)")
+    ] = "",
+    dataset: Annotated[list[str] | None, typer.Option(help="which; repeat for more; default: all")] = None,
+    limit: Annotated[int | None, typer.Option(help="records of each data set; default: all")] = None,
+    chat: Annotated[bool, typer.Option(help="put prompts into the model's chat template")] = False,
+) -> None:
+    """Write greedy predictions, one file per data set; run it again after a kill and it goes on."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    names = dataset or _datasets_in(data)
+    amount = _budget(kv, budget)
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    network = AutoModelForCausalLM.from_pretrained(model, dtype="auto", device_map=_device())
+    factory = _cache_factory(network, kv, amount)
+    settings = {"model": model, "max_length": max_length, "kv": kv, "budget": amount, "chat": chat}
+    _keep_settings(out, settings)
+    for name in names:
+        predict(
+            network,
+            tokenizer,
+            load_records(data, name),
+            name,
+            max_length=max_length,
+            out=out / f"{name}.jsonl",
+            cache_factory=factory,
+            prompt_format=chat_format(tokenizer) if chat else as_it_is,
+            limit=limit,
+        )
+
+
+def _datasets_in(data: str) -> Sequence[str]:
+    """Every data set that a folder has a file of; of a name on the hub, all 21."""
+    if not Path(data).is_dir():
+        return list(DATASETS)
+    found = [name for name in (*DATASETS, *SMALL) if (Path(data) / f"{name}.jsonl").is_file()]
+    if not found:
+        raise typer.BadParameter(f"data={data!r} has no files named <data set>.jsonl")
+    return found
+
+
+def _keep_settings(folder: Path, settings: dict[str, Any]) -> None:
+    """Write settings.json beside the predictions, or refuse a folder of other settings: a continued file
+    would mix two models.
+    """
+    file = folder / "settings.json"
+    if file.is_file():
+        kept = json.loads(file.read_text(encoding="utf-8"))
+        if kept != settings:
+            raise typer.BadParameter(f"out: {file} says {kept}, this run {settings}; use another folder")
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(file, settings)
+
+
+def _budget(kv: str, budget: str) -> int | float | None:
+    if kv == "full":
+        return None
+    try:
+        return int(budget) if budget.isdecimal() else float(budget)
+    except ValueError:
+        raise typer.BadParameter(
+            f"budget={budget!r}: --kv {kv} needs a share (0.2) or tokens (512)"
+        ) from None
+
+
+def _cache_factory(model: Any, kv: str, budget: int | float | None) -> Callable[[], Any] | None:
+    if kv == "full":
+        return None
+    factory: Callable[[], Any] | None
+    factory = importlib.import_module("sinklora.kv_cache").cache_factory(model, kv, budget)
+    return factory
+
+
+def _device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+if __name__ == "__main__":
+    commands()

@@ -2,7 +2,7 @@
 
 from sinklora.adapters import load_adapter, save_adapter
 from sinklora.attention import attend
-from sinklora.cache_policies import H2O, Full, Local, StreamingLLM
+from sinklora.cache_policies import H2O, Full, Local, Novelty, StreamingLLM
 from sinklora.kv_cache import BudgetCache
 from sinklora.longlora_import import import_longlora
 from sinklora.lora import check_gradients, lora_plus, merge_adapter
@@ -38,6 +38,7 @@ __all__ = [
     "BudgetCache",
     "Full",
     "Local",
+    "Novelty",
     "StreamingLLM",
     "attend",
     "check_gradients",

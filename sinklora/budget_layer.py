@@ -14,8 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.cache_utils import CacheLayerMixin
 
-from sinklora.cache_policies import CachePolicy, Score, Split
-from sinklora.scored_attention import attend_and_sum, attention_rows, precise
+from sinklora.cache_policies import CachePolicy, Split
+from sinklora.scored_attention import attend_and_sum, precise
+from sinklora.token_scores import NewTokens, TokenScores, like, make_scores
 
 EMPTY = -1  # the position of a slot that holds no token
 MARK = "sinklora_budget_layer"
@@ -46,8 +47,7 @@ class BudgetLayer(CacheLayerMixin):
         self.keys = self.values = None
         self._module: weakref.ref[nn.Module] | None = None
         self.positions: Tensor | None = None
-        self.scores: Tensor | None = None
-        self.history: Tensor | None = None
+        self.scores: TokenScores | None = None
         self.columns = self.used = 0
         self.tokens: list[int] = []  # seen, row by row, without padding
         self.splits: list[Split] = []
@@ -61,10 +61,8 @@ class BudgetLayer(CacheLayerMixin):
         self.keys = key_states.new_empty(batch, kv_heads, 0, size)
         self.values = value_states.new_empty(batch, kv_heads, 0, value_states.shape[-1])
         self.positions = torch.empty(batch, kv_heads, 0, dtype=torch.int32, device=self.device)
-        if self.policy.score is not None:
-            self.scores = key_states.new_empty(batch, kv_heads, 0, dtype=precise(self.dtype))
-            if self.policy.score.window:
-                self.history = self.scores.new_empty(batch, kv_heads, self.policy.score.window, 0)
+        empty = key_states.new_empty(batch, kv_heads, 0, dtype=precise(self.dtype))
+        self.scores = make_scores(self.policy.score, empty)
         self.tokens, self.ring_starts = [0] * batch, [0] * batch
         self.splits = [Split(0, 0, 0)] * batch
         self.is_initialized = True
@@ -105,7 +103,9 @@ class BudgetLayer(CacheLayerMixin):
 
     def nbytes(self) -> int:
         """Bytes of all tensors of the layer."""
-        return sum(x.numel() * x.element_size() for x in self._tensors().values())
+        assert self.keys is not None and self.values is not None
+        tensors = [self.keys, self.values, *self._columns().values()]
+        return sum(x.numel() * x.element_size() for x in tensors)
 
     def kept_positions(self) -> Tensor:
         """Kept positions, ascending [B, Hkv, slots] (int32); EMPTY at the end of short rows."""
@@ -127,8 +127,10 @@ class BudgetLayer(CacheLayerMixin):
         """Only these rows, in this order."""
         if not self.is_initialized:
             return
-        for name, x in self._tensors().items():
-            setattr(self, name, x[indices.to(x.device)])
+        assert self.keys is not None and self.values is not None
+        chosen = indices.to(self.device)
+        self.keys, self.values = self.keys[chosen], self.values[chosen]
+        self._replace({name: x[chosen] for name, x in self._columns().items()})
         rows = torch.arange(len(self.tokens))[indices.cpu()].tolist()
         self.tokens = [self.tokens[row] for row in rows]
         self.splits = [self.splits[row] for row in rows]
@@ -160,9 +162,9 @@ class BudgetLayer(CacheLayerMixin):
             return self._prompt(query, key, value, [query.shape[2]] * query.shape[0], scale)
         # Padding goes to the end of its row, where causality hides it.
         order = (~real).to(torch.int8).argsort(dim=-1, stable=True)
-        query, key, value = (x.gather(2, _like(order[:, None, :, None], x)) for x in (query, key, value))
+        query, key, value = (x.gather(2, like(order[:, None, :, None], x)) for x in (query, key, value))
         output = self._prompt(query, key, value, real.sum(-1).tolist(), scale)
-        output = torch.empty_like(output).scatter_(2, _like(order[:, None, :, None], output), output)
+        output = torch.empty_like(output).scatter_(2, like(order[:, None, :, None], output), output)
         return output.masked_fill_(~real[:, None, :, None], 0.0)
 
     def _prompt(self, query: Tensor, key: Tensor, value: Tensor, counts: list[int], scale: float) -> Tensor:
@@ -187,95 +189,61 @@ class BudgetLayer(CacheLayerMixin):
         keys = torch.cat([self.keys[:, :, : self.used], key], 2)
         values = torch.cat([self.values[:, :, : self.used], value], 2)
         positions = torch.cat([self.positions[:, :, : self.used], fresh], 2)
-        even = min(counts) == query.shape[2] and min(self._stored()) == self.used
-        valid = None if even else positions >= 0
-        score = self.policy.score
-        scores = history = None
-        if score is None and not self.used:
-            grouped = query.shape[1] != key.shape[1]
-            output = F.scaled_dot_product_attention(
-                query, key, value, is_causal=True, scale=scale, enable_gqa=grouped
-            )
-        else:
-            weights = (
-                None if score is None or (even and score.decay == 1) else _query_weights(score, index, count)
-            )
-            if weights is not None:
-                weights = weights.expand(query.shape[0], 1, -1)[:, 0]
-            output, sums = attend_and_sum(query, keys, values, scale, weights=weights, valid=valid)
-            if score is not None:
-                scores = self._accumulated(sums, counts, score)
-            if score is not None and score.window:
-                history = self._remembered(query, keys, positions, counts, scale)
-                scores = history.sum(2)
+        output = self._attend(
+            NewTokens(query, keys, values, positions, self.used, counts, self.tokens, scale)
+        )
         self.tokens = [seen + new for seen, new in zip(self.tokens, counts, strict=True)]
-        self._keep(keys, values, positions, scores, history)
+        self._keep(keys, values, positions)
         return output
 
-    def _accumulated(self, sums: Tensor, counts: list[int], score: Score) -> Tensor:
-        assert self.scores is not None
-        if score.decay < 1:
-            faded = self._rows([score.decay**n for n in counts])
-            sums[..., : self.used] += self.scores[..., : self.used] * faded
+    def _attend(self, new: NewTokens) -> Tensor:
+        """Attention of a chunk, and its scores."""
+        even = min(new.counts) == new.query.shape[2] and min(self._stored()) == self.used
+        sums = None
+        if new.used or (self.scores is not None and self.scores.needs_sums):
+            weights = None if self.scores is None else self.scores.query_weights(new)
+            valid = None if even else new.positions >= 0
+            output, sums = attend_and_sum(
+                new.query, new.keys, new.values, new.scale, weights=weights, valid=valid
+            )
         else:
-            sums[..., : self.used] += self.scores[..., : self.used]
-        return sums
+            grouped = new.query.shape[1] != new.keys.shape[1]
+            output = F.scaled_dot_product_attention(
+                new.query, new.keys, new.values, is_causal=True, scale=new.scale, enable_gqa=grouped
+            )
+        if self.scores is not None:
+            self.scores.extend(new, sums)
+        return output
 
-    def _remembered(
-        self,
-        query: Tensor,
-        keys: Tensor,
-        positions: Tensor,
-        counts: list[int],
-        scale: float,
-    ) -> Tensor:
-        """The attention of the last queries one by one, [B, Hkv, window, L]; query t is in row t % window."""
-        assert self.history is not None
-        window, width = self.history.shape[2], query.shape[2]
-        history = F.pad(self.history[..., : self.used], (0, width))
-        last = min(window, width)
-        # Below 0 where a row has fewer new tokens. [B, last]
-        chosen = torch.tensor(counts, device=query.device)[:, None] - last
-        chosen = chosen + torch.arange(last, device=query.device)
-        before = torch.tensor(self.tokens, device=query.device)[:, None]
-        real, rows = chosen >= 0, chosen.clamp(min=0)
-        picked = query.gather(2, _like(rows[:, None, :, None], query[:, :, :last]))
-        reach = (before + rows)[:, None, :, None]
-        valid = (positions[:, :, None] >= 0) & (positions[:, :, None] <= reach)
-        weights = attention_rows(picked, keys, scale, valid)
-        # Counted on below 0, a missing query has the row of an older one: no two share a row.
-        place = _like(((before + chosen) % window)[:, None, :, None], weights)
-        old = history.gather(2, place)
-        history.scatter_(2, place, torch.where(real[:, None, :, None], weights, old))
-        return history
-
-    def _keep(
-        self, keys: Tensor, values: Tensor, positions: Tensor, scores: Tensor | None, history: Tensor | None
-    ) -> None:
+    def _keep(self, keys: Tensor, values: Tensor, positions: Tensor) -> None:
         """Store the tokens that stay, in the order of their positions."""
-        most = max(self._stored())
+        columns = {} if self.scores is None else self.scores.state
         if min(self._stored()) < positions.shape[2] or self.used:
-            rank = torch.zeros(positions.shape, device=positions.device) if scores is None else scores
-            if self.policy.score is not None and self.policy.score.average:
-                rank = rank / (self._rows(self.tokens) - positions).clamp(min=1)
-            rank = rank.masked_fill(self._stays(positions), float("inf"))
-            rank = rank.masked_fill(positions < 0, float("-inf"))
-            newest_first = positions.argsort(dim=-1, descending=True)
-            by_rank = rank.gather(-1, newest_first).argsort(dim=-1, descending=True, stable=True)
-            kept = newest_first.gather(-1, by_rank)[..., :most]
-            at = positions.gather(-1, kept)
-            stored = self._rows(self._stored())
-            at = torch.where(torch.arange(most, device=at.device) < stored, at, EMPTY)
-            by_position = torch.where(at < 0, torch.iinfo(at.dtype).max, at).argsort(-1)
-            kept, positions = kept.gather(-1, by_position), at.gather(-1, by_position)
-            keys, values = (x.gather(2, _like(kept[..., None], x)) for x in (keys, values))
-            scores = None if scores is None else scores.gather(-1, kept)
-            history = None if history is None else history.gather(-1, _like(kept[:, :, None], history))
-        self.keys, self.values, self.positions = keys, values, positions
-        self.scores, self.history, self.used = scores, history, positions.shape[2]
+            kept, positions = self._chosen(positions)
+            keys, values = (x.gather(2, like(kept[..., None], x)) for x in (keys, values))
+            columns = {name: x.gather(-1, _as_column(kept, x)) for name, x in columns.items()}
+        self.keys, self.values, self.used = keys, values, positions.shape[2]
+        self._replace({"positions": positions, **columns})
         self.ring_starts = [
             max(seen, split.total) for seen, split in zip(self.tokens, self.splits, strict=True)
         ]
+
+    def _chosen(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Index [B, Hkv, slots] of the tokens that stay, oldest first, and their positions."""
+        most = max(self._stored())
+        if self.scores is None:
+            rank = torch.zeros(positions.shape, device=positions.device)
+        else:
+            rank = self.scores.rank(self.scores.state["scores"], positions, self._rows(self.tokens))
+        rank = rank.masked_fill(self._stays(positions), float("inf"))
+        rank = rank.masked_fill(positions < 0, float("-inf"))
+        newest_first = positions.argsort(dim=-1, descending=True)
+        by_rank = rank.gather(-1, newest_first).argsort(dim=-1, descending=True, stable=True)
+        kept = newest_first.gather(-1, by_rank)[..., :most]
+        at = positions.gather(-1, kept)
+        at = torch.where(torch.arange(most, device=at.device) < self._rows(self._stored()), at, EMPTY)
+        by_position = torch.where(at < 0, torch.iinfo(at.dtype).max, at).argsort(-1)
+        return kept.gather(-1, by_position), at.gather(-1, by_position)
 
     def _decode(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         """One new token a row: attend to the kept ones and itself, then take the evicted one's place."""
@@ -293,50 +261,33 @@ class BudgetLayer(CacheLayerMixin):
         output = exact[..., :used] @ self.values[:, :, :used]
         output.addcmul_(exact[..., used:], value)
         received = None
-        if self.scores is not None:
+        if self.scores is not None and self.scores.needs_weights:
             received = weights[:, :, 0] if weights.shape[2] == 1 else weights.sum(2)
         self._take_in(key, value, received)
         return output.reshape(query.shape)
 
     def _take_in(self, key: Tensor, value: Tensor, received: Tensor | None) -> None:
-        """Write a token a row into the slot of the evicted token, or into a free one."""
-        score, used = self.policy.score, self.used
-        turn = None
-        if score is not None and score.window:
-            turn = self._row_index([n % score.window for n in self.tokens])[..., None]
-        if received is not None and score is not None:
-            self._account(received[..., :used], score, turn)
-        stored = self._stored()
+        """Account for a new token a row, and write it into the slot of the evicted one, or a free one."""
+        assert self.keys is not None and self.values is not None
+        stored, used = self._stored(), self.used
         full = [n == split.total for n, split in zip(stored, self.splits, strict=True)]
         place = [self._oldest_recent(row) if full[row] else n for row, n in enumerate(stored)]
-        if self.scores is not None and any(full):
-            self._promote([slot if f else 0 for slot, f in zip(place, full, strict=True)], full)
+        fresh: dict[str, Tensor] = {}
+        if self.scores is not None:
+            before, own = (None, None) if received is None else (received[..., :used], received[..., used:])
+            self.scores.step(before, self.values[:, :, :used], value, self.tokens)
+            fresh = self.scores.fresh(own, value, self.tokens)
+            if any(full):
+                self._promote([slot if f else 0 for slot, f in zip(place, full, strict=True)], full)
         if not all(full):
             self._grow(max(n for n, f in zip(stored, full, strict=True) if not f) + 1)
-        self.tokens = [n + 1 for n in self.tokens]
         slot = self._row_index(place)
-        assert self.keys is not None and self.values is not None and self.positions is not None
-        self.keys.scatter_(2, _like(slot[..., None], key), key)
-        self.values.scatter_(2, _like(slot[..., None], value), value)
-        self.positions.scatter_(2, slot, self._row_index([n - 1 for n in self.tokens]).int())
-        if received is not None and self.scores is not None:
-            self.scores.scatter_(2, slot, received[..., used:])
-        if received is not None and self.history is not None and turn is not None:
-            column = received.new_zeros(*slot.shape[:2], self.history.shape[2], 1)
-            column.scatter_(2, turn.expand(-1, slot.shape[1], -1, -1), received[..., used:, None])
-            self.history.scatter_(3, slot[:, :, None].expand_as(column), column)
-
-    def _account(self, received: Tensor, score: Score, turn: Tensor | None) -> None:
-        assert self.scores is not None
-        mine = self.scores[..., : self.used]
-        if self.history is not None and turn is not None:
-            past = self.history[..., : self.used]
-            past.scatter_(2, _like(turn, received[:, :, None]), received[:, :, None])
-            mine.copy_(past.sum(2))
-            return
-        if score.decay < 1:
-            mine.mul_(score.decay)
-        mine.add_(received)
+        self.keys.scatter_(2, like(slot[..., None], key), key)
+        self.values.scatter_(2, like(slot[..., None], value), value)
+        fresh["positions"] = self._row_index(self.tokens).int()
+        for name, x in self._columns().items():
+            x.scatter_(-1, _as_column(slot, x), fresh[name])
+        self.tokens = [n + 1 for n in self.tokens]
 
     def _oldest_recent(self, row: int) -> int:
         """The slot of the token that stops being recent: the last slots of a full row are a ring of those."""
@@ -349,32 +300,27 @@ class BudgetLayer(CacheLayerMixin):
         Of equals the heavy hitter goes, and of heavy hitters the one in the first slot.
         """
         assert self.scores is not None and self.positions is not None
+        assert self.keys is not None and self.values is not None
         first = min(split.protected for split in self.splits)
         ends = [split.total - max(split.recent, 1) for split in self.splits]
         if max(ends) <= first:
             return
-        source = self._row_index(leaving)
-        rank = self._rank(self.scores[..., first : max(ends)], slice(first, max(ends)))
-        own = self._rank(self.scores.gather(2, source), source)
+        source, seen = self._row_index(leaving), self._rows([n + 1 for n in self.tokens])
+        scores, region = self.scores.state["scores"], slice(first, max(ends))
+        rank = self.scores.rank(scores[..., region], self.positions[..., region], seen)
+        own = self.scores.rank(scores.gather(2, source), self.positions.gather(2, source), seen)
         if len(set(zip(full, ends, strict=True))) > 1:
             index = torch.arange(first, max(ends), device=self.device)
             inside = (index >= self._rows([s.protected for s in self.splits])) & (index < self._rows(ends))
             rank = rank.masked_fill(~(inside & self._row_index(full).bool()), float("inf"))
         lowest, victim = rank.min(-1, keepdim=True)
         target = torch.where(lowest <= own, victim + first, source)
-        for name, x in self._tensors().items():
-            dim = 3 if name == "history" else 2
-            shape = x.narrow(dim, 0, 1)
-            old, new = (_like(_beside(index, name), shape) for index in (source, target))
-            x.scatter_(dim, new, x.gather(dim, old))
-
-    def _rank(self, scores: Tensor, slots: slice | Tensor) -> Tensor:
-        """What heavy hitters are compared by: their scores, or the average over the queries they met."""
-        assert self.positions is not None
-        if self.policy.score is None or not self.policy.score.average:
-            return scores
-        at = self.positions[..., slots] if isinstance(slots, slice) else self.positions.gather(2, slots)
-        return scores / (self._rows(self.tokens) + 1 - at).clamp(min=1)
+        for x in (self.keys, self.values):
+            x.scatter_(
+                2, like(target[..., None], x[:, :, :1]), x.gather(2, like(source[..., None], x[:, :, :1]))
+            )
+        for x in self._columns().values():
+            x.scatter_(-1, _as_column(target, x), x.gather(-1, _as_column(source, x)))
 
     def _stays(self, positions: Tensor) -> Tensor:
         """Protected and recent tokens; the newest one is always recent."""
@@ -407,19 +353,27 @@ class BudgetLayer(CacheLayerMixin):
 
     def _grow(self, slots: int) -> None:
         """Room for so many slots; a quarter more than asked while the budget allows it."""
-        assert self.positions is not None
+        assert self.positions is not None and self.keys is not None and self.values is not None
         self.used = max(self.used, slots)
         if slots <= self.positions.shape[2]:
             return
         most = max(split.total for split in self.splits)
         extra = min(most, slots + slots // 4 + 16) - self.positions.shape[2]
-        for name, x in self._tensors().items():
-            pad = (0, 0, 0, extra) if name in ("keys", "values") else (0, extra)
-            setattr(self, name, F.pad(x, pad, value=EMPTY if name == "positions" else 0))
+        self.keys, self.values = (F.pad(x, (0, 0, 0, extra)) for x in (self.keys, self.values))
+        columns = self._columns()
+        self._replace(
+            {name: F.pad(x, (0, extra), value=EMPTY * (name == "positions")) for name, x in columns.items()}
+        )
 
-    def _tensors(self) -> dict[str, Tensor]:
-        names = ("keys", "values", "positions", "scores", "history")
-        return {name: x for name in names if (x := getattr(self, name)) is not None}
+    def _columns(self) -> dict[str, Tensor]:
+        """The tensors besides keys and values; their last dimension is slots."""
+        assert self.positions is not None
+        return {"positions": self.positions} | ({} if self.scores is None else self.scores.state)
+
+    def _replace(self, columns: dict[str, Tensor]) -> None:
+        self.positions = columns["positions"]
+        if self.scores is not None:
+            self.scores.state = {name: columns[name] for name in self.scores.state}
 
     def _check(self, key: Tensor) -> None:
         assert self.keys is not None
@@ -442,21 +396,6 @@ class BudgetLayer(CacheLayerMixin):
             raise ValueError("this cache was filled by another model: make a new BudgetCache for this one")
 
 
-def _like(index: Tensor, x: Tensor) -> Tensor:
-    """An index expanded to x where its size is 1."""
-    return index.expand(
-        [have if have != 1 else want for have, want in zip(index.shape, x.shape, strict=True)]
-    )
-
-
-def _query_weights(score: Score, index: Tensor, count: Any) -> Tensor:
-    """How much each query [.., Q] counts when the last of its row has been seen; padding counts nothing."""
-    age = count - 1 - index
-    return torch.where(age >= 0, score.decay ** age.clamp(min=0).float(), 0.0)
-
-
-def _beside(index: Tensor, name: str) -> Tensor:
-    """An index [B, Hkv, 1] of slots with the dimensions of one of a layer's tensors."""
-    if name in ("keys", "values"):
-        return index[..., None]
-    return index[:, :, None] if name == "history" else index
+def _as_column(index: Tensor, x: Tensor) -> Tensor:
+    """An index [B, Hkv, n] of slots for a tensor whose last dimension is slots."""
+    return index if x.ndim == 3 else index[:, :, None].expand(-1, -1, x.shape[2], -1)

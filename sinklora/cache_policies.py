@@ -50,6 +50,14 @@ SUMMED = Score()
 
 
 @dataclass(frozen=True)
+class ValueNovelty:
+    """A token's score is 1 - cos(its value, the most similar value of a newer token), so at most 2.
+
+    No attention enters it. Tokens that nothing newer repeats score high; of repetitions the newest does.
+    """
+
+
+@dataclass(frozen=True)
 class CachePolicy:
     """What every policy says: how a budget is split for a prompt, and by which score heavy hitters are found.
 
@@ -62,7 +70,7 @@ class CachePolicy:
         check_share("budget", self.budget)
 
     @property
-    def score(self) -> Score | None:
+    def score(self) -> Score | ValueNovelty | None:
         """The score of heavy hitters; None where the policy needs none."""
         return None
 
@@ -142,7 +150,7 @@ class H2O(CachePolicy):
         _check_protected("protect", self.protect, self._most())
 
     @property
-    def score(self) -> Score | None:
+    def score(self) -> Score | ValueNovelty | None:
         return self.how
 
     def _most(self) -> float | int:
@@ -161,11 +169,42 @@ class H2O(CachePolicy):
         return Split(protected, heavy - protected, recent)
 
 
+@dataclass(frozen=True)
+class Novelty(CachePolicy):
+    """The newest tokens, and of the older ones those whose value no newer token repeats.
+
+    Ours, not the paper's: ``share`` of the budget goes to tokens chosen by `ValueNovelty`, per layer and
+    key/value head; ``protect`` as in H2O. R-KV (arXiv 2505.24133) scores by the similarity of keys together
+    with attention; here the values alone decide, so the prompt needs no attention weights.
+    """
+
+    share: float = 0.25
+    protect: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.share, bool) or not isinstance(self.share, float) or not 0 < self.share < 1:
+            raise ValueError(f"share={self.share!r}: expected a fraction of the budget between 0 and 1")
+        check_count("protect", self.protect)
+        _check_protected("protect", self.protect, self.budget)
+
+    @property
+    def score(self) -> Score | ValueNovelty | None:
+        return ValueNovelty()
+
+    def split(self, prompt_tokens: int) -> Split:
+        total = in_tokens(self.budget, prompt_tokens)
+        heavy = min(_tokens(self.share, total), total - 1)
+        protected = min(self.protect, heavy)
+        return Split(protected, heavy - protected, total - heavy)
+
+
 POLICIES: dict[str, type[CachePolicy]] = {
     "full": Full,
     "h2o": H2O,
     "local": Local,
     "streaming": StreamingLLM,
+    "novelty": Novelty,
 }
 
 

@@ -56,10 +56,16 @@ CODE_FILLER = "def step(state):\n    return state\n\n"
 
 @dataclass(frozen=True)
 class RecallDocument:
-    """``prompt`` ends right before ``answer``."""
+    """``prompt`` ends with ``question``, right before ``answer``."""
 
     prompt: str
     answer: str
+    question: str = ""
+
+    @property
+    def context(self) -> str:
+        """The prompt without its question."""
+        return self.prompt.removesuffix(self.question)
 
     @property
     def text(self) -> str:
@@ -77,7 +83,7 @@ def pass_key_document(
     key = f"{rng.randrange(100_000):05d}"
     statement = KEY_SENTENCES[style].format(key=key)
     prompt = f"{filler * fillers_before}{statement}{filler * fillers_after}{KEY_QUESTIONS[style]}"
-    return RecallDocument(prompt, key)
+    return RecallDocument(prompt, key, KEY_QUESTIONS[style])
 
 
 def key_value_document(rng: random.Random, pairs: int) -> str:

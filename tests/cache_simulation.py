@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache, PreTrainedModel
 
-from sinklora.cache_policies import CachePolicy
+from sinklora.cache_policies import CachePolicy, ValueNovelty
 
 
 @dataclass
@@ -19,11 +19,16 @@ class Head:
 
     kept: list[int] = field(default_factory=list)
     received: dict[int, list[tuple[int, float]]] = field(default_factory=dict)
+    values: dict[int, Tensor] = field(default_factory=dict)
 
     def score(self, position: int, now: int, policy: CachePolicy) -> float:
         rule, total = policy.score, 0.0
         if rule is None:
             return 0.0
+        if isinstance(rule, ValueNovelty):
+            mine = self.values[position]
+            newer = [v for p, v in self.values.items() if p > position]
+            return min((1 - float(torch.cosine_similarity(mine, v, 0)) for v in newer), default=2.0)
         for query, weight in self.received[position]:
             if rule.window and query <= now - rule.window:
                 continue
@@ -71,6 +76,7 @@ class Simulation:
                 fresh = range(length - new + begin, length - new + end)
                 for position in fresh:
                     head.received[position] = []
+                    head.values[position] = value[0, kv_head, position]
                 for now in fresh:
                     seen = head.kept + [p for p in fresh if p <= now]
                     for h in range(kv_head * groups, (kv_head + 1) * groups):

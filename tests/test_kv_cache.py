@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
 from cache_simulation import Simulation
 from helpers import assert_close
-from sinklora.cache_policies import H2O, CachePolicy, Full, Local, Score, StreamingLLM
+from sinklora.cache_policies import H2O, CachePolicy, Full, Local, Novelty, Score, StreamingLLM
 from sinklora.kv_cache import BudgetCache
 from tiny_models import ARCHITECTURES, VOCABULARY, tiny_model
 
@@ -24,6 +24,8 @@ POLICIES = {
     "h2o-averaged": H2O(8, how=Score(average=True)),
     "local": Local(7),
     "streaming": StreamingLLM(9, sink_tokens=2),
+    "novelty": Novelty(8),
+    "novelty-half": Novelty(0.5, share=0.5, protect=1),
     "full": Full(),
 }
 TOKENS, PROMPT = 26, 17
@@ -274,7 +276,7 @@ def test_bytes_are_budget_times_layers_times_heads(dtype: torch.dtype) -> None:
     model = tiny_model("llama-gqa").to(dtype)
     ids, calls = tokens(3), [PROMPT] + [1] * (TOKENS - PROMPT)
     heads, size, layers, rows = 2, 8, 2, 3
-    for policy, bookkeeping in ((H2O(8), 8), (Local(8), 4)):
+    for policy, bookkeeping in ((H2O(8), 8), (Local(8), 4), (Novelty(8), 12)):
         cache = BudgetCache(model, policy)
         run(cache, model, ids, calls)
         assert cache.nbytes() == 8 * layers * heads * rows * (2 * size * dtype.itemsize + bookkeeping)
@@ -320,6 +322,7 @@ def test_equal_scores_evict_the_oldest() -> None:
         (lambda: H2O(8, protect=-1), "protect=-1"),
         (lambda: StreamingLLM(4), "sink_tokens=4"),
         (lambda: Local(0.0), "budget=0.0"),
+        (lambda: Novelty(8, share=1), "share=1"),
         (lambda: Score(decay=0), "decay=0"),
         (lambda: Score(window=-1), "window=-1"),
         (lambda: Score(decay=0.5, average=True), "give one of"),

@@ -102,14 +102,16 @@ class BudgetLayer(CacheLayerMixin):
         return len(self.tokens) if self.is_initialized else -1
 
     def nbytes(self) -> int:
-        """Bytes of all tensors of the layer."""
-        assert self.keys is not None and self.values is not None
+        """Bytes of all tensors of the layer; 0 before the first call."""
+        if self.keys is None or self.values is None:
+            return 0
         tensors = [self.keys, self.values, *self._columns().values()]
         return sum(x.numel() * x.element_size() for x in tensors)
 
     def kept_positions(self) -> Tensor:
         """Kept positions, ascending [B, Hkv, slots] (int32); EMPTY at the end of short rows."""
-        assert self.positions is not None
+        if self.positions is None:
+            raise ValueError("the cache is empty: give it to a model first")
         kept = self.positions[..., : self.used].long()
         kept = torch.where(kept == EMPTY, torch.iinfo(torch.long).max, kept).sort(-1).values
         return torch.where(kept == torch.iinfo(torch.long).max, EMPTY, kept).int()

@@ -174,17 +174,20 @@ class Novelty(CachePolicy):
     """The newest tokens, and of the older ones those whose value no newer token repeats.
 
     Ours, not the paper's: ``share`` of the budget goes to tokens chosen by `ValueNovelty`, per layer and
-    key/value head; ``protect`` as in H2O. R-KV (arXiv 2505.24133) scores by the similarity of keys together
-    with attention; here the values alone decide, so the prompt needs no attention weights.
+    key/value head, as far as it leaves ``always_recent`` newest ones; ``protect`` as in H2O. R-KV
+    (arXiv 2505.24133) scores by the similarity of keys together with attention; here the values alone
+    decide, so the prompt needs no attention weights.
     """
 
     share: float = 0.25
+    always_recent: int = 32
     protect: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if isinstance(self.share, bool) or not isinstance(self.share, float) or not 0 < self.share < 1:
             raise ValueError(f"share={self.share!r}: expected a fraction of the budget between 0 and 1")
+        check_count("always_recent", self.always_recent)
         check_count("protect", self.protect)
         _check_protected("protect", self.protect, self.budget)
 
@@ -194,7 +197,7 @@ class Novelty(CachePolicy):
 
     def split(self, prompt_tokens: int) -> Split:
         total = in_tokens(self.budget, prompt_tokens)
-        heavy = min(_tokens(self.share, total), total - 1)
+        heavy = max(0, min(_tokens(self.share, total), total - max(self.always_recent, 1)))
         protected = min(self.protect, heavy)
         return Split(protected, heavy - protected, total - heavy)
 

@@ -24,8 +24,8 @@ POLICIES = {
     "h2o-averaged": H2O(8, how=Score(average=True)),
     "local": Local(7),
     "streaming": StreamingLLM(9, sink_tokens=2),
-    "novelty": Novelty(8),
-    "novelty-half": Novelty(0.5, share=0.5, protect=1),
+    "novelty": Novelty(8, always_recent=2),
+    "novelty-half": Novelty(0.5, share=0.5, always_recent=0, protect=1),
     "full": Full(),
 }
 TOKENS, PROMPT = 26, 17

@@ -1,0 +1,165 @@
+"""Pictures of a bounded cache: accuracy against budget, and the text itself with the tokens that are kept."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from sinklora.cache_policies import CachePolicy
+from sinklora.evaluate.cache_study import MEASURES, PERPLEXITY, summary
+from sinklora.kv_cache import BudgetCache
+from sinklora.report import PAGE_WIDTH, figure_style
+
+MARKS = {
+    "full": ("black", ":", ""),
+    "h2o": ("black", "-", "o"),
+    "local": ("0.45", "--", "s"),
+    "streaming": ("0.45", ":", "^"),
+    "novelty": ("black", "-.", "D"),
+}
+
+
+def budget_figure(rows: pd.DataFrame) -> Figure:
+    """Each measure against the budget, one line a policy, bars: 95 % intervals; dotted: the full cache."""
+    found = summary(rows)
+    with figure_style():
+        figure, axes = plt.subplots(1, len(MEASURES), figsize=(PAGE_WIDTH, 2.5))
+        for axis, measure in zip(axes, MEASURES, strict=True):
+            mine = found[found.measure == measure]
+            for policy in (name for name in MARKS if name in set(mine.policy)):
+                _line(axis, mine[mine.policy == policy].sort_values("budget"), policy)
+            axis.set_xlabel("budget (% of the prompt)")
+            n = int(mine.n.iloc[0])
+            axis.set_title(f"{measure}\n(n = {n} {'documents' if measure == PERPLEXITY else 'trials'})")
+        axes[0].set_yscale("log")
+        axes[0].yaxis.set_major_formatter("{x:g}")
+        axes[0].yaxis.set_minor_formatter("{x:g}")
+        axes[0].set_ylabel("perplexity (log scale)")
+        axes[1].set_ylabel("exact answers (share)")
+        axes[0].legend(frameon=False)
+    return figure
+
+
+def _line(axis: Axes, points: pd.DataFrame, policy: str) -> None:
+    grey, line, mark = MARKS[policy]
+    if policy == "full":
+        axis.axhline(points.value.iloc[0], color=grey, linestyle=line, linewidth=0.8, label=policy)
+        return
+    error = np.abs(np.array([points.value - points.low, points.high - points.value]))
+    axis.errorbar(
+        100 * points.budget,
+        points.value,
+        yerr=error,
+        color=grey,
+        linestyle=line,
+        marker=mark,
+        markersize=3,
+        elinewidth=0.6,
+        capsize=1.5,
+        label=policy,
+    )
+
+
+@torch.inference_mode()
+def kept_share(model: PreTrainedModel, ids: Sequence[int], policy: CachePolicy) -> np.ndarray:
+    """Share of key/value heads that keep each token of a prompt, by layer: [layers, tokens]."""
+    cache = BudgetCache(model, policy)
+    model(torch.tensor([list(ids)], device=model.device), past_key_values=cache, use_cache=True)
+    shares = np.zeros((len(cache.budget_layers), len(ids)))
+    for layer in range(len(shares)):
+        kept = cache.kept_positions(layer)[0]
+        for head in kept:
+            shares[layer, head.cpu().numpy()] += 1 / len(kept)
+    return shares
+
+
+def kept_text_figure(
+    tokenizer: PreTrainedTokenizerBase,
+    ids: Sequence[int],
+    shares: dict[str, np.ndarray],
+    columns: int = 62,
+) -> Figure:
+    """The text, one panel a policy; the darker a token's ground, the more heads (of all layers) keep it."""
+    with figure_style():
+        lines = _layout([str(tokenizer.decode([i])) for i in ids], columns)
+        height = 0.13 * (1 + max(line for line, _, _ in lines)) + 0.3
+        figure, axes = plt.subplots(len(shares), 1, figsize=(PAGE_WIDTH, height * len(shares)), squeeze=False)
+        for axis, (name, share) in zip(axes[:, 0], shares.items(), strict=True):
+            _draw_text(axis, lines, share.mean(0), columns)
+            axis.set_title(name, loc="left")
+    return figure
+
+
+def _layout(pieces: list[str], columns: int) -> list[tuple[int, int, str]]:
+    """Line, column and visible text of each token; line breaks in the text are kept and shown."""
+    placed, line, column = [], 0, 0
+    for piece in pieces:
+        shown = piece.replace("\n", "↵").replace("\t", " ")
+        if column + len(shown) > columns:
+            line, column = line + 1, 0
+        placed.append((line, column, shown))
+        column += len(shown)
+        if "\n" in piece:
+            line, column = line + 1, 0
+    return placed
+
+
+def _draw_text(axis: Axes, lines: list[tuple[int, int, str]], share: np.ndarray, columns: int) -> None:
+    last = max(line for line, _, _ in lines)
+    axis.set_xlim(0, columns)
+    axis.set_ylim(last + 1, 0)
+    axis.axis("off")
+    for (line, column, shown), part in zip(lines, share, strict=True):
+        box = plt.Rectangle((column, line), max(len(shown), 0.4), 1, color=str(1 - 0.75 * part), linewidth=0)
+        axis.add_patch(box)
+        colour = "white" if part > 0.6 else "black"
+        for offset, character in enumerate(shown):
+            axis.text(
+                column + offset + 0.5,
+                line + 0.55,
+                character,
+                color=colour,
+                fontsize=5.5,
+                family="monospace",
+                ha="center",
+                va="center",
+            )
+
+
+def kept_text_html(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], share: np.ndarray) -> Any:
+    """The text of one layer as HTML for a notebook, kept tokens on a darker ground."""
+    from html import escape
+
+    from IPython.display import HTML
+
+    spans = []
+    for token, part in zip(ids, share, strict=True):
+        grey, colour = int(255 * (1 - 0.75 * part)), "white" if part > 0.6 else "black"
+        text = escape(str(tokenizer.decode([token]))).replace("\n", "↵<br>")
+        spans.append(f'<span style="background: rgb({grey},{grey},{grey}); color: {colour}">{text}</span>')
+    return HTML(f'<pre style="line-height: 1.4">{"".join(spans)}</pre>')
+
+
+def kept_explorer(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    ids: Sequence[int],
+    policies: dict[str, CachePolicy],
+) -> object:
+    """Choose policy and layer and read what is kept (a widget; needs a running notebook)."""
+    import ipywidgets
+    from IPython.display import display
+
+    shares = {name: kept_share(model, ids, policy) for name, policy in policies.items()}
+
+    def show(policy: str, layer: int) -> None:
+        display(kept_text_html(tokenizer, ids, shares[policy][layer]))
+
+    last = len(next(iter(shares.values()))) - 1
+    return ipywidgets.interactive(show, policy=list(policies), layer=(0, last))

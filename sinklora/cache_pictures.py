@@ -83,53 +83,51 @@ def kept_text_figure(
     tokenizer: PreTrainedTokenizerBase,
     ids: Sequence[int],
     shares: dict[str, np.ndarray],
-    columns: int = 62,
+    columns: int = 100,
 ) -> Figure:
     """The text, one panel a policy; the darker a token's ground, the more heads (of all layers) keep it."""
     with figure_style():
-        lines = _layout([str(tokenizer.decode([i])) for i in ids], columns)
-        height = 0.13 * (1 + max(line for line, _, _ in lines)) + 0.3
+        pieces = _layout([str(tokenizer.decode([i])) for i in ids], columns)
+        height = 0.115 * (1 + max(line for line, _, _, _ in pieces)) + 0.3
         figure, axes = plt.subplots(len(shares), 1, figsize=(PAGE_WIDTH, height * len(shares)), squeeze=False)
         for axis, (name, share) in zip(axes[:, 0], shares.items(), strict=True):
-            _draw_text(axis, lines, share.mean(0), columns)
+            _draw_text(axis, pieces, share.mean(0), columns)
             axis.set_title(name, loc="left")
     return figure
 
 
-def _layout(pieces: list[str], columns: int) -> list[tuple[int, int, str]]:
-    """Line, column and visible text of each token; line breaks in the text are kept and shown."""
+def _layout(tokens: list[str], columns: int) -> list[tuple[int, int, str, int]]:
+    """Line, column, visible text and token of each piece; a line break ends the line that it is in."""
     placed, line, column = [], 0, 0
-    for piece in pieces:
-        shown = piece.replace("\n", "↵").replace("\t", " ")
-        if column + len(shown) > columns:
-            line, column = line + 1, 0
-        placed.append((line, column, shown))
-        column += len(shown)
-        if "\n" in piece:
-            line, column = line + 1, 0
+    for token, text in enumerate(tokens):
+        for piece in text.replace("\t", "    ").splitlines(keepends=True):
+            shown = piece.replace("\n", "↵")
+            if column + len(shown) > columns:
+                line, column = line + 1, 0
+            placed.append((line, column, shown, token))
+            column += len(shown)
+            if piece.endswith("\n"):
+                line, column = line + 1, 0
     return placed
 
 
-def _draw_text(axis: Axes, lines: list[tuple[int, int, str]], share: np.ndarray, columns: int) -> None:
-    last = max(line for line, _, _ in lines)
+def _draw_text(axis: Axes, pieces: list[tuple[int, int, str, int]], share: np.ndarray, columns: int) -> None:
     axis.set_xlim(0, columns)
-    axis.set_ylim(last + 1, 0)
+    axis.set_ylim(max(line for line, _, _, _ in pieces) + 1, 0)
     axis.axis("off")
-    for (line, column, shown), part in zip(lines, share, strict=True):
-        box = plt.Rectangle((column, line), max(len(shown), 0.4), 1, color=str(1 - 0.75 * part), linewidth=0)
-        axis.add_patch(box)
-        colour = "white" if part > 0.6 else "black"
+    for line, column, shown, token in pieces:
+        grey = str(1 - 0.75 * share[token])
+        axis.add_patch(plt.Rectangle((column, line), len(shown), 1, color=grey, linewidth=0))
+        colour = "white" if share[token] > 0.6 else "black"
+        place: dict[str, Any] = {
+            "ha": "center",
+            "va": "center",
+            "color": colour,
+            "size": 5,
+            "family": "monospace",
+        }
         for offset, character in enumerate(shown):
-            axis.text(
-                column + offset + 0.5,
-                line + 0.55,
-                character,
-                color=colour,
-                fontsize=5.5,
-                family="monospace",
-                ha="center",
-                va="center",
-            )
+            axis.text(column + offset + 0.5, line + 0.55, character, **place)
 
 
 def kept_text_html(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], share: np.ndarray) -> Any:

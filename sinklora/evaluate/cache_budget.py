@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from transformers.cache_utils import Cache
+from transformers.cache_utils import Cache, DynamicCache
 
 from sinklora.recall import RecallDocument, fitted_pass_key
 
@@ -66,7 +66,6 @@ def pass_keys(
     return [fitted_pass_key(rng, count, tokens, depth, wording=0) for depth in depths]
 
 
-@torch.inference_mode()
 def recalled(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -77,31 +76,62 @@ def recalled(
     batch_size: int = 16,
     progress: bool = True,
 ) -> np.ndarray:
-    """Whether each document's answer is given back exactly, greedy decoding: bool [documents].
+    """Whether each document's answer is given back exactly (see `written_answers`): bool [documents]."""
+    answers = written_answers(
+        model,
+        tokenizer,
+        documents,
+        make_cache,
+        question_later=question_later,
+        batch_size=batch_size,
+        progress=progress,
+    )
+    return np.array([is_right(text, d) for text, d in zip(answers, documents, strict=True)])
+
+
+def is_right(answer: str, document: RecallDocument) -> bool:
+    """Whether the first number that was written, all its digits, is the planted one."""
+    stripped = answer.lstrip()
+    end = next((i for i, character in enumerate(stripped) if not character.isdigit()), len(stripped))
+    return stripped[:end] == document.answer
+
+
+@torch.inference_mode()
+def written_answers(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    documents: Sequence[RecallDocument],
+    make_cache: CacheFactory = DynamicCache,
+    *,
+    question_later: bool = False,
+    batch_size: int = 16,
+    progress: bool = True,
+) -> list[str]:
+    """What the model writes after each document's question, greedy decoding.
 
     The question is read with the rest of the prompt; `question_later` reads it after the context has been
-    evicted, so that no query of its has looked at what was planted. Raises ValueError in training mode.
+    evicted, so that no query of its has looked at what was planted. Raises ValueError in training mode, and
+    for questions of different lengths (several wordings) in one batch.
     """
     _check(model, batch_size=batch_size)
-    found: list[bool] = []
+    found: list[str] = []
     batches = range(0, len(documents), batch_size)
     for begin in tqdm(batches, desc="planted numbers", disable=not progress):
         batch = documents[begin : begin + batch_size]
         contexts = [tokenizer(d.context)["input_ids"] for d in batch]
         questions = [tokenizer(d.question, add_special_tokens=False)["input_ids"] for d in batch]
-        found += _answers(model, tokenizer, batch, contexts, questions, make_cache(), question_later)
-    return np.array(found)
+        found += _answers(model, tokenizer, contexts, questions, make_cache(), question_later)
+    return found
 
 
 def _answers(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    documents: Sequence[RecallDocument],
     contexts: list[list[int]],
     questions: list[list[int]],
     cache: Cache,
     question_later: bool,
-) -> list[bool]:
+) -> list[str]:
     if len({len(question) for question in questions}) > 1:
         raise ValueError("documents: expected questions of one length in tokens (one wording)")
     longest = max(map(len, contexts))
@@ -127,18 +157,13 @@ def _answers(
         ids,
         attention_mask=mask,
         past_key_values=cache,
+        use_cache=True,
         max_new_tokens=7,
         do_sample=False,
         pad_token_id=tokenizer.pad_token_id,
     )
-    texts = tokenizer.batch_decode(written[:, ids.shape[1] :], skip_special_tokens=True)
-    return [_first_number(text) == document.answer for text, document in zip(texts, documents, strict=True)]
-
-
-def _first_number(text: str) -> str:
-    stripped = text.lstrip()
-    digits = next((i for i, character in enumerate(stripped) if not character.isdigit()), len(stripped))
-    return stripped[:digits]
+    texts: list[str] = tokenizer.batch_decode(written[:, ids.shape[1] :], skip_special_tokens=True)
+    return texts
 
 
 def _check(model: PreTrainedModel, **counts: int) -> None:

@@ -1,0 +1,144 @@
+"""Table 6: LongBench by category for a model and its extensions, from local data or small generated sets."""
+
+import random
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from peft import PeftModel
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from sinklora.cache_policies import CachePolicy
+from sinklora.data import CorpusSpec, read_documents
+from sinklora.evaluate.longbench import load_records, predict
+from sinklora.evaluate.longbench_data import Prediction, Record
+from sinklora.evaluate.longbench_metrics import category_table, score_predictions
+from sinklora.evaluate.longbench_small import small_dataset
+from sinklora.evaluate.longbench_tasks import CATEGORIES, DATASETS, SMALL, scored_as
+from sinklora.files import json_hash
+from sinklora.kv_cache import BudgetCache
+from sinklora.lora import merge_adapter
+
+SHUFFLES = 200  # of which chance is the mean
+
+
+def small_sets(
+    tokenizer: PreTrainedTokenizerBase, corpus: CorpusSpec, *, examples: int, tokens: int, seed: int
+) -> dict[str, list[Record]]:
+    """The generated stand-ins, one per category, from the documents of a corpus (Python sources)."""
+
+    def count(text: str) -> int:
+        return len(tokenizer(text)["input_ids"])
+
+    documents = [(document.name, document.text) for document in read_documents(corpus)[0]]
+    make = partial(small_dataset, examples=examples, count_tokens=count, tokens=tokens, seed=seed)
+    return {name: make(name, documents) for name in SMALL}
+
+
+def local_sets(source: str, names: Iterable[str], limit: int | None = None) -> dict[str, list[Record]]:
+    """LongBench itself, from a folder of its jsonl files or from the hub."""
+    return {name: load_records(source, name)[:limit] for name in names}
+
+
+def predictions(
+    subjects: Iterable[tuple[str, dict[str, Any], Callable[[], nn.Module]]],
+    tokenizer: PreTrainedTokenizerBase,
+    sets: Mapping[str, Sequence[Record]],
+    *,
+    max_length: int,
+    policies: Mapping[str, CachePolicy | None],
+    max_new_tokens: int | None = None,
+    runs: Path = Path("runs"),
+    progress: bool = True,
+) -> dict[str, dict[str, list[Prediction]]]:
+    """Predictions by "model" or "model, cache", then by data set.
+
+    `subjects`: name, what identifies the model, how it is loaded. `policies`: name -> policy of the cache;
+    None is the model's own, and its name is not shown. Each model, cache and setting has a folder of
+    prediction files of its own under `runs`, which a stopped run continues.
+    """
+    found = {}
+    for name, key, load in subjects:
+        loaded = load()
+        model: Any = merge_adapter(loaded) if isinstance(loaded, PeftModel) else loaded
+        model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+        for cache, policy in policies.items():
+            setting = {
+                "model": key,
+                "cache": repr(policy),
+                "max_length": max_length,
+                "max_new_tokens": max_new_tokens,
+                "records": {n: [record.id for record in records] for n, records in sets.items()},
+            }
+            predict_set = partial(
+                predict,
+                model,
+                tokenizer,
+                max_length=max_length,
+                max_new_tokens=max_new_tokens,
+                cache_factory=None if policy is None else partial(BudgetCache, model, policy),
+                progress=progress,
+            )
+            folder = runs / f"longbench-{json_hash(setting)[:16]}"
+            found[name if policy is None else f"{name}, {cache}"] = {
+                n: predict_set(records, n, out=folder / f"{n}.jsonl") for n, records in sets.items()
+            }
+    return found
+
+
+def chance(dataset: str, made: Sequence[Prediction], seed: int = 0) -> tuple[float, float]:
+    """Score of the same predictions given for the wrong records: mean, and 95th percentile of shuffles."""
+    rng = random.Random(seed)
+    scores = []
+    for _ in range(SHUFFLES):
+        texts = [p.pred for p in made]
+        rng.shuffle(texts)
+        pairs = zip(texts, made, strict=True)
+        shuffled = [Prediction(text, p.answers, p.all_classes, p.length, p.id) for text, p in pairs]
+        scores.append(score_predictions(dataset, shuffled))
+    return float(np.mean(scores)), float(np.percentile(scores, 95))
+
+
+def scores_table(found: Mapping[str, Mapping[str, Sequence[Prediction]]]) -> pd.DataFrame:
+    """Score (0 to 100) of each model on each data set, beside chance.
+
+    Columns: model, dataset, category, n, score, ``chance`` (mean of the same answers shuffled over the
+    records), ``at chance`` (the score is within 95 % of the shuffles).
+    """
+    rows = []
+    for model, by_set in found.items():
+        for dataset, made in by_set.items():
+            value, (mean, high) = score_predictions(dataset, made), chance(dataset, made)
+            category = DATASETS[scored_as(dataset)].category
+            row = {"model": model, "dataset": dataset, "category": category, "n": len(made)}
+            at_chance = "yes" if value <= high else "no"
+            rows.append({**row, "score": value, "chance": mean, "at chance": at_chance})
+    return pd.DataFrame(rows)
+
+
+def benchmark_table(scores: pd.DataFrame) -> pd.DataFrame:
+    """Models by categories, laid out as LongLoRA's benchmark table; incomplete categories are missing."""
+    rows = []
+    for model, group in scores.groupby("model", sort=False):
+        table = category_table(dict(zip(group.dataset, group.score, strict=True)))
+        kind = "Small (generated)" if set(group.dataset) <= set(SMALL) else "English"
+        [row] = table[table["Data sets"] == kind].to_dict("records")
+        rows.append({"model": model, **{str(k): v for k, v in row.items()}})
+    return pd.DataFrame(rows, columns=["model", "Data sets", "Avg", *CATEGORIES])
+
+
+def verdict(scores: pd.DataFrame, small: bool) -> str:
+    """What the scores say of the paper's claim, or that generated sets cannot."""
+    above = scores[scores["at chance"] == "no"].groupby("model", sort=False).dataset.count()
+    counts = ", ".join(f"{m} {above.get(m, 0)}" for m in dict.fromkeys(scores.model))
+    total = scores.dataset.nunique()
+    said = f"Above chance on (of {total} sets): {counts}."
+    if small:
+        return f"Not LongBench: generated sets for a small model of source text. {said}"
+    means = scores.groupby("model", sort=False).score.mean()
+    return f"{said} Mean over the sets: " + ", ".join(f"{m} {v:.1f}" for m, v in means.items()) + "."

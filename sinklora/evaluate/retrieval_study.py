@@ -1,0 +1,229 @@
+"""Fig. 5: does a planted number come back, below, at and beyond the trained context?
+
+The base model, its interpolation without training, and its extensions by pattern; each measurement is a run
+directory, read back the next time.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from peft import PeftModel
+from torch import nn
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.cache_utils import Cache, DynamicCache
+
+from sinklora.cache_policies import CachePolicy
+from sinklora.evaluate.cache_budget import is_right, pass_keys, written_answers
+from sinklora.evaluate.extension import UNTRAINED
+from sinklora.evaluate.retrieval import Accuracy
+from sinklora.files import write_json
+from sinklora.kv_cache import BudgetCache
+from sinklora.lora import merge_adapter
+from sinklora.rope import extend_context
+from sinklora.runs import RunDirectory
+from sinklora.train import TrainSpec, base_hash, load_base, load_trained, train
+
+BASE = "base"
+
+
+@dataclass(frozen=True)
+class RetrievalStudy:
+    """What is asked: `trials` pass keys of each length (tokens), their depth swept from first to last.
+
+    `training`, `patterns`, `seeds`: the extensions that are compared. `further`: tokens to which positions
+    are interpolated further without training ("extended PI"); 0 leaves that out.
+    Raises ValueError naming the argument.
+    """
+
+    training: TrainSpec
+    patterns: tuple[str, ...]
+    seeds: tuple[int, ...]
+    lengths: tuple[int, ...]
+    trials: int = 10
+    further: int = 0
+    key_seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("patterns", "seeds", "lengths"):
+            values = getattr(self, name)
+            if not values or len(set(values)) < len(values):
+                raise ValueError(f"{name}={values!r}: expected at least one, and none twice")
+        if self.trials < 2:
+            raise ValueError(f"trials={self.trials}: expected at least 2, the first and the last depth")
+        if self.further and self.further <= self.training.context:
+            raise ValueError(
+                f"further={self.further}: expected more than the trained context, {self.training.context}"
+            )
+
+    def specs(self) -> Iterator[TrainSpec]:
+        """The training runs of the study, seed by seed."""
+        for seed in self.seeds:
+            for pattern in self.patterns:
+                yield TrainSpec(**{**_fields(self.training), "seed": seed, "pattern": pattern})
+
+
+def _fields(spec: TrainSpec) -> dict[str, Any]:
+    return {name: getattr(spec, name) for name in spec.__dataclass_fields__}
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model to be asked: how it is called, what identifies it, how it is loaded."""
+
+    name: str
+    seed: int | None
+    key: dict[str, Any]
+    load: Callable[[], nn.Module]
+
+
+def subjects(study: RetrievalStudy, runs: Path, cache: Path | None, progress: bool) -> Iterator[Subject]:
+    """The models of a study; extensions that are missing are trained on the way."""
+    base = study.training.base
+    key = {"base_sha256": base_hash(base)}
+    yield Subject(BASE, None, {**key, "context": "as trained"}, partial(_load, base))
+    interpolated = {**key, "rope": study.training.rope, "context": study.training.context}
+    yield Subject(UNTRAINED, None, interpolated, partial(load_base, study.training))
+    for spec in study.specs():
+        run = train(spec, runs=runs, cache=cache, progress=progress)
+        load = partial(load_trained, run, spec)
+        yield Subject(spec.pattern, spec.seed, {"run": run.path.name}, load)
+        if study.further:
+            name = f"{spec.pattern}, interpolated to {study.further}"
+            longer = partial(_interpolated, load, study.further, spec.rope)
+            yield Subject(name, spec.seed, {"run": run.path.name, "further": study.further}, longer)
+
+
+def _load(base: str) -> nn.Module:
+    model: nn.Module = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    return model
+
+
+def _interpolated(load: Callable[[], nn.Module], length: int, method: str) -> nn.Module:
+    return extend_context(load(), length, method=method)
+
+
+def measure(
+    study: RetrievalStudy,
+    *,
+    policy: CachePolicy | None = None,
+    runs: Path = Path("runs"),
+    cache: Path | None = None,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Every trial: columns ``model``, ``seed``, ``tokens``, ``depth`` (0 to 1), ``answer``, ``wrote``,
+    ``correct``.
+
+    `policy`: read and answer through a `BudgetCache` with this policy.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(study.training.base)
+    asked = {"lengths": study.lengths, "trials": study.trials, "key_seed": study.key_seed}
+    kept = None if policy is None else {"kind": type(policy).__name__, **asdict(policy)}
+    frames = []
+    for subject in subjects(study, runs, cache, progress):
+        spec = {"model": subject.key, "policy": kept, **asked, "lengths": list(study.lengths)}
+        work = partial(_ask, study, subject, policy, tokenizer, progress)
+        folder = RunDirectory(runs, spec, prefix="retrieval").reuse_or(work)
+        rows = pd.DataFrame(json.loads((folder / "rows.json").read_text()))
+        frames.append(rows.assign(model=subject.name, seed=subject.seed))
+    return pd.concat(frames, ignore_index=True).astype({"seed": "Int64"})
+
+
+def _ask(
+    study: RetrievalStudy,
+    subject: Subject,
+    policy: CachePolicy | None,
+    tokenizer: Any,
+    progress: bool,
+    folder: Path,
+) -> list[str]:
+    loaded = subject.load()
+    model: Any = merge_adapter(loaded) if isinstance(loaded, PeftModel) else loaded
+    model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+    make: Callable[[], Cache] = DynamicCache if policy is None else partial(BudgetCache, model, policy)
+    rows = []
+    for tokens in study.lengths:
+        documents = pass_keys(tokenizer, tokens=tokens, trials=study.trials, seed=study.key_seed)
+        wrote = written_answers(model, tokenizer, documents, make, progress=progress)
+        for trial, (document, text) in enumerate(zip(documents, wrote, strict=True)):
+            rows.append(
+                {
+                    "tokens": tokens,
+                    "depth": trial / (study.trials - 1),
+                    "answer": document.answer,
+                    "wrote": text,
+                    "correct": is_right(text, document),
+                }
+            )
+    write_json(folder / "rows.json", rows)
+    return ["rows.json"]
+
+
+def accuracies(rows: pd.DataFrame) -> pd.DataFrame:
+    """Share of exact answers by model and length over all seeds and depths, with 95 % Wilson intervals."""
+    lines = []
+    for (model, tokens), group in rows.groupby(["model", "tokens"], sort=False):
+        accuracy = Accuracy(int(group.correct.sum()), len(group))
+        low, high = accuracy.interval()
+        seeds = max(1, group.seed.nunique())
+        line = {"model": model, "tokens": tokens, "accuracy": accuracy.share, "low": low, "high": high}
+        lines.append({**line, "trials": len(group), "seeds": seeds})
+    return pd.DataFrame(lines)
+
+
+def table(rows: pd.DataFrame) -> pd.DataFrame:
+    """Models by lengths, as text: share of exact answers and its interval."""
+    found = accuracies(rows)
+    cells = [
+        f"{a:.2f} ({low:.2f} to {high:.2f})"
+        for a, low, high in zip(found.accuracy, found.low, found.high, strict=True)
+    ]
+    wide = found.assign(cell=cells).pivot(index="model", columns="tokens", values="cell")
+    wide = wide.reindex(list(dict.fromkeys(found.model)))
+    wide.columns = [str(tokens) for tokens in wide.columns]
+    return wide.reset_index()
+
+
+def holds_to(rows: pd.DataFrame, model: str, least: float = 0.5) -> int:
+    """The longest length (tokens) up to which a model gives at least this share of the keys back; 0: none."""
+    found = accuracies(rows)
+    reached = 0
+    for tokens, share in sorted(
+        zip(*found[found.model == model][["tokens", "accuracy"]].T.to_numpy(), strict=True)
+    ):
+        if share < least:
+            break
+        reached = int(tokens)
+    return reached
+
+
+def failures(rows: pd.DataFrame, count: int = 5) -> pd.DataFrame:
+    """Some wrong answers of each model, the shortest documents first."""
+    wrong = rows[~rows.correct.astype(bool)].sort_values("tokens", kind="stable")
+    chosen = wrong.groupby("model", sort=False).head(count)
+    return chosen[["model", "seed", "tokens", "depth", "answer", "wrote"]].reset_index(drop=True)
+
+
+def verdict(rows: pd.DataFrame, context: int, patterns: Sequence[str]) -> str:
+    """How far retrieval holds, by model, from the numbers alone."""
+    reach = {model: holds_to(rows, model) for model in (BASE, *patterns)}
+    listed = ", ".join(f"{model} {tokens}" for model, tokens in reach.items())
+    beyond = [model for model in patterns if reach[model] > context]
+    if not {"sf", "full"} <= set(reach):
+        held = "Not tested"
+    elif reach["sf"] >= max(context, reach["full"]):
+        held = "Held"
+    elif reach["sf"] > reach[BASE]:
+        held = "Held in part"
+    else:
+        held = "Did not hold"
+    past = f"beyond the trained {context}: {', '.join(beyond)}" if beyond else f"none beyond {context}"
+    return (
+        f"{held}: a model extended with SF-Attn retrieves as far as one trained with full attention. "
+        f"At least half of the keys come back up to (tokens): {listed}; {past}."
+    )

@@ -1,0 +1,171 @@
+"""Table 4: LongChat's topic retrieval. Which topic came first in a long conversation?
+
+Records have LongChat's columns (``test_id, prompt, topics, prompt_length``); the answer is ``topics[0]``.
+Its files are read from a path; `make_topics` writes conversations of the same form of any length.
+"""
+
+import json
+import random
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import torch
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.cache_utils import Cache, DynamicCache
+
+from sinklora.evaluate.retrieval import Accuracy
+
+SUBJECTS = (
+    "the history of clocks",
+    "how bridges are built",
+    "the migration of birds",
+    "the making of paper",
+    "the rules of chess",
+    "the care of roses",
+    "the tides of the sea",
+    "the work of a baker",
+    "the sound of bells",
+    "the mapping of caves",
+    "the weather of mountains",
+    "the printing of books",
+    "the life of bees",
+    "the colours of minerals",
+    "the training of horses",
+)
+REMARKS = (
+    "That is a good question, and there is more than one answer to it.",
+    "Most people learn about it by watching somebody who knows it well.",
+    "It has changed a good deal over the last hundred years.",
+    "The details differ from one country to the next.",
+    "It takes patience, and a little luck as well.",
+    "There are several books that explain it step by step.",
+)
+
+
+@dataclass(frozen=True)
+class TopicRecord:
+    """One conversation; `topics` in the order in which they were discussed."""
+
+    test_id: int
+    prompt: str
+    topics: tuple[str, ...]
+
+
+def read_topics(path: str | Path) -> list[TopicRecord]:
+    """Records of a LongChat file (jsonl). Raises ValueError with file and line for a malformed one."""
+    records = []
+    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            fields = json.loads(line)
+            prompt, topics = fields["prompt"], tuple(fields["topics"])
+            if not isinstance(prompt, str) or not topics or not all(isinstance(t, str) for t in topics):
+                raise TypeError("prompt must be text, topics a list of text")
+            records.append(TopicRecord(int(fields.get("test_id", number - 1)), prompt, topics))
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{path}, line {number}: not a topic record ({error!r})") from error
+    if not records:
+        raise ValueError(f"{path}: holds no records")
+    return records
+
+
+def make_topics(
+    tokenizer: PreTrainedTokenizerBase, *, tokens: int, records: int, seed: int
+) -> list[TopicRecord]:
+    """Conversations over as many topics as fit in `tokens` tokens; raises ValueError where two do not."""
+    rng = random.Random(f"topics/{seed}/{tokens}")
+    made: list[TopicRecord] = []
+    for test_id in range(records):
+        subjects = rng.sample(SUBJECTS, len(SUBJECTS))
+        talks = [_talk(rng, subject) for subject in subjects]
+        fitting = [n for n in range(2, len(talks) + 1) if _tokens(tokenizer, talks[:n]) <= tokens]
+        if not fitting:
+            raise ValueError(f"tokens={tokens}: too short for two topics")
+        count = max(fitting)
+        made.append(TopicRecord(test_id, _conversation(talks[:count]), tuple(subjects[:count])))
+    return made
+
+
+def _tokens(tokenizer: PreTrainedTokenizerBase, talks: Sequence[str]) -> int:
+    return len(tokenizer(_conversation(talks))["input_ids"])
+
+
+def _talk(rng: random.Random, subject: str) -> str:
+    lines = [f"USER: I would like to discuss the topic of {subject}."]
+    for remark in rng.sample(REMARKS, 2):
+        lines += [f"ASSISTANT: {remark}", "USER: I see. What else is there to say?"]
+    return "\n".join([*lines[:-1], f"USER: This is all about {subject}. Now to something else."])
+
+
+def _conversation(talks: Sequence[str]) -> str:
+    return "\n".join(
+        ["A conversation on several topics:", *talks, "What was the first topic? The first topic was"]
+    )
+
+
+def is_first_topic(answer: str, record: TopicRecord) -> bool:
+    """Whether the first topic is named in the answer, and named before any other of the record.
+
+    Case, punctuation and articles do not count. (LongChat's release lets a language model judge.)
+    """
+    said = _plain(answer)
+    places = {topic: said.find(_plain(topic)) for topic in record.topics}
+    first = places[record.topics[0]]
+    return first >= 0 and all(place < 0 or place >= first for place in places.values())
+
+
+def _plain(text: str) -> str:
+    words = re.sub(r"[^\w\s]", " ", text.lower()).split()
+    return " ".join(word for word in words if word not in ("a", "an", "the"))
+
+
+@torch.inference_mode()
+def topic_answers(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    records: Sequence[TopicRecord],
+    make_cache: Callable[[], Cache] = DynamicCache,
+    *,
+    prompt_format: Callable[[str], str] = str,
+    max_new_tokens: int = 24,
+    progress: bool = True,
+) -> list[str]:
+    """What the model writes after each conversation, greedy decoding; one conversation at a time."""
+    if model.training:
+        raise ValueError("model: is in training mode; call model.eval()")
+    answers = []
+    for record in tqdm(records, desc="topics", disable=not progress):
+        prompt = tokenizer(prompt_format(record.prompt), return_tensors="pt").to(model.device)
+        written = model.generate(  # type: ignore[operator]
+            **prompt,
+            past_key_values=make_cache(),
+            use_cache=True,
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+        new = written[0, prompt["input_ids"].shape[1] :]
+        answers.append(str(tokenizer.decode(new, skip_special_tokens=True)))
+    return answers
+
+
+def topic_accuracy(answers: Sequence[str], records: Sequence[TopicRecord]) -> Accuracy:
+    """Share of conversations whose first topic is given."""
+    right = sum(is_first_topic(a, r) for a, r in zip(answers, records, strict=True))
+    return Accuracy(right, len(records))
+
+
+def topic_table(found: dict[str, dict[str, Accuracy]], chance: dict[str, float]) -> pd.DataFrame:
+    """Models by lengths: accuracy with its 95 % Wilson interval, and what naming any topic would give."""
+    rows = []
+    for model, by_length in found.items():
+        cells = {}
+        for length, accuracy in by_length.items():
+            low, high = accuracy.interval()
+            cells[length] = f"{accuracy.share:.2f} ({low:.2f} to {high:.2f})"
+        rows.append({"model": model, **cells})
+    rows.append({"model": "any topic of the record", **{k: f"{v:.2f}" for k, v in chance.items()}})
+    return pd.DataFrame(rows)

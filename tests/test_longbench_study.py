@@ -1,0 +1,73 @@
+"""Table 6 from generated sets: predictions of several models and caches, chance, the table's layout."""
+
+from functools import partial
+from pathlib import Path
+
+import pytest
+from transformers import AutoTokenizer
+
+from sinklora.cache_policies import H2O
+from sinklora.data import CorpusSpec
+from sinklora.evaluate.longbench_data import Prediction
+from sinklora.evaluate.longbench_study import (
+    benchmark_table,
+    chance,
+    predictions,
+    scores_table,
+    small_sets,
+    verdict,
+)
+from sinklora.evaluate.longbench_tasks import SMALL
+from tiny_models import tiny_model
+
+
+def prediction(text: str, answer: str, number: int) -> Prediction:
+    return Prediction(text, (answer,), None, 10, str(number))
+
+
+def test_chance_is_what_the_same_answers_score_for_other_records() -> None:
+    # Two records, each answered rightly: half of the shuffles swap the answers, which scores 0.
+    right = [prediction("alpha", "alpha", 0), prediction("beta", "beta", 1)]
+    mean, high = chance("hotpotqa", right)
+    assert 30 < mean < 70 and high == 100
+    same = [prediction("alpha", "alpha", 0), prediction("alpha", "beta", 1)]
+    assert chance("hotpotqa", same) == (50.0, 50.0)
+
+
+def test_a_model_that_always_says_the_same_is_at_chance() -> None:
+    made = [prediction("alpha", word, i) for i, word in enumerate(("alpha", "beta", "gamma", "delta"))]
+    table = scores_table({"m": {"hotpotqa": made}})
+    assert table.score.tolist() == [25.0] and table["at chance"].tolist() == ["yes"]
+    words = [f"word{i}" for i in range(8)]
+    knowing = scores_table({"m": {"hotpotqa": [prediction(w, w, i) for i, w in enumerate(words)]}})
+    assert knowing["at chance"].tolist() == ["no"]
+    assert "m 1." in verdict(knowing, small=True) and "Not LongBench" in verdict(knowing, small=True)
+
+
+def test_small_sets_are_predicted_by_every_model_and_cache(tmp_path: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained("data/base")
+    corpus = CorpusSpec("installed:", "test", 4_000, total_characters=1_500_000)
+    sets = small_sets(tokenizer, corpus, examples=2, tokens=700, seed=0)
+    assert set(sets) == set(SMALL)
+    load = partial(tiny_model, "llama-gqa", vocab_size=4096, max_position_embeddings=1024)
+    ask = partial(
+        predictions,
+        [("tiny", {"seed": 0}, load)],
+        tokenizer,
+        sets,
+        max_length=700,
+        max_new_tokens=2,
+        policies={"full": None, "H2O 20%": H2O(0.2)},
+        runs=tmp_path,
+        progress=False,
+    )
+    found = ask()
+    assert list(found) == ["tiny", "tiny, H2O 20%"]
+    assert all(len(made) == 2 for by_set in found.values() for made in by_set.values())
+    files = {path: path.read_text() for path in tmp_path.rglob("*.jsonl")}
+    assert len(files) == 2 * len(SMALL)
+    assert ask() == found
+    assert {path: path.read_text() for path in files} == files
+    table = benchmark_table(scores_table(found))
+    assert table.model.tolist() == list(found) and set(table["Data sets"]) == {"Small (generated)"}
+    assert table.Avg[0] == pytest.approx(table.iloc[0, 3:].mean())

@@ -1,0 +1,128 @@
+"""The pass-key study: what it asks, that it is measured once, and its verdict by hand."""
+
+import dataclasses
+from functools import partial
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from sinklora.cache_policies import Local
+from sinklora.data import CorpusSpec
+from sinklora.evaluate.retrieval_study import (
+    BASE,
+    RetrievalStudy,
+    accuracies,
+    failures,
+    holds_to,
+    measure,
+    table,
+    verdict,
+)
+from sinklora.plots import depth_figure, retrieval_figure
+from sinklora.train import TrainSpec
+
+
+def rows(correct: dict[str, dict[int, list[int]]]) -> pd.DataFrame:
+    return pd.DataFrame(
+        [
+            {
+                "model": model,
+                "seed": None if model == BASE else 0,
+                "tokens": tokens,
+                "depth": i / 9,
+                "answer": "12345",
+                "wrote": " 12345",
+                "correct": bool(right),
+            }
+            for model, lengths in correct.items()
+            for tokens, trials in lengths.items()
+            for i, right in enumerate(trials)
+        ]
+    ).astype({"seed": "Int64"})
+
+
+HAND = rows(
+    {
+        BASE: {512: [1] * 10, 1024: [0] * 10, 2048: [0] * 10, 4096: [0] * 10},
+        "full": {512: [1] * 10, 1024: [1] * 10, 2048: [1] * 5 + [0] * 5, 4096: [0] * 10},
+        "sf": {512: [1] * 10, 1024: [1] * 9 + [0], 2048: [1] * 6 + [0] * 4, 4096: [1] * 10},
+        "s2": {512: [1] * 10, 1024: [1] * 4 + [0] * 6, 2048: [1] * 10, 4096: [0] * 10},
+    }
+)
+
+
+def test_accuracies_and_reach_by_hand() -> None:
+    found = accuracies(HAND).set_index(["model", "tokens"])
+    assert found.loc[("sf", 1024), "accuracy"] == 0.9
+    assert found.loc[("sf", 1024), "low"] == pytest.approx(0.596, abs=1e-3)  # Wilson, 9 of 10
+    assert holds_to(HAND, BASE) == 512
+    assert holds_to(HAND, "full") == 2048
+    assert holds_to(HAND, "sf") == 4096
+    assert holds_to(HAND, "s2") == 512  # what comes after a gap does not count
+    assert table(HAND).set_index("model").loc[BASE, "1024"].startswith("0.00")
+
+
+def test_the_verdict_follows_the_numbers() -> None:
+    assert verdict(HAND, 2048, ["full", "sf", "s2"]).startswith("Held: ")
+    assert "beyond the trained 2048: sf." in verdict(HAND, 2048, ["full", "sf", "s2"])
+    worse = HAND[~((HAND.model == "sf") & (HAND.tokens > 1024))]
+    assert verdict(worse, 2048, ["full", "sf"]).startswith("Held in part: ")
+    worst = HAND[~((HAND.model == "sf") & (HAND.tokens > 512))]
+    assert verdict(worst, 2048, ["full", "sf"]).startswith("Did not hold: ")
+    assert verdict(HAND, 2048, ["s2"]).startswith("Not tested: ")
+
+
+def test_failures_are_shown_shortest_first() -> None:
+    found = failures(HAND, count=2)
+    assert found[found.model == "sf"].tokens.tolist() == [1024, 2048]
+    assert "correct" not in found
+
+
+def test_figures_have_every_model() -> None:
+    [axis] = retrieval_figure(HAND, [BASE, "full", "sf"], 2048).axes
+    assert [t.get_text() for t in axis.get_legend().get_texts()] == [BASE, "full", "sf"]
+    assert [a.get_title() for a in depth_figure(HAND, ["full", "sf"]).axes[:2]] == ["full", "sf"]
+
+
+def test_a_study_is_measured_once_with_each_cache(tmp_path: Path) -> None:
+    (tmp_path / "corpus" / "train").mkdir(parents=True)
+    for number in range(4):
+        text = "".join(f"def function_{number}_{i}(x):\n    return x * {i}\n\n\n" for i in range(40))
+        (tmp_path / "corpus" / "train" / f"{number}.txt").write_text(text)
+    training = TrainSpec(
+        base="data/base",
+        corpus=CorpusSpec(f"dir:{tmp_path / 'corpus'}"),
+        context=1024,
+        steps=1,
+        batch_size=1,
+        micro_batch_size=1,
+    )
+    study = RetrievalStudy(training, ("sf",), (0,), (96,), trials=2, further=2048)
+    ask = partial(measure, runs=tmp_path / "runs", cache=tmp_path / "cache", progress=False)
+    found = ask(study)
+    assert len(found) == 4 * 2
+    assert found.model.unique().tolist() == [BASE, "not fine-tuned", "sf", "sf, interpolated to 2048"]
+    assert found[found.model == BASE].correct.all()
+    written = {p: p.stat().st_mtime_ns for p in tmp_path.glob("runs/retrieval-*/finished.json")}
+    assert len(written) == 4
+    pd.testing.assert_frame_equal(ask(study), found)
+    bounded = ask(study, policy=Local(8))
+    assert len(list(tmp_path.glob("runs/retrieval-*"))) == 8
+    assert not bounded.correct.any()
+    assert {p: p.stat().st_mtime_ns for p in written} == written
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"patterns": ()}, "patterns=\\(\\)"),
+        ({"seeds": (1, 1)}, "seeds=\\(1, 1\\)"),
+        ({"trials": 1}, "trials=1"),
+        ({"further": 1024}, "further=1024"),
+    ],
+)
+def test_bad_studies_are_named(changes: dict[str, object], words: str) -> None:
+    study = RetrievalStudy(TrainSpec(base="data/base", context=1024), ("sf",), (0,), (96,))
+    with pytest.raises(ValueError, match=words):
+        dataclasses.replace(study, **changes)  # type: ignore[arg-type]

@@ -1,0 +1,90 @@
+"""Topic retrieval: files, generated conversations, and what counts as right."""
+
+import json
+from pathlib import Path
+
+import pytest
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from sinklora.evaluate.topics import (
+    TopicRecord,
+    is_first_topic,
+    make_topics,
+    read_topics,
+    topic_accuracy,
+    topic_answers,
+    topic_table,
+)
+from tiny_models import tiny_model
+
+RECORD = TopicRecord(0, "…", ("The history of clocks", "the care of roses"))
+SHARED = Path("../shared/data/topics")
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> PreTrainedTokenizerBase:
+    return AutoTokenizer.from_pretrained("data/base")  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    ("answer", "right"),
+    [
+        ("The history of clocks", True),
+        ("It was: history of CLOCKS.", True),
+        ("the history of clocks, then the care of roses", True),
+        ("the care of roses, not the history of clocks", False),
+        ("the care of roses", False),
+        ("clocks", False),
+        ("", False),
+    ],
+)
+def test_the_first_topic_must_be_named_first(answer: str, right: bool) -> None:
+    assert is_first_topic(answer, RECORD) is right
+
+
+def test_generated_conversations_fit_and_hold_as_many_topics_as_fit(
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    short, long = (make_topics(tokenizer, tokens=n, records=3, seed=0) for n in (512, 1024))
+    for records, tokens in ((short, 512), (long, 1024)):
+        for record in records:
+            assert len(tokenizer(record.prompt)["input_ids"]) <= tokens
+            places = [record.prompt.index(f"the topic of {topic}.") for topic in record.topics]
+            assert places == sorted(places)
+    assert len(long[0].topics) > len(short[0].topics) >= 2
+    assert short == make_topics(tokenizer, tokens=512, records=3, seed=0)
+    assert short != make_topics(tokenizer, tokens=512, records=3, seed=1)
+    with pytest.raises(ValueError, match="tokens=64"):
+        make_topics(tokenizer, tokens=64, records=1, seed=0)
+
+
+def test_files_are_read_and_damage_is_named_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "topics.jsonl"
+    line = json.dumps({"test_id": 4, "prompt": "p", "topics": ["a", "b"], "prompt_length": -1})
+    path.write_text(f"{line}\n{line}\n")
+    assert read_topics(path) == [TopicRecord(4, "p", ("a", "b"))] * 2
+    for broken in ("{", json.dumps({"prompt": "p"}), json.dumps({"prompt": "p", "topics": []})):
+        path.write_text(f"{line}\n{broken}\n")
+        with pytest.raises(ValueError, match="line 2"):
+            read_topics(path)
+    path.write_text("")
+    with pytest.raises(ValueError, match="no records"):
+        read_topics(path)
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="LongChat's files are not there")
+def test_longchats_own_files() -> None:
+    records = read_topics(SHARED / "5_topics.jsonl")
+    assert len(records) == 50 and all(len(r.topics) == 5 for r in records)
+    assert topic_accuracy([r.topics[0] for r in records], records).share == 1.0
+
+
+def test_answers_and_their_accuracy(tokenizer: PreTrainedTokenizerBase) -> None:
+    model = tiny_model("llama-gqa", vocab_size=4096, max_position_embeddings=1024)
+    records = make_topics(tokenizer, tokens=512, records=2, seed=0)
+    answers = topic_answers(model, tokenizer, records, max_new_tokens=3, progress=False)
+    assert len(answers) == 2 and topic_accuracy(answers, records).correct == 0
+    with pytest.raises(ValueError, match="training mode"):
+        topic_answers(model.train(), tokenizer, records)
+    table = topic_table({"m": {"512": topic_accuracy(answers, records)}}, {"512": 0.25})
+    assert table["512"].tolist()[1] == "0.25" and table["512"][0].startswith("0.00 (0.00 to ")

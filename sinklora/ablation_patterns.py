@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sinklora.pattern_base import Pattern, check_integer
 
-__all__ = ["FixedPattern", "RandomPattern", "StridePattern"]
+__all__ = ["FixedPattern", "RandomPattern", "RolledPattern", "StridePattern"]
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,42 @@ class RandomPattern(Pattern):
         # Blocks count back from the window; where less than one fits there is none to see.
         random = ((start - 1 - key) // self.block_tokens == chosen) & (start >= self.block_tokens)
         return (key <= query) & ((key >= start) | random)
+
+
+@dataclass(frozen=True)
+class RolledPattern(Pattern):
+    """Windows with only one of the two steps of shifting (SinkLoRA's Table 8).
+
+    `up` rolls queries, keys and values of the second half of the heads back by half a window before
+    attention, `back` rolls the outputs forward again after it; both together are S2_WRAPPED. With one of them
+    a token is given what was attended for another one, so this is an operator and not a mask: `sees` is what
+    a query sees after the roll. Rows whose length the window divides; no packed documents.
+    """
+
+    kind: ClassVar[str] = "rolled"
+    up: bool = True
+    back: bool = True
+
+    def sees(
+        self, head: Tensor, query: Tensor, key: Tensor, num_heads: int, num_tokens: int, length: int | Tensor
+    ) -> Tensor:
+        group = self.group_tokens(num_tokens)
+        return (key <= query) & (key >= query - query % group)
+
+    def before(self, x: Tensor) -> Tensor:
+        """Queries, keys or values [B, H, N, D] as attention gets them."""
+        return self._roll(x, -1) if self.up else x
+
+    def after(self, output: Tensor) -> Tensor:
+        """Outputs [B, H, N, D] as the model gets them."""
+        return self._roll(output, 1) if self.back else output
+
+    def _roll(self, x: Tensor, direction: int) -> Tensor:
+        group = self.group_tokens(x.shape[2])
+        if x.shape[2] % group or group % 2:
+            raise ValueError(f"windows of {group} tokens must be even and divide the row of {x.shape[2]}")
+        half = x.shape[1] // 2
+        return torch.cat([x[:, :half], x[:, half:].roll(direction * group // 2, 2)], 1)
 
 
 def _hash(head: Tensor, block: Tensor, seed: int) -> Tensor:

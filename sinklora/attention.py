@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from sinklora.ablation_patterns import RolledPattern
 from sinklora.backends import BACKENDS, HALF_PRECISION
 from sinklora.patterns import AttentionPattern, Pattern
 
@@ -39,6 +40,8 @@ def attend(
     _check_tensors(query, key, value)
     _check_scale(scale)
     _check_documents(document_ids, query)
+    if isinstance(pattern, RolledPattern):
+        return _rolled(query, key, value, pattern, scale, document_ids, backend)
     if backend == "auto":
         backend = _best_backend(query, pattern)
     obstacle = _obstacle(backend, query, pattern)
@@ -48,6 +51,25 @@ def attend(
     if document_ids is not None and bool((document_ids == document_ids[:, :1]).all()):
         document_ids = None  # one document per row: no index needed
     return BACKENDS[backend](query, key, value, pattern, scale, document_ids)
+
+
+def _rolled(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    pattern: RolledPattern,
+    scale: float | None,
+    document_ids: Tensor | None,
+    backend: str,
+) -> Tensor:
+    """Half of the heads rolled before or after plain windows (an ablation; keys repeated, so never fast)."""
+    if document_ids is not None:
+        raise ValueError(f"{pattern} is for single documents: leave document_ids out")
+    groups = query.shape[1] // key.shape[1]
+    key, value = (x.repeat_interleave(groups, 1) for x in (key, value))
+    query, key, value = (pattern.before(x) for x in (query, key, value))
+    windows = AttentionPattern(pattern.group_size)
+    return pattern.after(attend(query, key, value, windows, scale=scale, backend=backend))
 
 
 def available_backends(query: Tensor, pattern: Pattern) -> list[str]:

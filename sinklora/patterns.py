@@ -7,6 +7,7 @@ from it. SinkLoRA (arXiv 2406.05678, section 3, Figs. 2, 4 and 7) and LongLoRA (
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import math
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from sinklora.ablation_patterns import FixedPattern, RandomPattern, StridePattern
+from sinklora.ablation_patterns import FixedPattern, RandomPattern, RolledPattern, StridePattern
 from sinklora.pattern_base import MaskMod, Pattern, check_integer, check_share, document_spans, triangle
 
 __all__ = [
@@ -170,23 +171,44 @@ PATTERNS: dict[str, Pattern] = {
     "stride": STRIDE,
     "random": RANDOM,
 }
+# Not patterns that anybody would train with: steps of one, each left out (Table 8).
+ABLATIONS: dict[str, Pattern] = {
+    "shift_up": RolledPattern(up=True, back=False),
+    "shift_back": RolledPattern(up=False, back=True),
+}
 KINDS: dict[str, type[Pattern]] = {
     "windows": AttentionPattern,
     "fixed": FixedPattern,
     "stride": StridePattern,
     "random": RandomPattern,
+    "rolled": RolledPattern,
 }
 
 
 def find_pattern(name_or_pattern: str | Pattern) -> Pattern:
-    """The pattern of a name in `PATTERNS`; a pattern is returned as it is. ValueError lists the names."""
+    """The pattern of a name; a pattern is returned as it is.
+
+    A name is one of `PATTERNS` or `ABLATIONS`, with other values of its fields if given: ``"sf"``,
+    ``"sf(sink_tokens=8, shifted=0.25)"``. Raises ValueError that lists the names, or names the field.
+    """
     if isinstance(name_or_pattern, Pattern):
         return name_or_pattern
-    if not isinstance(name_or_pattern, str) or name_or_pattern not in PATTERNS:
+    known = PATTERNS | ABLATIONS
+    name, _, fields = str(name_or_pattern).partition("(")
+    if not isinstance(name_or_pattern, str) or name not in known:
+        raise ValueError(f"pattern must be a Pattern or one of {', '.join(known)}, got {name_or_pattern!r}")
+    if name == name_or_pattern:
+        return known[name]
+    try:
+        call = ast.parse(f"f({fields}", mode="eval").body
+        if not isinstance(call, ast.Call) or call.args:
+            raise SyntaxError
+        values = {str(k.arg): ast.literal_eval(k.value) for k in call.keywords}
+        return dataclasses.replace(known[name], **values)
+    except (SyntaxError, ValueError, TypeError) as error:
         raise ValueError(
-            f"pattern must be a Pattern or one of {', '.join(PATTERNS)}, got {name_or_pattern!r}"
-        )
-    return PATTERNS[name_or_pattern]
+            f"pattern {name_or_pattern!r}: expected a name with fields, as in 'sf(sink_tokens=8)' ({error})"
+        ) from error
 
 
 def pattern_from_dict(data: dict[str, Any]) -> Pattern:

@@ -8,6 +8,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import re
 import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -30,12 +31,13 @@ from transformers import (
 )
 
 from sinklora.adapters import load_adapter, save_adapter
+from sinklora.curricula import find_curriculum
 from sinklora.data import CorpusSpec, PackedRows, TokenizedCorpus, corpus_record, tokenize_corpus
 from sinklora.files import atomic_write, file_hash
 from sinklora.lora import check_gradients, lora_plus
 from sinklora.loss import ChunkedLoss
-from sinklora.models import extend_context, use_pattern
-from sinklora.patterns import find_pattern
+from sinklora.models import current_pattern, extend_context, use_pattern
+from sinklora.patterns import Pattern, find_pattern
 from sinklora.provenance import provenance
 from sinklora.recall import MixedRows, RecallRows
 from sinklora.runs import RunDirectory
@@ -109,7 +111,7 @@ class TrainSpec:
             raise ValueError(
                 "random_weights=True: needs method='full' (an adapter on random weights learns nothing)"
             )
-        find_pattern(self.pattern)
+        find_curriculum(self.pattern)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "TrainSpec":
@@ -122,12 +124,18 @@ class TrainSpec:
                 raise ValueError(f"{kind.__name__}: unknown keys {sorted(unknown)}; check the spelling")
         return cls(corpus=CorpusSpec(**corpus), **values)
 
-    def attention_pattern(self) -> Any:
-        """The attention pattern, with the spec's own group size where one is given."""
+    def attention_pattern(self, step: int = 0) -> Pattern:
+        """The attention pattern at a step, with the spec's own group size where it gives one.
+
+        The group sizes of curricula and those that are part of a pattern's name stay as they are.
+        """
+        curriculum = find_curriculum(self.pattern)
+        if curriculum is not None:
+            return curriculum.pattern_at(step, self.steps)
         pattern = find_pattern(self.pattern)
-        return (
-            pattern if self.group_size is None else dataclasses.replace(pattern, group_size=self.group_size)
-        )
+        if self.group_size is None or "group_size" in self.pattern:
+            return pattern
+        return dataclasses.replace(pattern, group_size=self.group_size)
 
 
 def base_hash(base: str) -> str:
@@ -143,7 +151,9 @@ def base_hash(base: str) -> str:
 
 def identity(spec: TrainSpec, corpus: TokenizedCorpus) -> dict[str, Any]:
     """What a run directory is keyed by: the spec and the hashes of what it is fed."""
-    return {**asdict(spec), "base_sha256": base_hash(spec.base), "data_sha256": corpus.sha256}
+    curriculum = find_curriculum(spec.pattern)
+    named = {} if curriculum is None else {"curriculum": curriculum.to_list()}
+    return {**asdict(spec), **named, "base_sha256": base_hash(spec.base), "data_sha256": corpus.sha256}
 
 
 def load_base(spec: TrainSpec) -> PreTrainedModel:
@@ -223,6 +233,19 @@ class CheckGradients(TrainerCallback):
             check_gradients(given["model"])
 
 
+class FollowCurriculum(TrainerCallback):
+    """Changes the pattern between steps where the spec's curriculum does, after a resumption as well."""
+
+    def __init__(self, spec: TrainSpec) -> None:
+        self.spec = spec
+
+    def on_step_begin(self, args: TrainingArguments, state: Any, control: Any, **given: Any) -> None:
+        model = getattr(given["model"], "module", given["model"])  # what distributed training wraps
+        pattern = self.spec.attention_pattern(state.global_step)
+        if current_pattern(model) != pattern:
+            use_pattern(model, pattern, probe=False)
+
+
 def _files(folder: Path) -> list[Path]:
     return sorted(p for p in folder.rglob("*") if p.is_file() and p.name != COMPLETE)
 
@@ -290,7 +313,8 @@ def train(
     _check_deepspeed(spec.deepspeed)
     tokenizer = AutoTokenizer.from_pretrained(spec.base)
     corpus = tokenize_corpus(spec.corpus, tokenizer, cache=cache, progress=progress)
-    run = RunDirectory(runs, identity(spec, corpus), prefix=f"{spec.pattern}-{spec.context}")
+    readable = re.sub(r"[^A-Za-z0-9._]+", "_", spec.pattern).strip("_")
+    run = RunDirectory(runs, identity(spec, corpus), prefix=f"{readable}-{spec.context}")
     if run.state() == "finished":
         run.verify()
         return run
@@ -316,11 +340,12 @@ def _train(
     progress: bool,
 ) -> None:
     work = run.path / "checkpoints"
+    follow = [FollowCurriculum(spec)] if find_curriculum(spec.pattern) else []
     trainer = ChunkedLossTrainer(
         model=trainable_model(spec),
         args=training_arguments(spec, work, progress),
         train_dataset=training_rows(spec, corpus, tokenizer),
-        callbacks=[MarkComplete(), CheckGradients()],
+        callbacks=[MarkComplete(), CheckGradients(), *follow],
         loss_chunk=spec.loss_chunk,
     )
     checkpoint = last_complete_checkpoint(work) if work.is_dir() else None

@@ -469,3 +469,22 @@ def test_picture_shows_the_mask(name: str, packed: bool) -> None:
         assert shades.equal(mask[head].int() * 2 - sinks[head].int())
         hatched = [item for item in axes.collections if item.get_hatch()]
         assert len(hatched) == mask[head].triu(1).sum()
+
+
+# --- names with fields --------------------------------------------------------------------------------------
+
+
+def test_a_name_may_give_fields() -> None:
+    assert find_pattern("sf(sink_tokens=8, shifted=0.25)") == dataclasses.replace(
+        SF, sink_tokens=8, shifted=0.25
+    )
+    assert find_pattern("sf()") == SF
+    assert find_pattern("shift_up").to_dict()["kind"] == "rolled"
+
+
+@pytest.mark.parametrize(
+    "name", ["sf(8)", "sf(sinks=8)", "sf(sink_tokens=8", "sf(sink_tokens=print(1))", "sff(sink_tokens=8)"]
+)
+def test_wrong_fields_are_named(name: str) -> None:
+    with pytest.raises(ValueError, match="sf"):
+        find_pattern(name)

@@ -46,8 +46,9 @@ format: $(STAMP) ## rewrite the sources in the house format
 	$(PY) -m ruff format .
 
 # glibc would otherwise hand memory back between calls, and page faults would be timed instead of attention.
-bench: $(STAMP) ## print time and memory of every pattern and backend against full attention
+bench: $(STAMP) ## print time and memory of patterns against full attention, and of caches against the full one
 	MALLOC_MMAP_THRESHOLD_=2000000000 MALLOC_TRIM_THRESHOLD_=8000000000 $(PY) benchmarks/attention.py
+	$(PY) benchmarks/kv_cache.py
 
 lab: $(STAMP) ## open JupyterLab on the notebooks
 	$(PY) -m jupyterlab notebooks

@@ -188,9 +188,11 @@ class BudgetLayer(CacheLayerMixin):
         count, before = self._rows(counts), self._rows(self.tokens)
         fresh = torch.where(index < count, before + index, EMPTY).int()
         fresh = fresh.expand(*key.shape[:3])
-        keys = torch.cat([self.keys[:, :, : self.used], key], 2)
-        values = torch.cat([self.values[:, :, : self.used], value], 2)
-        positions = torch.cat([self.positions[:, :, : self.used], fresh], 2)
+        keys, values, positions = key.detach(), value.detach(), fresh.contiguous()
+        if self.used:
+            keys = torch.cat([self.keys[:, :, : self.used], key], 2)
+            values = torch.cat([self.values[:, :, : self.used], value], 2)
+            positions = torch.cat([self.positions[:, :, : self.used], fresh], 2)
         output = self._attend(
             NewTokens(query, keys, values, positions, self.used, counts, self.tokens, scale)
         )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-LARGEST_BLOCK = 2**24  # elements of the scores that are held at once
+LARGEST_BLOCK = 2**23  # elements of the scores that are held at once
 
 
 def precise(dtype: torch.dtype) -> torch.dtype:
@@ -38,12 +38,12 @@ def attend_and_sum(
     groups = heads // kv_heads
     output = torch.empty(batch, heads, queries, size, dtype=query.dtype, device=query.device)
     sums = torch.zeros(batch, kv_heads, length, dtype=precise(query.dtype), device=query.device)
-    rows = min(queries, max(16, min(128, LARGEST_BLOCK // (batch * heads * length))))
-    grouped = (query * scale).unflatten(1, (kv_heads, groups))
+    rows = min(queries, block_rows(batch * heads, length))
+    grouped = query.unflatten(1, (kv_heads, groups))
     for begin in range(0, queries, rows):
         end = min(begin + rows, queries)
         seen = length - queries + end
-        block = grouped[:, :, :, begin:end].reshape(batch, kv_heads, -1, size)
+        block = (grouped[:, :, :, begin:end] * scale).reshape(batch, kv_heads, -1, size)
         exponents, total = _exponents(block, key[:, :, :seen], end - begin, valid)
         attended = exponents.to(value.dtype) @ value[:, :, :seen]
         attended = (attended / total).to(query.dtype)
@@ -53,6 +53,11 @@ def attend_and_sum(
             share = share * weights[:, None, None, begin:end].expand(-1, -1, groups, -1).flatten(2)
         sums[:, :, :seen] += (share.unsqueeze(2) @ exponents).squeeze(2)
     return output, sums
+
+
+def block_rows(heads: int, length: int) -> int:
+    """How many rows of scores over `length` tokens are held at once, for so many heads in all."""
+    return max(16, min(128, LARGEST_BLOCK // (heads * length)))
 
 
 def _exponents(block: Tensor, key: Tensor, queries: int, valid: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -13,9 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sinklora.cache_policies import Score, ValueNovelty
-from sinklora.scored_attention import attention_rows, precise
-
-BLOCK = 128  # new tokens that are compared at once
+from sinklora.scored_attention import attention_rows, block_rows, precise
 
 
 @dataclass(frozen=True)
@@ -145,22 +143,25 @@ class NoveltyScores:
     def extend(self, new: NewTokens, sums: Tensor | None) -> None:
         """Compare every token with the newer ones of a chunk, a block of them at a time."""
         width = new.query.shape[2]
-        directions = F.normalize(new.values.to(precise(new.values.dtype)), dim=-1)
+        lengths = norms(new.values)
         scores = F.pad(self.state["scores"][..., : new.used], (0, width), value=2.0)
         index = torch.arange(width, device=scores.device)
-        for begin in range(0, width, BLOCK):
-            end = min(begin + BLOCK, width)
+        block = block_rows(new.values.shape[0] * new.values.shape[1], new.values.shape[2])
+        for begin in range(0, width, block):
+            end = min(begin + block, width)
             upto = new.used + end  # no token after the block is older than one in it
-            newer = directions[:, :, new.used + begin : upto]
-            similar = directions[:, :, :upto] @ newer.mT
+            newer = new.values[:, :, new.used + begin : upto]
+            newer = newer / lengths[:, :, new.used + begin : upto, None].to(newer.dtype)
+            similar = (new.values[:, :, :upto] @ newer.mT).to(lengths.dtype)
+            similar /= lengths[:, :, :upto, None]
             same_or_later = index[:end, None] >= index[begin:end]
             similar[:, :, new.used :].masked_fill_(same_or_later, -1.0)
-            if min(new.counts) < width:
+            if min(new.counts) < end:
                 padding = index[begin:end] >= new.rows(new.counts)
                 similar.masked_fill_(padding[:, None, None], -1.0)
             mine = scores[..., :upto]
             torch.minimum(mine, 1 - similar.amax(-1), out=mine)
-        self.state = {"scores": scores, "norms": norms(new.values)}
+        self.state = {"scores": scores, "norms": lengths}
 
     def step(self, received: Tensor | None, values: Tensor, value: Tensor, seen: list[int]) -> None:
         """Compare the stored values [B, Hkv, used, D] with a new one [B, Hkv, 1, D]."""

@@ -1,0 +1,284 @@
+"""Time and memory of bounded caches as ratios to transformers' DynamicCache with SDPA, and to plain SDPA.
+
+    python benchmarks/kv_cache.py --prompts 2048 8192 --out out/benchmarks
+
+Three tables. `generation`: a random model whose decoding is bound by its cache reads a prompt and decodes;
+`ideal` is the memory traffic of decoding with the whole cache over that with the budget, weights included.
+`operators`: one layer's attention alone, prompt and decoding step, against SDPA over as many tokens.
+`memory`: peak resident memory that a prompt adds, of one layer's attention and of the whole model, each case
+in its own process. In each round every case runs once, so that a busy machine slows all of them; ratios are
+of the same round, medians of all rounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import multiprocessing
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm import tqdm
+from transformers.cache_utils import DynamicCache
+
+from sinklora.budget_layer import BudgetLayer
+from sinklora.cache_policies import H2O, CachePolicy, Full, Local, Novelty, StreamingLLM
+from sinklora.evaluate.cache_cost import cache_bound_model, generation_cost
+from sinklora.files import atomic_write, write_json
+from sinklora.kv_cache import BudgetCache
+from sinklora.provenance import provenance
+from sinklora.report import markdown
+
+# Without these glibc hands memory back between calls, and page faults would be timed.
+KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "2000000000", "MALLOC_TRIM_THRESHOLD_": "8000000000"}
+KINDS: dict[str, Callable[[float], CachePolicy]] = {
+    "h2o": H2O,
+    "local": Local,
+    "streaming": StreamingLLM,
+    "novelty": Novelty,
+}
+
+
+def generation(options: argparse.Namespace) -> pd.DataFrame:
+    """Prompt and decoding of the whole model, for every prompt length, policy and budget."""
+    model = cache_bound_model().to(options.device, getattr(torch, options.dtype))
+    weights = sum(p.numel() * p.element_size() for p in model.parameters())
+    frames = []
+    for prompt in options.prompts:
+        policies: dict[str, CachePolicy] = {"full (ours)": Full()}
+        for budget in options.budgets:
+            policies |= {f"{name} {budget:.0%}": make(budget) for name, make in KINDS.items()}
+        caches = {name: functools.partial(BudgetCache, model, policy) for name, policy in policies.items()}
+        costs = generation_cost(
+            model,
+            caches,
+            prompt_tokens=prompt,
+            new_tokens=options.steps,
+            batch=options.batch,
+            rounds=options.repeats,
+        )
+        held = costs["cache (MiB)"] * 2**20
+        costs["ideal"] = (weights + held.iloc[0]) / (weights + held)
+        frames.append(costs.assign(prompt=prompt))
+    table = pd.concat(frames, ignore_index=True)
+    table["gain"] = ["yes" if ratio > 1 else "no gain" for ratio in table["decoding, times faster"]]
+    return table[["prompt", *(name for name in table.columns if name != "prompt")]]
+
+
+def operators(options: argparse.Namespace) -> pd.DataFrame:
+    """One layer: the prompt's attention and a decoding step, against plain SDPA of the same round."""
+    rows = []
+    for prompt in options.prompts:
+        query, key, value = _tensors(options, prompt)
+        plain = functools.partial(F.scaled_dot_product_attention, query, key, value, is_causal=True)
+        cases: dict[str, Callable[[], Any]] = {"plain SDPA": plain}
+        for name, make in KINDS.items():
+            cases[name] = functools.partial(_read, make(0.2), query, key, value)
+        rows += _rounds(f"prompt of {prompt}", cases, options)
+        for budget in options.budgets:
+            rows += _rounds(f"step over {budget:.0%} of {prompt}", _steps(options, prompt, budget), options)
+    return pd.DataFrame(rows)
+
+
+def _tensors(options: argparse.Namespace, tokens: int, batch: int = 1) -> list[Tensor]:
+    torch.manual_seed(0)
+    shape = (batch, options.heads, tokens, options.head_size)
+    kind = {"dtype": getattr(torch, options.dtype), "device": options.device}
+    return [torch.randn(shape, **kind) for _ in range(3)]
+
+
+def _read(policy: CachePolicy, query: Tensor, key: Tensor, value: Tensor) -> BudgetLayer:
+    layer = BudgetLayer(policy)
+    _feed(layer, query, key, value)
+    return layer
+
+
+def _feed(layer: BudgetLayer, query: Tensor, key: Tensor, value: Tensor) -> None:
+    # `update` marks the key it is given; a view of its own keeps the caller's unmarked.
+    key, value = layer.update(key.view_as(key), value)
+    layer.attend(MODULE, query, key, value, None, query.shape[-1] ** -0.5)
+
+
+def _steps(options: argparse.Namespace, prompt: int, budget: float) -> dict[str, Callable[[], Any]]:
+    kept = _tensors(options, max(1, int(budget * prompt)), options.batch)
+    new = _tensors(options, 1, options.batch)
+
+    def plain() -> None:
+        for _ in range(options.steps):
+            F.scaled_dot_product_attention(new[0], kept[1], kept[2])
+
+    def decode(layer: BudgetLayer) -> None:
+        for _ in range(options.steps):
+            _feed(layer, *new)
+
+    cases: dict[str, Callable[[], Any]] = {"plain SDPA": plain}
+    for name, make in KINDS.items():
+        layer = _read(make(budget), *_tensors(options, prompt, options.batch))
+        cases[name] = functools.partial(decode, layer)
+    return cases
+
+
+@torch.inference_mode()
+def _rounds(
+    what: str, cases: dict[str, Callable[[], Any]], options: argparse.Namespace
+) -> list[dict[str, Any]]:
+    seconds: dict[str, list[float]] = {name: [] for name in cases}
+    for count in tqdm(range(options.repeats + 1), desc=what, disable=None):
+        for name, run in cases.items():
+            start = _now(options)
+            run()
+            if count:  # the first round warms up
+                seconds[name].append(_now(options) - start)
+    base = seconds["plain SDPA"]
+    return [
+        {
+            "what": what,
+            "cache": name,
+            "ratio": median(a / b for a, b in zip(mine, base, strict=True)),
+            "seconds": median(mine),
+        }
+        for name, mine in seconds.items()
+    ]
+
+
+def _now(options: argparse.Namespace) -> float:
+    if options.device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def memory(options: argparse.Namespace) -> pd.DataFrame:
+    """Peak memory that a prompt adds: one layer's attention, and the whole model with its cache."""
+    rows = []
+    for what, run in (("one layer", _layer_prompt), ("model", _model_prompt)):
+        names = ["plain SDPA", *KINDS]
+        peaks = {name: _peak(run, name, options) for name in tqdm(names, desc=what, disable=None)}
+        for name, peak in peaks.items():
+            ratio = peak / peaks["plain SDPA"]
+            tokens = options.memory_prompt
+            rows.append(
+                {"what": what, "prompt": tokens, "cache": name, "ratio": ratio, "peak (MiB)": peak / 2**20}
+            )
+    return pd.DataFrame(rows)
+
+
+Prompt = Callable[[str, argparse.Namespace, int], Callable[[], Any]]
+
+
+def _layer_prompt(name: str, options: argparse.Namespace, tokens: int) -> Callable[[], Any]:
+    inputs = _tensors(options, tokens)
+    if name == "plain SDPA":
+        return functools.partial(F.scaled_dot_product_attention, *inputs, is_causal=True)
+    return functools.partial(_read, KINDS[name](0.2), *inputs)
+
+
+def _model_prompt(name: str, options: argparse.Namespace, tokens: int) -> Callable[[], Any]:
+    model: Any = cache_bound_model().to(options.device, getattr(torch, options.dtype))
+    cache = DynamicCache() if name == "plain SDPA" else BudgetCache(model, KINDS[name](0.2))
+    ids = torch.ones(1, tokens, dtype=torch.long, device=options.device)
+    return functools.partial(model, ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+
+
+def _peak(make: Prompt, name: str, options: argparse.Namespace) -> int:
+    if options.device == "cuda":
+        with torch.inference_mode():
+            run = make(name, options, options.memory_prompt)
+            torch.cuda.synchronize()
+            torch.cuda.reset_peak_memory_stats()
+            held = torch.cuda.memory_allocated()
+            output = run()
+            torch.cuda.synchronize()
+            del output
+        return torch.cuda.max_memory_allocated() - held
+    fork = multiprocessing.get_context("fork")
+    receiver, sender = fork.Pipe(duplex=False)
+    process = fork.Process(target=_send_peak, args=(make, name, options, sender))
+    process.start()
+    sender.close()
+    peak = int(receiver.recv())
+    process.join()
+    return peak
+
+
+@torch.inference_mode()
+def _send_peak(make: Prompt, name: str, options: argparse.Namespace, sender: Connection) -> None:
+    torch.set_num_threads(options.threads)
+    make(name, options, 64)()  # libraries come up before memory is counted
+    run = make(name, options, options.memory_prompt)
+    unit = 1 if sys.platform == "darwin" else 1024
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    output = run()
+    sender.send((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * unit)
+    del output
+
+
+MODULE = nn.Identity()
+TABLES: dict[str, Callable[[argparse.Namespace], pd.DataFrame]] = {
+    "memory": memory,  # first, in small processes
+    "operators": operators,
+    "generation": generation,
+}
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """The command line."""
+    has_cuda = torch.cuda.is_available()
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    prompts = [2048, 8192, *([32768] if has_cuda else [])]
+    parser.add_argument("--prompts", type=int, nargs="+", default=prompts, help="tokens")
+    parser.add_argument("--budgets", type=float, nargs="+", default=[0.05, 0.1, 0.2, 0.5, 1.0])
+    parser.add_argument("--out", type=Path, default=Path("out/benchmarks"), help="folder of the results")
+    parser.add_argument("--device", default="cuda" if has_cuda else "cpu")
+    parser.add_argument("--dtype", default="bfloat16" if has_cuda else "float32")
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--heads", type=int, default=8)
+    parser.add_argument("--head-size", type=int, default=64)
+    parser.add_argument("--memory-prompt", type=int, default=16384, help="tokens")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of the CPU")
+    parser.add_argument("--steps", type=int, default=32, help="tokens decoded")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--only", choices=TABLES, nargs="+", default=list(TABLES))
+    options = parser.parse_args(arguments)
+    if min(options.prompts) < 2 or not all(0 < budget <= 1 for budget in options.budgets):
+        parser.error(f"--prompts {options.prompts}, --budgets {options.budgets}: expected tokens, fractions")
+    return options
+
+
+def main(arguments: list[str]) -> None:
+    """Make, print and write the tables."""
+    options = parse(arguments)
+    if any(os.environ.get(name) != value for name, value in KEEP_MEMORY.items()):
+        # glibc reads its settings only when a process starts.
+        os.execve(sys.executable, [sys.executable, __file__, *arguments], {**os.environ, **KEEP_MEMORY})
+    torch.set_num_threads(options.threads)
+    options.out.mkdir(parents=True, exist_ok=True)
+    what = (
+        f"{options.heads} heads of {options.head_size}, {options.dtype}, {options.device}, {options.threads} "
+        f"threads, batch {options.batch} (one row for prompts of one layer), {options.steps} decoded tokens, "
+        f"medians of {options.repeats} rounds."
+    )
+    for name in options.only:
+        table = TABLES[name](options)
+        text = f"{markdown(table)}\n\n{what}\n"
+        atomic_write(options.out / f"kv_cache_{name}.csv", table.to_csv(index=False))
+        atomic_write(options.out / f"kv_cache_{name}.md", text)
+        settings = {key: str(value) for key, value in vars(options).items()}
+        write_json(options.out / f"kv_cache_{name}.json", {"parameters": settings, **provenance()})
+        print(f"\n{name}\n\n{text}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,163 @@
+"""lm-evaluation-harness through a bounded cache: against its own model, and against a hand loop."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from sinklora.cache_policies import H2O
+from sinklora.evaluate.harness import BudgetLM, accuracy_rows, main, openbookqa_task, parse_budget
+from sinklora.kv_cache import BudgetCache
+
+BASE = "data/base"
+OPTIONS: dict[str, Any] = {"device": "cpu", "dtype": "float32", "max_length": 256}
+TEXTS = [
+    ("def add(first, second):\n    return", " first + second"),
+    ("def add(first, second):\n    return", " second"),
+    ("import numpy as", " np"),
+    (
+        "The pass key is 40213. Remember it. 40213 is the pass key. What is the pass key? The pass key is",
+        " 40213",
+    ),
+]
+QUESTIONS = [
+    {
+        "id": str(number),
+        "question_stem": stem,
+        "choices": {"text": ["import os", "banana", "grass", "x = 1"], "label": ["A", "B", "C", "D"]},
+        "answerKey": key,
+    }
+    for number, (stem, key) in enumerate([("Python begins with", "A"), ("A number is", "D"), ("It is", "C")])
+]
+SHARED = Path("../shared/data/openbookqa/test.jsonl")
+
+
+@pytest.fixture(scope="module")
+def questions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("openbookqa") / "test.jsonl"
+    path.write_text("".join(json.dumps(question) + "\n" for question in QUESTIONS))
+    return path
+
+
+def requests(model: Any) -> list[tuple[Any, list[int], list[int]]]:
+    return [((c, t), *model._encode_pair(c, t)) for c, t in TEXTS]
+
+
+@pytest.mark.parametrize(
+    "cache", [{"kv": "full"}, {"kv": "h2o", "budget": 200}, {"kv": "local", "budget": "1.0"}]
+)
+def test_with_everything_kept_scores_are_the_harnesss_own(cache: dict[str, Any]) -> None:
+    from lm_eval.models.huggingface import HFLM
+
+    truth = HFLM(pretrained=BASE, backend="causal", **OPTIONS)
+    expected = truth._loglikelihood_tokens(requests(truth), disable_tqdm=True)
+    if (
+        cache["kv"] == "local"
+    ):  # all of the prompt is kept, and the prompt alone is not enough for long answers
+        cache = {"kv": "local", "budget": 200}
+    model = BudgetLM(BASE, **cache, **OPTIONS)
+    found = model._loglikelihood_tokens(requests(model), disable_tqdm=True)
+    for (mine, greedy), (theirs, theirs_greedy) in zip(found, expected, strict=True):
+        assert mine == pytest.approx(theirs, abs=1e-3) and greedy == theirs_greedy
+
+
+def test_under_a_budget_scores_are_those_of_a_hand_loop() -> None:
+    model = BudgetLM(BASE, kv="h2o", budget=0.3, **OPTIONS)
+    found = model._loglikelihood_tokens(requests(model), disable_tqdm=True)
+    full = BudgetLM(BASE, **OPTIONS)._loglikelihood_tokens(requests(model), disable_tqdm=True)
+    for (mine, _), (_, context, continuation) in zip(found, requests(model), strict=True):
+        cache, total = BudgetCache(model.model, H2O(0.3)), 0.0
+        with torch.no_grad():
+            logits = model.model(torch.tensor([context]), past_key_values=cache, use_cache=True).logits
+            for token in continuation:
+                total += float(logits[0, -1].log_softmax(-1)[token])
+                logits = model.model(torch.tensor([[token]]), past_key_values=cache, use_cache=True).logits
+        assert mine == pytest.approx(total, abs=1e-4)
+    assert found[3][0] < full[3][0] - 1  # the number has been evicted
+
+
+def test_generation_goes_through_the_cache() -> None:
+    from lm_eval.api.instance import Instance
+
+    model = BudgetLM(BASE, kv="h2o", budget=0.3, batch_size=2, **OPTIONS)
+    prompts = [TEXTS[0][0], TEXTS[3][0]]
+    asked = [
+        Instance("generate_until", {}, (prompt, {"until": ["\n\n"], "max_gen_toks": 6}), index)
+        for index, prompt in enumerate(prompts)
+    ]
+    written = model.generate_until(asked, disable_tqdm=True)
+    network = AutoModelForCausalLM.from_pretrained(BASE, dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(BASE)
+    for prompt, text in zip(prompts, written, strict=True):
+        ids = torch.tensor([model.tok_encode(prompt)])
+        made = network.generate(
+            ids,
+            past_key_values=BudgetCache(network, H2O(0.3)),
+            max_new_tokens=6,
+            do_sample=False,
+            pad_token_id=2,
+        )
+        expected = tokenizer.decode(made[0, ids.shape[1] :], skip_special_tokens=True).split("\n\n")[0]
+        assert text == expected
+
+
+def test_a_task_from_local_files(questions: Path) -> None:
+    rows = accuracy_rows(BASE, openbookqa_task(questions), [("full", None), ("h2o", 0.5)], **OPTIONS)
+    assert rows.eviction.tolist() == ["real", "real"]
+    assert rows.split.tolist() == ["–", "25 to 25"]
+    assert rows.n.tolist() == [3, 3] and rows.chance.tolist() == [0.25, 0.25]
+    assert rows.accuracy.between(0, 1).all()
+
+
+@pytest.mark.skipif(not SHARED.is_file(), reason="OpenBookQA is not there")
+def test_openbookqa_itself() -> None:
+    [row] = accuracy_rows(BASE, openbookqa_task(SHARED), [("h2o", 0.5)], limit=8, **OPTIONS).to_dict(
+        "records"
+    )
+    assert row["n"] == 8
+
+
+def test_the_command_line(questions: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = f"pretrained={BASE},kv=h2o,budget=0.5,device=cpu,dtype=float32"
+    main(
+        [
+            "--model",
+            "sinklora",
+            "--model_args",
+            model,
+            "--tasks",
+            "openbookqa",
+            "--data_files",
+            str(questions),
+        ]
+    )
+    assert "openbookqa_local" in capsys.readouterr().out
+
+
+def test_budgets_are_read_and_wrong_ones_named_before_a_model_is_loaded() -> None:
+    assert (parse_budget("0.2"), parse_budget("64"), parse_budget(None)) == (0.2, 64, None)
+    for given, words in (
+        ({"kv": "h3o", "budget": 0.2}, "kv='h3o'"),
+        ({"kv": "full", "budget": 0.2}, "budget=0.2"),
+        ({"kv": "h2o"}, "needs a budget"),
+        ({"kv": "h2o", "budget": "much"}, "budget='much'"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            BudgetLM("there/is/no/such/model", **given)  # type: ignore[arg-type]
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        openbookqa_task("nowhere.jsonl")
+
+
+def test_rolling_scores_need_a_budget_in_tokens() -> None:
+    from lm_eval.api.instance import Instance
+
+    text = [Instance("loglikelihood_rolling", {}, ("def add(first, second):\n    return first\n",), 0)]
+    with pytest.raises(ValueError, match="in tokens"):
+        BudgetLM(BASE, kv="h2o", budget=0.3, **OPTIONS).loglikelihood_rolling(text, disable_tqdm=True)
+    [full] = BudgetLM(BASE, **OPTIONS).loglikelihood_rolling(text, disable_tqdm=True)
+    [kept] = BudgetLM(BASE, kv="h2o", budget=200, **OPTIONS).loglikelihood_rolling(text, disable_tqdm=True)
+    [lost] = BudgetLM(BASE, kv="local", budget=2, **OPTIONS).loglikelihood_rolling(text, disable_tqdm=True)
+    assert kept == pytest.approx(full, abs=1e-3) and lost < full

@@ -47,17 +47,13 @@ def requests(model: Any) -> list[tuple[Any, list[int], list[int]]]:
 
 
 @pytest.mark.parametrize(
-    "cache", [{"kv": "full"}, {"kv": "h2o", "budget": 200}, {"kv": "local", "budget": "1.0"}]
+    "cache", [{"kv": "full"}, {"kv": "h2o", "budget": 200}, {"kv": "local", "budget": "200"}], ids=str
 )
 def test_with_everything_kept_scores_are_the_harnesss_own(cache: dict[str, Any]) -> None:
     from lm_eval.models.huggingface import HFLM
 
     truth = HFLM(pretrained=BASE, backend="causal", **OPTIONS)
     expected = truth._loglikelihood_tokens(requests(truth), disable_tqdm=True)
-    if (
-        cache["kv"] == "local"
-    ):  # all of the prompt is kept, and the prompt alone is not enough for long answers
-        cache = {"kv": "local", "budget": 200}
     model = BudgetLM(BASE, **cache, **OPTIONS)
     found = model._loglikelihood_tokens(requests(model), disable_tqdm=True)
     for (mine, greedy), (theirs, theirs_greedy) in zip(found, expected, strict=True):
@@ -121,19 +117,9 @@ def test_openbookqa_itself() -> None:
 
 
 def test_the_command_line(questions: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    model = f"pretrained={BASE},kv=h2o,budget=0.5,device=cpu,dtype=float32"
-    main(
-        [
-            "--model",
-            "sinklora",
-            "--model_args",
-            model,
-            "--tasks",
-            "openbookqa",
-            "--data_files",
-            str(questions),
-        ]
-    )
+    model = f"pretrained={BASE},kv=h2o,budget=0.5,dtype=float32"
+    options = ["--device", "cpu", "--tasks", "openbookqa", "--data_files", str(questions)]
+    main(["--model", "sinklora", "--model_args", model, *options])
     assert "openbookqa_local" in capsys.readouterr().out
 
 

@@ -1,4 +1,4 @@
-"""lm-evaluation-harness under a cache budget: every task of it, log-likelihoods and generation through the cache.
+"""lm-evaluation-harness under a cache budget: all its tasks, scoring and generating through the cache.
 
     python -m sinklora.evaluate.harness --model sinklora \\
         --model_args pretrained=data/base,kv=h2o,budget=0.2 --tasks openbookqa --data_files questions.jsonl
@@ -77,8 +77,8 @@ class BudgetLM(HFLM):
     ) -> list[tuple[float, bool]]:
         """(log-likelihood, whether greedy decoding writes it) of each continuation, in order."""
         by_context: dict[tuple[int, ...], list[int]] = {}
-        for index, (_, context, _) in enumerate(requests):
-            by_context.setdefault(tuple(context), []).append(index)
+        for index, request in enumerate(requests):
+            by_context.setdefault(tuple(request[1]), []).append(index)
         found: dict[int, tuple[float, bool]] = {}
         for context, indices in tqdm(by_context.items(), disable=disable_tqdm, desc="contexts"):
             longest = max(len(requests[index][2]) for index in indices)

@@ -135,10 +135,10 @@ def benchmark_table(scores: pd.DataFrame) -> pd.DataFrame:
 def verdict(scores: pd.DataFrame, small: bool) -> str:
     """What the scores say of the paper's claim, or that generated sets cannot."""
     above = scores[scores["at chance"] == "no"].groupby("model", sort=False).dataset.count()
-    counts = ", ".join(f"{m} {above.get(m, 0)}" for m in dict.fromkeys(scores.model))
+    counts = "; ".join(f"{m}: {above.get(m, 0)}" for m in dict.fromkeys(scores.model))
     total = scores.dataset.nunique()
-    said = f"Above chance on (of {total} sets): {counts}."
+    said = f"Sets above chance, of {total}: {counts}."
     if small:
         return f"Not LongBench: generated sets for a small model of source text. {said}"
     means = scores.groupby("model", sort=False).score.mean()
-    return f"{said} Mean over the sets: " + ", ".join(f"{m} {v:.1f}" for m, v in means.items()) + "."
+    return f"{said} Mean over the sets: " + "; ".join(f"{m}: {v:.1f}" for m, v in means.items()) + "."

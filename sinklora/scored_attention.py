@@ -8,6 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from sinklora.column_sums import column_sums, flash_with_log_sum_exp, has_kernel
+
 LARGEST_BLOCK = 2**23  # elements of the scores that are held at once
 
 
@@ -31,8 +33,12 @@ def attend_and_sum(
     [B, Hkv, L] in float32 (float64 for float64). The first L - Q keys are seen by every query, the others
     causally. `weights` [B, Q]: how much each query counts in the sums (1 unless given). `valid` [B, Hkv, L]:
     False hides a key.
-    Peak memory is a block of queries times L. Not differentiable.
+    Peak memory is a block of queries times L; on CUDA, for whole sequences in half precision, FlashAttention
+    and a kernel hold no scores at all. Not differentiable.
     """
+    if valid is None and has_kernel(query, key):
+        output, log_sum_exp = flash_with_log_sum_exp(query, key, value, scale)
+        return output, column_sums(query, key, log_sum_exp, scale, weights=weights)
     batch, heads, queries, size = query.shape
     kv_heads, length = key.shape[1:3]
     groups = heads // kv_heads

@@ -95,6 +95,7 @@ class RolledPattern(Pattern):
     """
 
     kind: ClassVar[str] = "rolled"
+    whole_rows_only: ClassVar[bool] = True
     up: bool = True
     back: bool = True
 

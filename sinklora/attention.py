@@ -40,6 +40,8 @@ def attend(
     _check_tensors(query, key, value)
     _check_scale(scale)
     _check_documents(document_ids, query)
+    if document_ids is not None and bool((document_ids == document_ids[:, :1]).all()):
+        document_ids = None  # one document per row: no index needed
     if isinstance(pattern, RolledPattern):
         return _rolled(query, key, value, pattern, scale, document_ids, backend)
     if backend == "auto":
@@ -48,8 +50,6 @@ def attend(
     if obstacle:
         raise ValueError(f"backend={backend!r} {obstacle}: use backend='auto'")
     scale = query.shape[-1] ** -0.5 if scale is None else float(scale)
-    if document_ids is not None and bool((document_ids == document_ids[:, :1]).all()):
-        document_ids = None  # one document per row: no index needed
     return BACKENDS[backend](query, key, value, pattern, scale, document_ids)
 
 

@@ -57,7 +57,7 @@ def use_pattern(
     settings = replace(settings, replaced=before[CONFIG_KEY]["replaced"] if engaged else implementation)
     try:
         _engage(transformer, settings)
-        if probe:
+        if probe and not settings.pattern.whole_rows_only:  # the probe packs documents
             probe_model(transformer)
     except Exception:
         _restore(transformer, before, implementation)

@@ -27,6 +27,7 @@ class Pattern(ABC):
     """
 
     kind: ClassVar[str]
+    whole_rows_only: ClassVar[bool] = False  # no padding, no packed documents
     group_size: int | float = 0.25
 
     def __post_init__(self) -> None:

@@ -127,13 +127,13 @@ class TrainSpec:
     def attention_pattern(self, step: int = 0) -> Pattern:
         """The attention pattern at a step, with the spec's own group size where it gives one.
 
-        The group sizes of curricula and those that are part of a pattern's name stay as they are.
+        Full attention, curricula, and a name that gives a group size keep theirs.
         """
         curriculum = find_curriculum(self.pattern)
         if curriculum is not None:
             return curriculum.pattern_at(step, self.steps)
         pattern = find_pattern(self.pattern)
-        if self.group_size is None or "group_size" in self.pattern:
+        if self.group_size is None or self.pattern == "full" or "group_size" in self.pattern:
             return pattern
         return dataclasses.replace(pattern, group_size=self.group_size)
 

@@ -12,7 +12,8 @@ from sinklora.ablation_patterns import RolledPattern
 from sinklora.attention import attend
 from sinklora.curricula import CURRICULA, Curriculum, find_curriculum
 from sinklora.data import CorpusSpec
-from sinklora.patterns import ABLATIONS, FULL, S2_WRAPPED, SF, SHORT
+from sinklora.models import current_pattern
+from sinklora.patterns import ABLATIONS, FULL, S2_WRAPPED, SF, SHORT, find_pattern
 from sinklora.train import FollowCurriculum, TrainSpec, identity, train, trainable_model
 
 TWO = Curriculum(((0.75, SF), (0.25, FULL)))
@@ -74,8 +75,6 @@ def test_training_follows_the_curriculum(spec: TrainSpec, tmp_path: Path) -> Non
     for step in range(4):
         state = type("State", (), {"global_step": step})()
         follow.on_step_begin(None, state, None, model=model)  # type: ignore[arg-type]
-        from sinklora.models import current_pattern
-
         seen.append(current_pattern(model))
     assert seen == [spec.attention_pattern(step) for step in range(4)]
     assert seen[0].group_size == 0.125 and seen[3] == FULL  # type: ignore[union-attr]
@@ -136,5 +135,26 @@ def test_rolls_that_do_not_fit_are_named() -> None:
     with pytest.raises(ValueError, match="divide the row of 30"):
         attend(query, key, value, ABLATIONS["shift_up"])
     with pytest.raises(ValueError, match="document_ids"):
-        ids = torch.zeros(1, 32, dtype=torch.long)
+        ids = torch.arange(32)[None] // 16
         attend(*tensors(), ABLATIONS["shift_up"], document_ids=ids)
+
+
+def test_models_train_with_half_of_a_shift(spec: TrainSpec) -> None:
+    ids = torch.arange(3, 67)[None]
+    logits = {}
+    for name in ("shift_up", "shift_back", "s2_wrapped"):
+        model = trainable_model(dataclasses.replace(spec, pattern=name)).train()
+        logits[name] = model(input_ids=ids, use_cache=False).logits
+        assert current_pattern(model) == find_pattern(name)
+    assert not torch.allclose(logits["shift_up"], logits["shift_back"])
+    assert not torch.allclose(logits["shift_up"], logits["s2_wrapped"])
+
+
+def test_the_group_size_of_a_spec_is_for_patterns_with_windows() -> None:
+    def used(pattern: str) -> object:
+        return TrainSpec(pattern=pattern, group_size=0.125).attention_pattern()
+
+    assert used("full") == FULL
+    assert used("sf") == dataclasses.replace(SF, group_size=0.125)
+    assert used("sf(group_size=0.5)") == dataclasses.replace(SF, group_size=0.5)
+    assert used("sf_then_full") == SF

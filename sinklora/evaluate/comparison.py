@@ -179,7 +179,7 @@ def verdict(rows: pd.DataFrame, test_set: str, original: int, target: int) -> st
     return " ".join(sentences)
 
 
-def _judge(lead: "pd.Series[float]", less: str, more: str) -> tuple[str, str]:
+def judge(lead: "pd.Series[float]", less: str, more: str) -> tuple[str, str]:
     """Whether a lead, paired by seed, is above 0, and the words for it: "``less`` by 0.30 ± 0.02, …"."""
     lead = lead.dropna()
     count, mean = len(lead), float(lead.mean())
@@ -197,12 +197,12 @@ def _judge(lead: "pd.Series[float]", less: str, more: str) -> tuple[str, str]:
 
 
 def _claim(lead: "pd.Series[float]", rival: str) -> str:
-    outcome, words = _judge(lead, "lower", "higher")
+    outcome, words = judge(lead, "lower", "higher")
     return f"{outcome}: SF-Attn is better than {rival}; perplexity {words}."
 
 
 def _readings(lead: "pd.Series[float]") -> str:
-    outcome, words = _judge(lead, "lower", "higher")
+    outcome, words = judge(lead, "lower", "higher")
     better = {"Held": "without the half shift", "Did not hold": "with the half shift kept"}
     found = better.get(outcome, outcome.lower())
     return f"Better reading of SF-Attn: {found}; without the half shift perplexity is {words}."
@@ -210,8 +210,8 @@ def _readings(lead: "pd.Series[float]") -> str:
 
 def _gains(compared: pd.DataFrame, original: int, target: int) -> str:
     gains = compared.pivot(index="seed", columns="method", values="gain_from_context")
-    outcome, words = _judge(gains.sf, "falls", "rises")
-    full = _judge(gains.full, "falls", "rises")[1].partition(",")[0]
+    outcome, words = judge(gains.sf, "falls", "rises")
+    full = judge(gains.full, "falls", "rises")[1].partition(",")[0]
     return (
         f"{outcome}: a longer context helps; from {original} to {target} tokens perplexity {words}, "
         f"with SF-Attn ({full} with full attention)."

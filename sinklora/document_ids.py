@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses import FakeTensor
 
 MaskFunction = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
@@ -43,6 +44,8 @@ def document_ids(
         # previous one starts a document.
         row = torch.arange(batch_size, device=device)[:, None]
         head = torch.zeros_like(row)
+        if isinstance(row, FakeTensor):
+            return True, None  # without values to look at (memory is being estimated): one document
         earlier = torch.arange(max(num_tokens - 1, 0), device=device)[None, :]
         if bool(mask_function(row, head, earlier, earlier + 1).any()):
             return False, None
@@ -76,7 +79,7 @@ def check_documents(ids: Tensor | None, position_ids: Tensor | None) -> None:
             raise ValueError(
                 "attention_mask has gaps: the tokens of a row must be contiguous, padded on the left or right"
             )
-    if position_ids is None or position_ids.ndim != 2:
+    if position_ids is None or position_ids.ndim != 2 or isinstance(position_ids, FakeTensor):
         return
     restarts = position_ids[:, 1:] <= position_ids[:, :-1]
     if ids is not None:

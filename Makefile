@@ -3,18 +3,20 @@
 #   PIP_FLAGS=...       more options for pip, for example an index with CPU-only builds of torch
 #   PROFILE=gpu         the profile that `reproduce` runs
 #   SEEDS=0,1,2         seeds in place of the profile's
-#   ONLY=02             the notebooks whose names start so
+#   ONLY=02             the notebooks (of `gpu`: the steps) whose names start so
+#   PY=python3 STAMP=   use an interpreter that has everything, and install nothing
 PYTHON ?= python3
 PROFILE ?= cpu
 PIP_FLAGS ?=
 SEEDS ?=
 ONLY ?=
+MINUTES ?=
 VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install reproduce smoke test lint format bench lab clean distclean
+.PHONY: help install reproduce smoke test lint format bench gpu lab clean distclean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
@@ -45,10 +47,14 @@ format: $(STAMP) ## rewrite the sources in the house format
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 
+gpu: $(STAMP) ## run everything that wants a GPU into results/gpu; MINUTES=9 stops in time and goes on the next time
+	$(PY) -m sinklora.gpu $(if $(MINUTES),--minutes $(MINUTES)) $(if $(ONLY),--only $(ONLY))
+
 # glibc would otherwise hand memory back between calls, and page faults would be timed instead of attention.
-bench: $(STAMP) ## print time and memory of patterns against full attention, and of caches against the full one
+bench: $(STAMP) ## print time and memory of patterns, caches and training steps, as ratios to full attention
 	MALLOC_MMAP_THRESHOLD_=2000000000 MALLOC_TRIM_THRESHOLD_=8000000000 $(PY) benchmarks/attention.py
 	$(PY) benchmarks/kv_cache.py
+	$(PY) benchmarks/training.py
 
 lab: $(STAMP) ## open JupyterLab on the notebooks
 	$(PY) -m jupyterlab notebooks

@@ -20,10 +20,12 @@ from transformers import (
 )
 
 from sinklora.data import CorpusSpec, content_hash, read_documents
+from sinklora.device import default_device
 from sinklora.evaluate.perplexity import perplexity
 from sinklora.evaluate.retrieval import pass_key_accuracy
 from sinklora.files import json_hash, write_json
 from sinklora.model_card import described, model_card, publish
+from sinklora.model_shapes import SHAPES
 from sinklora.train import TrainSpec, train
 
 __all__ = [
@@ -64,17 +66,13 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenize
     )
 
 
-def base_config(tokenizer: PreTrainedTokenizerFast, context: int) -> LlamaConfig:
-    """Llama architecture, 4.5 million parameters: 4 layers, 4 heads of 64, tied embeddings."""
+def base_config(tokenizer: PreTrainedTokenizerFast, context: int, shape: str = "base") -> LlamaConfig:
+    """A shape of `model_shapes` with the tokenizer's vocabulary; "base" has 4.5 million parameters."""
+    if shape not in SHAPES:
+        raise ValueError(f"shape={shape!r}: expected one of {', '.join(SHAPES)}")
     return LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=256,
-        intermediate_size=768,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        num_key_value_heads=4,
+        **{**SHAPES[shape], "vocab_size": len(tokenizer)},
         max_position_embeddings=context,
-        tie_word_embeddings=True,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
@@ -104,16 +102,18 @@ def export(run: Path, skeleton: Path, destination: Path) -> None:
 class BaseRecipe:
     """How the embedded base model is made; the defaults made the one in ``data/base``.
 
-    Characters, tokens and steps are counts; ``recall_share`` is the share of training rows that are recall
-    documents.
+    ``shape``: of `model_shapes`. Characters, tokens and steps are counts; ``recall_share`` is the share of
+    training rows that are recall documents.
     """
 
+    shape: str = "base"
     vocabulary: int = 4096
     tokenizer_characters: int = 20_000_000
     training_characters: int = 95_000_000
     context: int = 512
     steps: int = 3400
     batch_size: int = 16
+    micro_batch_size: int | None = None  # the whole batch
     learning_rate: float = 3e-3
     warmup_steps: int = 100
     weight_decay: float = 0.1
@@ -132,7 +132,7 @@ class BaseRecipe:
             random_weights=True,
             steps=self.steps,
             batch_size=self.batch_size,
-            micro_batch_size=self.batch_size,
+            micro_batch_size=self.micro_batch_size or self.batch_size,
             learning_rate=self.learning_rate,
             warmup_steps=self.warmup_steps,
             schedule="cosine",
@@ -151,13 +151,12 @@ def make_base(recipe: BaseRecipe, *, runs: Path, cache: Path | None = None, prog
     provenance).
     """
     documents, _ = read_documents(CorpusSpec(total_characters=recipe.tokenizer_characters))
-    key = json_hash(
-        {"vocabulary": recipe.vocabulary, "texts": content_hash(documents), "context": recipe.context}
-    )[:16]
+    made_of = {name: getattr(recipe, name) for name in ("vocabulary", "context", "shape")}
+    key = json_hash({**made_of, "texts": content_hash(documents)})[:16]
     skeleton = runs / f"base-skeleton-{key}"
     if not (skeleton / "config.json").is_file():  # written last
         tokenizer = train_tokenizer((document.text for document in documents), recipe.vocabulary)
-        write_skeleton(skeleton, tokenizer, base_config(tokenizer, recipe.context))
+        write_skeleton(skeleton, tokenizer, base_config(tokenizer, recipe.context, recipe.shape))
     run = train(recipe.spec(skeleton), runs=runs, cache=cache, progress=progress)
     destination = runs / f"base-model-{run.path.name.rpartition('-')[2]}"
     if not destination.is_dir():
@@ -192,7 +191,13 @@ def measure_base(
     for split, name in (("validation", "unseen files of the training packages"), ("test", "unseen packages")):
         texts, data[split] = _first_documents(tokenizer, split, documents, document_tokens)
         result = perplexity(
-            model, texts, context=context, stride=context // 2, batch_size=8, progress=progress
+            model,
+            texts,
+            context=context,
+            stride=context // 2,
+            batch_size=8,
+            device=default_device(),
+            progress=progress,
         )
         rows.append(
             {"measure": f"perplexity at {context}, {name}", "value": result.perplexity, "n": result.tokens}

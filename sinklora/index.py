@@ -36,9 +36,12 @@ def results_index(root: Path, experiments: Sequence[Experiment], paper_numbers: 
     parts = [HEAD]
     for profile in PROFILES:
         found = records(root, profile)
-        if profile == "smoke" or not found:
+        if profile == "smoke" or not (found or profile == "gpu"):
             continue
         parts.append(f"## Profile `{profile}`\n")
+        if not found:
+            parts.append(f"{MISSING} `make gpu` measures it.\n")
+            continue
         for experiment in experiments:
             if profile in experiment.parameters or set(experiment.outputs) & set(found):
                 parts += _notebook(experiment, found, root, profile, paper_numbers)

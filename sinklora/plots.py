@@ -20,6 +20,7 @@ MARKS = {
     "s2_wrapped": ("0.45", ":", "v"),
     "sf": ("black", "--", "D"),
     "sf_shifted": ("black", "-.", "P"),
+    "sf_then_full": ("black", ":", "X"),
 }
 
 

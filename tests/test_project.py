@@ -100,7 +100,7 @@ def test_make_installs_what_conda_installs() -> None:
 # --- commands -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("target", ["reproduce", "smoke", "test", "lint", "bench", "lab", "clean"])
+@pytest.mark.parametrize("target", ["reproduce", "smoke", "test", "lint", "bench", "gpu", "lab", "clean"])
 def test_make_knows_its_targets(target: str) -> None:
     command = ["make", "--dry-run", "--no-print-directory", "-C", str(ROOT), target]
     assert subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()

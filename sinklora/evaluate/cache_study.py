@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from sinklora.cache_policies import H2O, CachePolicy, Full, Local, Novelty, Score, StreamingLLM
 from sinklora.data import CorpusSpec, corpus_record, tokenize_corpus
+from sinklora.device import default_device
 from sinklora.evaluate.cache_budget import continuation_nats, pass_keys, recalled
 from sinklora.evaluate.comparison import interval
 from sinklora.evaluate.retrieval import Accuracy
@@ -141,7 +142,7 @@ def _measure_one(
     folder: Path,
 ) -> list[str]:
     if not loaded:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = default_device()
         dtype = torch.bfloat16 if device == "cuda" else torch.float32
         model: Any = AutoModelForCausalLM.from_pretrained(study.base, dtype=dtype)
         loaded.append(model.to(device).eval())

@@ -19,6 +19,7 @@ from torch import nn
 from transformers import AutoTokenizer
 
 from sinklora.data import CorpusSpec, TokenizedCorpus, corpus_record, tokenize_corpus
+from sinklora.device import default_device
 from sinklora.evaluate.comparison import (
     UNTRAINED,
     comparisons,
@@ -176,7 +177,13 @@ def _row(
     progress: bool,
 ) -> dict[str, Any]:
     result = perplexity(
-        model, documents, context=context, stride=study.stride, batch_size=study.batch_size, progress=progress
+        model,
+        documents,
+        context=context,
+        stride=study.stride,
+        batch_size=study.batch_size,
+        device=default_device(),
+        progress=progress,
     )
     return {
         "method": method,

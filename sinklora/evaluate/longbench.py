@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import pandas as pd
 import typer
 
+from sinklora.device import default_device
 from sinklora.evaluate.longbench_data import (
     Prediction,
     Record,
@@ -105,7 +106,7 @@ def predict_command(
     names = dataset or _datasets_in(data)
     amount = _budget(kv, budget)
     tokenizer = AutoTokenizer.from_pretrained(model)
-    network = AutoModelForCausalLM.from_pretrained(model, dtype="auto", device_map=_device())
+    network = AutoModelForCausalLM.from_pretrained(model, dtype="auto", device_map=default_device())
     factory = _cache_factory(network, kv, amount)
     settings = {"model": model, "max_length": max_length, "kv": kv, "budget": amount, "chat": chat}
     _keep_settings(out, settings)
@@ -164,12 +165,6 @@ def _cache_factory(model: Any, kv: str, budget: int | float | None) -> Callable[
     factory: Callable[[], Any] | None
     factory = importlib.import_module("sinklora.kv_cache").cache_factory(model, kv, budget)
     return factory
-
-
-def _device() -> str:
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 if __name__ == "__main__":

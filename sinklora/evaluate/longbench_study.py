@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from sinklora.cache_policies import CachePolicy
 from sinklora.data import CorpusSpec, read_documents
+from sinklora.device import default_device
 from sinklora.evaluate.longbench import load_records, predict
 from sinklora.evaluate.longbench_data import Prediction, Record
 from sinklora.evaluate.longbench_metrics import category_table, score_predictions
@@ -66,7 +66,7 @@ def predictions(
     for name, key, load in subjects:
         loaded = load()
         model: Any = merge_adapter(loaded) if isinstance(loaded, PeftModel) else loaded
-        model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+        model.to(default_device()).eval()
         for cache, policy in policies.items():
             setting = {
                 "model": key,

@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.cache_utils import Cache, DynamicCache
 
 from sinklora.cache_policies import CachePolicy
+from sinklora.device import default_device
 from sinklora.evaluate.cache_budget import is_right, pass_keys, written_answers
 from sinklora.evaluate.extension import UNTRAINED
 from sinklora.evaluate.retrieval import Accuracy
@@ -144,7 +145,7 @@ def _ask(
 ) -> list[str]:
     loaded = subject.load()
     model: Any = merge_adapter(loaded) if isinstance(loaded, PeftModel) else loaded
-    model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+    model.to(default_device()).eval()
     make: Callable[[], Cache] = DynamicCache if policy is None else partial(BudgetCache, model, policy)
     rows = []
     for tokens in study.lengths:

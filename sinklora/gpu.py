@@ -1,0 +1,144 @@
+"""Everything that wants a GPU, step by step: ``make gpu`` runs ``python -m sinklora.gpu``.
+
+``configs/gpu.yaml`` says which steps. A step that succeeded with this commit is not run again, one that was
+stopped goes on from what its training runs and measurements kept; ``--minutes`` stops in time for a lease.
+"""
+
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+
+from sinklora.base_model import BaseRecipe, make_base
+from sinklora.provenance import provenance
+from sinklora.runs import RunDirectory
+
+__all__ = ["GpuPlan", "Step", "make_gpu_base", "run_steps"]
+
+LEAST_SECONDS = 20  # a step that could not even start is left for the next time
+
+
+@dataclass(frozen=True)
+class Step:
+    """Arguments of the Python interpreter, and what the step is called."""
+
+    name: str
+    run: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class GpuPlan:
+    """The folder of the base, its recipe (None: a model that is there already), and the steps in order."""
+
+    folder: Path
+    recipe: BaseRecipe | None
+    steps: tuple[Step, ...]
+
+    @classmethod
+    def read(cls, path: Path) -> "GpuPlan":
+        """The plan of a YAML file; ValueError for keys that are missing or unknown, or steps named twice."""
+        values: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if not isinstance(values, dict) or set(values) != {"base", "steps"} or "folder" not in values["base"]:
+            raise ValueError(f"{path}: expected the keys base (folder, recipe) and steps")
+        recipe = values["base"].get("recipe")
+        try:
+            made = None if recipe is None else BaseRecipe(**recipe)
+            steps = tuple(Step(step["name"], tuple(map(str, step["run"]))) for step in values["steps"])
+        except (TypeError, KeyError) as error:
+            raise ValueError(f"{path}: {error}") from error
+        names = [step.name for step in steps]
+        if len(set(names)) < len(names):
+            raise ValueError(f"{path}: steps are named twice in {names}")
+        return cls(Path(values["base"]["folder"]), made, steps)
+
+
+def make_gpu_base(plan: GpuPlan, *, runs: Path) -> Path:
+    """Train the plan's base, or go on, or reuse it; returns its folder, where the notebooks look for it."""
+    if plan.recipe is None:
+        if not (plan.folder / "config.json").is_file():
+            raise FileNotFoundError(f"folder={str(plan.folder)!r}: no model there, and no recipe to make one")
+        return plan.folder
+    made = make_base(plan.recipe, runs=runs)
+    if not plan.folder.is_dir():
+        temporary = plan.folder.with_name(f".{plan.folder.name}")
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.copytree(made, temporary)
+        temporary.rename(plan.folder)
+    return plan.folder
+
+
+def run_steps(
+    plan: GpuPlan, *, runs: Path, minutes: float, only: str = "", say: Callable[[str], None] = print
+) -> list[str]:
+    """Run the steps that are left, at most so many minutes; returns the names of those not finished.
+
+    A failed step does not stop the next ones. The output of a finished step is kept in its run directory.
+    """
+    end = time.monotonic() + 60 * minutes
+    commit = provenance()["commit"]
+    left = []
+    for step in plan.steps:
+        if not step.name.startswith(only):
+            continue
+        key = {"step": step.name, "run": list(step.run), "commit": commit}
+        run = RunDirectory(runs, key, prefix=f"gpu-{step.name}")
+        if run.state() == "finished":
+            say(f"{step.name}: finished before")
+            continue
+        seconds = end - time.monotonic()
+        if seconds < LEAST_SECONDS or not _run(step, run, seconds, say):
+            left.append(step.name)
+    return left
+
+
+def _run(step: Step, run: RunDirectory, seconds: float, say: Callable[[str], None]) -> bool:
+    say(f"{step.name}: {' '.join(step.run)}")
+    log = run.create() / "log.txt"
+    with log.open("w", encoding="utf-8") as file:
+        try:
+            done = subprocess.run(
+                [sys.executable, *step.run],
+                timeout=seconds,
+                check=False,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+            )
+        except subprocess.TimeoutExpired:
+            say(f"{step.name}: stopped after {seconds:.0f} s; it goes on the next time")
+            return False
+    tail = log.read_text(encoding="utf-8", errors="replace")[-3000:]
+    if done.returncode:
+        say(f"{step.name}: failed ({done.returncode})\n{tail}")
+        return False
+    say(tail)
+    run.finish(["log.txt"])
+    return True
+
+
+def main(
+    config: Annotated[Path, typer.Option(help="the plan")] = Path("configs/gpu.yaml"),
+    runs: Annotated[Path, typer.Option(help="where runs are kept")] = Path("runs"),
+    minutes: Annotated[float, typer.Option(help="stop in time")] = 100_000.0,
+    only: Annotated[str, typer.Option(help="the steps whose names start with this")] = "",
+    base: Annotated[bool, typer.Option("--base", help="make the base model and nothing else")] = False,
+) -> None:
+    """Run what wants a GPU; what is finished stays."""
+    plan = GpuPlan.read(config)
+    if base:
+        typer.echo(make_gpu_base(plan, runs=runs))
+        return
+    left = run_steps(plan, runs=runs, minutes=minutes, only=only, say=typer.echo)
+    if left:
+        typer.echo(f"not finished: {', '.join(left)}")
+        raise typer.Exit(1)
+
+
+if __name__ == "__main__":
+    typer.run(main)

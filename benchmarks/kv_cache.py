@@ -4,7 +4,8 @@
 
 Three tables. `generation`: a random model whose decoding is bound by its cache reads a prompt and decodes;
 `ideal` is the memory traffic of decoding with the whole cache over that with the budget, weights included.
-`operators`: one layer's attention alone, prompt and decoding step, against SDPA over as many tokens.
+`operators`: one layer's attention alone, prompt and decoding step, against SDPA over as many tokens, and
+a decoding step of the model against the same model with transformers' cache that holds as many tokens.
 `memory`: peak resident memory that a prompt adds, of one layer's attention and of the whole model, each case
 in its own process. In each round every case runs once, so that a busy machine slows all of them; ratios are
 of the same round, medians of all rounds.
@@ -88,6 +89,8 @@ def operators(options: argparse.Namespace) -> pd.DataFrame:
         rows += _rounds(f"prompt of {prompt}", cases, options)
         for budget in options.budgets:
             rows += _rounds(f"step over {budget:.0%} of {prompt}", _steps(options, prompt, budget), options)
+            cases = _model_steps(options, prompt, budget)
+            rows += _rounds(f"model's step over {budget:.0%} of {prompt}", cases, options)
     return pd.DataFrame(rows)
 
 
@@ -126,6 +129,25 @@ def _steps(options: argparse.Namespace, prompt: int, budget: float) -> dict[str,
     for name, make in KINDS.items():
         layer = _read(make(budget), *_tensors(options, prompt, options.batch))
         cases[name] = functools.partial(decode, layer)
+    return cases
+
+
+@torch.inference_mode()
+def _model_steps(options: argparse.Namespace, prompt: int, budget: float) -> dict[str, Callable[[], Any]]:
+    model: Any = cache_bound_model().to(options.device, getattr(torch, options.dtype))
+    ids = torch.ones(options.batch, prompt, dtype=torch.long, device=options.device)
+
+    def decode(cache: Any) -> None:
+        for _ in range(options.steps):
+            model(ids[:, :1], past_key_values=cache, use_cache=True)
+
+    def reading(tokens: int, cache: Any) -> Callable[[], None]:
+        model(ids[:, :tokens], past_key_values=cache, use_cache=True, logits_to_keep=1)
+        return functools.partial(decode, cache)
+
+    cases = {"plain SDPA": reading(max(1, int(budget * prompt)), DynamicCache())}
+    for name, make in KINDS.items():
+        cases[name] = reading(prompt, BudgetCache(model, make(budget)))
     return cases
 
 

@@ -276,21 +276,22 @@ class BudgetLayer(CacheLayerMixin):
         stored, used = self._stored(), self.used
         full = [n == split.total for n, split in zip(stored, self.splits, strict=True)]
         place = [self._oldest_recent(row) if full[row] else n for row, n in enumerate(stored)]
-        fresh: dict[str, Tensor] = {}
+        fresh: dict[str, Tensor | int] = {}
         if self.scores is not None:
             before, own = (None, None) if received is None else (received[..., :used], received[..., used:])
             self.scores.step(before, self.values[:, :, :used], value, self.tokens)
-            fresh = self.scores.fresh(own, value, self.tokens)
+            fresh |= self.scores.fresh(own, value, self.tokens)
             if any(full):
                 self._promote([slot if f else 0 for slot, f in zip(place, full, strict=True)], full)
         if not all(full):
             self._grow(max(n for n, f in zip(stored, full, strict=True) if not f) + 1)
-        slot = self._row_index(place)
-        self.keys.scatter_(2, like(slot[..., None], key), key)
-        self.values.scatter_(2, like(slot[..., None], value), value)
-        fresh["positions"] = self._row_index(self.tokens).int()
+        slot = self._slot(place)
+        _write(self.keys, slot, key, 2)
+        _write(self.values, slot, value, 2)
+        seen = self._rows(self.tokens)
+        fresh["positions"] = seen if isinstance(seen, int) else seen.int().expand(*key.shape[:2], 1)
         for name, x in self._columns().items():
-            x.scatter_(-1, _as_column(slot, x), fresh[name])
+            _write(x, slot, fresh[name], -1)
         self.tokens = [n + 1 for n in self.tokens]
 
     def _oldest_recent(self, row: int) -> int:
@@ -309,10 +310,10 @@ class BudgetLayer(CacheLayerMixin):
         ends = [split.total - max(split.recent, 1) for split in self.splits]
         if max(ends) <= first:
             return
-        source, seen = self._row_index(leaving), self._rows([n + 1 for n in self.tokens])
+        source, seen = self._slot(leaving), self._rows([n + 1 for n in self.tokens])
         scores, region = self.scores.state["scores"], slice(first, max(ends))
         rank = self.scores.rank(scores[..., region], self.positions[..., region], seen)
-        own = self.scores.rank(scores.gather(2, source), self.positions.gather(2, source), seen)
+        own = self.scores.rank(_read(scores, source, -1), _read(self.positions, source, -1), seen)
         if len(set(zip(full, ends, strict=True))) > 1:
             index = torch.arange(first, max(ends), device=self.device)
             inside = (index >= self._rows([s.protected for s in self.splits])) & (index < self._rows(ends))
@@ -320,11 +321,9 @@ class BudgetLayer(CacheLayerMixin):
         lowest, victim = rank.min(-1, keepdim=True)
         target = torch.where(lowest <= own, victim + first, source)
         for x in (self.keys, self.values):
-            x.scatter_(
-                2, like(target[..., None], x[:, :, :1]), x.gather(2, like(source[..., None], x[:, :, :1]))
-            )
+            _write(x, target, _read(x, source, 2), 2)
         for x in self._columns().values():
-            x.scatter_(-1, _as_column(target, x), x.gather(-1, _as_column(source, x)))
+            _write(x, target, _read(x, source, -1), -1)
 
     def _stays(self, positions: Tensor) -> Tensor:
         """Protected and recent tokens; the newest one is always recent."""
@@ -350,6 +349,10 @@ class BudgetLayer(CacheLayerMixin):
             if isinstance(number, Tensor)
             else torch.full(shape, number, device=self.device)
         )
+
+    def _slot(self, places: list[int]) -> int | Tensor:
+        """A slot a row: one number where all agree, which is read and written faster, else [B, Hkv, 1]."""
+        return places[0] if len(set(places)) == 1 else self._row_index(places)
 
     def _stored(self) -> list[int]:
         """Tokens in store, row by row."""
@@ -398,6 +401,24 @@ class BudgetLayer(CacheLayerMixin):
             self._module = weakref.ref(module)
         elif self._module() is not module:
             raise ValueError("this cache was filled by another model: make a new BudgetCache for this one")
+
+
+def _read(x: Tensor, slot: int | Tensor, dim: int) -> Tensor:
+    """One slot along a dimension (2: keys and values, -1: columns); `slot` is a number or [B, Hkv, 1]."""
+    if isinstance(slot, int):
+        return x.narrow(dim, slot, 1)
+    return x.gather(dim, _as_column(slot, x) if dim == -1 else like(slot[..., None], x[:, :, :1]))
+
+
+def _write(x: Tensor, slot: int | Tensor, new: Tensor | int, dim: int) -> None:
+    """Put `new` into one slot along a dimension, in place."""
+    if isinstance(slot, int):
+        place = x.narrow(dim, slot, 1)
+        place.fill_(new) if isinstance(new, int) else place.copy_(new)
+    elif isinstance(new, int):
+        x.scatter_(dim, _as_column(slot, x), new)
+    else:
+        x.scatter_(dim, _as_column(slot, x) if dim == -1 else like(slot[..., None], new), new)
 
 
 def _as_column(index: Tensor, x: Tensor) -> Tensor:

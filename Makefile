@@ -4,6 +4,7 @@
 #   PROFILE=gpu         the profile that `reproduce` runs
 #   SEEDS=0,1,2         seeds in place of the profile's
 #   ONLY=02             the notebooks (of `gpu`: the steps) whose names start so
+#   OUT=results/cpu/benchmarks   where `bench` writes
 #   PY=python3 STAMP=   use an interpreter that has everything, and install nothing
 PYTHON ?= python3
 PROFILE ?= cpu
@@ -11,6 +12,7 @@ PIP_FLAGS ?=
 SEEDS ?=
 ONLY ?=
 MINUTES ?=
+OUT ?= out/benchmarks
 VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
@@ -52,9 +54,9 @@ gpu: $(STAMP) ## run everything that wants a GPU into results/gpu; MINUTES=9 sto
 
 # glibc would otherwise hand memory back between calls, and page faults would be timed instead of attention.
 bench: $(STAMP) ## print time and memory of patterns, caches and training steps, as ratios to full attention
-	MALLOC_MMAP_THRESHOLD_=2000000000 MALLOC_TRIM_THRESHOLD_=8000000000 $(PY) benchmarks/attention.py
-	$(PY) benchmarks/kv_cache.py
-	$(PY) benchmarks/training.py
+	MALLOC_MMAP_THRESHOLD_=2000000000 MALLOC_TRIM_THRESHOLD_=8000000000 $(PY) benchmarks/attention.py --out $(OUT)
+	$(PY) benchmarks/kv_cache.py --out $(OUT)
+	$(PY) benchmarks/training.py --out $(OUT)
 
 lab: $(STAMP) ## open JupyterLab on the notebooks
 	$(PY) -m jupyterlab notebooks

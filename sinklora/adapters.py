@@ -50,11 +50,17 @@ BASE_KEYS = ("model_type", "vocab_size", "hidden_size", "num_hidden_layers", "nu
 def save_adapter(model: PeftModel, directory: str | os.PathLike[str]) -> None:
     """Write the adapter of `model` to `directory`: safetensors weights, peft's config, and `sinklora.json`.
 
-    An interrupted call leaves no directory that `load_adapter` would accept.
+    An interrupted call leaves no directory that `load_adapter` would accept. Raises ValueError for parameters
+    that other processes hold (ZeRO-3).
     """
     if not isinstance(model, PeftModel):
         raise TypeError(
             f"model must be a PeftModel (from lora_plus or load_adapter), got {type(model).__name__}"
+        )
+    divided = [name for name, p in model.named_parameters() if p.requires_grad and p.numel() == 0]
+    if divided:
+        raise ValueError(
+            f"{divided[0]} is empty here (ZeRO-3 divides it): save inside deepspeed.zero.GatheredParameters"
         )
     target = Path(directory)
     target.mkdir(parents=True, exist_ok=True)

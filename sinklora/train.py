@@ -10,6 +10,8 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -350,9 +352,11 @@ def _train(
     )
     checkpoint = last_complete_checkpoint(work) if work.is_dir() else None
     result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    if not trainer.is_world_process_zero():
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    with gathered(model):  # by all processes together
+        saved = _save(spec, model, run.path) if trainer.is_world_process_zero() else []
+    if not saved:
         return
-    saved = _save(spec, trainer.accelerator.unwrap_model(trainer.model), run.path)
     curve = pd.DataFrame(row for row in trainer.state.log_history if "loss" in row)
     atomic_write(run.path / "loss.csv", curve.to_csv(index=False))
     record = {
@@ -363,6 +367,19 @@ def _train(
     atomic_write(run.path / "provenance.json", json.dumps(record, indent=1))
     run.finish([*saved, run.path / "loss.csv", run.path / "provenance.json"])
     shutil.rmtree(work)
+
+
+@contextmanager
+def gathered(model: torch.nn.Module) -> Iterator[None]:
+    """Trained parameters as a whole on every process where ZeRO-3 has divided them; else nothing happens."""
+    divided = [p for p in model.parameters() if p.requires_grad and hasattr(p, "ds_id")]
+    if not divided:
+        yield
+        return
+    from deepspeed import zero
+
+    with zero.GatheredParameters(divided):
+        yield
 
 
 def _save(spec: TrainSpec, model: Any, folder: Path) -> list[Path]:

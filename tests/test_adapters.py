@@ -485,3 +485,12 @@ def test_size_counts_every_trainable_number_once() -> None:
         size = adapter_size(copy.deepcopy(model))
         assert size.lora + size.embeddings + size.norms == sum(v.numel() for v in trainable(model).values())
         assert size.embeddings == VOCABULARY * 32
+
+
+def test_an_adapter_that_other_processes_hold_is_not_saved(tmp_path: Path) -> None:
+    model = lora_plus(tiny_model("llama-mha"))
+    norm = next(p for name, p in model.named_parameters() if p.requires_grad and "norm" in name)
+    norm.data = norm.data[:0]  # as ZeRO-3 leaves it
+    with pytest.raises(ValueError, match="GatheredParameters"):
+        save_adapter(model, tmp_path / "adapter")
+    assert not (tmp_path / "adapter").exists()

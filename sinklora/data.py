@@ -1,9 +1,8 @@
 """Corpora: from names to documents, from documents to a token cache, from tokens to packed rows.
 
 A corpus is named by a string: ``installed:torch,sympy`` (Python sources of installed packages),
-``dir:PATH`` and
-``jsonl:PATH`` (local text), ``hub:NAME`` (a data set of the Hugging Face hub, or a local folder in its
-format).
+``dir:PATH`` and ``jsonl:PATH`` (local text), ``hub:NAME`` (a data set of the Hugging Face hub, or a local
+folder in its format).
 """
 
 import hashlib

@@ -53,9 +53,8 @@ class TrainSpec:
     """Everything that decides the outcome of a training run.
 
     ``context`` and ``loss_chunk`` in tokens, ``batch_size`` in rows of ``context`` tokens a step over all
-    devices,
-    ``micro_batch_size`` in rows a device holds at once. ``context`` beyond the base's own extends it by
-    ``rope``.
+    devices, ``micro_batch_size`` in rows a device holds at once. ``context`` beyond the base's own extends
+    it by ``rope``. ``pattern``: a pattern's name (see `find_pattern`) or a curriculum's.
     """
 
     base: str = "data/base"
@@ -159,9 +158,7 @@ def identity(spec: TrainSpec, corpus: TokenizedCorpus) -> dict[str, Any]:
 
 
 def load_base(spec: TrainSpec) -> PreTrainedModel:
-    """The base model in float32 (random weights from its config where the spec says so), extended to the
-    context.
-    """
+    """The base model in float32, extended to the context; random weights where the spec says so."""
     if spec.random_weights:
         set_seed(spec.seed)
         model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(spec.base), dtype=torch.float32)
@@ -212,9 +209,7 @@ class ChunkedLossTrainer(Trainer):
 
 
 class MarkComplete(TrainerCallback):
-    """Writes the hashes of a checkpoint's files when all of them are there, so that a torn one is never
-    resumed.
-    """
+    """Writes the hashes of a checkpoint's files last, so that a torn one is never resumed."""
 
     def on_save(self, args: TrainingArguments, state: Any, control: Any, **unused: Any) -> None:
         if state.is_world_process_zero:
@@ -224,8 +219,9 @@ class MarkComplete(TrainerCallback):
 
 
 class CheckGradients(TrainerCallback):
-    """Stops a run at its first step if a tensor that should be trained gets no gradient (checkpointing can
-    do that).
+    """Stops a run at its first step if a tensor that should be trained gets no gradient.
+
+    Checkpointing can cut it off.
     """
 
     def on_pre_optimizer_step(self, args: TrainingArguments, state: Any, control: Any, **given: Any) -> None:
@@ -309,8 +305,8 @@ def train(
     """Train a spec, or reuse its finished run, or go on from its last complete checkpoint.
 
     Returns the run directory: ``adapter/`` or ``model/``, ``loss.csv`` (step, loss, learning_rate,
-    grad_norm),
-    ``spec.json``, ``provenance.json``. Raises DamagedRunError if a finished run no longer matches its record.
+    grad_norm), ``spec.json``, ``provenance.json``. Raises DamagedRunError if a finished run no longer
+    matches its record.
     """
     _check_deepspeed(spec.deepspeed)
     tokenizer = AutoTokenizer.from_pretrained(spec.base)

@@ -16,9 +16,9 @@ from transformers.cache_utils import CacheLayerMixin
 
 from sinklora.cache_policies import CachePolicy, Split
 from sinklora.scored_attention import attend_and_sum, precise
-from sinklora.token_scores import NewTokens, TokenScores, like, make_scores
+from sinklora.slots import EMPTY, as_column, like, read_slot, write_slot
+from sinklora.token_scores import NewTokens, TokenScores, make_scores
 
-EMPTY = -1  # the position of a slot that holds no token
 MARK = "sinklora_budget_layer"
 
 
@@ -225,7 +225,7 @@ class BudgetLayer(CacheLayerMixin):
         if min(self._stored()) < positions.shape[2] or self.used:
             kept, positions = self._chosen(positions)
             keys, values = (x.gather(2, like(kept[..., None], x)) for x in (keys, values))
-            columns = {name: x.gather(-1, _as_column(kept, x)) for name, x in columns.items()}
+            columns = {name: x.gather(-1, as_column(kept, x)) for name, x in columns.items()}
         self.keys, self.values, self.used = keys, values, positions.shape[2]
         self._replace({"positions": positions, **columns})
         self.ring_starts = [
@@ -286,12 +286,12 @@ class BudgetLayer(CacheLayerMixin):
         if not all(full):
             self._grow(max(n for n, f in zip(stored, full, strict=True) if not f) + 1)
         slot = self._slot(place)
-        _write(self.keys, slot, key, 2)
-        _write(self.values, slot, value, 2)
+        write_slot(self.keys, slot, key, 2)
+        write_slot(self.values, slot, value, 2)
         seen = self._rows(self.tokens)
         fresh["positions"] = seen if isinstance(seen, int) else seen.int().expand(*key.shape[:2], 1)
         for name, x in self._columns().items():
-            _write(x, slot, fresh[name], -1)
+            write_slot(x, slot, fresh[name], -1)
         self.tokens = [n + 1 for n in self.tokens]
 
     def _oldest_recent(self, row: int) -> int:
@@ -313,7 +313,7 @@ class BudgetLayer(CacheLayerMixin):
         source, seen = self._slot(leaving), self._rows([n + 1 for n in self.tokens])
         scores, region = self.scores.state["scores"], slice(first, max(ends))
         rank = self.scores.rank(scores[..., region], self.positions[..., region], seen)
-        own = self.scores.rank(_read(scores, source, -1), _read(self.positions, source, -1), seen)
+        own = self.scores.rank(read_slot(scores, source, -1), read_slot(self.positions, source, -1), seen)
         if len(set(zip(full, ends, strict=True))) > 1:
             index = torch.arange(first, max(ends), device=self.device)
             inside = (index >= self._rows([s.protected for s in self.splits])) & (index < self._rows(ends))
@@ -321,9 +321,9 @@ class BudgetLayer(CacheLayerMixin):
         lowest, victim = rank.min(-1, keepdim=True)
         target = torch.where(lowest <= own, victim + first, source)
         for x in (self.keys, self.values):
-            _write(x, target, _read(x, source, 2), 2)
+            write_slot(x, target, read_slot(x, source, 2), 2)
         for x in self._columns().values():
-            _write(x, target, _read(x, source, -1), -1)
+            write_slot(x, target, read_slot(x, source, -1), -1)
 
     def _stays(self, positions: Tensor) -> Tensor:
         """Protected and recent tokens; the newest one is always recent."""
@@ -401,26 +401,3 @@ class BudgetLayer(CacheLayerMixin):
             self._module = weakref.ref(module)
         elif self._module() is not module:
             raise ValueError("this cache was filled by another model: make a new BudgetCache for this one")
-
-
-def _read(x: Tensor, slot: int | Tensor, dim: int) -> Tensor:
-    """One slot along a dimension (2: keys and values, -1: columns); `slot` is a number or [B, Hkv, 1]."""
-    if isinstance(slot, int):
-        return x.narrow(dim, slot, 1)
-    return x.gather(dim, _as_column(slot, x) if dim == -1 else like(slot[..., None], x[:, :, :1]))
-
-
-def _write(x: Tensor, slot: int | Tensor, new: Tensor | int, dim: int) -> None:
-    """Put `new` into one slot along a dimension, in place."""
-    if isinstance(slot, int):
-        place = x.narrow(dim, slot, 1)
-        place.fill_(new) if isinstance(new, int) else place.copy_(new)
-    elif isinstance(new, int):
-        x.scatter_(dim, _as_column(slot, x), new)
-    else:
-        x.scatter_(dim, _as_column(slot, x) if dim == -1 else like(slot[..., None], new), new)
-
-
-def _as_column(index: Tensor, x: Tensor) -> Tensor:
-    """An index [B, Hkv, n] of slots for a tensor whose last dimension is slots."""
-    return index if x.ndim == 3 else index[:, :, None].expand(-1, -1, x.shape[2], -1)

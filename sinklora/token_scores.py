@@ -14,6 +14,7 @@ from torch import Tensor
 
 from sinklora.cache_policies import Score, ValueNovelty
 from sinklora.scored_attention import attention_rows, block_rows, precise
+from sinklora.slots import like
 
 
 @dataclass(frozen=True)
@@ -196,10 +197,3 @@ def make_scores(rule: Score | ValueNovelty | None, empty: Tensor) -> TokenScores
 def norms(values: Tensor) -> Tensor:
     """Lengths of value vectors, [B, Hkv, L, D] -> [B, Hkv, L], never 0."""
     return values.to(precise(values.dtype)).norm(dim=-1).clamp(min=1e-12)
-
-
-def like(index: Tensor, x: Tensor) -> Tensor:
-    """An index expanded to x where its size is 1."""
-    return index.expand(
-        [have if have != 1 else want for have, want in zip(index.shape, x.shape, strict=True)]
-    )

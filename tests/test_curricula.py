@@ -14,7 +14,8 @@ from sinklora.curricula import CURRICULA, Curriculum, find_curriculum
 from sinklora.data import CorpusSpec
 from sinklora.models import current_pattern
 from sinklora.patterns import ABLATIONS, FULL, S2_WRAPPED, SF, SHORT, find_pattern
-from sinklora.train import FollowCurriculum, TrainSpec, identity, train, trainable_model
+from sinklora.train import TrainSpec, identity, train, trainable_model
+from sinklora.training_loop import FollowCurriculum
 
 TWO = Curriculum(((0.75, SF), (0.25, FULL)))
 

@@ -18,7 +18,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from sinklora.base_model import train_tokenizer
 from sinklora.data import CorpusSpec
 from sinklora.runs import DamagedRunError, RunDirectory
-from sinklora.train import COMPLETE, TrainSpec, last_complete_checkpoint, load_trained, train
+from sinklora.train import TrainSpec, load_trained, train
+from sinklora.training_loop import COMPLETE, last_complete_checkpoint
 
 TEXTS = [f"def function_{i}(x):\n    return x * {i} + {i % 7}\n" * 30 for i in range(12)]
 

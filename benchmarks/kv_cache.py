@@ -38,6 +38,7 @@ from sinklora.cache_policies import H2O, CachePolicy, Full, Local, Novelty, Stre
 from sinklora.evaluate.cache_cost import cache_bound_model, generation_cost
 from sinklora.files import atomic_write, write_json
 from sinklora.kv_cache import BudgetCache
+from sinklora.model_shapes import SHAPES, random_model
 from sinklora.provenance import provenance
 from sinklora.report import markdown
 
@@ -53,7 +54,7 @@ KINDS: dict[str, Callable[[float], CachePolicy]] = {
 
 def generation(options: argparse.Namespace) -> pd.DataFrame:
     """Prompt and decoding of the whole model, for every prompt length, policy and budget."""
-    model = cache_bound_model().to(options.device, getattr(torch, options.dtype))
+    model = _model(options)
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
     frames = []
     for prompt in options.prompts:
@@ -75,6 +76,15 @@ def generation(options: argparse.Namespace) -> pd.DataFrame:
     table = pd.concat(frames, ignore_index=True)
     table["gain"] = ["yes" if ratio > 1 else "no gain" for ratio in table["decoding, times faster"]]
     return table[["prompt", *(name for name in table.columns if name != "prompt")]]
+
+
+def _model(options: argparse.Namespace) -> Any:
+    """The cache-bound model, or one of a named shape, with random weights."""
+    dtype = getattr(torch, options.dtype)
+    if options.shape is None:
+        return cache_bound_model().to(options.device, dtype)
+    longest = max(*options.prompts, options.memory_prompt) + options.steps
+    return random_model(options.shape, longest, dtype=dtype, device=options.device).eval()
 
 
 def operators(options: argparse.Namespace) -> pd.DataFrame:
@@ -134,7 +144,7 @@ def _steps(options: argparse.Namespace, prompt: int, budget: float) -> dict[str,
 
 @torch.inference_mode()
 def _model_steps(options: argparse.Namespace, prompt: int, budget: float) -> dict[str, Callable[[], Any]]:
-    model: Any = cache_bound_model().to(options.device, getattr(torch, options.dtype))
+    model = _model(options)
     ids = torch.ones(options.batch, prompt, dtype=torch.long, device=options.device)
 
     def decode(cache: Any) -> None:
@@ -206,7 +216,7 @@ def _layer_prompt(name: str, options: argparse.Namespace, tokens: int) -> Callab
 
 
 def _model_prompt(name: str, options: argparse.Namespace, tokens: int) -> Callable[[], Any]:
-    model: Any = cache_bound_model().to(options.device, getattr(torch, options.dtype))
+    model = _model(options)
     cache = DynamicCache() if name == "plain SDPA" else BudgetCache(model, KINDS[name](0.2))
     ids = torch.ones(1, tokens, dtype=torch.long, device=options.device)
     return functools.partial(model, ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
@@ -266,6 +276,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--device", default="cuda" if has_cuda else "cpu")
     parser.add_argument("--dtype", default="bfloat16" if has_cuda else "float32")
     parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--shape", choices=SHAPES, help="of the model; a small cache-bound one by default")
     parser.add_argument("--heads", type=int, default=8)
     parser.add_argument("--head-size", type=int, default=64)
     parser.add_argument("--memory-prompt", type=int, default=16384, help="tokens")
@@ -288,8 +299,8 @@ def main(arguments: list[str]) -> None:
     torch.set_num_threads(options.threads)
     options.out.mkdir(parents=True, exist_ok=True)
     what = (
-        f"{options.heads} heads of {options.head_size}, {options.dtype}, {options.device}, {options.threads} "
-        f"threads, batch {options.batch} (one row for prompts of one layer), {options.steps} decoded tokens, "
+        f"Model: {options.shape or 'cache-bound'}; operators: {options.heads} heads of {options.head_size}; "
+        f"{options.dtype}, {options.device}, {options.threads} threads, batch {options.batch} (one row for prompts of one layer), {options.steps} decoded tokens, "
         f"medians of {options.repeats} rounds."
     )
     for name in options.only:

@@ -300,7 +300,8 @@ def main(arguments: list[str]) -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     what = (
         f"Model: {options.shape or 'cache-bound'}; operators: {options.heads} heads of {options.head_size}; "
-        f"{options.dtype}, {options.device}, {options.threads} threads, batch {options.batch} (one row for prompts of one layer), {options.steps} decoded tokens, "
+        f"{options.dtype}, {options.device}, {options.threads} threads, batch {options.batch} (one row for "
+        f"prompts of one layer), {options.steps} decoded tokens, "
         f"medians of {options.repeats} rounds."
     )
     for name in options.only:

@@ -226,7 +226,8 @@ class BudgetLayer(CacheLayerMixin):
             kept, positions = self._chosen(positions)
             keys, values = (x.gather(2, like(kept[..., None], x)) for x in (keys, values))
             columns = {name: x.gather(-1, as_column(kept, x)) for name, x in columns.items()}
-        self.keys, self.values, self.used = keys, values, positions.shape[2]
+        # Projections hand out views; decoding over one would copy all of it at every step.
+        self.keys, self.values, self.used = keys.contiguous(), values.contiguous(), positions.shape[2]
         self._replace({"positions": positions, **columns})
         self.ring_starts = [
             max(seen, split.total) for seen, split in zip(self.tokens, self.splits, strict=True)

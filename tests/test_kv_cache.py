@@ -381,3 +381,15 @@ def test_unsupported_uses_are_refused() -> None:
         model.generate(tokens(1, 5), past_key_values=cache, prompt_lookup_num_tokens=2, max_new_tokens=8)
     with pytest.raises(ValueError, match="sliding_window"):
         BudgetCache(tiny_model("mistral-gqa", sliding_window=8), H2O(8))
+
+
+@pytest.mark.parametrize("policy", [Full(), H2O(budget=1.0), H2O(budget=0.5)], ids=str)
+def test_what_is_stored_is_contiguous(policy: CachePolicy) -> None:
+    # Keys come as views of projections; a product over such a view copies it, every step.
+    model = tiny_model("llama-gqa").eval()
+    cache = BudgetCache(model, policy)
+    ids = torch.arange(3, 19)[None]
+    model(ids, past_key_values=cache, use_cache=True)
+    model(ids[:, :1], past_key_values=cache, use_cache=True)
+    for layer in cache.layers:
+        assert layer.keys.is_contiguous() and layer.values.is_contiguous()

@@ -279,7 +279,8 @@ def _in_own_process(spec: StepSpec, repeats: int, environment: dict[str, str]) -
         command, env={**os.environ, **environment}, check=False, capture_output=True, text=True
     )
     if done.returncode:
-        raise RuntimeError(f"the step of {spec} failed:\n{done.stderr.strip()[-2000:]}")
+        killed = " (killed: too little memory?)" if done.returncode < 0 else ""
+        raise RuntimeError(f"the step of {spec} failed{killed}:\n{done.stderr.strip()[-2000:]}")
     return StepCost(**json.loads(done.stdout.splitlines()[-1]))
 
 

@@ -23,7 +23,7 @@ def efficiency_figure(rows: pd.DataFrame, where: str) -> Figure:
     """
     lengths = sorted(rows.tokens.unique())
     with figure_style():
-        figure, (time, memory) = plt.subplots(1, 2, figsize=(PAGE_WIDTH, 2.7))
+        figure, (time, memory) = plt.subplots(1, 2, figsize=(PAGE_WIDTH, 3.0))
         base = rows[rows.method == BASELINE].set_index("tokens")
         for name, (grey, line, mark) in LINES.items():
             mine = rows[rows.method == name].set_index("tokens")
@@ -40,6 +40,8 @@ def efficiency_figure(rows: pd.DataFrame, where: str) -> Figure:
             axis.set_xticks(lengths, [str(length) for length in lengths], rotation=45)
             axis.set_xlabel("context (tokens)")
             axis.set_ylabel(label)
-        time.legend(frameon=False)
+            for which in (axis.yaxis.set_major_formatter, axis.yaxis.set_minor_formatter):
+                which(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "125" else "")
+        figure.legend(loc="outside lower center", ncols=3, frameon=False)
         figure.suptitle(f"{where}; thin: by FLOPs", fontsize=8)
     return figure

@@ -18,8 +18,8 @@ def provenance() -> dict[str, Any]:
     """A JSON-ready record of the code, the versions and the machine, taken now.
 
     ``commit`` and ``dirty`` are None where the package does not lie in a git checkout; ``dirty`` counts
-    changed and new files, but not under ``results``, which is written meanwhile. ``memory_gib`` in GiB,
-    ``time`` in UTC.
+    changed and new files, but not ``results`` and ``README.md``, which are written meanwhile.
+    ``memory_gib`` in GiB, ``time`` in UTC.
     """
     return {
         **_git(Path(__file__)),
@@ -38,7 +38,8 @@ def _git(source: Path) -> dict[str, Any]:
     try:
         # A checkout around an installed package is not its source: the file itself must be tracked.
         git("ls-files", "--error-unmatch", source.name)
-        changes = git("status", "--porcelain", "--", ":/", ":(top,exclude)results")
+        written = [":(top,exclude)results", ":(top,exclude)README.md"]  # its tables are filled in
+        changes = git("status", "--porcelain", "--", ":/", *written)
         return {"commit": git("rev-parse", "HEAD"), "dirty": bool(changes)}
     except (OSError, subprocess.SubprocessError):
         return {"commit": None, "dirty": None}

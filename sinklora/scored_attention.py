@@ -5,12 +5,13 @@ The column sums of the softmax are what H2O scores tokens by (arXiv 2306.14048, 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import product
+
 import torch
 from torch import Tensor
 
 from sinklora.column_sums import column_sums, flash_with_log_sum_exp, has_kernel
-
-LARGEST_BLOCK = 2**23  # elements of the scores that are held at once
 
 
 def precise(dtype: torch.dtype) -> torch.dtype:
@@ -42,40 +43,45 @@ def attend_and_sum(
     batch, heads, queries, size = query.shape
     kv_heads, length = key.shape[1:3]
     groups = heads // kv_heads
-    output = torch.empty(batch, heads, queries, size, dtype=query.dtype, device=query.device)
-    sums = torch.zeros(batch, kv_heads, length, dtype=precise(query.dtype), device=query.device)
-    rows = min(queries, block_rows(batch * heads, length))
     grouped = query.unflatten(1, (kv_heads, groups))
-    for begin in range(0, queries, rows):
-        end = min(begin + rows, queries)
+    key, value = key.contiguous(), value.contiguous()  # every block would copy all of a view
+    output = torch.empty(batch, kv_heads, groups, queries, size, dtype=query.dtype, device=query.device)
+    sums = torch.zeros(batch, kv_heads, length, dtype=precise(query.dtype), device=query.device)
+    for row, part, begin, end in blocks(key, queries, groups):
         seen = length - queries + end
-        block = (grouped[:, :, :, begin:end] * scale).reshape(batch, kv_heads, -1, size)
-        exponents, total = _exponents(block, key[:, :, :seen], end - begin, valid)
-        attended = exponents.to(value.dtype) @ value[:, :, :seen]
-        attended = (attended / total).to(query.dtype)
-        output[:, :, begin:end] = attended.unflatten(2, (groups, end - begin)).flatten(1, 2)
-        share = total.reciprocal().squeeze(-1)
+        block = (grouped[row, part, :, begin:end] * scale).flatten(1, 2)
+        hidden = None if valid is None else ~valid[row, part, :seen]
+        exponents, total = _exponents(block, key[row, part, :seen], end - begin, hidden)
+        attended = exponents.to(value.dtype) @ value[row, part, :seen]
+        output[row, part, :, begin:end] = (attended / total).unflatten(1, (groups, end - begin))
+        share = total.reciprocal()
         if weights is not None:
-            share = share * weights[:, None, None, begin:end].expand(-1, -1, groups, -1).flatten(2)
-        sums[:, :, :seen] += (share.unsqueeze(2) @ exponents).squeeze(2)
-    return output, sums
+            share = share * weights[row, begin:end].repeat(groups)[:, None]
+        sums[row, part, :seen] += (share.mT @ exponents).squeeze(1)
+    return output.flatten(1, 2), sums
 
 
-def block_rows(heads: int, length: int) -> int:
-    """How many rows of scores over `length` tokens are held at once, for so many heads in all."""
-    return max(16, min(128, LARGEST_BLOCK // (heads * length)))
+def blocks(key: Tensor, queries: int, groups: int = 1) -> Iterator[tuple[int, slice, int, int]]:
+    """Pieces of [B, Hkv, groups, queries, L] scores: a batch row, heads of `key`, first and last query."""
+    batch, heads, length = key.shape[:3]
+    # What stays near a core is fastest; a card wants to be filled.
+    largest = 2**21 if key.device.type == "cpu" else 2**25
+    rows = min(queries, max(16, min(128, largest // (groups * length))))
+    heads_at_once = max(1, largest // (rows * groups * length))
+    for row, head, begin in product(range(batch), range(0, heads, heads_at_once), range(0, queries, rows)):
+        yield row, slice(head, head + heads_at_once), begin, min(begin + rows, queries)
 
 
-def _exponents(block: Tensor, key: Tensor, queries: int, valid: Tensor | None) -> tuple[Tensor, Tensor]:
-    """exp(scores - row maximum) [B, Hkv, groups * queries, seen] in float32 or more, and its row sums."""
+def _exponents(block: Tensor, key: Tensor, queries: int, hidden: Tensor | None) -> tuple[Tensor, Tensor]:
+    """exp(scores - row maximum) [P, groups * queries, seen] in float32 or more, and its row sums."""
     scores = block @ key.mT
     scores = scores.to(precise(scores.dtype))
     # Only the newest keys can be in a query's future.
-    corner = scores.unflatten(2, (-1, queries))[..., -queries:]
+    corner = scores.unflatten(1, (-1, queries))[..., -queries:]
     future = torch.ones(queries, queries, dtype=torch.bool, device=scores.device).triu_(1)
     corner.masked_fill_(future, float("-inf"))
-    if valid is not None:
-        scores.masked_fill_(~valid[:, :, None, : key.shape[2]], float("-inf"))
+    if hidden is not None:
+        scores.masked_fill_(hidden[:, None], float("-inf"))
     exponents = scores.sub_(scores.amax(-1, keepdim=True)).exp_()
     return exponents, exponents.sum(-1, keepdim=True)
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sinklora.cache_policies import Score, ValueNovelty
-from sinklora.scored_attention import attention_rows, block_rows, precise
+from sinklora.scored_attention import attention_rows, blocks, precise
 from sinklora.slots import like
 
 
@@ -146,21 +146,20 @@ class NoveltyScores:
         width = new.query.shape[2]
         lengths = norms(new.values)
         scores = F.pad(self.state["scores"][..., : new.used], (0, width), value=2.0)
+        values = new.values.contiguous()  # every block would copy all of a view
         index = torch.arange(width, device=scores.device)
-        block = block_rows(new.values.shape[0] * new.values.shape[1], new.values.shape[2])
-        for begin in range(0, width, block):
-            end = min(begin + block, width)
+        for row, heads, begin, end in blocks(values, width):
+            end = min(end, new.counts[row])
+            if begin >= end:
+                continue
             upto = new.used + end  # no token after the block is older than one in it
-            newer = new.values[:, :, new.used + begin : upto]
-            newer = newer / lengths[:, :, new.used + begin : upto, None].to(newer.dtype)
-            similar = (new.values[:, :, :upto] @ newer.mT).to(lengths.dtype)
-            similar /= lengths[:, :, :upto, None]
+            newer = values[row, heads, new.used + begin : upto]
+            newer = newer / lengths[row, heads, new.used + begin : upto, None].to(newer.dtype)
+            similar = (values[row, heads, :upto] @ newer.mT).to(lengths.dtype)
+            similar /= lengths[row, heads, :upto, None]
             same_or_later = index[:end, None] >= index[begin:end]
-            similar[:, :, new.used :].masked_fill_(same_or_later, -1.0)
-            if min(new.counts) < end:
-                padding = index[begin:end] >= new.rows(new.counts)
-                similar.masked_fill_(padding[:, None, None], -1.0)
-            mine = scores[..., :upto]
+            similar[:, new.used :].masked_fill_(same_or_later, -1.0)
+            mine = scores[row, heads, :upto]
             torch.minimum(mine, 1 - similar.amax(-1), out=mine)
         self.state = {"scores": scores, "norms": lengths}
 

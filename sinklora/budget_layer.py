@@ -50,8 +50,9 @@ class BudgetLayer(CacheLayerMixin):
         self.scores: TokenScores | None = None
         self.columns = self.used = 0
         self.tokens: list[int] = []  # seen, row by row, without padding
+        self.stored: list[int] = []  # of them, those that are kept
         self.splits: list[Split] = []
-        self.ring_starts: list[int] = []  # tokens seen when slots were last in the order of positions
+        self.ring_starts: list[int] = []  # tokens seen when a row is full and in the order of positions
         self.awaits_attention = self.is_initialized = False
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
@@ -63,7 +64,7 @@ class BudgetLayer(CacheLayerMixin):
         self.positions = torch.empty(batch, kv_heads, 0, dtype=torch.int32, device=self.device)
         empty = key_states.new_empty(batch, kv_heads, 0, dtype=precise(self.dtype))
         self.scores = make_scores(self.policy.score, empty)
-        self.tokens, self.ring_starts = [0] * batch, [0] * batch
+        self.tokens, self.stored, self.ring_starts = [0] * batch, [0] * batch, [0] * batch
         self.splits = [Split(0, 0, 0)] * batch
         self.is_initialized = True
 
@@ -74,10 +75,9 @@ class BudgetLayer(CacheLayerMixin):
 
         Raises ValueError where they do not fit what is stored.
         """
-        if not self.is_initialized:
+        if not self.columns:
             self.lazy_initialization(key_states, value_states)
         self._check(key_states)
-        self.columns += key_states.shape[2]
         self.awaits_attention = True
         setattr(key_states, MARK, self)
         return key_states, value_states
@@ -135,6 +135,7 @@ class BudgetLayer(CacheLayerMixin):
         self._replace({name: x[chosen] for name, x in self._columns().items()})
         rows = torch.arange(len(self.tokens))[indices.cpu()].tolist()
         self.tokens = [self.tokens[row] for row in rows]
+        self.stored = [self.stored[row] for row in rows]
         self.splits = [self.splits[row] for row in rows]
         self.ring_starts = [self.ring_starts[row] for row in rows]
 
@@ -156,9 +157,9 @@ class BudgetLayer(CacheLayerMixin):
         `real` [B, Q]: False is padding (zeros come out); None: there is none.
         Raises ValueError for a cache that another model filled.
         """
-        self.awaits_attention = False
         self._check_module(module)
-        if query.shape[2] == 1 and self.columns > 1 and real is None:
+        self.columns += query.shape[2]
+        if query.shape[2] == 1 and real is None and min(self.tokens) > 0:
             return self._decode(query, key, value, scale)
         if real is None:
             return self._prompt(query, key, value, [query.shape[2]] * query.shape[0], scale)
@@ -171,15 +172,20 @@ class BudgetLayer(CacheLayerMixin):
 
     def _prompt(self, query: Tensor, key: Tensor, value: Tensor, counts: list[int], scale: float) -> Tensor:
         """Several tokens a row, `counts` of them real, at once or chunk by chunk."""
-        seen = [before + count for before, count in zip(self.tokens, counts, strict=True)]
-        asked = [self.policy.split(count) for count in seen]
-        self.splits = [max(pair, key=lambda s: s.total) for pair in zip(self.splits, asked, strict=True)]
+        self.splits = [self._split(row, count, query.shape[2]) for row, count in enumerate(counts)]
         step = self.prefill_chunk or query.shape[2]
         outputs = []
         for begin in range(0, query.shape[2], step):
             q, k, v = (x[:, :, begin : begin + step] for x in (query, key, value))
             outputs.append(self._extend(q, k, v, [min(max(n - begin, 0), q.shape[2]) for n in counts], scale))
         return torch.cat(outputs, 2) if len(outputs) > 1 else outputs[0]
+
+    def _split(self, row: int, count: int, width: int) -> Split:
+        """A row's budget after `count` more tokens: that of a prompt or turn, unless it had a larger one."""
+        before = self.tokens[row]
+        if count == 0 or (width == 1 and before > 0):
+            return self.splits[row]
+        return max(self.splits[row], self.policy.split(before + count), key=lambda split: split.total)
 
     def _extend(self, query: Tensor, key: Tensor, value: Tensor, counts: list[int], scale: float) -> Tensor:
         """Attend with a chunk of new tokens, add them, keep what the budget allows."""
@@ -196,13 +202,13 @@ class BudgetLayer(CacheLayerMixin):
         output = self._attend(
             NewTokens(query, keys, values, positions, self.used, counts, self.tokens, scale)
         )
-        self.tokens = [seen + new for seen, new in zip(self.tokens, counts, strict=True)]
+        self._count(counts)
         self._keep(keys, values, positions)
         return output
 
     def _attend(self, new: NewTokens) -> Tensor:
         """Attention of a chunk, and its scores."""
-        even = min(new.counts) == new.query.shape[2] and min(self._stored()) == self.used
+        even = min(new.counts) == new.query.shape[2] and min(self.stored) == self.used
         sums = None
         if new.used or (self.scores is not None and self.scores.needs_sums):
             weights = None if self.scores is None else self.scores.query_weights(new)
@@ -222,20 +228,19 @@ class BudgetLayer(CacheLayerMixin):
     def _keep(self, keys: Tensor, values: Tensor, positions: Tensor) -> None:
         """Store the tokens that stay, in the order of their positions."""
         columns = {} if self.scores is None else self.scores.state
-        if min(self._stored()) < positions.shape[2] or self.used:
+        if min(self.stored) < positions.shape[2] or self.used:
             kept, positions = self._chosen(positions)
             keys, values = (x.gather(2, like(kept[..., None], x)) for x in (keys, values))
             columns = {name: x.gather(-1, as_column(kept, x)) for name, x in columns.items()}
         # Projections hand out views; decoding over one would copy all of it at every step.
         self.keys, self.values, self.used = keys.contiguous(), values.contiguous(), positions.shape[2]
         self._replace({"positions": positions, **columns})
-        self.ring_starts = [
-            max(seen, split.total) for seen, split in zip(self.tokens, self.splits, strict=True)
-        ]
+        rows = zip(self.tokens, self.stored, self.splits, strict=True)
+        self.ring_starts = [seen + split.total - stored for seen, stored, split in rows]
 
     def _chosen(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Index [B, Hkv, slots] of the tokens that stay, oldest first, and their positions."""
-        most = max(self._stored())
+        most = max(self.stored)
         if self.scores is None:
             rank = torch.zeros(positions.shape, device=positions.device)
         else:
@@ -246,7 +251,7 @@ class BudgetLayer(CacheLayerMixin):
         by_rank = rank.gather(-1, newest_first).argsort(dim=-1, descending=True, stable=True)
         kept = newest_first.gather(-1, by_rank)[..., :most]
         at = positions.gather(-1, kept)
-        at = torch.where(torch.arange(most, device=at.device) < self._rows(self._stored()), at, EMPTY)
+        at = torch.where(torch.arange(most, device=at.device) < self._rows(self.stored), at, EMPTY)
         by_position = torch.where(at < 0, torch.iinfo(at.dtype).max, at).argsort(-1)
         return kept.gather(-1, by_position), at.gather(-1, by_position)
 
@@ -258,7 +263,7 @@ class BudgetLayer(CacheLayerMixin):
         own = (grouped * key).sum(-1, keepdim=True)
         scores = torch.cat([grouped @ self.keys[:, :, :used].mT, own], -1)
         scores = scores.to(precise(scores.dtype))
-        uneven = min(self._stored()) < used
+        uneven = min(self.stored) < used
         if uneven:
             scores[..., :used].masked_fill_(self.positions[:, :, None, :used] < 0, float("-inf"))
         weights = scores.softmax(-1)
@@ -274,7 +279,7 @@ class BudgetLayer(CacheLayerMixin):
     def _take_in(self, key: Tensor, value: Tensor, received: Tensor | None) -> None:
         """Account for a new token a row, and write it into the slot of the evicted one, or a free one."""
         assert self.keys is not None and self.values is not None
-        stored, used = self._stored(), self.used
+        stored, used = self.stored, self.used
         full = [n == split.total for n, split in zip(stored, self.splits, strict=True)]
         place = [self._oldest_recent(row) if full[row] else n for row, n in enumerate(stored)]
         fresh: dict[str, Tensor | int] = {}
@@ -293,7 +298,7 @@ class BudgetLayer(CacheLayerMixin):
         fresh["positions"] = seen if isinstance(seen, int) else seen.int().expand(*key.shape[:2], 1)
         for name, x in self._columns().items():
             write_slot(x, slot, fresh[name], -1)
-        self.tokens = [n + 1 for n in self.tokens]
+        self._count([1] * len(self.tokens))
 
     def _oldest_recent(self, row: int) -> int:
         """The slot of the token that stops being recent: the last slots of a full row are a ring of those."""
@@ -303,7 +308,7 @@ class BudgetLayer(CacheLayerMixin):
     def _promote(self, leaving: list[int], full: list[bool]) -> None:
         """The token that stops being recent takes the slot of the lowest heavy hitter, unless it is lower.
 
-        Of equals the heavy hitter goes, and of heavy hitters the one in the first slot.
+        Of equals the oldest goes, as in a prompt; a heavy hitter is older than every recent token.
         """
         assert self.scores is not None and self.positions is not None
         assert self.keys is not None and self.values is not None
@@ -319,7 +324,9 @@ class BudgetLayer(CacheLayerMixin):
             index = torch.arange(first, max(ends), device=self.device)
             inside = (index >= self._rows([s.protected for s in self.splits])) & (index < self._rows(ends))
             rank = rank.masked_fill(~(inside & self._row_index(full).bool()), float("inf"))
-        lowest, victim = rank.min(-1, keepdim=True)
+        lowest = rank.amin(-1, keepdim=True)
+        of_equals = self.positions[..., region].masked_fill(rank > lowest, torch.iinfo(torch.int32).max)
+        victim = of_equals.argmin(-1, keepdim=True)
         target = torch.where(lowest <= own, victim + first, source)
         for x in (self.keys, self.values):
             write_slot(x, target, read_slot(x, source, 2), 2)
@@ -355,9 +362,11 @@ class BudgetLayer(CacheLayerMixin):
         """A slot a row: one number where all agree, which is read and written faster, else [B, Hkv, 1]."""
         return places[0] if len(set(places)) == 1 else self._row_index(places)
 
-    def _stored(self) -> list[int]:
-        """Tokens in store, row by row."""
-        return [min(seen, split.total) for seen, split in zip(self.tokens, self.splits, strict=True)]
+    def _count(self, counts: list[int]) -> None:
+        """So many more tokens a row, of which no more stay than the budget allows."""
+        self.tokens = [seen + new for seen, new in zip(self.tokens, counts, strict=True)]
+        rows = zip(self.stored, counts, self.splits, strict=True)
+        self.stored = [min(stored + new, split.total) for stored, new, split in rows]
 
     def _grow(self, slots: int) -> None:
         """Room for so many slots; a quarter more than asked while the budget allows it."""
@@ -391,9 +400,9 @@ class BudgetLayer(CacheLayerMixin):
                 f"this cache holds {batch} rows and was given {key.shape[0]}: make a new BudgetCache for "
                 "another batch, or call reset()"
             )
-        if (key.shape[1], key.shape[3]) != (kv_heads, size) or key.dtype != self.keys.dtype:
+        if (key.shape[1], key.shape[3]) != (kv_heads, size) or key.dtype != self.dtype:
             raise ValueError(
-                f"this cache holds {kv_heads} heads of size {size} in {self.keys.dtype} and was given "
+                f"this cache holds {kv_heads} heads of size {size} in {self.dtype} and was given "
                 f"{key.shape[1]} of size {key.shape[3]} in {key.dtype}: it belongs to another model"
             )
 

@@ -35,6 +35,7 @@ def attend_cached(
     layer = layer_of(key)
     if layer is None:
         return None
+    layer.awaits_attention = False
     real = _check_call(module, attention_mask, arguments)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     output = layer.attend(module, *in_one_dtype(query, key, value), real, scale)
@@ -106,8 +107,6 @@ def ids_or_mask(batch_size: int, q_length: int, kv_length: int, **arguments: Any
     """
     offset = arguments.get("kv_offset", 0)
     if q_length == kv_length and arguments.get("q_offset", 0) == offset:
-        if q_length == 1 and offset > 0:
-            return None  # a decoded token is no padding; looking would stop the device every step
         mask = arguments.get("attention_mask")
         own = mask if mask is None else mask[:, offset : offset + kv_length]
         causal, ids = document_ids(batch_size, kv_length, **{**arguments, "attention_mask": own})

@@ -53,7 +53,8 @@ SUMMED = Score()
 class ValueNovelty:
     """A token's score is 1 - cos(its value, the most similar value of a newer token), so at most 2.
 
-    No attention enters it. Tokens that nothing newer repeats score high; of repetitions the newest does.
+    No attention enters it. Tokens that nothing newer repeats score high; of repetitions the newest does. What
+    is below eight roundings of the values' dtype is 0: equal values are equal, however they were multiplied.
     """
 
 
@@ -123,7 +124,8 @@ class H2O(CachePolicy):
 
     Give ``budget`` alone (split evenly, as in the H2O release), ``budget`` and ``recent``, or ``heavy`` and
     ``recent``; each a fraction of the prompt or tokens, of one kind. ``protect``: so many first tokens are
-    never evicted; they count as heavy hitters. ``how``: the score, summed attention unless given.
+    never evicted; they count as heavy hitters, and where a share of the prompt is too small for them recent
+    tokens give way, up to the last one. ``how``: the score, summed attention unless given.
     Raises ValueError naming the argument.
     """
 
@@ -148,6 +150,11 @@ class H2O(CachePolicy):
             check_share("heavy + recent", self.heavy + self.recent)
         check_count("protect", self.protect)
         _check_protected("protect", self.protect, self._most())
+        if isinstance(self.recent, int) and self.protect > self._most() - self.recent:
+            raise ValueError(
+                f"protect={self.protect}: more than the {self._most() - self.recent} heavy hitters beside "
+                f"recent={self.recent}, of which protected tokens are a part"
+            )
 
     @property
     def score(self) -> Score | ValueNovelty | None:
@@ -165,8 +172,7 @@ class H2O(CachePolicy):
             total = in_tokens(self.budget, prompt_tokens)
             recent = total - total // 2 if self.recent is None else _tokens(self.recent, prompt_tokens)
             heavy = total - recent
-        protected = min(self.protect, heavy - (recent == 0))  # the newest token always has a place
-        return Split(protected, heavy - protected, recent)
+        return _with_protected(self.protect, heavy, recent)
 
 
 @dataclass(frozen=True)
@@ -198,8 +204,7 @@ class Novelty(CachePolicy):
     def split(self, prompt_tokens: int) -> Split:
         total = in_tokens(self.budget, prompt_tokens)
         heavy = max(0, min(_tokens(self.share, total), total - max(self.always_recent, 1)))
-        protected = min(self.protect, heavy)
-        return Split(protected, heavy - protected, total - heavy)
+        return _with_protected(self.protect, heavy, total - heavy)
 
 
 POLICIES: dict[str, type[CachePolicy]] = {
@@ -227,6 +232,13 @@ def make_policy(name: str, budget: float | int | None = None) -> CachePolicy:
 def in_tokens(share: float | int, prompt_tokens: int) -> int:
     """A budget in tokens: itself, or that fraction of the prompt rounded down, and at least 1."""
     return max(1, _tokens(share, prompt_tokens))
+
+
+def _with_protected(protect: int, heavy: int, recent: int) -> Split:
+    """A split whose heavy hitters are at least the protected tokens, with a place for the newest token."""
+    protected = min(protect, heavy + recent - 1)
+    given_way = max(0, protected - heavy)
+    return Split(protected, heavy + given_way - protected, recent - given_way)
 
 
 def _tokens(share: float | int, prompt_tokens: int) -> int:

@@ -62,20 +62,25 @@ class BudgetCache(Cache):
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
         """What the model's attention calls with new keys and values, [B, Hkv, Q, D]."""
+        self._check_answered()
+        return self.budget_layers[layer_idx].update(key_states, value_states, *args, **kwargs)
+
+    def _check_answered(self) -> None:
         waiting = [i for i, layer in enumerate(self.budget_layers) if layer.awaits_attention]
         if waiting:
             raise ValueError(
                 f"the attention of layer {waiting[0]} did not answer to the cache: make it with the model, "
                 f"BudgetCache(model, ...), or call model.set_attn_implementation({CACHE_NAME!r})"
             )
-        return self.budget_layers[layer_idx].update(key_states, value_states, *args, **kwargs)
 
     def nbytes(self) -> int:
         """Bytes that the cache holds: keys, values, positions and scores of all layers."""
+        self._check_answered()
         return sum(layer.nbytes() for layer in self.budget_layers)
 
     def kept_positions(self, layer: int) -> Tensor:
         """Positions of the tokens a layer keeps, ascending [B, Hkv, slots]; -1 fills rows that keep fewer."""
+        self._check_answered()
         return self.budget_layers[layer].kept_positions()
 
 

@@ -47,17 +47,17 @@ def attend_and_sum(
     key, value = key.contiguous(), value.contiguous()  # every block would copy all of a view
     output = torch.empty(batch, kv_heads, groups, queries, size, dtype=query.dtype, device=query.device)
     sums = torch.zeros(batch, kv_heads, length, dtype=precise(query.dtype), device=query.device)
+    ones = sums.new_ones(queries)
     for row, part, begin, end in blocks(key, queries, groups):
         seen = length - queries + end
-        block = (grouped[row, part, :, begin:end] * scale).flatten(1, 2)
+        block = grouped[row, part, :, begin:end].to(sums.dtype) * scale
         hidden = None if valid is None else ~valid[row, part, :seen]
-        exponents, total = _exponents(block, key[row, part, :seen], end - begin, hidden)
-        attended = exponents.to(value.dtype) @ value[row, part, :seen]
-        output[row, part, :, begin:end] = (attended / total).unflatten(1, (groups, end - begin))
-        share = total.reciprocal()
-        if weights is not None:
-            share = share * weights[row, begin:end].repeat(groups)[:, None]
-        sums[row, part, :seen] += (share.mT @ exponents).squeeze(1)
+        received = _softmax(block.flatten(1, 2), key[row, part, :seen], end - begin, hidden)
+        attended = received.to(value.dtype) @ value[row, part, :seen]
+        output[row, part, :, begin:end] = attended.unflatten(1, (groups, end - begin))
+        counted = ones[begin:end] if weights is None else weights[row, begin:end].to(sums.dtype)
+        counted = counted.repeat(groups).expand(len(received), 1, -1)
+        sums[row, part, :seen] += (counted @ received).squeeze(1)
     return output.flatten(1, 2), sums
 
 
@@ -72,10 +72,9 @@ def blocks(key: Tensor, queries: int, groups: int = 1) -> Iterator[tuple[int, sl
         yield row, slice(head, head + heads_at_once), begin, min(begin + rows, queries)
 
 
-def _exponents(block: Tensor, key: Tensor, queries: int, hidden: Tensor | None) -> tuple[Tensor, Tensor]:
-    """exp(scores - row maximum) [P, groups * queries, seen] in float32 or more, and its row sums."""
-    scores = block @ key.mT
-    scores = scores.to(precise(scores.dtype))
+def _softmax(block: Tensor, key: Tensor, queries: int, hidden: Tensor | None) -> Tensor:
+    """The causal softmax [P, groups * queries, seen] in the block's dtype; float16 would round its scores."""
+    scores = block @ key.to(block.dtype).mT
     # Only the newest keys can be in a query's future.
     corner = scores.unflatten(1, (-1, queries))[..., -queries:]
     future = torch.ones(queries, queries, dtype=torch.bool, device=scores.device).triu_(1)
@@ -83,7 +82,7 @@ def _exponents(block: Tensor, key: Tensor, queries: int, hidden: Tensor | None) 
     if hidden is not None:
         scores.masked_fill_(hidden[:, None], float("-inf"))
     exponents = scores.sub_(scores.amax(-1, keepdim=True)).exp_()
-    return exponents, exponents.sum(-1, keepdim=True)
+    return exponents.div_(exponents.sum(-1, keepdim=True))
 
 
 def attention_rows(query: Tensor, key: Tensor, scale: float, valid: Tensor) -> Tensor:

@@ -10,9 +10,9 @@ EMPTY = -1  # the position of a slot that holds no token
 
 
 def read_slot(x: Tensor, slot: int | Tensor, dim: int) -> Tensor:
-    """One slot along a dimension (2: keys and values, -1: columns); `slot` is a number or [B, Hkv, 1]."""
+    """A copy of one slot along a dimension (2: keys and values, -1: columns); `slot`: number, [B, Hkv, 1]."""
     if isinstance(slot, int):
-        return x.narrow(dim, slot, 1)
+        return x.narrow(dim, slot, 1).clone()
     return x.gather(dim, as_column(slot, x) if dim == -1 else like(slot[..., None], x[:, :, :1]))
 
 

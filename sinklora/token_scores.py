@@ -160,7 +160,7 @@ class NoveltyScores:
             same_or_later = index[:end, None] >= index[begin:end]
             similar[:, new.used :].masked_fill_(same_or_later, -1.0)
             mine = scores[row, heads, :upto]
-            torch.minimum(mine, 1 - similar.amax(-1), out=mine)
+            torch.minimum(mine, distance(similar.amax(-1), values.dtype), out=mine)
         self.state = {"scores": scores, "norms": lengths}
 
     def step(self, received: Tensor | None, values: Tensor, value: Tensor, seen: list[int]) -> None:
@@ -169,7 +169,7 @@ class NoveltyScores:
         dots = (value @ values.mT)[:, :, 0].to(self.state["norms"].dtype)
         similar = dots / (self.state["norms"][..., :used] * norms(value))
         mine = self.state["scores"][..., :used]
-        torch.minimum(mine, 1 - similar, out=mine)
+        torch.minimum(mine, distance(similar, values.dtype), out=mine)
 
     def fresh(self, own: Tensor | None, value: Tensor, seen: list[int]) -> dict[str, Tensor]:
         """The columns of a token that enters."""
@@ -191,6 +191,12 @@ def make_scores(rule: Score | ValueNovelty | None, empty: Tensor) -> TokenScores
     if isinstance(rule, ValueNovelty):
         return NoveltyScores(empty)
     return WindowScores(rule, empty) if rule.window else AttentionScores(rule, empty)
+
+
+def distance(cosine: Tensor, dtype: torch.dtype) -> Tensor:
+    """1 - cosine, 0 where only the rounding of the values' dtype tells them apart."""
+    far = 1 - cosine
+    return far.masked_fill_(far < 8 * torch.finfo(dtype).eps, 0.0)
 
 
 def norms(values: Tensor) -> Tensor:

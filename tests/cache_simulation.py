@@ -28,7 +28,8 @@ class Head:
         if isinstance(rule, ValueNovelty):
             mine = self.values[position]
             newer = [v for p, v in self.values.items() if p > position]
-            return min((1 - float(torch.cosine_similarity(mine, v, 0)) for v in newer), default=2.0)
+            far = min((1 - float(torch.cosine_similarity(mine, v, 0)) for v in newer), default=2.0)
+            return 0.0 if far < 8 * torch.finfo(mine.dtype).eps else far
         for query, weight in self.received[position]:
             if rule.window and query <= now - rule.window:
                 continue

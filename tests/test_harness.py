@@ -116,11 +116,21 @@ def test_openbookqa_itself() -> None:
     assert row["n"] == 8
 
 
-def test_the_command_line(questions: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("spelling", ["--tasks openbookqa --data_files", "-t=openbookqa --data_files="])
+def test_the_command_line(questions: Path, spelling: str, capsys: pytest.CaptureFixture[str]) -> None:
     model = f"pretrained={BASE},kv=h2o,budget=0.5,dtype=float32"
-    options = ["--device", "cpu", "--tasks", "openbookqa", "--data_files", str(questions)]
-    main(["--model", "sinklora", "--model_args", model, *options])
+    *options, last = spelling.split(" ")
+    options += [last + str(questions)] if last.endswith("=") else [last, str(questions)]
+    main(["--model", "sinklora", "--model_args", model, "--device", "cpu", *options])
     assert "openbookqa_local" in capsys.readouterr().out
+
+
+def test_local_questions_that_no_task_would_read_are_refused(
+    questions: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["--model", "sinklora", "--tasks", "arc_easy,piqa", f"--data_files={questions}"])
+    assert "not among --tasks" in capsys.readouterr().err
 
 
 def test_budgets_are_read_and_wrong_ones_named_before_a_model_is_loaded() -> None:

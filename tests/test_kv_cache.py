@@ -42,11 +42,13 @@ def run(cache: BudgetCache, model: torch.nn.Module, ids: Tensor, calls: list[int
     return torch.cat([model(part, past_key_values=cache).logits for part in parts], 1)
 
 
-def compare(model: torch.nn.Module, policy: CachePolicy, calls: list[int], chunk: int | None) -> None:
-    ids = tokens(2, sum(calls))
+def compare(
+    model: torch.nn.Module, policy: CachePolicy, calls: list[int], chunk: int | None, rows: int = 2
+) -> None:
+    ids = tokens(rows, sum(calls))
     cache = BudgetCache(model, policy, prefill_chunk=chunk)
     logits = run(cache, model, ids, calls)
-    for row in range(2):
+    for row in range(rows):
         truth = Simulation(model, policy, chunk)  # type: ignore[arg-type]
         assert_close(logits[row], truth.run(ids[row], calls), atol=1e-9)
         for (layer, head), kept in truth.heads.items():
@@ -68,7 +70,18 @@ def test_every_architecture_equals_the_simulation(architecture: str) -> None:
 
 
 @pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
-@pytest.mark.parametrize("calls", [[1] * 20, [10, 1, 1, 9, 1, 1], [4, 4, 4, 1, 1]], ids=str)
+def test_one_row_with_one_key_value_head_equals_the_simulation(policy: CachePolicy) -> None:
+    # A slot of it is a view without gaps, which reading and writing at once would mix up.
+    compare(tiny_model("gemma-mqa").double(), policy, [PROMPT] + [1] * (TOKENS - PROMPT), None, rows=1)
+
+
+@pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
+@pytest.mark.parametrize(
+    "calls",
+    # The last: a fraction grows by more than a turn brings, so slots are free that no token may claim.
+    [[1] * 20, [10, 1, 1, 9, 1, 1], [4, 4, 4, 1, 1], [6, *[1] * 14, 3, 1, 1, 1, 2, 1, 1, 1, 1]],
+    ids=lambda c: f"{len(c)}-calls",
+)
 def test_several_turns_equal_the_simulation(policy: CachePolicy, calls: list[int]) -> None:
     compare(tiny_model("llama-gqa").double(), policy, calls, None)
 
@@ -120,6 +133,28 @@ def test_the_trained_base_model_equals_the_simulation(policy: CachePolicy) -> No
     assert_close(run(cache, model, row[None], calls)[0], truth.run(row, calls), atol=1e-9)
     for (layer, head), kept in truth.heads.items():
         assert cache.kept_positions(layer)[0, head].tolist() == sorted(kept.kept)
+
+
+@pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
+def test_padded_rows_read_one_token_a_call_are_what_they_are_alone(policy: CachePolicy) -> None:
+    model = tiny_model("llama-gqa").double()
+    ids, lengths = tokens(3, PROMPT), [PROMPT, 5, 11]
+    mask = torch.stack([(torch.arange(PROMPT) >= PROMPT - length).long() for length in lengths])
+    whole = BudgetCache(model, policy)
+    parts = []
+    with torch.no_grad():
+        for at in range(PROMPT):
+            positions = (mask[:, : at + 1].sum(1, keepdim=True) - 1).clamp(min=0)
+            given = {"attention_mask": mask[:, : at + 1], "position_ids": positions}
+            parts.append(model(ids[:, at : at + 1], past_key_values=whole, **given).logits)
+    logits = torch.cat(parts, 1)
+    for row, length in enumerate(lengths):
+        alone = BudgetCache(model, policy)
+        expected = run(alone, model, ids[row : row + 1, -length:], [1] * length)[0]
+        assert_close(logits[row, -length:], expected, atol=1e-9)
+        for layer in range(2):
+            own, kept = alone.kept_positions(layer)[0], whole.kept_positions(layer)[row]
+            assert kept[:, : own.shape[1]].tolist() == own.tolist()
 
 
 # --- generation ---------------------------------------------------------------------------------------------
@@ -239,6 +274,24 @@ def test_half_precision_is_close_to_float32() -> None:
     assert cache.budget_layers[0].keys.dtype == torch.bfloat16
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_under_a_large_budget_writes_what_the_full_cache_does(dtype: torch.dtype) -> None:
+    model = AutoModelForCausalLM.from_pretrained("data/base", dtype=dtype).eval()
+    ids = torch.randint(3, 4000, (2, 200), generator=torch.Generator().manual_seed(0))
+    options = {"max_new_tokens": 24, "min_new_tokens": 24, "do_sample": False, "pad_token_id": 0}
+    expected = model.generate(ids, past_key_values=DynamicCache(), **options)
+    cache = BudgetCache(model, H2O(1000))
+    assert model.generate(ids, past_key_values=cache, **options).tolist() == expected.tolist()
+
+
+def test_autocast_generates() -> None:
+    model = tiny_model("llama-gqa")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        cache = BudgetCache(model, H2O(8))
+        assert generate(model, cache, "greedy").shape == (2, PROMPT + 9)
+    assert cache.budget_layers[0].keys.dtype == torch.bfloat16
+
+
 # --- bounds -------------------------------------------------------------------------------------------------
 
 
@@ -299,6 +352,7 @@ def test_equal_scores_evict_the_oldest() -> None:
     run(cache, model, tokens(1, 9), [9])
     # The last two queries gave 0..7 the same attention, so of 0..6 the newest three stay.
     assert cache.kept_positions(0)[0, 0].tolist() == [4, 5, 6, 7, 8]
+    compare(model, H2O(heavy=3, recent=2, how=Score(window=2)), [9, 1, 1, 1, 1, 1], None)
 
 
 # --- bad input ----------------------------------------------------------------------------------------------
@@ -319,6 +373,8 @@ def test_equal_scores_evict_the_oldest() -> None:
         (lambda: H2O(heavy=0.7, recent=0.7), r"heavy \+ recent=1.4"),
         (lambda: H2O(), "give budget"),
         (lambda: H2O(8, protect=8), "protect=8"),
+        (lambda: H2O(heavy=4, recent=4, protect=5), "protect=5: more than the 4 heavy hitters"),
+        (lambda: H2O(8, recent=6, protect=3), "protect=3: more than the 2 heavy hitters"),
         (lambda: H2O(8, protect=-1), "protect=-1"),
         (lambda: StreamingLLM(4), "sink_tokens=4"),
         (lambda: Local(0.0), "budget=0.0"),
@@ -331,6 +387,23 @@ def test_equal_scores_evict_the_oldest() -> None:
 def test_wrong_policies_are_named(make: object, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         make()  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    ("policy", "split"),
+    [
+        (H2O(10, protect=8), (8, 0, 2)),
+        (H2O(10, protect=4), (4, 1, 5)),
+        (H2O(0.2, protect=8), (8, 2, 10)),
+        (H2O(0.04, protect=8), (3, 0, 1)),
+        (H2O(heavy=0.05, recent=0.05, protect=8), (8, 0, 2)),
+        (H2O(heavy=6, recent=0, protect=2), (2, 4, 0)),
+        (Novelty(0.1, share=0.5, always_recent=0, protect=8), (8, 0, 2)),
+    ],
+    ids=str,
+)
+def test_recent_tokens_give_way_to_protected_ones(policy: CachePolicy, split: tuple[int, int, int]) -> None:
+    assert policy.split(100) == split
 
 
 def test_wrong_arguments_are_named() -> None:
@@ -355,11 +428,29 @@ def test_a_cache_belongs_to_one_batch_and_one_model() -> None:
         other(tokens(2, 1), past_key_values=cache)
 
 
-def test_attention_that_does_not_answer_is_found() -> None:
-    model = tiny_model("llama-gqa")
+def test_a_refused_call_leaves_the_cache_as_it_was() -> None:
+    model, twin = tiny_model("llama-gqa").double(), tiny_model("llama-gqa", seed=1).double()
+    ids = tokens(2, 12)
+    expected = run(BudgetCache(model, H2O(8)), model, ids, [9, 1, 1, 1])
+    cache = BudgetCache(model, H2O(8))
+    with pytest.raises(ValueError, match="call model"):
+        model.train()(tokens(3, 5), past_key_values=cache)
+    model.eval()
+    first = run(cache, model, ids[:, :9], [9])
+    BudgetCache(twin, H2O(8))
+    with pytest.raises(ValueError, match="filled by another model"):
+        twin(ids[:, :3], past_key_values=cache)
+    assert cache.get_seq_length() == 9
+    assert_close(torch.cat([first, run(cache, model, ids[:, 9:], [1, 1, 1])], 1), expected, atol=1e-9)
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_attention_that_does_not_answer_is_found(layers: int) -> None:
+    model = tiny_model("llama-gqa", num_hidden_layers=layers)
     cache = BudgetCache(model.config, H2O(8))
     with pytest.raises(ValueError, match=r"call model\.set_attn_implementation"):
         model(tokens(1, 5), past_key_values=cache)
+        cache.nbytes()
 
 
 def test_unsupported_uses_are_refused() -> None:

@@ -39,6 +39,18 @@ def test_outputs_and_sums_are_the_dense_softmax(
     assert_close(sums, counted.sum(2).unflatten(1, (kv_heads, groups)).sum(2).float())
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_as_exact_as_sdpa_and_does_not_overflow(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    query, key = (torch.randn(2, 1, 2, 6000, 16) * 2).to(dtype)
+    value = (40 + torch.randn(1, 2, 6000, 16)).to(dtype)
+    output, sums = attend_and_sum(query, key, value, 0.25)
+    exact, expected = attend_and_sum(query.double(), key.double(), value.double(), 0.25)
+    sdpa = torch.nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True, scale=0.25)
+    assert (output - exact).abs().max() <= 1.5 * (sdpa - exact).abs().max()
+    assert_close(sums, expected.float(), rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 def test_blocks_cover_every_query_of_every_head_once(shape: tuple[int, int, int, int, int]) -> None:
     batch, heads, kv_heads, queries, length = shape

@@ -6,6 +6,7 @@
 The arguments are those of `lm_eval`; ``--data_files`` reads OpenBookQA from a local file in the hub's format.
 """
 
+import argparse
 import copy
 import math
 import sys
@@ -188,15 +189,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """The harness's command line, with the model `sinklora` and local files for OpenBookQA."""
     from lm_eval.__main__ import cli_evaluate
 
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--data_files")
+    parser.add_argument("-t", "--tasks", nargs="+", default=[])
+    own, given = parser.parse_known_args(sys.argv[1:] if arguments is None else arguments)
+    tasks = [task for some in own.tasks for task in some.split(",")]
     with tempfile.TemporaryDirectory() as folder:
-        if "--data_files" in given:
-            place = given.index("--data_files")
-            task = openbookqa_task(given[place + 1])
-            del given[place : place + 2]
+        if own.data_files is not None:
+            if "openbookqa" not in tasks:
+                parser.error(f"--data_files {own.data_files}: replaces openbookqa, not among --tasks {tasks}")
             file = Path(folder) / "openbookqa_local.yaml"
-            file.write_text(yaml.safe_dump(task), encoding="utf-8")
-            given = [str(file) if argument == "openbookqa" else argument for argument in given]
+            file.write_text(yaml.safe_dump(openbookqa_task(own.data_files)), encoding="utf-8")
+            tasks = [str(file) if task == "openbookqa" else task for task in tasks]
+        if tasks:
+            given += ["--tasks", ",".join(tasks)]
         before, sys.argv = sys.argv, ["lm_eval", *given]
         try:
             cli_evaluate()

@@ -79,6 +79,11 @@ class CachePolicy:
         """The budget in tokens for a prompt of so many tokens; at least one token."""
         raise NotImplementedError
 
+    def described_split(self) -> str:
+        """Protected and heavy to recent tokens, of a prompt of 100; a dash where everything stays."""
+        parts = self.split(100)
+        return "–" if parts.total >= UNBOUNDED else f"{parts.protected + parts.heavy} to {parts.recent}"
+
 
 @dataclass(frozen=True)
 class Full(CachePolicy):

@@ -16,7 +16,7 @@ from sinklora.cache_pictures import budget_figure, kept_share, kept_text_figure,
 from sinklora.cache_policies import H2O, Full, Local, Novelty
 from sinklora.data import CorpusSpec
 from sinklora.evaluate.cache_budget import continuation_nats, pass_keys, recalled
-from sinklora.evaluate.cache_cost import cache_bound_model, cache_bytes, generation_cost
+from sinklora.evaluate.cache_cost import cache_bound_model, cache_bytes, cost_verdict, generation_cost
 from sinklora.evaluate.cache_study import (
     CacheStudy,
     duels,
@@ -120,13 +120,14 @@ def test_bad_input_is_named(model: PreTrainedModel, tokenizer: PreTrainedTokeniz
 
 
 def made_up(values: dict[tuple[str, str], list[float]]) -> pd.DataFrame:
-    return pd.DataFrame(
+    rows = pd.DataFrame(
         [
             {"measure": measure, "policy": policy, "budget": 0.1, "item": str(i), "value": value}
             for (measure, policy), column in values.items()
             for i, value in enumerate(column)
         ]
     )
+    return rows.assign(split="5 to 5")
 
 
 HAND = made_up(
@@ -147,8 +148,20 @@ def test_the_summary_by_hand() -> None:
     assert found.loc[("perplexity", "local"), "value"] == pytest.approx(math.exp(1.1))
     # t(1) = 12.706, standard error 0.1: 1.1 +- 1.2706 nats.
     assert found.loc[("perplexity", "local"), "high"] == pytest.approx(math.exp(2.3706), rel=1e-3)
+    assert found.loc[("perplexity", "local"), "standard error"] == pytest.approx(0.1 * math.exp(1.1))
+    assert found.loc[("perplexity", "local"), "chance"] == "–"
     assert found.loc[("recall", "novelty"), "value"] == 1.0
+    assert found.loc[("recall", "h2o"), "standard error"] == pytest.approx(math.sqrt(0.25 / 2))
+    assert found.loc[("recall", "h2o"), "chance"] == "1e-05"
     assert table(HAND, "recall").set_index("policy").loc["h2o", "10 %"].startswith("0.50 (")
+
+
+def test_a_gain_over_transformers_cache_is_not_called_one_over_the_full_cache() -> None:
+    rows = [("full (ours)", 400.0, 2.0, 1.0), ("h2o 20%", 1200.0, 6.0, 1.5)]
+    columns = ["cache", "decoded tokens/s", "decoding, times faster", "prompt, ratio"]
+    said = cost_verdict(pd.DataFrame(rows, columns=columns))
+    assert "6.0 times as fast as transformers' cache" in said
+    assert "3.0 times as fast as ours" in said and "1.50 times as long" in said
 
 
 def test_duels_are_paired_with_the_best_rival() -> None:

@@ -29,6 +29,7 @@ from sinklora.train import base_hash
 
 PERPLEXITY = "perplexity"
 RECALL = "recall"  # the question is part of the prompt
+RECALL_CHANCE = 1e-5  # one of 100,000 five-digit numbers
 RECALL_LATER = "recall, asked after eviction"
 MEASURES = (PERPLEXITY, RECALL, RECALL_LATER)
 RIVALS = ("h2o", "local", "streaming")
@@ -113,7 +114,7 @@ def measure(
         folder = RunDirectory(runs, spec, prefix="cache").reuse_or(work)
         rows = pd.DataFrame(json.loads((folder / "rows.json").read_text()))
         budget = 1.0 if name == "full" else policy.budget
-        frames.append(rows.assign(policy=name, budget=budget))
+        frames.append(rows.assign(policy=name, budget=budget, split=policy.described_split()))
     frame = pd.concat(frames, ignore_index=True)
     frame.attrs["data"] = data
     return frame
@@ -165,7 +166,7 @@ def _measure_one(
 
 
 def summary(rows: pd.DataFrame) -> pd.DataFrame:
-    """One line per measure, policy and budget: value, 95 % interval, n.
+    """One line per measure, policy and budget: value, standard error, 95 % interval, n, chance, split.
 
     Perplexity: t-interval over documents (of the mean nats); recall: Wilson interval over trials.
     """
@@ -175,11 +176,14 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
         if measure == PERPLEXITY:
             low, high = interval(values)
             value, low, high = math.exp(values.mean()), math.exp(low), math.exp(high)
+            error, chance = value * float(values.std()) / math.sqrt(len(values)), "–"
         else:
             accuracy = Accuracy(int(values.sum()), len(values))
             value, (low, high) = accuracy.share, accuracy.interval()
-        line = {"measure": measure, "policy": policy, "budget": budget, "value": value}
-        lines.append({**line, "low": low, "high": high, "n": len(values), "eviction": "real"})
+            error, chance = math.sqrt(value * (1 - value) / len(values)), f"{RECALL_CHANCE:g}"
+        line = {"measure": measure, "policy": policy, "budget": budget, "eviction": "real"}
+        line |= {"split": group.split.iloc[0], "value": value, "standard error": error}
+        lines.append({**line, "low": low, "high": high, "n": len(values), "chance": chance})
     return pd.DataFrame(lines)
 
 

@@ -177,9 +177,7 @@ def accuracy_rows(
         [(name, values)] = found["results"].items()
         n = found["n-samples"][name]["effective"]
         accuracy = values["acc,none"]
-        parts = model.policy.split(100)
-        row = {"kv": kv, "budget": budget, "eviction": "real"}
-        row["split"] = "–" if kv == "full" else f"{parts.protected + parts.heavy} to {parts.recent}"
+        row = {"kv": kv, "budget": budget, "eviction": "real", "split": model.policy.described_split()}
         row |= {"n": n, "accuracy": accuracy, "stderr": math.sqrt(accuracy * (1 - accuracy) / max(1, n - 1))}
         rows.append({**row, "chance": chance})
     return pd.DataFrame(rows)

@@ -89,10 +89,10 @@ def cost_verdict(costs: pd.DataFrame) -> str:
     own = fast["decoded tokens/s"] / kept["decoded tokens/s"]
     return (
         f"H2O at 20 % decodes {fast['decoding, times faster']:.1f} times as fast as transformers' cache, "
-        f"which copies itself at every step, and {own:.1f} times as fast as ours with everything kept; the "
-        f"prompt takes {fast['prompt, ratio']:.2f} times as long. The model's decoding is bound by its cache; where "
-        "weights weigh more, less is gained. The paper reports 4.4 hours against 4.7 on a whole benchmark, "
-        "with 100 % of the cache; such times do not compare."
+        f"which copies itself at every step, and {own:.1f} times as fast as ours with everything kept; "
+        f"the prompt takes {fast['prompt, ratio']:.2f} times as long. The model's decoding is bound by its "
+        "cache; where weights weigh more, less is gained. The paper reports 4.4 hours against 4.7 on a whole "
+        "benchmark, with 100 % of the cache; such times do not compare."
     )
 
 

@@ -24,6 +24,14 @@ def test_parameters_are_known_to_the_notebook(experiment: Experiment, profile: s
     check_parameters(Path("notebooks") / f"{experiment.notebook}.ipynb", given)
 
 
+@pytest.mark.parametrize(("experiment", "profile"), CASES, ids=lambda x: getattr(x, "notebook", x))
+def test_chat_models_are_asked_as_such(experiment: Experiment, profile: str) -> None:
+    given = experiment.parameters[profile]
+    source = (Path("notebooks") / f"{experiment.notebook}.ipynb").read_text(encoding="utf-8")
+    if "chat: bool" in source:
+        assert given.get("chat", False) == ("-chat" in str(given.get("base", "")))
+
+
 @pytest.mark.parametrize("experiment", EXPERIMENTS, ids=lambda e: e.notebook)
 def test_outputs_are_those_the_notebook_writes(experiment: Experiment) -> None:
     notebook = nbformat.read(Path("notebooks") / f"{experiment.notebook}.ipynb", as_version=4)

@@ -1,14 +1,17 @@
 """Table 6 from generated sets: predictions of several models and caches, chance, the table's layout."""
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
+from torch import nn
 from transformers import AutoTokenizer
 
 from sinklora.cache_policies import H2O
 from sinklora.data import CorpusSpec
-from sinklora.evaluate.longbench_data import Prediction
+from sinklora.evaluate.longbench_data import Prediction, Record
 from sinklora.evaluate.longbench_study import (
     benchmark_table,
     chance,
@@ -18,6 +21,7 @@ from sinklora.evaluate.longbench_study import (
     verdict,
 )
 from sinklora.evaluate.longbench_tasks import SMALL
+from sinklora.files import json_hash
 from tiny_models import tiny_model
 
 
@@ -71,3 +75,62 @@ def test_small_sets_are_predicted_by_every_model_and_cache(tmp_path: Path) -> No
     table = benchmark_table(scores_table(found))
     assert table.model.tolist() == list(found) and set(table["Data sets"]) == {"Small (generated)"}
     assert table.Avg[0] == pytest.approx(table.iloc[0, 3:].mean())
+
+
+CHAT = "{% for m in messages %}<ask>{{ m['content'] }}</ask>{% endfor %}"
+
+
+def listener(heard: list[Any]) -> Callable[[], nn.Module]:
+    """Loads a tiny model that notes the prompts (token ids) it is given."""
+
+    def load() -> nn.Module:
+        model: Any = tiny_model("llama-gqa", vocab_size=4096, max_position_embeddings=1024)
+        generate = model.generate
+
+        def noted(**options: Any) -> Any:
+            heard.append(options["input_ids"][0])
+            return generate(**options)
+
+        model.generate = noted
+        return model
+
+    return load
+
+
+def test_a_chat_models_prompts_are_formatted_and_kept_apart(tmp_path: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained("data/base")
+    sets = {
+        name: [Record("What?", "some words", ("it",), 2, name, "en", None, f"id {name}")]
+        for name in ("qasper", "lcc")
+    }
+    heard: list[Any] = []
+    ask = partial(
+        predictions,
+        [("tiny", {"seed": 0}, listener(heard))],
+        tokenizer,
+        sets,
+        max_length=700,
+        max_new_tokens=2,
+        policies={"full": None},
+        runs=tmp_path,
+        progress=False,
+    )
+    with pytest.raises(ValueError, match="no chat template"):
+        ask(chat=True)
+    ask()
+    [plain] = tmp_path.iterdir()
+    # What predictions made before there was a choice are stored under.
+    setting = {"model": {"seed": 0}, "cache": "None", "max_length": 700, "max_new_tokens": 2}
+    records = {"qasper": ["id qasper"], "lcc": ["id lcc"]}
+    assert plain.name == f"longbench-{json_hash({**setting, 'records': records})[:16]}"
+    assert not any("<ask>" in tokenizer.decode(ids) for ids in heard)
+    heard.clear()
+    tokenizer.chat_template = CHAT
+    ask(chat=True)
+    asked = [tokenizer.decode(ids, skip_special_tokens=True) for ids in heard]
+    assert asked[0].startswith("<ask>") and asked[0].endswith("</ask>")
+    assert "<ask>" not in asked[1]  # code goes on where the prompt ends
+    assert len(list(tmp_path.iterdir())) == 2
+    ask()
+    ask(chat=True)
+    assert len(heard) == 2

@@ -25,7 +25,11 @@ def chat_format(tokenizer: PreTrainedTokenizerBase) -> PromptFormat:
     """A prompt format that makes the prompt a user's turn in `tokenizer`'s chat template.
 
     For Llama-2-chat LongBench itself used ``lambda prompt: f"[INST]{prompt}[/INST]"``.
+    Raises ValueError, before any prompt, for a tokenizer without one.
     """
+    if not tokenizer.chat_template:
+        name = tokenizer.name_or_path
+        raise ValueError(f"tokenizer={name!r}: has no chat template; leave chat out, or give a chat model")
 
     def formatted(prompt: str) -> str:
         turn = [{"role": "user", "content": prompt}]

@@ -18,6 +18,7 @@ from sinklora.device import default_device
 from sinklora.evaluate.longbench import load_records, predict
 from sinklora.evaluate.longbench_data import Prediction, Record
 from sinklora.evaluate.longbench_metrics import category_table, score_predictions
+from sinklora.evaluate.longbench_predict import as_it_is, chat_format
 from sinklora.evaluate.longbench_small import small_dataset
 from sinklora.evaluate.longbench_tasks import CATEGORIES, DATASETS, SMALL, scored_as
 from sinklora.files import json_hash
@@ -53,15 +54,21 @@ def predictions(
     max_length: int,
     policies: Mapping[str, CachePolicy | None],
     max_new_tokens: int | None = None,
+    chat: bool = False,
     runs: Path = Path("runs"),
     progress: bool = True,
 ) -> dict[str, dict[str, list[Prediction]]]:
     """Predictions by "model" or "model, cache", then by data set.
 
     `subjects`: name, what identifies the model, how it is loaded. `policies`: name -> policy of the cache;
-    None is the model's own, and its name is not shown. Each model, cache and setting has a folder of
-    prediction files of its own under `runs`, which a stopped run continues.
+    None is the model's own, and its name is not shown. `chat`: prompts are put into the tokenizer's chat
+    template, but for few-shot and code tasks (as LongBench does). Each model, cache and setting has a folder
+    of prediction files of its own under `runs`, which a stopped run continues.
+    Raises ValueError for `chat` with a tokenizer that has no chat template.
     """
+    prompt_format = chat_format(tokenizer) if chat else as_it_is
+    # Without it the settings are what they were before there was a choice: predictions made then are found.
+    asked = {"chat_template": tokenizer.chat_template} if chat else {}
     found = {}
     for name, key, load in subjects:
         loaded = load()
@@ -74,6 +81,7 @@ def predictions(
                 "max_length": max_length,
                 "max_new_tokens": max_new_tokens,
                 "records": {n: [record.id for record in records] for n, records in sets.items()},
+                **asked,
             }
             predict_set = partial(
                 predict,
@@ -82,6 +90,7 @@ def predictions(
                 max_length=max_length,
                 max_new_tokens=max_new_tokens,
                 cache_factory=None if policy is None else partial(BudgetCache, model, policy),
+                prompt_format=prompt_format,
                 progress=progress,
             )
             folder = runs / f"longbench-{json_hash(setting)[:16]}"

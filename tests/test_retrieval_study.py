@@ -1,17 +1,23 @@
 """The pass-key study: what it asks, that it is measured once, and its verdict by hand."""
 
 import dataclasses
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
+import torch
+from transformers import AutoModelForCausalLM
 
 from sinklora.cache_policies import Local
 from sinklora.data import CorpusSpec
+from sinklora.evaluate import retrieval_study
 from sinklora.evaluate.retrieval_study import (
     BASE,
     RetrievalStudy,
+    Subject,
     accuracies,
     failures,
     holds_to,
@@ -110,7 +116,34 @@ def test_a_study_is_measured_once_with_each_cache(tmp_path: Path) -> None:
     bounded = ask(study, policy=Local(8))
     assert len(list(tmp_path.glob("runs/retrieval-*"))) == 8
     assert not bounded.correct.any()
+    narrow = dataclasses.replace(study, batch_size=1)
+    pd.testing.assert_frame_equal(ask(narrow), found)  # however many are read at once
     assert {p: p.stat().st_mtime_ns for p in written} == written
+
+
+def test_long_documents_are_read_in_smaller_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    training = TrainSpec(base="data/base", context=1024)
+    study = RetrievalStudy(training, ("sf",), (0,), (96, 192), trials=4, batch_size=3, batch_tokens=400)
+    assert [study.rows_at_once(tokens) for tokens in (96, 192, 4096)] == [3, 2, 1]
+    read: list[list[int]] = []
+
+    def load() -> torch.nn.Module:
+        model: Any = AutoModelForCausalLM.from_pretrained("data/base", dtype=torch.float32)
+        generate = model.generate
+
+        def noted(ids: torch.Tensor, **options: Any) -> Any:
+            read.append(list(ids.shape))
+            return generate(ids, **options)
+
+        model.generate = noted
+        return model  # type: ignore[no-any-return]
+
+    def only_base(*_: object) -> Iterator[Subject]:
+        yield Subject(BASE, None, {}, load)
+
+    monkeypatch.setattr(retrieval_study, "subjects", only_base)
+    found = measure(study, runs=tmp_path, progress=False)
+    assert [rows for rows, _ in read] == [3, 1, 2, 2] and found.correct.all()
 
 
 @pytest.mark.parametrize(
@@ -120,6 +153,9 @@ def test_a_study_is_measured_once_with_each_cache(tmp_path: Path) -> None:
         ({"seeds": (1, 1)}, "seeds=\\(1, 1\\)"),
         ({"trials": 1}, "trials=1"),
         ({"further": 1024}, "further=1024"),
+        ({"batch_size": 0}, "batch_size=0"),
+        ({"batch_tokens": 0}, "batch_tokens=0"),
+        ({"dtype": "int8"}, "dtype='int8'"),
     ],
 )
 def test_bad_studies_are_named(changes: dict[str, object], words: str) -> None:

@@ -6,7 +6,7 @@ directory, read back the next time.
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from sinklora.runs import RunDirectory
 from sinklora.train import TrainSpec, base_hash, load_base, load_trained, train
 
 BASE = "base"
+DTYPES = ("float32", "bfloat16", "float16")
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,9 @@ class RetrievalStudy:
     """What is asked: `trials` pass keys of each length (tokens), their depth swept from first to last.
 
     `training`, `patterns`, `seeds`: the extensions that are compared. `further`: tokens to which positions
-    are interpolated further without training ("extended PI"); 0 leaves that out.
+    are interpolated further without training ("extended PI"); 0 leaves that out. `batch_size` documents are
+    read at once, fewer where they would have more than `batch_tokens` tokens together. `dtype`: of the
+    weights while the models are asked.
     Raises ValueError naming the argument.
     """
 
@@ -49,18 +52,30 @@ class RetrievalStudy:
     trials: int = 10
     further: int = 0
     key_seed: int = 0
+    batch_size: int = 16
+    batch_tokens: int = 65_536
+    dtype: str = "float32"
 
     def __post_init__(self) -> None:
         for name in ("patterns", "seeds", "lengths"):
             values = getattr(self, name)
             if not values or len(set(values)) < len(values):
                 raise ValueError(f"{name}={values!r}: expected at least one, and none twice")
+        for name in ("batch_size", "batch_tokens"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}: expected at least 1")
+        if self.dtype not in DTYPES:
+            raise ValueError(f"dtype={self.dtype!r}: expected one of {', '.join(DTYPES)}")
         if self.trials < 2:
             raise ValueError(f"trials={self.trials}: expected at least 2, the first and the last depth")
         if self.further and self.further <= self.training.context:
             raise ValueError(
                 f"further={self.further}: expected more than the trained context, {self.training.context}"
             )
+
+    def rows_at_once(self, tokens: int) -> int:
+        """How many documents of so many tokens are read in one batch: at least 1."""
+        return max(1, min(self.batch_size, self.batch_tokens // tokens))
 
     def specs(self) -> Iterator[TrainSpec]:
         """The training runs of the study, seed by seed."""
@@ -75,16 +90,42 @@ def _fields(spec: TrainSpec) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Subject:
-    """A model to be asked: how it is called, what identifies it, how it is loaded."""
+    """A model to be asked: how it is called, what identifies it, how it is loaded, and the type (one of
+    DTYPES) that its weights then get.
+    """
 
     name: str
     seed: int | None
     key: dict[str, Any]
     load: Callable[[], nn.Module]
+    dtype: str = "float32"
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What its answers are stored under; measurements made before there was a dtype are found."""
+        return self.key if self.dtype == "float32" else {**self.key, "dtype": self.dtype}
+
+    def ready(self) -> Any:
+        """The model itself: adapters merged, on the device, in evaluation mode."""
+        loaded = self.load()
+        model: Any = merge_adapter(loaded) if isinstance(loaded, PeftModel) else loaded
+        for weight in model.parameters():  # buffers keep their type: rotary angles need float32
+            weight.data = weight.data.to(getattr(torch, self.dtype))
+        return model.to(default_device()).eval()
+
+
+def policy_key(policy: CachePolicy | None) -> dict[str, Any] | None:
+    """A cache policy as JSON, for what measurements are stored under; None: the model's own cache."""
+    return None if policy is None else {"kind": type(policy).__name__, **asdict(policy)}
 
 
 def subjects(study: RetrievalStudy, runs: Path, cache: Path | None, progress: bool) -> Iterator[Subject]:
     """The models of a study; extensions that are missing are trained on the way."""
+    for subject in _subjects(study, runs, cache, progress):
+        yield replace(subject, dtype=study.dtype)
+
+
+def _subjects(study: RetrievalStudy, runs: Path, cache: Path | None, progress: bool) -> Iterator[Subject]:
     base = study.training.base
     key = {"base_sha256": base_hash(base)}
     yield Subject(BASE, None, {**key, "context": "as trained"}, partial(_load, base))
@@ -124,10 +165,9 @@ def measure(
     """
     tokenizer = AutoTokenizer.from_pretrained(study.training.base)
     asked = {"lengths": study.lengths, "trials": study.trials, "key_seed": study.key_seed}
-    kept = None if policy is None else {"kind": type(policy).__name__, **asdict(policy)}
     frames = []
     for subject in subjects(study, runs, cache, progress):
-        spec = {"model": subject.key, "policy": kept, **asked, "lengths": list(study.lengths)}
+        spec = {"model": subject.identity, "policy": policy_key(policy), **asked}
         work = partial(_ask, study, subject, policy, tokenizer, progress)
         folder = RunDirectory(runs, spec, prefix="retrieval").reuse_or(work)
         rows = pd.DataFrame(json.loads((folder / "rows.json").read_text()))
@@ -143,14 +183,13 @@ def _ask(
     progress: bool,
     folder: Path,
 ) -> list[str]:
-    loaded = subject.load()
-    model: Any = merge_adapter(loaded) if isinstance(loaded, PeftModel) else loaded
-    model.to(default_device()).eval()
+    model: Any = subject.ready()
     make: Callable[[], Cache] = DynamicCache if policy is None else partial(BudgetCache, model, policy)
     rows = []
     for tokens in study.lengths:
         documents = pass_keys(tokenizer, tokens=tokens, trials=study.trials, seed=study.key_seed)
-        wrote = written_answers(model, tokenizer, documents, make, progress=progress)
+        at_once = study.rows_at_once(tokens)
+        wrote = written_answers(model, tokenizer, documents, make, batch_size=at_once, progress=progress)
         for trial, (document, text) in enumerate(zip(documents, wrote, strict=True)):
             rows.append(
                 {

@@ -19,6 +19,7 @@ from transformers.cache_utils import Cache, DynamicCache
 
 from sinklora.evaluate.retrieval import Accuracy
 
+ANSWER_TOKENS = 24  # room for a short sentence that names the topic
 SUBJECTS = (
     "the history of clocks",
     "how bridges are built",
@@ -130,7 +131,7 @@ def topic_answers(
     make_cache: Callable[[], Cache] = DynamicCache,
     *,
     prompt_format: Callable[[str], str] = str,
-    max_new_tokens: int = 24,
+    max_new_tokens: int = ANSWER_TOKENS,
     progress: bool = True,
 ) -> list[str]:
     """What the model writes after each conversation, greedy decoding; one conversation at a time."""

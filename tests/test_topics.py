@@ -63,13 +63,37 @@ def test_files_are_read_and_damage_is_named_with_its_line(tmp_path: Path) -> Non
     line = json.dumps({"test_id": 4, "prompt": "p", "topics": ["a", "b"], "prompt_length": -1})
     path.write_text(f"{line}\n{line}\n")
     assert read_topics(path) == [TopicRecord(4, "p", ("a", "b"))] * 2
-    for broken in ("{", json.dumps({"prompt": "p"}), json.dumps({"prompt": "p", "topics": []})):
-        path.write_text(f"{line}\n{broken}\n")
-        with pytest.raises(ValueError, match="line 2"):
-            read_topics(path)
     path.write_text("")
     with pytest.raises(ValueError, match="no records"):
         read_topics(path)
+
+
+@pytest.mark.parametrize(
+    ("broken", "words"),
+    [
+        (b"{", "not a line of JSON"),
+        (b'{"prompt": "\xff", "topics": ["a"]}', "not a line of JSON"),
+        (b"[1]", "a list"),
+        (b'{"topics": ["b"]}', "'prompt' is None"),
+        (b'{"prompt": "p"}', "'topics' is None"),
+        (b'{"prompt": "p", "topics": []}', r"'topics' is \[\]"),
+        (b'{"prompt": "p", "topics": "abc"}', "'topics' is 'abc'"),
+        (b'{"prompt": "p", "topics": ["b", " "]}', "'topics' is"),
+        (b'{"prompt": "p", "topics": ["b"], "test_id": "x"}', "'test_id' is 'x'"),
+    ],
+)
+def test_malformed_records_are_named_with_their_line(tmp_path: Path, broken: bytes, words: str) -> None:
+    path = tmp_path / "topics.jsonl"
+    path.write_bytes(b'{"prompt": "p", "topics": ["b"]}\n' + broken + b"\n")
+    with pytest.raises(ValueError, match=rf"topics\.jsonl, line 2: {words}"):
+        read_topics(path)
+
+
+def test_a_line_ends_at_a_newline_alone(tmp_path: Path) -> None:
+    prompt = "one\u2028two\u0085three"
+    path = tmp_path / "topics.jsonl"
+    path.write_text(json.dumps({"prompt": prompt, "topics": ["b"]}, ensure_ascii=False) + "\n", "utf-8")
+    assert read_topics(path) == [TopicRecord(0, prompt, ("b",))]
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="LongChat's files are not there")

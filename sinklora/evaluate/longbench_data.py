@@ -67,7 +67,7 @@ def read_records(path: str | Path) -> list[Record]:
 
     Raises FileNotFoundError, or ValueError with file and line for a malformed record.
     """
-    return [_record(fields, place) for place, fields in _objects(Path(path))]
+    return [_record(fields, place) for place, fields in json_lines(Path(path))]
 
 
 def load_records(source: str | Path, dataset: str) -> list[Record]:
@@ -97,7 +97,7 @@ def read_predictions(path: str | Path) -> list[Prediction]:
 
     Raises FileNotFoundError, or ValueError with file and line for a damaged line.
     """
-    return [_prediction(fields, place) for place, fields in _objects(Path(path))]
+    return [_prediction(fields, place) for place, fields in json_lines(Path(path))]
 
 
 def resume_predictions(path: Path, records: Sequence[Record]) -> list[Prediction]:
@@ -110,7 +110,7 @@ def resume_predictions(path: Path, records: Sequence[Record]) -> list[Prediction
         return []
     content = path.read_bytes()
     whole = _without_torn_end(content)
-    done = [_prediction(fields, place) for place, fields in _objects(path, whole)]
+    done = [_prediction(fields, place) for place, fields in json_lines(path, whole)]
     advice = "give each model, setting and data set a file of its own, or delete this one"
     if len(done) > len(records):
         raise ValueError(f"{path} has {len(done)} predictions for {len(records)} records; {advice}")
@@ -142,8 +142,11 @@ def _without_torn_end(content: bytes) -> bytes:
     return content + b"\n"
 
 
-def _objects(path: Path, content: bytes | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Place ("file, line n") and JSON object of each line of `content`, by default what `path` holds."""
+def json_lines(path: Path, content: bytes | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Place ("file, line n") and JSON object of each line of `content`, by default what `path` holds.
+
+    Only a newline ends a line: text may hold other separators. Raises ValueError with the place.
+    """
     with path.open("rb") if content is None else BytesIO(content) as file:
         for number, line in enumerate(file, 1):
             place = f"{path}, line {number}"

@@ -4,12 +4,12 @@ Records have LongChat's columns (``test_id, prompt, topics, prompt_length``); th
 Its files are read from a path; `make_topics` writes conversations of the same form of any length.
 """
 
-import json
 import random
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import Cache, DynamicCache
 
+from sinklora.evaluate.longbench_data import json_lines
 from sinklora.evaluate.retrieval import Accuracy
 
 ANSWER_TOKENS = 24  # room for a short sentence that names the topic
@@ -58,19 +59,24 @@ class TopicRecord:
 
 def read_topics(path: str | Path) -> list[TopicRecord]:
     """Records of a LongChat file (jsonl). Raises ValueError with file and line for a malformed one."""
-    records = []
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
-        try:
-            fields = json.loads(line)
-            prompt, topics = fields["prompt"], tuple(fields["topics"])
-            if not isinstance(prompt, str) or not topics or not all(isinstance(t, str) for t in topics):
-                raise TypeError("prompt must be text, topics a list of text")
-            records.append(TopicRecord(int(fields.get("test_id", number - 1)), prompt, topics))
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{path}, line {number}: not a topic record ({error!r})") from error
+    lines = enumerate(json_lines(Path(path)))
+    records = [_record(fields, place, number) for number, (place, fields) in lines]
     if not records:
         raise ValueError(f"{path}: holds no records")
     return records
+
+
+def _record(fields: dict[str, Any], place: str, number: int) -> TopicRecord:
+    prompt, topics, test_id = fields.get("prompt"), fields.get("topics"), fields.get("test_id", number)
+    if not isinstance(prompt, str):
+        raise ValueError(f"{place}: 'prompt' is {prompt!r:.80}, expected text")
+    # An empty topic would be found in every answer.
+    given = topics if isinstance(topics, list) else []
+    if not given or not all(isinstance(topic, str) and topic.strip() for topic in given):
+        raise ValueError(f"{place}: 'topics' is {topics!r:.80}, expected a list of at least one text")
+    if type(test_id) is not int:
+        raise ValueError(f"{place}: 'test_id' is {test_id!r:.80}, expected a whole number")
+    return TopicRecord(test_id, prompt, tuple(given))
 
 
 def make_topics(

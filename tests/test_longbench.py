@@ -151,6 +151,8 @@ def test_a_deep_caller_gets_the_same_score() -> None:
         (("qasper", ["a"], ["a"]), r"answers\[0\]"),
         (("qasper", ["a"], [[]]), r"answers\[0\]"),
         (("trec", ["a"], [["a"]]), "all_classes=None"),
+        (("passage_retrieval_en", ["3"], [["3"]]), r"answers\[0\] has '3'; .*'Paragraph 3'"),
+        (("passage_retrieval_zh", ["3", "3"], [["段落3"], ["Paragraph 3"]]), r"answers\[1\] .*'段落3'"),
     ],
 )
 def test_what_cannot_be_scored_is_named(arguments: tuple[Any, ...], message: str) -> None:
@@ -299,3 +301,8 @@ def test_a_folder_that_cannot_be_scored_says_why(tmp_path: Path) -> None:
     assert result.exit_code != 0 and "lcc.jsonl, line 2" in result.output
     (tmp_path / "lcc.jsonl").rename(tmp_path / "lcd.jsonl")
     assert "dataset='lcd'" in command("score", tmp_path).output
+    (tmp_path / "lcd.jsonl").unlink()
+    right, wrong = ({"pred": "3", "answers": [answer]} for answer in ("Paragraph 3", "3"))
+    write_official(tmp_path, "passage_retrieval_en", right, wrong)
+    result = command("score", tmp_path)
+    assert result.exit_code == 2 and "passage_retrieval_en.jsonl, line 2: 'answers' has '3'" in result.output

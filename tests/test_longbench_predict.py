@@ -345,3 +345,45 @@ def test_predict_and_score_from_the_command_line(
     out.rename(tmp_path / "before")
     assert command(*common, "--max-length", 40, "--budget", "512").exit_code == 0
     assert asked[-1] == ("h2o", 512) and isinstance(asked[-1][1], int)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--dataset", "qasperr"), "dataset='qasperr'"),
+        (("--dataset", "qasper", "--dataset", "lcc"), "lcc.jsonl"),
+        (("--dataset", "musique"), "musique.jsonl, line 2: no 'context'"),
+        (("--dataset", "trec"), "record 'id1' is of 'qasper'"),
+        (("--dataset", "passage_retrieval_en"), "record 1: 'answers' has 'it is 1'"),
+        (("--kv", "h3o", "--budget", "0.2"), "kv='h3o'"),
+        (("--kv", "h2o"), "kv='h2o' needs a budget"),
+        (("--kv", "h2o", "--budget", "1.5"), "budget=1.5"),
+        (("--kv", "h2o", "--budget", "nan"), "budget=nan"),
+        (("--kv", "full", "--budget", "0.2"), "budget=0.2: the full cache has none"),
+        (("--limit", "0"), "limit=0"),
+        (("--chat",), "no chat template"),
+    ],
+)
+def test_a_wrong_request_is_refused_before_the_model_is_loaded(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerFast, arguments: tuple[str, ...], message: str
+) -> None:
+    home, data, out = (tmp_path / name for name in ("model", "data", "out"))
+    tokenizer.save_pretrained(home)  # without weights: loading the model would say so
+    data.mkdir()
+    write_records(data / "qasper.jsonl", [record(1)])
+    write_records(data / "trec.jsonl", [record(1)])
+    write_records(data / "passage_retrieval_en.jsonl", [record(1, "passage_retrieval_en")])
+    (data / "musique.jsonl").write_text(json.dumps(record(1, "musique").to_dict()) + '\n{"input": "x"}\n')
+    common = ["predict", "--model", home, "--data", data, "--out", out, "--max-length", 40]
+    asked = () if "--dataset" in arguments else ("--dataset", "qasper")
+    result = command(*common, *asked, *arguments)
+    assert result.exit_code == 2 and message in result.output, result.output
+    assert not out.exists()
+
+
+def test_a_folder_of_other_settings_is_refused_before_the_model_is_loaded(tmp_path: Path) -> None:
+    (tmp_path / "qasper.jsonl").write_text(json.dumps(record(1).to_dict()))
+    (tmp_path / "settings.json").write_text('{"model": "another"}')
+    common = ("predict", "--model", tmp_path / "none", "--data", tmp_path, "--out", tmp_path)
+    result = command(*common, "--max-length", 40)
+    assert result.exit_code == 2 and "use another folder" in result.output

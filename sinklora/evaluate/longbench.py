@@ -6,13 +6,15 @@
 
 import importlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import pandas as pd
 import typer
 
+from sinklora.cache_policies import POLICIES, make_policy
 from sinklora.device import default_device
 from sinklora.evaluate.longbench_data import (
     Prediction,
@@ -22,8 +24,21 @@ from sinklora.evaluate.longbench_data import (
     read_records,
     write_records,
 )
-from sinklora.evaluate.longbench_metrics import category_table, score, score_file, score_predictions
-from sinklora.evaluate.longbench_predict import as_it_is, chat_format, predict, prompt_ids, truncate_middle
+from sinklora.evaluate.longbench_metrics import (
+    category_table,
+    check_references,
+    score,
+    score_file,
+    score_predictions,
+)
+from sinklora.evaluate.longbench_predict import (
+    as_it_is,
+    chat_format,
+    check_request,
+    predict,
+    prompt_ids,
+    truncate_middle,
+)
 from sinklora.evaluate.longbench_tasks import CATEGORIES, DATASETS, SMALL, scored_as, task_of
 from sinklora.files import write_json
 from sinklora.report import markdown
@@ -77,11 +92,9 @@ def score_command(
     folder: Annotated[Path, typer.Argument(help="folder of files <data set>.jsonl: pred, answers, …")],
 ) -> None:
     """Score a folder of prediction files and print two tables: the data sets, and the category averages."""
-    try:
+    with _refused():
         scores = score_folder(folder)
         table = category_table(dict(zip(scores["dataset"], scores["score"], strict=True)))
-    except (ValueError, FileNotFoundError) as error:
-        raise typer.BadParameter(str(error)) from error
     typer.echo(markdown(scores.round(2)))
     typer.echo("\n" + markdown(table.round(2)))
 
@@ -92,7 +105,7 @@ def predict_command(
     data: Annotated[str, typer.Option(help="folder of files <data set>.jsonl, or a data set of the hub")],
     out: Annotated[Path, typer.Option(help="folder for the prediction files of this model and settings")],
     max_length: Annotated[int, typer.Option(help="tokens of prompt; leave room for up to 512 more")],
-    kv: Annotated[str, typer.Option(help="cache policy: full, h2o, local or streaming")] = "full",
+    kv: Annotated[str, typer.Option(help=f"cache policy: {', '.join(POLICIES)}")] = "full",
     budget: Annotated[
         str, typer.Option(help="of the cache: a share of the prompt (0.2) or tokens (512)")
     ] = "",
@@ -103,23 +116,29 @@ def predict_command(
     """Write greedy predictions, one file per data set; run it again after a kill and it goes on."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    names = dataset or _datasets_in(data)
     amount = _budget(kv, budget)
+    sets = {
+        name: _records(data, name, max_length=max_length, limit=limit)
+        for name in dataset or _datasets_in(data)
+    }
+    settings = {"model": model, "max_length": max_length, "kv": kv, "budget": amount, "chat": chat}
+    _check_settings(out, settings)
     tokenizer = AutoTokenizer.from_pretrained(model)
+    with _refused():
+        prompt_format = chat_format(tokenizer) if chat else as_it_is
     network = AutoModelForCausalLM.from_pretrained(model, dtype="auto", device_map=default_device())
     factory = _cache_factory(network, kv, amount)
-    settings = {"model": model, "max_length": max_length, "kv": kv, "budget": amount, "chat": chat}
     _keep_settings(out, settings)
-    for name in names:
+    for name, records in sets.items():
         predict(
             network,
             tokenizer,
-            load_records(data, name),
+            records,
             name,
             max_length=max_length,
             out=out / f"{name}.jsonl",
             cache_factory=factory,
-            prompt_format=chat_format(tokenizer) if chat else as_it_is,
+            prompt_format=prompt_format,
             limit=limit,
         )
 
@@ -134,29 +153,54 @@ def _datasets_in(data: str) -> Sequence[str]:
     return found
 
 
-def _keep_settings(folder: Path, settings: dict[str, Any]) -> None:
-    """Write settings.json beside the predictions, or refuse a folder of other settings: a continued file
-    would mix two models.
-    """
+def _records(data: str, name: str, *, max_length: int, limit: int | None) -> list[Record]:
+    """The records of a data set, all checked: a fault would else be met after hours of predictions."""
+    with _refused():
+        scored_as(name)
+        records = load_records(data, name)
+        check_request(records, name, max_length, limit=limit)
+        for number, record in enumerate(records, 1):
+            check_references(name, record.answers, f"{data}, {name}, record {number}: 'answers'")
+    return records
+
+
+@contextmanager
+def _refused() -> Iterator[None]:
+    """Faults in what was asked for, told without a traceback."""
+    try:
+        yield
+    except (ValueError, FileNotFoundError) as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+def _check_settings(folder: Path, settings: dict[str, Any]) -> None:
+    """Refuse a folder of other settings: a continued file would mix two models."""
     file = folder / "settings.json"
     if file.is_file():
-        kept = json.loads(file.read_text(encoding="utf-8"))
+        with _refused():
+            kept = json.loads(file.read_text(encoding="utf-8"))
         if kept != settings:
             raise typer.BadParameter(f"out: {file} says {kept}, this run {settings}; use another folder")
-        return
+
+
+def _keep_settings(folder: Path, settings: dict[str, Any]) -> None:
+    """Write settings.json beside the predictions, unless it is there."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(file, settings)
+    if not (folder / "settings.json").is_file():
+        write_json(folder / "settings.json", settings)
 
 
 def _budget(kv: str, budget: str) -> int | float | None:
-    if kv == "full":
-        return None
+    """The budget as a number; a wrong one, a wrong `kv`, or the two together are refused."""
     try:
-        return int(budget) if budget.isdecimal() else float(budget)
+        amount = None if not budget else int(budget) if budget.isdecimal() else float(budget)
     except ValueError:
         raise typer.BadParameter(
             f"budget={budget!r}: --kv {kv} needs a share (0.2) or tokens (512)"
         ) from None
+    with _refused():
+        make_policy(kv, amount)
+    return amount
 
 
 def _cache_factory(model: Any, kv: str, budget: int | float | None) -> Callable[[], Any] | None:

@@ -2,6 +2,7 @@
 
 import difflib
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,6 +19,11 @@ from sinklora.evaluate.longbench_tasks import (
     scored_as,
     task_of,
 )
+
+NUMBERED = {
+    "passage_retrieval_en": "Paragraph ",
+    "passage_retrieval_zh": "段落",
+}  # before a reference's number
 
 Metric = Callable[[str, str, Sequence[str] | None], float]
 
@@ -44,8 +50,7 @@ def score(
     if task_of(name).metric == "classification_score" and not all_classes:
         raise ValueError(f"all_classes={all_classes!r}: {dataset} is scored by the labels there are")
     for index, references in enumerate(answers):
-        if isinstance(references, str) or not references:
-            raise ValueError(f"answers[{index}] is {references!r}; expected a list of at least one string")
+        check_references(name, references, f"answers[{index}]")
     if name in FIRST_LINE:
         predictions = [prediction.lstrip("\n").split("\n")[0] for prediction in predictions]
 
@@ -60,6 +65,16 @@ def score(
     # with an empty stack, as LongBench's script does: a caller deep in a notebook gets the same scores.
     with ThreadPoolExecutor(max_workers=1) as shallow:
         return shallow.submit(mean).result()
+
+
+def check_references(dataset: str, references: Sequence[str], place: str) -> None:
+    """Raise ValueError naming `place` for right answers that the data set's metric cannot read."""
+    if isinstance(references, str) or not references:
+        raise ValueError(f"{place} is {references!r}; expected a list of at least one string")
+    word = NUMBERED.get(scored_as(dataset))
+    for reference in references:
+        if word is not None and not re.search(rf"{word}\d", reference):
+            raise ValueError(f"{place} has {reference!r:.80}; expected a number as in {word + '3'!r}")
 
 
 def code_similarity(prediction: str, reference: str) -> float:
@@ -82,11 +97,14 @@ def code_similarity(prediction: str, reference: str) -> float:
 def score_file(dataset: str, path: str | Path) -> tuple[float, int]:
     """Score (0 to 100) of a file of predictions, and how many there are.
 
-    Raises ValueError with file and line for a damaged line, and for a file without any.
+    Raises ValueError with file and line for a damaged line or an answer that the metric cannot read, and for
+    a file without any.
     """
     predictions = read_predictions(path)
     if not predictions:
         raise ValueError(f"{path} has no predictions")
+    for line, prediction in enumerate(predictions, 1):
+        check_references(dataset, prediction.answers, f"{path}, line {line}: 'answers'")
     return score_predictions(dataset, predictions), len(predictions)
 
 

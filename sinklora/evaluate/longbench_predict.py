@@ -98,7 +98,7 @@ def predict(
     while it was written (with the line), and one of other records.
     """
     task = task_of(dataset)
-    _check(records, dataset, max_length, max_new_tokens, limit)
+    check_request(records, dataset, max_length, max_new_tokens, limit)
     done = resume_predictions(out, records)
     chosen = records[:limit]
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -120,9 +120,14 @@ def predict(
     return done[: len(chosen)]
 
 
-def _check(
-    records: Sequence[Record], dataset: str, max_length: int, max_new_tokens: int | None, limit: int | None
+def check_request(
+    records: Sequence[Record],
+    dataset: str,
+    max_length: int,
+    max_new_tokens: int | None = None,
+    limit: int | None = None,
 ) -> None:
+    """Raise ValueError for numbers out of range and for a record of another data set, as `predict` does."""
     for name, value, least in (("max_length", max_length, 2), ("max_new_tokens", max_new_tokens, 1)):
         if value is not None and value < least:
             raise ValueError(f"{name}={value}: expected at least {least}")

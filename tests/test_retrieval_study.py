@@ -1,4 +1,4 @@
-"""The pass-key study: what it asks, that it is measured once, and its verdict by hand."""
+"""The pass-key study: what it asks, and that it is measured once."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -11,6 +11,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from pass_keys_by_hand import pass_key_rows
 from sinklora.cache_policies import Local
 from sinklora.data import CorpusSpec
 from sinklora.evaluate import retrieval_study
@@ -20,35 +21,13 @@ from sinklora.evaluate.retrieval_study import (
     Subject,
     accuracies,
     failures,
-    holds_to,
     measure,
     table,
-    verdict,
 )
 from sinklora.plots import depth_figure, retrieval_figure
 from sinklora.train import TrainSpec
 
-
-def rows(correct: dict[str, dict[int, list[int]]]) -> pd.DataFrame:
-    return pd.DataFrame(
-        [
-            {
-                "model": model,
-                "seed": None if model == BASE else 0,
-                "tokens": tokens,
-                "depth": i / 9,
-                "answer": "12345",
-                "wrote": " 12345",
-                "correct": bool(right),
-            }
-            for model, lengths in correct.items()
-            for tokens, trials in lengths.items()
-            for i, right in enumerate(trials)
-        ]
-    ).astype({"seed": "Int64"})
-
-
-HAND = rows(
+HAND = pass_key_rows(
     {
         BASE: {512: [1] * 10, 1024: [0] * 10, 2048: [0] * 10, 4096: [0] * 10},
         "full": {512: [1] * 10, 1024: [1] * 10, 2048: [1] * 5 + [0] * 5, 4096: [0] * 10},
@@ -58,25 +37,11 @@ HAND = rows(
 )
 
 
-def test_accuracies_and_reach_by_hand() -> None:
+def test_accuracies_by_hand() -> None:
     found = accuracies(HAND).set_index(["model", "tokens"])
     assert found.loc[("sf", 1024), "accuracy"] == 0.9
     assert found.loc[("sf", 1024), "low"] == pytest.approx(0.596, abs=1e-3)  # Wilson, 9 of 10
-    assert holds_to(HAND, BASE) == 512
-    assert holds_to(HAND, "full") == 2048
-    assert holds_to(HAND, "sf") == 4096
-    assert holds_to(HAND, "s2") == 512  # what comes after a gap does not count
     assert table(HAND).set_index("model").loc[BASE, "1024"].startswith("0.00")
-
-
-def test_the_verdict_follows_the_numbers() -> None:
-    assert verdict(HAND, 2048, ["full", "sf", "s2"]).startswith("Held: ")
-    assert "beyond the trained 2048: sf." in verdict(HAND, 2048, ["full", "sf", "s2"])
-    worse = HAND[~((HAND.model == "sf") & (HAND.tokens > 1024))]
-    assert verdict(worse, 2048, ["full", "sf"]).startswith("Held in part: ")
-    worst = HAND[~((HAND.model == "sf") & (HAND.tokens > 512))]
-    assert verdict(worst, 2048, ["full", "sf"]).startswith("Did not hold: ")
-    assert verdict(HAND, 2048, ["s2"]).startswith("Not tested: ")
 
 
 def test_failures_are_shown_shortest_first() -> None:

@@ -5,7 +5,7 @@ directory, read back the next time.
 """
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -229,41 +229,8 @@ def table(rows: pd.DataFrame) -> pd.DataFrame:
     return wide.reset_index()
 
 
-def holds_to(rows: pd.DataFrame, model: str, least: float = 0.5) -> int:
-    """The longest length (tokens) up to which a model gives at least this share of the keys back; 0: none."""
-    found = accuracies(rows)
-    reached = 0
-    for tokens, share in sorted(
-        zip(*found[found.model == model][["tokens", "accuracy"]].T.to_numpy(), strict=True)
-    ):
-        if share < least:
-            break
-        reached = int(tokens)
-    return reached
-
-
 def failures(rows: pd.DataFrame, count: int = 5) -> pd.DataFrame:
     """Some wrong answers of each model, the shortest documents first."""
     wrong = rows[~rows.correct.astype(bool)].sort_values("tokens", kind="stable")
     chosen = wrong.groupby("model", sort=False).head(count)
     return chosen[["model", "seed", "tokens", "depth", "answer", "wrote"]].reset_index(drop=True)
-
-
-def verdict(rows: pd.DataFrame, context: int, patterns: Sequence[str]) -> str:
-    """How far retrieval holds, by model, from the numbers alone."""
-    reach = {model: holds_to(rows, model) for model in (BASE, *patterns)}
-    listed = ", ".join(f"{model} {tokens}" for model, tokens in reach.items())
-    beyond = [model for model in patterns if reach[model] > context]
-    if not {"sf", "full"} <= set(reach):
-        held = "Not tested"
-    elif reach["sf"] >= max(context, reach["full"]):
-        held = "Held"
-    elif reach["sf"] > reach[BASE]:
-        held = "Held in part"
-    else:
-        held = "Did not hold"
-    past = f"beyond the trained {context}: {', '.join(beyond)}" if beyond else f"none beyond {context}"
-    return (
-        f"{held}: a model extended with SF-Attn retrieves as far as one trained with full attention. "
-        f"At least half of the keys come back up to (tokens): {listed}; {past}."
-    )

@@ -33,6 +33,7 @@ def tokenizer() -> PreTrainedTokenizerBase:
         ("It was: history of CLOCKS.", True),
         ("the history of clocks, then the care of roses", True),
         ("the care of roses, not the history of clocks", False),
+        ("the prehistory of clockstoppers", True),  # a substring is enough, as the docstring says
         ("the care of roses", False),
         ("clocks", False),
         ("", False),

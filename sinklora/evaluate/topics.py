@@ -116,7 +116,8 @@ def _conversation(talks: Sequence[str]) -> str:
 def is_first_topic(answer: str, record: TopicRecord) -> bool:
     """Whether the first topic is named in the answer, and named before any other of the record.
 
-    Case, punctuation and articles do not count. (LongChat's release lets a language model judge.)
+    Case, punctuation and articles do not count. Topics are found as substrings, within words and after a
+    "not" too, and a paraphrase is not found. (LongChat's release lets a language model judge.)
     """
     said = _plain(answer)
     places = {topic: said.find(_plain(topic)) for topic in record.topics}

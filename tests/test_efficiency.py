@@ -178,15 +178,26 @@ def test_the_longest_contexts_of_methods(tmp_path: Path) -> None:
 
 
 def test_the_ladder_says_whether_each_step_helps() -> None:
-    def rows(*values: float) -> pd.DataFrame:
+    def rows(*values: float, last: tuple[float, ...] = (0.0, 0.0, 0.0)) -> pd.DataFrame:
         lengths = (512, 1024, 2048)
-        return pd.DataFrame(
-            {"method": "sf", "seed": 0, "context": lengths, "perplexity": values, "test_set": "A"}
+        seeds = [
+            {"method": "sf", "seed": seed, "context": length, "perplexity": value + seed, "test_set": "A"}
+            for seed in range(len(last))
+            for length, value in zip(lengths, values, strict=True)
+        ]
+        frame = pd.DataFrame(seeds)
+        return frame.assign(
+            perplexity=frame.perplexity + frame.seed.map(dict(enumerate(last))) * (frame.context == 2048)
         )
 
-    assert ladder_verdict(rows(3.0, 2.0, 1.0)).startswith("Held:")
+    assert ladder_verdict(rows(3.0, 2.0, 1.0)).startswith("Held: with SF-Attn perplexity falls")
     assert ladder_verdict(rows(3.0, 2.0, 2.5)).startswith("Held in part:")
     assert ladder_verdict(rows(1.0, 2.0, 2.5)).startswith("Did not hold:")
+    # The last step falls by 0.1, 0.0 and 0.5: 0.2 on average, 95 % t-interval -0.46 to 0.86.
+    unsure = ladder_verdict(rows(3.0, 2.0, 1.5, last=(0.4, 0.5, 0.0)))
+    assert unsure.startswith("Not decided:")
+    assert "512 to 1024: held" in unsure and "1024 to 2048: not decided, falls by 0.20 ± 0.26" in unsure
+    assert ladder_verdict(rows(10.004, 10.003, 10.002, last=(0.0,))).startswith("Not decided (one seed):")
 
 
 # --- the comparison -----------------------------------------------------------------------------------------

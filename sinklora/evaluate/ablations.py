@@ -1,5 +1,5 @@
-"""What the measurements of many patterns say: tables of ablations, sweeps, and quality against cost (Tables
-7, 8, 9; ours: schedules, and the patterns that no other one beats at their cost).
+"""What the measurements of many patterns say: tables of ablations, sweeps, and schedules (Tables 7, 8, 9; the
+schedules are ours). `quality_cost` compares them all by their cost.
 
 `rows` are those of `extension.measure`; everything is paired by seed and judged at one test context.
 """
@@ -13,17 +13,15 @@ from itertools import pairwise
 import pandas as pd
 from transformers import AutoConfig
 
-from sinklora.evaluate.comparison import DASH, UNTRAINED, interval, judge, spread
+from sinklora.evaluate.comparison import DASH, UNTRAINED, bonferroni, interval, judge, spread
 from sinklora.train import TrainSpec
 
 __all__ = [
     "ablation_table",
     "attention_costs",
-    "best_at_cost",
     "closed_gap",
     "condition_table",
     "condition_verdict",
-    "costs_and_gaps",
     "order_verdict",
     "perplexities",
     "recipe_table",
@@ -168,51 +166,21 @@ def sweep_table(
 
 
 def sweep_verdict(rows: pd.DataFrame, context: int, field: str, methods: Mapping[float, str]) -> str:
-    """Which value is best, and whether it is surely better than the one that METHOD defines SF-Attn with."""
+    """Which value is best on average, and whether it is surely better than the one that METHOD defines
+    SF-Attn with: by an interval corrected for having picked the best of several values.
+    """
     found = perplexities(rows, context)
     means = {value: float(found[method].mean()) for value, method in methods.items()}
     best = min(means, key=means.__getitem__)
     usual = next((value for value, method in methods.items() if method == "sf"), None)
+    lowest = f"Lowest mean perplexity with {field} = {best:g}"
     if usual is None or best == usual:
-        return f"Lowest perplexity with {field} = {best:g}" + ("." if usual is None else ", as in SF-Attn.")
-    outcome, words = judge(found.sf - found[methods[best]], "lower", "higher")
-    return (
-        f"Lowest perplexity with {field} = {best:g}. {outcome}: better than SF-Attn's {usual:g}; "
-        f"perplexity {words}."
-    )
-
-
-def costs_and_gaps(rows: pd.DataFrame, context: int, costs: Mapping[str, float]) -> pd.DataFrame:
-    """Attention cost against quality: method, cost, gap (mean), low, high (95 %), seeds, best_at_its_cost.
-
-    ``best_at_its_cost``: no cheaper or equally dear method has a lower mean gap (the Pareto front).
-    """
-    found = perplexities(rows, context)
-    lines = []
-    for method in costs:
-        gaps = (found[method] - found.full).dropna()
-        low, high = interval(gaps)
-        lines.append(
-            {
-                "method": method,
-                "attention cost": costs[method],
-                "gap to full": float(gaps.mean()),
-                "low": low,
-                "high": high,
-                "seeds": len(gaps),
-            }
-        )
-    frame = pd.DataFrame(lines).sort_values(["attention cost", "gap to full"], ignore_index=True)
-    lowest_before = frame["gap to full"].cummin().shift(fill_value=math.inf)
-    return frame.assign(best_at_its_cost=frame["gap to full"] < lowest_before)
-
-
-def best_at_cost(front: pd.DataFrame, most: float) -> str:
-    """The method with the smallest gap among those of `costs_and_gaps` that cost at most so much."""
-    affordable = front[front["attention cost"] <= most]
-    if affordable.empty:
-        raise ValueError(f"most={most}: the cheapest method costs {front['attention cost'].min():.3f}")
-    return str(affordable.sort_values("gap to full").method.iloc[0])
+        return f"{lowest}." if usual is None else f"{lowest}, as in SF-Attn."
+    others = len(methods) - 1
+    lead = found.sf - found[methods[best]]
+    outcome, words = judge(lead, "lower", "higher", bonferroni(others))
+    note = f"; corrected (Bonferroni) for {others} comparisons" if others > 1 and lead.count() > 1 else ""
+    return f"{lowest}. {outcome}: better than SF-Attn's {usual:g}; perplexity {words}{note}."
 
 
 def closed_gap(rows: pd.DataFrame, context: int, method: str) -> "pd.Series[float]":
@@ -248,7 +216,10 @@ def recipe_table(
 def recipe_verdict(
     rows: pd.DataFrame, context: int, methods: Sequence[str], costs: Mapping[str, float], *, goal: float = 60
 ) -> str:
-    """Whether each schedule closes `goal` per cent of the gap at no more than 1.3 times SF-Attn's cost."""
+    """Whether each schedule closes `goal` per cent of the gap at no more than 1.3 times SF-Attn's cost.
+
+    Decided where the 95 % t-interval over seeds lies on one side of the goal, or where the cost is too high.
+    """
     usual = costs["sf"]
     sentences = []
     for method in methods:
@@ -256,9 +227,18 @@ def recipe_verdict(
         times = costs[method] / usual
         low, high = interval(closed)
         within = f" (95 % t-interval {low:.0f} to {high:.0f})" if not math.isnan(low) else " (one seed)"
-        reached = "Reached" if closed.mean() >= goal and times <= 1.3 else "Not reached"
         sentences.append(
-            f"{reached}: {method} closes {closed.mean():.0f} % of the gap{within} at {times:.2f} times "
-            f"SF-Attn's attention cost; the goal was {goal:.0f} % at 1.3 times."
+            f"{_reached(closed, goal, times <= 1.3)}: {method} closes {closed.mean():.0f} % of the gap"
+            f"{within} at {times:.2f} times SF-Attn's attention cost; the goal was {goal:.0f} % at 1.3 times."
         )
     return " ".join(sentences)
+
+
+def _reached(closed: "pd.Series[float]", goal: float, cheap: bool) -> str:
+    if not cheap:  # the cost is known, whatever the seeds say
+        return "Not reached"
+    word = "Reached" if closed.mean() >= goal else "Not reached"
+    if len(closed) < 2:
+        return f"{word} by one seed"
+    low, high = interval(closed)
+    return f"{word} on average, not decided" if low < goal <= high else word

@@ -179,7 +179,12 @@ def verdict(rows: pd.DataFrame, test_set: str, original: int, target: int) -> st
     return " ".join(sentences)
 
 
-def judge(lead: "pd.Series[float]", less: str, more: str) -> tuple[str, str]:
+def bonferroni(comparisons: int, level: float = 0.95) -> float:
+    """The level of each of several intervals that hold together at ``level``."""
+    return 1 - (1 - level) / max(comparisons, 1)
+
+
+def judge(lead: "pd.Series[float]", less: str, more: str, level: float = 0.95) -> tuple[str, str]:
     """Whether a lead, paired by seed, is above 0, and the words for it: "``less`` by 0.30 ± 0.02, …"."""
     lead = lead.dropna()
     count, mean = len(lead), float(lead.mean())
@@ -188,11 +193,11 @@ def judge(lead: "pd.Series[float]", less: str, more: str) -> tuple[str, str]:
     word, lead = (more, -lead) if mean < 0 else (less, lead)
     if count == 1:
         return "Not decided (one seed)", f"{word} by {abs(mean):.2f}"
-    low, high = interval(lead)
+    low, high = interval(lead, level)
     outcome = "Not decided" if low <= 0 else "Did not hold" if mean < 0 else "Held"
     return outcome, (
-        f"{word} by {spread(lead)}, paired over {count} seeds (95 % t-interval {low:z.2f} to {high:z.2f}), "
-        f"{word} in {int((lead > 0).sum())} of {count}"
+        f"{word} by {spread(lead)}, paired over {count} seeds ({100 * level:.4g} % t-interval {low:z.2f} to "
+        f"{high:z.2f}), {word} in {int((lead > 0).sum())} of {count}"
     )
 
 

@@ -3,12 +3,14 @@
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from tqdm.auto import tqdm
 
+from sinklora.evaluate.comparison import judge
 from sinklora.evaluate.efficiency import StepSpec, estimate, measured
 from sinklora.evaluate.efficiency_study import BASELINE, EAGER_STEP, SF, STEPS, check_methods
 
@@ -121,9 +123,33 @@ def context_verdict(frame: pd.DataFrame) -> str:
 
 
 def ladder_verdict(rows: pd.DataFrame, method: str = "sf") -> str:
-    """Whether perplexity falls with every longer test context, as in the paper's Table 3."""
-    mine = rows[(rows.method == method) & rows.seed.notna()].groupby("context").perplexity.mean()
-    falls = mine.diff().dropna() < 0
-    steps = ", ".join(f"{context}: {value:.2f}" for context, value in mine.items())
-    outcome = "Held" if falls.all() else "Held in part" if falls.any() else "Did not hold"
-    return f"{outcome}: with SF-Attn perplexity falls with every longer context ({steps})."
+    """Whether perplexity falls with every longer test context, as in the paper's Table 3.
+
+    Each step is judged by its differences paired by seed: all of them must hold.
+    """
+    mine = rows[(rows.method == method) & rows.seed.notna()]
+    found = mine.pivot_table(index="seed", columns="context", values="perplexity").astype(float)
+    judged = {
+        (short, long): judge(found[short] - found[long], "falls", "rises")
+        for short, long in pairwise(found.columns)
+    }
+    values = ", ".join(f"{context}: {value:.2f}" for context, value in found.mean().items())
+    steps = "; ".join(
+        f"{short} to {long}: {outcome[0].lower()}{outcome[1:]}, {words}"
+        for (short, long), (outcome, words) in judged.items()
+    )
+    return (
+        f"{_together([outcome for outcome, _ in judged.values()])}: with SF-Attn perplexity falls with every "
+        f"longer context ({values}). From {steps}."
+    )
+
+
+def _together(outcomes: Sequence[str]) -> str:
+    """One outcome of a claim that all of its parts must hold."""
+    if not outcomes:
+        return "Not tested"
+    if len(set(outcomes)) == 1:
+        return outcomes[0]
+    if "Did not hold" not in outcomes:
+        return "Not decided"
+    return "Held in part" if "Held" in outcomes else "Did not hold"

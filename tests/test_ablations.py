@@ -95,11 +95,16 @@ def test_the_papers_order_is_judged_pair_by_pair() -> None:
 
 def test_conditions_stand_side_by_side() -> None:
     measured = {"1024": rows({"full": (9.0,), "sf": (9.5,), "s2": (9.4,)}, 1024), "2048": rows()}
-    table = condition_table(measured, ["full", "sf", "s2"], {"full": 1.0, "sf": 0.25, "s2": 0.23})
+    methods = ["full", "sf", "s2"]
+    costs = {"1024": dict.fromkeys(methods, 0.2566), "2048": {"full": 1.0, "sf": 0.2533, "s2": 0.23}}
+    table = condition_table(measured, methods, costs)
     table = table.set_index("trained with")
     assert table.loc["sf", "1024: gap to full"] == "0.50"
     assert table.loc["sf", "2048: gap to full"] == "2.00 ± 0.00"
-    assert table.loc["s2", "attention cost"] == "0.230"
+    assert table.loc["sf", "1024: attention cost"] == "0.2566"
+    assert table.loc["sf", "2048: attention cost"] == "0.2533"
+    with pytest.raises(ValueError, match="expected those of the conditions"):
+        condition_table(measured, methods, {"2048": costs["2048"]})
     said = condition_verdict(measured, "sf", "s2")
     assert "1024: not decided (one seed), sf is higher by 0.10" in said
     assert "2048: held, sf is lower by 4.10" in said
@@ -214,6 +219,25 @@ def test_a_study_trains_full_attention_beside_every_method() -> None:
     assert {(spec.context, spec.steps) for spec in extension.specs()} == {(2048, 3)}
     with pytest.raises(ValueError, match="'sff'"):
         study.extension(["sff"])
+
+
+def test_a_condition_has_costs_of_its_own() -> None:
+    study = AblationStudy(TrainSpec(context=2048), (0,), CorpusSpec(split="test"), 512, 256, 2, 2048)
+    methods = ["sf", "sf_growing"]
+    # Sinks weigh more in shorter rows; 22 % of 30 steps is 7 whole ones, of 60 steps 13.
+    usual, shorter, fewer = (
+        study.costs(methods),
+        study.costs(methods, context=1024),
+        study.costs(methods, steps=30),
+    )
+    assert usual == pytest.approx({"sf": 0.2533, "sf_growing": 0.3176}, abs=5e-5)
+    assert shorter["sf"] == pytest.approx(0.2566, abs=5e-5)
+    assert fewer == pytest.approx({"sf": 0.2533, "sf_growing": 0.3321}, abs=5e-5)
+
+
+def test_the_notebook_gives_each_condition_the_costs_of_its_training() -> None:
+    source = Path("notebooks/08_ablations.ipynb").read_text(encoding="utf-8")
+    assert "study.costs(others, context=length)" in source and "study.costs(usual, steps=count)" in source
 
 
 @pytest.mark.parametrize("name", [*PATTERNS, *CURRICULA])

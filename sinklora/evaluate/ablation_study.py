@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from sinklora.data import CorpusSpec
+from sinklora.evaluate.ablations import attention_costs
 from sinklora.evaluate.extension import ExtensionStudy, measure
 from sinklora.patterns import PATTERNS, SF
 from sinklora.train import TrainSpec
@@ -48,6 +49,10 @@ class AblationStudy:
     def measure(self, methods: Iterable[str], *, runs: Path, **condition: Any) -> pd.DataFrame:
         """Train and test what is missing: the rows of `extension.measure`, full attention among them."""
         return measure(self.extension(methods, **condition), runs=runs)
+
+    def costs(self, methods: Iterable[str], **condition: Any) -> dict[str, float]:
+        """`attention_costs` of each method trained under a condition, given as in `extension`."""
+        return attention_costs(self.extension(methods, **condition).training, methods)
 
 
 def sweep_methods(field: str, values: Sequence[float]) -> dict[float, str]:

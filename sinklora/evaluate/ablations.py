@@ -111,13 +111,18 @@ def order_verdict(rows: pd.DataFrame, context: int, order: Sequence[str], labels
 
 
 def condition_table(
-    measured: Mapping[str, pd.DataFrame], methods: Sequence[str], costs: Mapping[str, float]
+    measured: Mapping[str, pd.DataFrame],
+    methods: Sequence[str],
+    costs: Mapping[str, Mapping[str, float]],
 ) -> pd.DataFrame:
-    """One row a method; for each condition its perplexity and gap to full attention (Table 9).
+    """One row a method; for each condition its perplexity, gap to full attention and cost (Table 9).
 
     `measured`: what the condition is called -> rows, judged at the longest context they were tested at;
-    `costs`: `attention_costs` of one of them.
+    `costs`: the same names -> `attention_costs` of that condition's training, since sinks weigh more in
+    shorter rows and a schedule's shares are rounded to whole steps. Raises ValueError for other names.
     """
+    if set(costs) != set(measured):
+        raise ValueError(f"costs={sorted(costs)}: expected those of the conditions, {sorted(measured)}")
     found = {name: perplexities(rows, int(rows.context.max())) for name, rows in measured.items()}
     lines = []
     for method in methods:
@@ -126,7 +131,8 @@ def condition_table(
             mine = values.get(method, pd.Series(dtype=float))
             line[f"{name}: perplexity"] = spread(mine)
             line[f"{name}: gap to full"] = DASH if method == "full" else spread(mine - values.full)
-        lines.append(line | {"attention cost": f"{costs[method]:.3f}"})
+            line[f"{name}: attention cost"] = f"{costs[name][method]:.4f}"
+        lines.append(line)
     return pd.DataFrame(lines)
 
 

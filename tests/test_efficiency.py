@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 import sinklora.evaluate.efficiency as efficiency
 from sinklora.curricula import CURRICULA
-from sinklora.evaluate.efficiency import RETURN_MEMORY, StepCost, StepSpec, estimate, measured
+from sinklora.evaluate.efficiency import EAGER, RETURN_MEMORY, StepCost, StepSpec, estimate, measured
 from sinklora.evaluate.efficiency_study import (
     BASELINE,
     SF,
@@ -255,6 +255,41 @@ def test_steps_are_measured_once_and_left_out_beyond_the_limit(
     assert len(calls) == counted, "finished measurements are read back"
     spec = dataclasses.replace(study.step, context=32)
     assert measured(spec, runs=tmp_path, repeats=1, time_it=False) == StepCost(None, 2**30)
+
+
+def test_memory_that_others_held_is_no_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[StepCost] = []
+    monkeypatch.setattr(efficiency, "_in_own_process", lambda *_: found.pop(0))
+    monkeypatch.setattr(efficiency, "RETRY_SECONDS", 0)
+    monkeypatch.setattr(efficiency, "_device_bytes", lambda: 2**40)
+    spec, crowded, empty = (
+        StepSpec("base", 32, device="cuda"),
+        StepCost(None, None, False),
+        StepCost(None, None),
+    )
+
+    found[:] = [crowded, crowded]
+    with pytest.raises(RuntimeError, match="run it again when they are gone"):
+        measured(spec, runs=tmp_path)
+    found[:] = [crowded, StepCost(1.0, 2**30)]
+    assert measured(spec, runs=tmp_path) == StepCost(1.0, 2**30), "not kept, tried again"
+
+    found[:] = [empty]
+    longer = dataclasses.replace(spec, context=64)
+    assert [measured(longer, runs=tmp_path) for _ in range(2)] == [empty, empty], "alone: kept"
+    monkeypatch.setattr(efficiency, "_device_bytes", lambda: 2**20)
+    found[:] = [crowded]
+    longest_step = dataclasses.replace(spec, context=128)
+    assert [measured(longest_step, runs=tmp_path).peak_bytes for _ in range(2)] == [None, None], "never fits"
+
+
+@pytest.mark.gpu
+def test_a_crowded_device_leaves_its_results_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(efficiency, "IDLE_BYTES", 0)  # as if this process's own libraries were another's
+    too_long = StepSpec("base", 2**19, EAGER, device="cuda")  # two terabytes of scores
+    assert efficiency.measure(too_long, repeats=1) == StepCost(None, None, certain=False)
+    monkeypatch.setattr(efficiency, "IDLE_BYTES", efficiency._device_bytes())
+    assert efficiency.measure(too_long, repeats=1) == StepCost(None, None)
 
 
 @pytest.mark.parametrize(

@@ -61,6 +61,9 @@ KERNEL_FLOPS = {  # FlopCounterMode knows CUDA's fused attention alone
 }
 # For time glibc keeps what was freed, for memory it gives it back, else one would be measured in the other.
 KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "2000000000", "MALLOC_TRIM_THRESHOLD_": "8000000000"}
+# Of a CUDA device: its driver, this process's libraries and the context of the one that started it hold less.
+IDLE_BYTES = 3 * 2**30
+RETRY_SECONDS = 60.0  # until a process that is ending has given back what it holds of a device
 RETURN_MEMORY = {
     "MALLOC_MMAP_THRESHOLD_": "65536",
     "MALLOC_TRIM_THRESHOLD_": "65536",
@@ -102,10 +105,14 @@ class StepSpec:
 
 @dataclass(frozen=True)
 class StepCost:
-    """Seconds (median), peak bytes above an idle process; None where memory did not suffice."""
+    """Seconds (median), peak bytes above an idle process; None where memory did not suffice.
+
+    ``certain`` is False where it might have sufficed, had no other process held some of the device's.
+    """
 
     seconds: float | None
     peak_bytes: int | None
+    certain: bool = True
 
 
 @dataclass(frozen=True)
@@ -215,6 +222,7 @@ def measure(spec: StepSpec, repeats: int = 3) -> StepCost:
     libraries and compiled kernels, some 20 MB for each shape.
     """
     cuda = spec.device == "cuda"
+    held_before = _held_by_others() if cuda else 0
     if not cuda:
         step = training_step(spec, training_model(spec, spec.device))
         step()
@@ -227,9 +235,19 @@ def measure(spec: StepSpec, repeats: int = 3) -> StepCost:
         step()
         seconds = [_timed(step, cuda) for _ in range(repeats)]
     except torch.OutOfMemoryError:
-        return StepCost(None, None)
+        return StepCost(None, None, certain=max(held_before, _held_by_others()) <= IDLE_BYTES)
     peak = torch.cuda.max_memory_allocated() if cuda else resident_peak_bytes() - before
     return StepCost(statistics.median(seconds), peak)
+
+
+def _held_by_others() -> int:
+    """Bytes of the CUDA device that neither are free nor belong to this process's tensors."""
+    free, total = torch.cuda.mem_get_info()
+    return total - free - torch.cuda.memory_reserved()
+
+
+def _device_bytes() -> int:
+    return torch.cuda.get_device_properties(0).total_memory
 
 
 def _timed(step: Callable[[], None], cuda: bool) -> float:
@@ -247,6 +265,9 @@ def measured(spec: StepSpec, *, runs: Path, repeats: int = 3, time_it: bool = Tr
 
     On the CPU memory and time are measured in two processes, since the C library's settings for one spoil the
     other; without `time_it` only the first (its seconds are then None).
+
+    What did not fit a CUDA device that others used, but might have, is tried once more a minute later and
+    never kept: it may fit when they are gone. Raises RuntimeError where they still hold some of it.
     """
     known = provenance()
     machine = {name: known[name] for name in ("versions", "hardware", "threads")}
@@ -256,16 +277,31 @@ def measured(spec: StepSpec, *, runs: Path, repeats: int = 3, time_it: bool = Tr
 
     def work(folder: Path) -> list[str]:
         if spec.device == "cuda":
-            cost = _in_own_process(spec, repeats, {})
+            cost = _on_cuda(spec, repeats)
         else:
             peak = _in_own_process(spec, 1, RETURN_MEMORY).peak_bytes
             seconds = _in_own_process(spec, repeats, KEEP_MEMORY).seconds if time_it else None
             cost = StepCost(seconds, peak)
-        write_json(folder / "cost.json", {**asdict(cost), "provenance": known})
+        kept = {"seconds": cost.seconds, "peak_bytes": cost.peak_bytes}
+        write_json(folder / "cost.json", {**kept, "provenance": known})
         return ["cost.json"]
 
     found = json.loads((run.reuse_or(work) / "cost.json").read_text(encoding="utf-8"))
     return StepCost(found["seconds"], found["peak_bytes"])
+
+
+def _on_cuda(spec: StepSpec, repeats: int) -> StepCost:
+    cost = _in_own_process(spec, repeats, {})
+    if cost.certain or estimate(spec).peak_bytes > _device_bytes():
+        return cost
+    time.sleep(RETRY_SECONDS)
+    cost = _in_own_process(spec, repeats, {})
+    if cost.certain:
+        return cost
+    raise RuntimeError(
+        f"the step of {spec} ran out of memory while other processes held more than "
+        f"{IDLE_BYTES / 2**30:.0f} GiB of the device; run it again when they are gone"
+    )
 
 
 def _in_own_process(spec: StepSpec, repeats: int, environment: dict[str, str]) -> StepCost:

@@ -4,15 +4,21 @@
 stopped goes on from what its training runs and measurements kept; ``--minutes`` stops in time for a lease.
 """
 
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from types import FrameType
+from typing import Annotated, Any, TextIO
 
+import psutil
 import typer
 import yaml
 
@@ -22,6 +28,7 @@ from sinklora.runs import RunDirectory
 
 __all__ = ["GpuPlan", "Step", "make_gpu_base", "run_steps"]
 
+MARK = "SINKLORA_GPU_STEP"  # in the environment of everything that a step starts
 LEAST_SECONDS = 20  # a step that could not even start is left for the next time
 
 
@@ -103,23 +110,51 @@ def _run(step: Step, run: RunDirectory, seconds: float, say: Callable[[str], Non
     log = run.create() / "log.txt"
     with log.open("w", encoding="utf-8") as file:
         try:
-            done = subprocess.run(
-                [sys.executable, *step.run],
-                timeout=seconds,
-                check=False,
-                stdout=file,
-                stderr=subprocess.STDOUT,
-            )
+            code = _call(step.run, seconds, file)
         except subprocess.TimeoutExpired:
             say(f"{step.name}: stopped after {seconds:.0f} s; it goes on the next time")
             return False
     tail = log.read_text(encoding="utf-8", errors="replace")[-3000:]
-    if done.returncode:
-        say(f"{step.name}: failed ({done.returncode})\n{tail}")
+    if code:
+        say(f"{step.name}: failed ({code})\n{tail}")
         return False
     say(tail)
     run.finish(["log.txt"])
     return True
+
+
+def _call(arguments: Sequence[str], seconds: float, log: TextIO) -> int:
+    """Exit status of the interpreter with these arguments; whatever it started is gone afterwards.
+
+    Raises subprocess.TimeoutExpired. A process that lived on would hold the card against the next step.
+    """
+    mark = uuid.uuid4().hex
+    process = subprocess.Popen(
+        [sys.executable, *arguments],
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        env={**os.environ, MARK: mark},
+        start_new_session=True,
+    )
+    try:
+        return process.wait(seconds)
+    finally:  # also where this process is told to stop: a session of its own hears nothing of that
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        _kill_marked(mark)
+
+
+def _kill_marked(mark: str) -> None:
+    """Kill what a step started outside its group: kernels of notebooks have sessions of their own."""
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.environ().get(MARK) == mark:
+                process.kill()
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)
 
 
 def main(
@@ -130,6 +165,8 @@ def main(
     base: Annotated[bool, typer.Option("--base", help="make the base model and nothing else")] = False,
 ) -> None:
     """Run what wants a GPU; what is finished stays."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _stop)
     plan = GpuPlan.read(config)
     if base:
         typer.echo(make_gpu_base(plan, runs=runs))

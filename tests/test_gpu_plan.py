@@ -1,8 +1,10 @@
 """The plan for a GPU: read and checked, step by step, stopped in time, taken up again."""
 
 import sys
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
 
@@ -57,6 +59,26 @@ def test_the_time_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     left = run_steps(plan(slow, later), runs=tmp_path, minutes=0.02, say=said.append)
     assert left == ["slow", "later"] and "goes on the next time" in said[1]
     assert run_steps(plan(later), runs=tmp_path, minutes=1, say=said.append) == []
+
+
+@pytest.mark.parametrize("own_session", [False, True])
+@pytest.mark.parametrize("ending", ["time.sleep(60)", "pass"])
+def test_nothing_that_a_step_started_lives_on(
+    own_session: bool, ending: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sinklora.gpu.LEAST_SECONDS", 0)
+    started = tmp_path / "started"
+    code = (
+        "import pathlib, subprocess, time; "
+        f"child = subprocess.Popen(['sleep', '77'], start_new_session={own_session}); "
+        f"pathlib.Path({str(started)!r}).write_text(str(child.pid)); {ending}"
+    )
+    run_steps(plan(Step("parent", ("-c", code))), runs=tmp_path, minutes=0.05, say=lambda _: None)
+    child = int(started.read_text())
+    with suppress(psutil.NoSuchProcess):
+        # Nobody may have asked for its status yet: then it is a zombie, which holds nothing.
+        psutil.wait_procs([psutil.Process(child)], timeout=5)
+        assert psutil.Process(child).status() == psutil.STATUS_ZOMBIE
 
 
 @pytest.mark.parametrize(

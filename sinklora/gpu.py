@@ -19,6 +19,7 @@ from types import FrameType
 from typing import Annotated, Any, TextIO
 
 import psutil
+import torch
 import typer
 import yaml
 
@@ -26,9 +27,11 @@ from sinklora.base_model import BaseRecipe, make_base
 from sinklora.provenance import provenance
 from sinklora.runs import RunDirectory
 
-__all__ = ["GpuPlan", "Step", "make_gpu_base", "run_steps"]
+__all__ = ["GpuPlan", "Step", "check_gpu", "make_gpu_base", "run_steps"]
 
 MARK = "SINKLORA_GPU_STEP"  # in the environment of everything that a step starts
+# The run that a base was copied from. No JSON: such files of a base decide the hash of what starts from it.
+MADE_FROM = "made_from.txt"
 LEAST_SECONDS = 20  # a step that could not even start is left for the next time
 
 
@@ -67,27 +70,57 @@ class GpuPlan:
 
 
 def make_gpu_base(plan: GpuPlan, *, runs: Path) -> Path:
-    """Train the plan's base, or go on, or reuse it; returns its folder, where the notebooks look for it."""
+    """Train the plan's base, or go on, or reuse it; returns its folder, where the notebooks look for it.
+
+    A copy made from another recipe or other data is replaced. Raises FileNotFoundError where there is neither
+    model nor recipe, ValueError where the folder of a recipe holds a model of another origin.
+    """
     if plan.recipe is None:
         if not (plan.folder / "config.json").is_file():
             raise FileNotFoundError(f"folder={str(plan.folder)!r}: no model there, and no recipe to make one")
         return plan.folder
     made = make_base(plan.recipe, runs=runs)
-    if not plan.folder.is_dir():
+    if plan.folder.exists() and not (plan.folder / "record.json").is_file():
+        raise ValueError(
+            f"folder={str(plan.folder)!r}: holds a model that no recipe made; leave out recipe to use it, "
+            "or give another folder"
+        )
+    mark = plan.folder / MADE_FROM
+    if not mark.is_file() or mark.read_text(encoding="utf-8") != made.name:
         temporary = plan.folder.with_name(f".{plan.folder.name}")
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.copytree(made, temporary)
+        (temporary / MADE_FROM).write_text(made.name, encoding="utf-8")
+        shutil.rmtree(plan.folder, ignore_errors=True)
         temporary.rename(plan.folder)
     return plan.folder
 
 
+def check_gpu() -> None:
+    """RuntimeError where torch sees no GPU: results/gpu must not hold what a CPU took."""
+    if not torch.cuda.is_available():
+        raise RuntimeError(
+            "torch.cuda is not available: this is for a machine with a GPU and a CUDA build of torch; "
+            "without one use make reproduce and make bench"
+        )
+
+
 def run_steps(
-    plan: GpuPlan, *, runs: Path, minutes: float, only: str = "", say: Callable[[str], None] = print
+    plan: GpuPlan,
+    *,
+    runs: Path,
+    minutes: float,
+    only: str = "",
+    say: Callable[[str], None] = print,
+    needs_gpu: bool = True,
 ) -> list[str]:
     """Run the steps that are left, at most so many minutes; returns the names of those not finished.
 
     A failed step does not stop the next ones. The output of a finished step is kept in its run directory.
+    Raises RuntimeError without a GPU, unless not `needs_gpu`.
     """
+    if needs_gpu:
+        check_gpu()
     end = time.monotonic() + 60 * minutes
     commit = provenance()["commit"]
     left = []
@@ -167,6 +200,11 @@ def main(
     """Run what wants a GPU; what is finished stays."""
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _stop)
+    try:
+        check_gpu()
+    except RuntimeError as error:
+        typer.echo(error, err=True)
+        raise typer.Exit(2) from error
     plan = GpuPlan.read(config)
     if base:
         typer.echo(make_gpu_base(plan, runs=runs))

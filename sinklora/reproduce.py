@@ -21,6 +21,7 @@ from sinklora.experiments import (
     load_experiments,
 )
 from sinklora.files import atomic_write
+from sinklora.gpu import check_gpu
 from sinklora.index import write_index
 
 # Page faults of freshly mapped memory take a third of a CPU training step: let the C library keep what it
@@ -123,7 +124,9 @@ def main(
     """Reproduce the tables and figures of a profile."""
     try:
         chosen = plan(load_experiments(), profile, only, _seeds(seeds))
-    except ValueError as error:
+        if profile == "gpu":
+            check_gpu()
+    except (ValueError, RuntimeError) as error:
         raise typer.BadParameter(str(error)) from error
     for name, value in ALLOCATOR.items():
         os.environ.setdefault(name, value)

@@ -57,6 +57,9 @@ def test_notebooks_of_the_plan_have_a_gpu_profile_that_starts_from_its_base() ->
     experiments = {
         e["notebook"][:2]: e for e in yaml.safe_load(Path("notebooks/experiments.yaml").read_text())
     }
+    run = {step.run[-1] for step in COMMITTED.steps if "--only" in step.run}
+    assert run == {number for number, entry in experiments.items() if "gpu" in entry["parameters"]}
+    assert run == {"02", "03", "04", "05", "06", "07", "08"}
     for step in COMMITTED.steps:
         if "--only" in step.run:
             given = experiments[step.run[-1]]["parameters"]["gpu"]

@@ -57,7 +57,7 @@ def test_tensors_are_counted_while_they_live() -> None:
 
 @pytest.mark.parametrize("pattern", ["sf", "eager"])
 def test_predicted_memory_is_what_is_measured(pattern: str) -> None:
-    # Long enough that an idle process' few megabytes of noise do not count.
+    # Long enough that the few megabytes of noise in resident memory do not count.
     spec = StepSpec("llama-100m", 512, pattern)
     found = efficiency._in_own_process(spec, 1, RETURN_MEMORY)
     assert found.peak_bytes == pytest.approx(estimate(spec).peak_bytes, rel=0.1)

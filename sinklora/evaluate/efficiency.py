@@ -105,7 +105,10 @@ class StepSpec:
 
 @dataclass(frozen=True)
 class StepCost:
-    """Seconds (median), peak bytes above an idle process; None where memory did not suffice.
+    """Seconds (median), peak bytes; None where memory did not suffice.
+
+    On the CPU the peak is of resident memory, above that of a process that has taken the same step before and
+    freed it; on CUDA it is of all that tensors take.
 
     ``certain`` is False where it might have sufficed, had no other process held some of the device's.
     """
@@ -219,7 +222,7 @@ def measure(spec: StepSpec, repeats: int = 3) -> StepCost:
 
     The first step is not timed; the peak is over all. Without enough device memory both are None. On the CPU
     the peak is of resident memory, above what the process holds after the same step was taken once and freed:
-    libraries and compiled kernels, some 20 MB for each shape.
+    libraries and compiled kernels, some 50 MB more than an idle process holds.
     """
     cuda = spec.device == "cuda"
     held_before = _held_by_others() if cuda else 0

@@ -146,7 +146,8 @@ def verdict(scores: pd.DataFrame, small: bool) -> str:
     above = scores[scores["at chance"] == "no"].groupby("model", sort=False).dataset.count()
     counts = "; ".join(f"{m}: {above.get(m, 0)}" for m in dict.fromkeys(scores.model))
     total = scores.dataset.nunique()
-    said = f"Sets above chance, of {total}: {counts}."
+    luck = f"{0.05 * len(scores):.1f} of all {len(scores)} would be by chance alone"
+    said = f"Sets above chance, of {total}: {counts}; {luck}."
     if small:
         return f"Not LongBench: generated sets for a small model of source text. {said}"
     means = scores.groupby("model", sort=False).score.mean()

@@ -5,6 +5,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from sinklora.evaluate.ablations import perplexities
@@ -37,28 +38,29 @@ def sweep_figure(rows: pd.DataFrame, context: int, sweeps: Mapping[str, Mapping[
 def front_figure(front: pd.DataFrame, names: Sequence[str]) -> Figure:
     """Gap to full attention against attention cost; the line joins what nothing beats at its cost.
 
-    `front` from `costs_and_gaps`; `names`: the methods that get a name beside their mark.
+    `front` from `costs_and_gaps`; `names`: the methods named at the right, in the order of their gaps.
     """
     with figure_style():
-        figure, axis = plt.subplots(figsize=(PAGE_WIDTH, 3.2))
+        figure, axis = plt.subplots(figsize=(PAGE_WIDTH, 3.4))
         best = front[front.best_at_its_cost]
         axis.plot(best["attention cost"], best["gap to full"], color="0.6", zorder=1)
-        for place, line in enumerate(front.itertuples(index=False)):
+        for line in front.itertuples(index=False):
             method, cost, gap, low, high = line[:5]
             grey, _, mark = MARKS.get(method, ("0.5", "-", "."))
             error = None if pd.isna(low) else [[gap - low], [high - gap]]
             style: dict[str, Any] = {"color": grey, "marker": mark, "markersize": 4, "elinewidth": 0.5}
-            axis.errorbar(cost, gap, yerr=error, zorder=2, **style)
-            if method in names:
-                above = 4 if place % 2 else -9
-                axis.annotate(
-                    method, (cost, gap), xytext=(4, above), textcoords="offset points", fontsize=6.5
-                )
+            axis.errorbar(cost, gap, yerr=error, zorder=3, **style)
+        _name_at_the_right(axis, front[front.method.isin(names)].sort_values("gap to full"))
         axis.set_xscale("log")
-        ticks = [
-            tick for tick in (0.05, 0.1, 0.2, 0.3, 0.5, 1.0) if tick >= front["attention cost"].min() / 2
-        ]
-        axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        # Gaps differ by a factor of a hundred, and full attention's is 0.
+        axis.set_yscale("symlog", linthresh=1.0)
+        axis.set_ylim(bottom=min(0.0, front.low.fillna(front["gap to full"]).min()) - 0.2)
+        for ticks, limit, set_ticks in (
+            ((0.05, 0.1, 0.2, 0.3, 0.5, 1.0), front["attention cost"], axis.set_xticks),
+            ((0, 0.5, 1, 2, 5, 10, 20, 50, 100), front["gap to full"], axis.set_yticks),
+        ):
+            shown = [tick for tick in ticks if limit.min() / 2 <= tick <= 2 * limit.max()]
+            set_ticks(shown, [f"{tick:g}" for tick in shown])
         axis.minorticks_off()
         axis.set_xlabel("attention cost (pairs seen in training, as a share of full attention's)")
         axis.set_ylabel("perplexity minus full attention's")
@@ -66,3 +68,18 @@ def front_figure(front: pd.DataFrame, names: Sequence[str]) -> Figure:
             f"bars: 95 % t-intervals over {front.seeds.max()} seeds; line: nothing is better at its cost"
         )
     return figure
+
+
+def _name_at_the_right(axis: Axes, named: pd.DataFrame) -> None:
+    """The methods' names in a column beside the axes, evenly spaced, each joined to its mark."""
+    for place, line in enumerate(named.itertuples(index=False)):
+        method, cost, gap = line[:3]
+        axis.annotate(
+            method,
+            (cost, gap),
+            xytext=(1.02, (place + 0.5) / len(named)),
+            textcoords="axes fraction",
+            va="center",
+            fontsize=6.5,
+            arrowprops={"arrowstyle": "-", "linewidth": 0.3, "color": "0.75", "zorder": 0},
+        )

@@ -45,7 +45,9 @@ def test_a_model_that_always_says_the_same_is_at_chance() -> None:
     words = [f"word{i}" for i in range(8)]
     knowing = scores_table({"m": {"hotpotqa": [prediction(w, w, i) for i, w in enumerate(words)]}})
     assert knowing["at chance"].tolist() == ["no"]
-    assert "m: 1; 0.1 of all 1 would be by chance" in verdict(knowing, small=True) and "Not LongBench" in verdict(knowing, small=True)
+    assert "m: 1; 0.1 of all 1 would be by chance" in verdict(
+        knowing, small=True
+    ) and "Not LongBench" in verdict(knowing, small=True)
 
 
 def test_small_sets_are_predicted_by_every_model_and_cache(tmp_path: Path) -> None:

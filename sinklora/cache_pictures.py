@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sinklora.cache_policies import CachePolicy
-from sinklora.evaluate.cache_study import MEASURES, PERPLEXITY, summary
+from sinklora.evaluate.cache_study import CHANCE, PERPLEXITY, QUESTIONS, measures, summary
 from sinklora.kv_cache import BudgetCache
 from sinklora.report import PAGE_WIDTH, figure_style
 
@@ -23,25 +23,37 @@ MARKS = {
     "streaming": ("0.45", ":", "^"),
     "novelty": ("black", "-.", "D"),
 }
+COUNTED = {PERPLEXITY: "documents", QUESTIONS: "questions"}
 
 
 def budget_figure(rows: pd.DataFrame) -> Figure:
-    """Each measure against the budget, one line a policy, bars: 95 % intervals; dotted: the full cache."""
-    found = summary(rows)
+    """Each measure against the budget, one line a policy, bars: 95 % intervals; dotted: the full cache, and
+    for questions chance.
+    """
+    found, shown = summary(rows), measures(rows)
     with figure_style():
-        figure, axes = plt.subplots(1, len(MEASURES), figsize=(PAGE_WIDTH, 2.5))
-        for axis, measure in zip(axes, MEASURES, strict=True):
+        figure, grid = plt.subplots(
+            (len(shown) + 1) // 2, 2, figsize=(PAGE_WIDTH, 2.5 * ((len(shown) + 1) // 2)), squeeze=False
+        )
+        axes = grid.flatten()
+        for axis, measure in zip(axes, shown, strict=False):
             mine = found[found.measure == measure]
             for policy in (name for name in MARKS if name in set(mine.policy)):
                 _line(axis, mine[mine.policy == policy].sort_values("budget"), policy)
             axis.set_xlabel("budget (% of the prompt)")
             n = int(mine.n.iloc[0])
-            axis.set_title(f"{measure}\n(n = {n} {'documents' if measure == PERPLEXITY else 'trials'})")
-        axes[0].set_yscale("log")
-        axes[0].yaxis.set_major_formatter("{x:g}")
-        axes[0].yaxis.set_minor_formatter("{x:g}")
-        axes[0].set_ylabel("perplexity (log scale)")
-        axes[1].set_ylabel("exact answers (share)")
+            axis.set_title(f"{measure} (n = {n} {COUNTED.get(measure, 'trials')})")
+            axis.set_ylabel("right answers (share)")
+        for axis in axes[len(shown) :]:
+            axis.remove()
+        for axis, measure in zip(axes, shown, strict=False):
+            if measure == PERPLEXITY:
+                axis.set_yscale("log")
+                axis.yaxis.set_major_formatter("{x:g}")
+                axis.yaxis.set_minor_formatter("{x:g}")
+                axis.set_ylabel("perplexity (log scale)")
+            if measure == QUESTIONS:
+                axis.axhline(CHANCE[QUESTIONS], color="0.7", linestyle=":", linewidth=0.8)
         axes[0].legend(frameon=False)
     return figure
 

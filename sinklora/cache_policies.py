@@ -6,8 +6,8 @@ the others the ``heavy`` ones with the highest score, the heavy hitters. Everyth
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from dataclasses import asdict, dataclass, field
+from typing import Any, NamedTuple
 
 UNBOUNDED = 2**62
 
@@ -232,6 +232,11 @@ def make_policy(name: str, budget: float | int | None = None) -> CachePolicy:
     if budget is None:
         raise ValueError(f"kv={name!r} needs a budget: a fraction of the prompt such as 0.2, or tokens")
     return POLICIES[name](budget)
+
+
+def policy_key(policy: CachePolicy | None) -> dict[str, Any] | None:
+    """A cache policy as JSON, for what measurements are stored under; None: the model's own cache."""
+    return None if policy is None else {"kind": type(policy).__name__, **asdict(policy)}
 
 
 def in_tokens(share: float | int, prompt_tokens: int) -> int:

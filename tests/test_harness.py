@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sinklora.cache_policies import H2O
-from sinklora.evaluate.harness import BudgetLM, accuracy_rows, main, openbookqa_task, parse_budget
+from sinklora.evaluate.harness import BudgetLM, answers, main, openbookqa_task, parse_budget
 from sinklora.kv_cache import BudgetCache
 
 BASE = "data/base"
@@ -100,20 +100,45 @@ def test_generation_goes_through_the_cache() -> None:
         assert text == expected
 
 
+@pytest.mark.parametrize("rows", [1, 3, 8])
+def test_choices_scored_together_are_each_scored_alone(rows: int) -> None:
+    context = TEXTS[0][0]
+    choices = [" first + second", " second", " x", " first * second - first"]
+    model = BudgetLM(BASE, kv="h2o", budget=0.5, batch_size=rows, **OPTIONS)
+    asked: Any = [((context, choice), *model._encode_pair(context, choice)) for choice in choices]
+    assert len({len(request[2]) for request in asked}) > 1
+    together = model._loglikelihood_tokens(asked, disable_tqdm=True)
+    for request, (score, greedy) in zip(asked, together, strict=True):
+        [(alone, alone_greedy)] = model._loglikelihood_tokens([request], disable_tqdm=True)
+        assert score == pytest.approx(alone, abs=1e-4) and greedy == alone_greedy
+
+
 def test_a_task_from_local_files(questions: Path) -> None:
-    rows = accuracy_rows(BASE, openbookqa_task(questions), [("full", None), ("h2o", 0.5)], **OPTIONS)
-    assert rows.eviction.tolist() == ["real", "real"]
-    assert rows.split.tolist() == ["–", "25 to 25"]
-    assert rows.n.tolist() == [3, 3] and rows.chance.tolist() == [0.25, 0.25]
-    assert rows.accuracy.between(0, 1).all()
+    for kv, budget in (("full", None), ("h2o", 0.5), (H2O(0.5), None)):
+        model = BudgetLM(BASE, kv=kv, budget=budget, **OPTIONS)  # type: ignore[arg-type]
+        assert list(answers(model, openbookqa_task(questions))) == ["0", "1", "2"]
+    # The one that the model finds likeliest, by hand.
+    scores = [
+        model._loglikelihood_tokens([(None, *model._encode_pair("Python begins with", f" {text}"))])[0][0]
+        for text in QUESTIONS[0]["choices"]["text"]  # type: ignore[index]
+    ]
+    best = "ABCD"[scores.index(max(scores))]
+    assert answers(model, openbookqa_task(questions))["0"] == (best == QUESTIONS[0]["answerKey"])
+
+
+def test_shown_questions_come_before_each(questions: Path) -> None:
+    model = BudgetLM(BASE, kv="local", budget=200, **OPTIONS)
+    seen: list[list[int]] = []
+    read = model._read
+    model._read = lambda ids: (seen.append(ids), read(ids))[1]  # type: ignore[func-returns-value, method-assign]
+    answers(model, openbookqa_task(questions, questions), few_shot=2, limit=1)
+    assert model.tok_decode(seen[0]).count("\n\n") == 2
 
 
 @pytest.mark.skipif(not SHARED.is_file(), reason="OpenBookQA is not there")
 def test_openbookqa_itself() -> None:
-    [row] = accuracy_rows(BASE, openbookqa_task(SHARED), [("h2o", 0.5)], limit=8, **OPTIONS).to_dict(
-        "records"
-    )
-    assert row["n"] == 8
+    model = BudgetLM(BASE, kv="h2o", budget=0.5, **OPTIONS)
+    assert len(answers(model, openbookqa_task(SHARED), limit=8)) == 8
 
 
 @pytest.mark.parametrize("spelling", ["--tasks openbookqa --data_files", "-t=openbookqa --data_files="])
@@ -131,6 +156,9 @@ def test_local_questions_that_no_task_would_read_are_refused(
     with pytest.raises(SystemExit):
         main(["--model", "sinklora", "--tasks", "arc_easy,piqa", f"--data_files={questions}"])
     assert "not among --tasks" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["--model", "sinklora", "--tasks", "openbookqa", f"--train_files={questions}"])
+    assert "name both" in capsys.readouterr().err
 
 
 def test_budgets_are_read_and_wrong_ones_named_before_a_model_is_loaded() -> None:

@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from sinklora.cache_policies import H2O, CachePolicy, Full, Local, Novelty, Score, StreamingLLM
+from sinklora.cache_policies import H2O, CachePolicy, Full, Local, Novelty, Score, StreamingLLM, policy_key
 from sinklora.data import CorpusSpec, corpus_record, tokenize_corpus
 from sinklora.device import default_device
 from sinklora.evaluate.cache_budget import continuation_nats, pass_keys, recalled
@@ -29,9 +29,10 @@ from sinklora.train import base_hash
 
 PERPLEXITY = "perplexity"
 RECALL = "recall"  # the question is part of the prompt
-RECALL_CHANCE = 1e-5  # one of 100,000 five-digit numbers
 RECALL_LATER = "recall, asked after eviction"
-MEASURES = (PERPLEXITY, RECALL, RECALL_LATER)
+QUESTIONS = "questions"  # multiple choice, see question_study
+MEASURES = (PERPLEXITY, RECALL, RECALL_LATER, QUESTIONS)
+CHANCE = {RECALL: 1e-5, RECALL_LATER: 1e-5, QUESTIONS: 0.25}  # of 100,000 five-digit numbers; of four choices
 RIVALS = ("h2o", "local", "streaming")
 
 
@@ -108,7 +109,7 @@ def measure(
             "study": {k: v for k, v in asdict(study).items() if k != "corpus"},
             "base_sha256": base_hash(study.base),
             "data": data,
-            "policy": {"kind": type(policy).__name__, **asdict(policy)},
+            "policy": policy_key(policy),
         }
         work = partial(_measure_one, study, policy, tokenizer, documents, model, progress)
         folder = RunDirectory(runs, spec, prefix="cache").reuse_or(work)
@@ -165,10 +166,15 @@ def _measure_one(
     return ["rows.json"]
 
 
+def measures(rows: pd.DataFrame) -> list[str]:
+    """Those of MEASURES that the rows have."""
+    return [measure for measure in MEASURES if measure in set(rows.measure)]
+
+
 def summary(rows: pd.DataFrame) -> pd.DataFrame:
     """One line per measure, policy and budget: value, standard error, 95 % interval, n, chance, split.
 
-    Perplexity: t-interval over documents (of the mean nats); recall: Wilson interval over trials.
+    Perplexity: t-interval over documents (of the mean nats); answers: Wilson interval over trials.
     """
     lines = []
     for (measure, policy, budget), group in rows.groupby(["measure", "policy", "budget"], sort=False):
@@ -180,7 +186,7 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
         else:
             accuracy = Accuracy(int(values.sum()), len(values))
             value, (low, high) = accuracy.share, accuracy.interval()
-            error, chance = math.sqrt(value * (1 - value) / len(values)), f"{RECALL_CHANCE:g}"
+            error, chance = math.sqrt(value * (1 - value) / len(values)), f"{CHANCE[str(measure)]:g}"
         line = {"measure": measure, "policy": policy, "budget": budget, "eviction": "real"}
         line |= {"split": group.split.iloc[0], "value": value, "standard error": error}
         lines.append({**line, "low": low, "high": high, "n": len(values), "chance": chance})
@@ -220,7 +226,7 @@ def duels(rows: pd.DataFrame, policy: str = "novelty", rivals: Sequence[str] = R
     interval is below 0.
     """
     lines = []
-    for measure in MEASURES:
+    for measure in measures(rows):
         mine = rows[rows.measure == measure]
         for budget in sorted(mine[mine.policy == policy].budget.unique()):
             means = mine[mine.budget == budget].groupby("policy").value.mean()[list(rivals)]
@@ -236,7 +242,7 @@ def verdict(rows: pd.DataFrame) -> str:
     """What the numbers say of H2O against Local, and of our policy against the best of the others."""
     sentences = []
     budgets = sorted(rows[rows.policy == "h2o"].budget.unique())
-    for measure in MEASURES:
+    for measure in measures(rows):
         wins, losses = [], []
         for budget in budgets:
             low, high = interval(lead(rows, measure, "h2o", "local", budget))

@@ -3,34 +3,33 @@
     python -m sinklora.evaluate.harness --model sinklora \\
         --model_args pretrained=data/base,kv=h2o,budget=0.2 --tasks openbookqa --data_files questions.jsonl
 
-The arguments are those of `lm_eval`; ``--data_files`` reads OpenBookQA from a local file in the hub's format.
+The arguments are those of `lm_eval`; ``--data_files`` reads OpenBookQA from a local file in the hub's format,
+``--train_files`` the questions that ``--num_fewshot`` shows before each.
 """
 
 import argparse
 import copy
-import math
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import torch
 import yaml
 from tqdm.auto import tqdm
 
-from sinklora.cache_policies import Full, make_policy
+from sinklora.cache_policies import CachePolicy, Full, make_policy
 from sinklora.kv_cache import BudgetCache, feed_scores
 
 try:
     import lm_eval
     from lm_eval.api.registry import register_model
     from lm_eval.models.huggingface import HFLM
+    from lm_eval.tasks import TaskManager
 except ImportError as error:
     raise ImportError("lm-evaluation-harness is not installed: pip install 'sinklora[eval]'") from error
 
-CHANCE = 0.25  # OpenBookQA has four choices
 Request = tuple[tuple[str, str] | None, list[int], list[int]]
 
 
@@ -50,21 +49,22 @@ def parse_budget(budget: str | int | float | None) -> int | float | None:
 class BudgetLM(HFLM):
     """A causal language model that answers through a BudgetCache.
 
-    `kv`: full, h2o, local, streaming or novelty; `budget`: a fraction of the context, or tokens (none for
-    full); `prefill_chunk`: as in BudgetCache. Other arguments are those of the harness's own `hf` model. The
-    context is read and evicted, then the continuation is scored token by token; contexts that several
-    continuations share are read once. Raises ValueError before a model is loaded.
+    `kv`: full, h2o, local, streaming or novelty, or a policy; `budget`: a fraction of the context, or tokens
+    (none for full and for a policy); `prefill_chunk`: as in BudgetCache. Other arguments are those of the
+    harness's own `hf` model. The context is read and evicted, then the continuation is scored token by token;
+    a context that several continuations share is read once, and `batch_size` of them are scored at a time.
+    Raises ValueError before a model is loaded.
     """
 
     def __init__(
         self,
         pretrained: Any,
-        kv: str = "full",
+        kv: str | CachePolicy = "full",
         budget: str | int | float | None = None,
         prefill_chunk: str | int | None = None,
         **arguments: Any,
     ) -> None:
-        self.policy = make_policy(kv, parse_budget(budget))
+        self.policy = kv if isinstance(kv, CachePolicy) else make_policy(kv, parse_budget(budget))
         self.prefill_chunk = None if prefill_chunk is None else int(prefill_chunk)
         super().__init__(pretrained=pretrained, backend="causal", **arguments)
         feed_scores(self.model.eval())
@@ -85,31 +85,48 @@ class BudgetLM(HFLM):
             longest = max(len(requests[index][2]) for index in indices)
             ids = list(context)[-(self.max_length + 1 - longest) :]
             cache, logits = self._read(ids)
-            for count, index in enumerate(indices, 1):
-                own = cache if count == len(indices) else copy.deepcopy(cache)
-                found[index] = self._score(own, logits, requests[index][2])
+            for part in self._batches(indices):
+                own = cache if part[-1] == indices[-1] else copy.deepcopy(cache)
+                scores = self._score(own, logits, [requests[index][2] for index in part])
+                found |= dict(zip(part, scores, strict=True))
+            for index in indices:
                 if requests[index][0] is not None:
                     self.cache_hook.add_partial("loglikelihood", requests[index][0], found[index])
         return [found[index] for index in range(len(requests))]
+
+    def _batches(self, indices: list[int]) -> list[list[int]]:
+        rows = self.batch_size if isinstance(self.batch_size, int) else 1  # "auto" says nothing of a cache
+        return [indices[begin : begin + rows] for begin in range(0, len(indices), rows)]
 
     @torch.inference_mode()
     def _read(self, ids: list[int]) -> tuple[BudgetCache, torch.Tensor]:
         cache = self.new_cache()
         inputs = torch.tensor([ids], device=self.device)
         output = self.model(inputs, past_key_values=cache, use_cache=True, logits_to_keep=1)
-        return cache, output.logits[0, -1]
+        return cache, output.logits[:, -1]
 
     @torch.inference_mode()
-    def _score(self, cache: BudgetCache, logits: torch.Tensor, continuation: list[int]) -> tuple[float, bool]:
-        total, greedy = 0.0, True
-        for place, token in enumerate(continuation):
-            likely = logits.float().log_softmax(-1)
-            total += float(likely[token])
-            greedy &= int(likely.argmax()) == token
-            if place + 1 < len(continuation):
-                step = torch.tensor([[token]], device=self.device)
-                logits = self.model(step, past_key_values=cache, use_cache=True).logits[0, -1]
-        return total, greedy
+    def _score(
+        self, cache: BudgetCache, logits: torch.Tensor, continuations: list[list[int]]
+    ) -> list[tuple[float, bool]]:
+        """Continuations of what the cache has read, a row each; one that has ended repeats its last token."""
+        longest = max(map(len, continuations))
+        rows = [c + c[-1:] * (longest - len(c)) for c in continuations]
+        tokens = torch.tensor(rows, device=self.device)
+        cache.batch_repeat_interleave(len(rows))
+        likely = logits.float().log_softmax(-1).expand(len(rows), -1)
+        chosen, greedy = [], []
+        for place in range(longest):
+            if place:
+                step = self.model(tokens[:, place - 1, None], past_key_values=cache, use_cache=True)
+                likely = step.logits[:, -1].float().log_softmax(-1)
+            chosen.append(likely.gather(-1, tokens[:, place, None])[:, 0].double())
+            greedy.append(likely.argmax(-1) == tokens[:, place])
+        scores, right = torch.stack(chosen, 1).cpu(), torch.stack(greedy, 1).cpu()
+        return [
+            (float(scores[row, : len(c)].sum()), bool(right[row, : len(c)].all()))
+            for row, c in enumerate(continuations)
+        ]
 
     def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = False) -> list[float]:
         """Log-likelihood of whole texts, token by token. A fraction has no prompt here: raises ValueError."""
@@ -153,34 +170,26 @@ def openbookqa_task(data_files: str | Path, train_files: str | Path | None = Non
     }
 
 
-def accuracy_rows(
-    pretrained: Any,
-    task: dict[str, Any] | str,
-    settings: Sequence[tuple[str, float | int | None]],
-    *,
-    chance: float = CHANCE,
-    limit: int | None = None,
-    few_shot: int = 0,
-    **arguments: Any,
-) -> pd.DataFrame:
-    """Accuracy of a multiple-choice task for each (kv, budget), with what a row must say of itself.
+def answers(
+    model: BudgetLM, task: dict[str, Any] | str, *, limit: int | None = None, few_shot: int = 0
+) -> dict[str, bool]:
+    """Whether each question of a multiple-choice task is answered right, by the question's place in it.
 
-    Columns: ``kv``, ``budget``, ``eviction`` (always real), ``split`` (heavy to recent), ``n``,
-    ``accuracy``, ``stderr``, ``chance``. `arguments` go to `BudgetLM`.
+    `task`: a name that the harness knows, or a configuration such as `openbookqa_task` makes; `limit`: only
+    the first questions; `few_shot`: questions shown with their answers before each, 0: as the task says.
     """
-    rows = []
-    for kv, budget in settings:
-        model = BudgetLM(pretrained, kv=kv, budget=budget, **arguments)
-        found: Any = lm_eval.simple_evaluate(
-            model=model, tasks=[task], limit=limit, num_fewshot=few_shot, bootstrap_iters=0
-        )
-        [(name, values)] = found["results"].items()
-        n = found["n-samples"][name]["effective"]
-        accuracy = values["acc,none"]
-        row = {"kv": kv, "budget": budget, "eviction": "real", "split": model.policy.described_split()}
-        row |= {"n": n, "accuracy": accuracy, "stderr": math.sqrt(accuracy * (1 - accuracy) / max(1, n - 1))}
-        rows.append({**row, "chance": chance})
-    return pd.DataFrame(rows)
+    # Indexing all of the harness's tasks takes seconds, which a configuration of our own does not need.
+    tasks = TaskManager(include_defaults=isinstance(task, str))
+    found: Any = lm_eval.simple_evaluate(
+        model=model,
+        tasks=[task],
+        task_manager=tasks,
+        limit=limit,
+        num_fewshot=few_shot or None,
+        bootstrap_iters=0,
+    )
+    [samples] = found["samples"].values()
+    return {str(sample["doc_id"]): bool(sample["acc"]) for sample in samples}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -189,15 +198,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--data_files")
+    parser.add_argument("--train_files")
     parser.add_argument("-t", "--tasks", nargs="+", default=[])
     own, given = parser.parse_known_args(sys.argv[1:] if arguments is None else arguments)
     tasks = [task for some in own.tasks for task in some.split(",")]
     with tempfile.TemporaryDirectory() as folder:
+        if own.train_files is not None and own.data_files is None:
+            parser.error(
+                f"--train_files {own.train_files}: shown before the questions of --data_files; name both"
+            )
         if own.data_files is not None:
             if "openbookqa" not in tasks:
                 parser.error(f"--data_files {own.data_files}: replaces openbookqa, not among --tasks {tasks}")
             file = Path(folder) / "openbookqa_local.yaml"
-            file.write_text(yaml.safe_dump(openbookqa_task(own.data_files)), encoding="utf-8")
+            file.write_text(
+                yaml.safe_dump(openbookqa_task(own.data_files, own.train_files)), encoding="utf-8"
+            )
             tasks = [str(file) if task == "openbookqa" else task for task in tasks]
         if tasks:
             given += ["--tasks", ",".join(tasks)]

@@ -6,7 +6,7 @@ directory, read back the next time.
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.cache_utils import Cache, DynamicCache
 
-from sinklora.cache_policies import CachePolicy
+from sinklora.cache_policies import CachePolicy, policy_key
 from sinklora.device import default_device
 from sinklora.evaluate.cache_budget import is_right, pass_keys, written_answers
 from sinklora.evaluate.extension import UNTRAINED
@@ -112,11 +112,6 @@ class Subject:
         for weight in model.parameters():  # buffers keep their type: rotary angles need float32
             weight.data = weight.data.to(getattr(torch, self.dtype))
         return model.to(default_device()).eval()
-
-
-def policy_key(policy: CachePolicy | None) -> dict[str, Any] | None:
-    """A cache policy as JSON, for what measurements are stored under; None: the model's own cache."""
-    return None if policy is None else {"kind": type(policy).__name__, **asdict(policy)}
 
 
 def subjects(study: RetrievalStudy, runs: Path, cache: Path | None, progress: bool) -> Iterator[Subject]:

@@ -12,10 +12,10 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 from transformers.cache_utils import Cache, DynamicCache
 
-from sinklora.cache_policies import CachePolicy
+from sinklora.cache_policies import CachePolicy, policy_key
 from sinklora.evaluate.longbench_predict import as_it_is, chat_format
 from sinklora.evaluate.retrieval import Accuracy
-from sinklora.evaluate.retrieval_study import Subject, policy_key
+from sinklora.evaluate.retrieval_study import Subject
 from sinklora.evaluate.topics import ANSWER_TOKENS, TopicRecord, topic_accuracy, topic_answers
 from sinklora.files import json_hash, write_json
 from sinklora.kv_cache import BudgetCache

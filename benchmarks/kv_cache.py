@@ -273,6 +273,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--prompts", type=int, nargs="+", default=prompts, help="tokens")
     parser.add_argument("--budgets", type=float, nargs="+", default=[0.05, 0.1, 0.2, 0.5, 1.0])
     parser.add_argument("--out", type=Path, default=Path("out/benchmarks"), help="folder of the results")
+    parser.add_argument("--label", default="", help="ends the files' names, beside those of other settings")
     parser.add_argument("--device", default="cuda" if has_cuda else "cpu")
     parser.add_argument("--dtype", default="bfloat16" if has_cuda else "float32")
     parser.add_argument("--batch", type=int, default=4)
@@ -304,8 +305,9 @@ def main(arguments: list[str]) -> None:
         f"prompts of one layer), {options.steps} decoded tokens, "
         f"medians of {options.repeats} rounds."
     )
-    for name in options.only:
-        table = TABLES[name](options)
+    for kind in options.only:
+        table = TABLES[kind](options)
+        name = f"{kind}_{options.label}" if options.label else kind
         text = f"{markdown(table)}\n\n{what}\n"
         atomic_write(options.out / f"kv_cache_{name}.csv", table.to_csv(index=False))
         atomic_write(options.out / f"kv_cache_{name}.md", text)

@@ -1,10 +1,11 @@
 """Figures of results: lines and marks that stay apart in print without colour."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from sinklora.evaluate.extension import UNTRAINED, comparisons
@@ -68,28 +69,35 @@ def context_figure(rows: pd.DataFrame, methods: Sequence[str]) -> Figure:
     return figure
 
 
-def retrieval_figure(rows: pd.DataFrame, models: Sequence[str], context: int) -> Figure:
-    """Share of exact answers against length, one line a model, bars: 95 % intervals; dotted: trained
-    context.
+def retrieval_figure(panels: Mapping[str, pd.DataFrame], models: Sequence[str], context: int) -> Figure:
+    """Share of exact answers against length, a panel for each cache, one line a model, bars: 95 % intervals;
+    dotted: trained context.
     """
-    found = accuracies(rows)
     with figure_style():
-        figure, axis = plt.subplots(figsize=(PAGE_WIDTH, 2.6))
-        lengths = sorted(found.tokens.unique())
-        for place, model in enumerate(models):
-            grey, line, mark = MARKS.get(model, ("0.6", "-", "x"))
-            mine = found[found.model == model].sort_values("tokens")
-            places = [lengths.index(tokens) + 0.06 * (place - len(models) / 2) for tokens in mine.tokens]
-            error = [(mine.accuracy - mine.low).clip(lower=0), (mine.high - mine.accuracy).clip(lower=0)]
-            style: dict[str, Any] = {"color": grey, "linestyle": line, "marker": mark, "markersize": 3.5}
-            axis.errorbar(places, mine.accuracy, yerr=error, elinewidth=0.6, label=model, **style)
-        axis.axvline(lengths.index(context) if context in lengths else -1, color="black", linestyle=":")
-        axis.set_xticks(range(len(lengths)), [str(tokens) for tokens in lengths])
-        axis.set_xlabel("length of the document (tokens); dotted: the context of the extensions")
-        axis.set_ylabel("exact pass keys (share)")
-        axis.set_ylim(-0.03, 1.03)
-        axis.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+        figure, axes = plt.subplots(
+            1, len(panels), figsize=(PAGE_WIDTH, 2.6), sharey=True, squeeze=False, layout="constrained"
+        )
+        for axis, (title, rows) in zip(axes[0], panels.items(), strict=True):
+            _lengths(axis, accuracies(rows), models, context)
+            axis.set_title(title)
+        axes[0, 0].set_ylabel("exact pass keys (share)")
+        axes[0, 0].set_ylim(-0.03, 1.03)
+        figure.supxlabel("length of the document (tokens); dotted: the context of the extensions")
+        axes[0, -1].legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     return figure
+
+
+def _lengths(axis: Axes, found: pd.DataFrame, models: Sequence[str], context: int) -> None:
+    lengths = sorted(found.tokens.unique())
+    for place, model in enumerate(models):
+        grey, line, mark = MARKS.get(model, ("0.6", "-", "x"))
+        mine = found[found.model == model].sort_values("tokens")
+        places = [lengths.index(tokens) + 0.06 * (place - len(models) / 2) for tokens in mine.tokens]
+        error = [(mine.accuracy - mine.low).clip(lower=0), (mine.high - mine.accuracy).clip(lower=0)]
+        style: dict[str, Any] = {"color": grey, "linestyle": line, "marker": mark, "markersize": 3.5}
+        axis.errorbar(places, mine.accuracy, yerr=error, elinewidth=0.6, label=model, **style)
+    axis.axvline(lengths.index(context) if context in lengths else -1, color="black", linestyle=":")
+    axis.set_xticks(range(len(lengths)), [str(tokens) for tokens in lengths], rotation=45)
 
 
 def depth_figure(rows: pd.DataFrame, models: Sequence[str]) -> Figure:

@@ -173,8 +173,16 @@ def test_duels_are_paired_with_the_best_rival() -> None:
     assert "never worse" in verdict(HAND)
     lost = HAND.copy()
     lost.loc[(lost.measure == "perplexity") & (lost.policy == "novelty"), "value"] = [5.0, 5.2]
-    assert "Ours, novelty: worse than the best of the others in perplexity at 10 %." in verdict(lost)
-    assert verdict(HAND).startswith("Did not hold for perplexity")
+    said = verdict(lost)
+    assert "novelty: worse than the best of h2o, local, streaming in perplexity at 10 %, 1 of 3" in said
+
+
+def test_the_claim_holds_where_h2o_stands_out_at_a_small_budget() -> None:
+    assert verdict(HAND).startswith("Did not hold (H2O better than Local at 20 % or less: in no measure)")
+    better = HAND.copy()
+    better.loc[(better.measure == "perplexity") & (better.policy == "h2o"), "value"] = [0.5, 0.7]
+    assert verdict(better).startswith("Held for perplexity (")
+    assert not verdict(better.assign(budget=0.5)).startswith("Held")
 
 
 def test_every_policy_of_the_study_splits_its_budget() -> None:

@@ -51,8 +51,11 @@ def test_failures_are_shown_shortest_first() -> None:
 
 
 def test_figures_have_every_model() -> None:
-    [axis] = retrieval_figure(HAND, [BASE, "full", "sf"], 2048).axes
-    assert [t.get_text() for t in axis.get_legend().get_texts()] == [BASE, "full", "sf"]
+    panels = {"full cache": HAND, "H2O": HAND[HAND.tokens == 1024]}
+    first, last = retrieval_figure(panels, [BASE, "full", "sf"], 2048).axes
+    assert (first.get_title(), last.get_title()) == ("full cache", "H2O")
+    assert (len(first.get_xticks()), len(last.get_xticks())) == (4, 1)
+    assert [t.get_text() for t in last.get_legend().get_texts()] == [BASE, "full", "sf"]
     assert [a.get_title() for a in depth_figure(HAND, ["full", "sf"]).axes[:2]] == ["full", "sf"]
 
 

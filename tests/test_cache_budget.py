@@ -25,6 +25,7 @@ from sinklora.evaluate.cache_study import (
     policies,
     summary,
     table,
+    variants_verdict,
     verdict,
 )
 from sinklora.kv_cache import BudgetCache
@@ -183,6 +184,13 @@ def test_the_claim_holds_where_h2o_stands_out_at_a_small_budget() -> None:
     better.loc[(better.measure == "perplexity") & (better.policy == "h2o"), "value"] = [0.5, 0.7]
     assert verdict(better).startswith("Held for perplexity (")
     assert not verdict(better.assign(budget=0.5)).startswith("Held")
+
+
+def test_variants_are_named_by_use() -> None:
+    perplexity, recall, _ = variants_verdict(HAND).split(" recall")
+    assert perplexity.startswith("perplexity: best are local at 10 %. Of H2O's variants")
+    assert perplexity.endswith("intervals: none.")
+    assert recall.startswith(": best are novelty at 10 %.") and "intervals: h2o." in recall
 
 
 def test_every_policy_of_the_study_splits_its_budget() -> None:

@@ -279,6 +279,30 @@ def _verdict_on_ours(found: pd.DataFrame) -> str:
     )
 
 
+def variants_verdict(rows: pd.DataFrame) -> str:
+    """Which policy does best for which use, and whether a variant of H2O is nowhere worse than Local."""
+    sentences = []
+    for measure in measures(rows):
+        mine = rows[(rows.measure == measure) & (rows.policy != "full")]
+        best = []
+        for budget, group in mine.groupby("budget"):
+            means = group.groupby("policy", sort=False).value.mean()
+            winner = means.idxmin() if measure == PERPLEXITY else means.idxmax()
+            best.append(f"{winner} at {percents([float(str(budget))])}")
+        budgets = sorted(mine.budget.unique())
+        variants = [name for name in dict.fromkeys(mine.policy) if name.startswith("h2o")]
+        level = [
+            name
+            for name in variants
+            if all(interval(lead(rows, measure, name, "local", budget))[1] >= 0 for budget in budgets)
+        ]
+        sentences.append(
+            f"{measure}: best are {'; '.join(best)}. Of H2O's variants, nowhere worse than Local within the "
+            f"paired 95 % intervals: {'; '.join(level) or 'none'}."
+        )
+    return " ".join(sentences)
+
+
 def percents(budgets: Sequence[float]) -> str:
     """Budgets as they are spoken of."""
     return ", ".join(f"{100 * budget:g} %" for budget in budgets) or "no budget"

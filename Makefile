@@ -56,6 +56,7 @@ gpu: $(STAMP) ## run everything that wants a GPU into results/gpu; MINUTES=9 sto
 bench: $(STAMP) ## print time and memory of patterns, caches and training steps, as ratios to full attention
 	MALLOC_MMAP_THRESHOLD_=2000000000 MALLOC_TRIM_THRESHOLD_=8000000000 $(PY) benchmarks/attention.py --out $(OUT)
 	$(PY) benchmarks/kv_cache.py --out $(OUT)
+	$(PY) benchmarks/kv_cache.py --only generation --prompts 32768 --batch 1 --repeats 2 --label 32k --out $(OUT)
 	$(PY) benchmarks/training.py --out $(OUT)
 
 lab: $(STAMP) ## open JupyterLab on the notebooks

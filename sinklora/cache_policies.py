@@ -79,10 +79,13 @@ class CachePolicy:
         """The budget in tokens for a prompt of so many tokens; at least one token."""
         raise NotImplementedError
 
-    def described_split(self) -> str:
-        """Protected and heavy to recent tokens, of a prompt of 100; a dash where everything stays."""
-        parts = self.split(100)
-        return "–" if parts.total >= UNBOUNDED else f"{parts.protected + parts.heavy} to {parts.recent}"
+    def described_split(self, prompt_tokens: int) -> str:
+        """What stays of a prompt of so many tokens, in words, such as "6 chosen, 32 newest of 384"."""
+        parts = self.split(prompt_tokens)
+        if parts.total >= UNBOUNDED:
+            return f"all {prompt_tokens}"
+        named = {"first": parts.protected, "chosen": parts.heavy, "newest": parts.recent}
+        return ", ".join(f"{n} {what}" for what, n in named.items() if n) + f" of {prompt_tokens}"
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from helpers import assert_close
 from sinklora.cache_pictures import budget_figure, kept_share, kept_text_figure, kept_text_html
-from sinklora.cache_policies import H2O, Full, Local, Novelty
+from sinklora.cache_policies import H2O, Full, Local, Novelty, StreamingLLM
 from sinklora.data import CorpusSpec
 from sinklora.evaluate.cache_budget import continuation_nats, pass_keys, recalled
 from sinklora.evaluate.cache_cost import cache_bound_model, cache_bytes, cost_verdict, generation_cost
@@ -90,6 +90,18 @@ def test_answers_are_those_of_the_model_alone(
         for k in keys
     ]
     assert together.tolist() == alone
+
+
+def test_a_tokenizer_without_padding_reads_documents_of_several_lengths(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    keys = [pass_keys(tokenizer, tokens=n, trials=2, seed=1)[0] for n in (96, 160)]
+    expected = recalled(model, tokenizer, keys, partial(BudgetCache, model, Full()), progress=False)
+    without = AutoTokenizer.from_pretrained(BASE)
+    without.pad_token = None
+    assert without.pad_token_id is None
+    found = recalled(model, without, keys, partial(BudgetCache, model, Full()), progress=False)
+    assert found.tolist() == expected.tolist() == [True, True]
 
 
 def test_pass_keys_fit_sweep_depth_and_come_from_the_seed(tokenizer: PreTrainedTokenizerBase) -> None:
@@ -188,9 +200,21 @@ def test_the_claim_holds_where_h2o_stands_out_at_a_small_budget() -> None:
 
 def test_variants_are_named_by_use() -> None:
     perplexity, recall, _ = variants_verdict(HAND).split(" recall")
-    assert perplexity.startswith("perplexity: best are local at 10 %. Of H2O's variants")
+    assert perplexity.startswith("perplexity: best are local at 10 % (1 of 3 others not surely worse).")
     assert perplexity.endswith("intervals: none.")
-    assert recall.startswith(": best are novelty at 10 %.") and "intervals: h2o." in recall
+    assert (
+        recall.startswith(": best are novelty at 10 % (2 of 3 others not surely worse).")
+        and "intervals: h2o." in recall
+    )
+
+
+def test_a_split_is_said_in_tokens_of_the_prompt() -> None:
+    assert H2O(0.1).described_split(384) == "19 chosen, 19 newest of 384"
+    assert Local(0.1).described_split(384) == "38 newest of 384"
+    assert StreamingLLM(0.05).described_split(384) == "4 first, 15 newest of 384"
+    # A quarter is novel, but 32 of the 38 are the newest.
+    assert Novelty(0.1).described_split(384) == "6 chosen, 32 newest of 384"
+    assert Full().described_split(384) == "all 384"
 
 
 def test_every_policy_of_the_study_splits_its_budget() -> None:

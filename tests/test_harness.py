@@ -126,6 +126,41 @@ def test_a_task_from_local_files(questions: Path) -> None:
     assert answers(model, openbookqa_task(questions))["0"] == (best == QUESTIONS[0]["answerKey"])
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"answerKey": "E"}, "line 2: 'answerKey' is 'E'"),
+        ({"question_stem": None}, "line 2: 'question_stem' is None"),
+        ({"choices": {"text": ["a"], "label": ["A", "B"]}}, "line 2: 'choices' is"),
+        ({"choices": None}, "line 2: 'choices' is None"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "-".join(value),
+)
+def test_a_malformed_question_is_named_with_its_line(
+    change: dict[str, Any], words: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "questions.jsonl"
+    path.write_text(
+        "".join(json.dumps(question) + "\n" for question in (QUESTIONS[0], QUESTIONS[1] | change))
+    )
+    with pytest.raises(ValueError, match=words):
+        openbookqa_task(path)
+    path.write_text("")
+    with pytest.raises(ValueError, match="no questions"):
+        openbookqa_task(path)
+
+
+def test_questions_are_never_shown_their_own_answers(
+    questions: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = BudgetLM(BASE, **OPTIONS)
+    with pytest.raises(ValueError, match="few_shot=2: name train_files"):
+        answers(model, openbookqa_task(questions), few_shot=2)
+    with pytest.raises(SystemExit):
+        main(["--tasks", "openbookqa", f"--data_files={questions}", "--num_fewshot", "2"])
+    assert "name --train_files" in capsys.readouterr().err
+
+
 def test_shown_questions_come_before_each(questions: Path) -> None:
     model = BudgetLM(BASE, kv="local", budget=200, **OPTIONS)
     seen: list[list[int]] = []

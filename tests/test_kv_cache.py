@@ -1,5 +1,7 @@
 """The bounded cache against a brute-force simulation, and every way in which it can be used."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -10,7 +12,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 from cache_simulation import Simulation
 from helpers import assert_close
 from sinklora.cache_policies import H2O, CachePolicy, Full, Local, Novelty, Score, StreamingLLM
+from sinklora.evaluate.cache_cost import cache_bound_model
 from sinklora.kv_cache import BudgetCache
+from sinklora.memory import TensorMemory
 from tiny_models import ARCHITECTURES, VOCABULARY, tiny_model
 
 POLICIES = {
@@ -121,7 +125,7 @@ def test_a_padded_row_is_what_it_is_alone(policy: CachePolicy, chunk: int | None
             assert (kept[:, own.shape[1] :] == -1).all()
 
 
-@pytest.mark.parametrize("policy", [p for p in POLICIES.values() if not isinstance(p, Full)][:3], ids=str)
+@pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
 def test_the_trained_base_model_equals_the_simulation(policy: CachePolicy) -> None:
     model = AutoModelForCausalLM.from_pretrained("data/base", use_cache=True).double().eval()
     tokenizer = AutoTokenizer.from_pretrained("data/base")
@@ -174,7 +178,7 @@ def generate(model: torch.nn.Module, cache: object, mode: str, rows: int = 2, **
     return model.generate(tokens(rows, PROMPT), past_key_values=cache, **options)  # type: ignore[operator]
 
 
-@pytest.mark.parametrize("policy", [Full(), H2O(64), Local(64), StreamingLLM(30)], ids=str)
+@pytest.mark.parametrize("policy", [Full(), H2O(64), Local(64), StreamingLLM(30), Novelty(64)], ids=str)
 @pytest.mark.parametrize("mode", MODES)
 def test_a_budget_that_is_never_full_generates_what_the_full_cache_does(
     mode: str, policy: CachePolicy
@@ -184,12 +188,13 @@ def test_a_budget_that_is_never_full_generates_what_the_full_cache_does(
     assert generate(model, BudgetCache(model, policy), mode).tolist() == expected.tolist()
 
 
+@pytest.mark.parametrize("policy", [H2O(8), Local(8), StreamingLLM(8), Novelty(8, always_recent=2)], ids=str)
 @pytest.mark.parametrize("mode", MODES)
-def test_generation_under_a_budget_is_bounded_and_repeats_itself(mode: str) -> None:
+def test_generation_under_a_budget_is_bounded_and_repeats_itself(mode: str, policy: CachePolicy) -> None:
     model = tiny_model("llama-gqa")
     outputs = []
     for _ in range(2):
-        cache = BudgetCache(model, H2O(8))
+        cache = BudgetCache(model, policy)
         outputs.append(generate(model, cache, mode).tolist())
         assert cache.kept_positions(0).shape[-1] == 8
         assert cache.get_seq_length() == PROMPT + 8
@@ -294,9 +299,17 @@ def test_autocast_generates() -> None:
 
 # --- bounds -------------------------------------------------------------------------------------------------
 
+BOUNDED: list[Callable[[int, int], CachePolicy]] = [
+    lambda budget, recent: H2O(budget, recent=recent),
+    lambda budget, recent: Local(budget),
+    lambda budget, recent: StreamingLLM(budget, sink_tokens=min(4, budget - 1)),
+    lambda budget, recent: Novelty(budget, always_recent=recent),
+]
+
 
 @settings(deadline=None, max_examples=40)
 @given(
+    make=st.sampled_from(BOUNDED),
     budget=st.integers(2, 12),
     recent=st.integers(1, 12),
     prompt=st.integers(1, 30),
@@ -306,17 +319,24 @@ def test_autocast_generates() -> None:
     seed=st.integers(0, 99),
 )
 def test_the_cache_keeps_to_its_budget_and_its_recent_tokens(
-    budget: int, recent: int, prompt: int, steps: int, rows: int, chunk: int | None, seed: int
+    make: Callable[[int, int], CachePolicy],
+    budget: int,
+    recent: int,
+    prompt: int,
+    steps: int,
+    rows: int,
+    chunk: int | None,
+    seed: int,
 ) -> None:
     model = MODEL
-    policy = H2O(budget, recent=min(recent, budget))
+    policy = make(budget, min(recent, budget))
     cache = BudgetCache(model, policy, prefill_chunk=chunk)
     run(cache, model, tokens(rows, prompt + steps, seed), [prompt] + [1] * steps)
     for layer in range(2):
         kept = cache.kept_positions(layer)
         assert kept.shape[-1] == min(budget, prompt + steps)
         assert (kept.diff(dim=-1) > 0).all()
-        newest = torch.arange(max(0, prompt + steps - min(recent, budget)), prompt + steps)
+        newest = torch.arange(max(0, prompt + steps - policy.split(prompt).recent), prompt + steps)
         assert torch.isin(newest, kept[0, 0]).all()
     assert cache.get_seq_length() == prompt + steps
 
@@ -333,6 +353,18 @@ def test_bytes_are_budget_times_layers_times_heads(dtype: torch.dtype) -> None:
         cache = BudgetCache(model, policy)
         run(cache, model, ids, calls)
         assert cache.nbytes() == 8 * layers * heads * rows * (2 * size * dtype.itemsize + bookkeeping)
+
+
+@pytest.mark.parametrize("policy", [H2O(0.2), Local(0.2), StreamingLLM(0.2), Novelty(0.2), Full()], ids=str)
+def test_a_prompt_takes_no_more_memory_than_with_transformers_cache(policy: CachePolicy) -> None:
+    model, ids = cache_bound_model(), tokens(1, 2048)
+    peaks = []
+    for cache in (DynamicCache(), BudgetCache(model, policy)):
+        with torch.inference_mode(), TensorMemory() as memory:
+            model(ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        peaks.append(memory.peak)
+    # The scores of one layer alone would be three times the first.
+    assert peaks[1] <= 1.3 * peaks[0] < 8 * 2048**2 * 4 / 2
 
 
 def test_decoding_moves_no_storage() -> None:

@@ -118,6 +118,15 @@ def test_a_folder_that_is_not_there_is_named() -> None:
         load_records("./nowhere", "lcc")
 
 
+def test_a_source_that_the_hub_does_not_give_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def offline(*_: object, **__: object) -> None:
+        raise ConnectionError("no route")
+
+    monkeypatch.setattr("datasets.load_dataset", offline)
+    with pytest.raises(FileNotFoundError, match="'data/longbench' is neither a folder"):
+        load_records("data/longbench", "lcc")
+
+
 # --- predictions --------------------------------------------------------------------------------------------
 
 

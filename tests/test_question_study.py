@@ -92,6 +92,13 @@ def test_questions_are_a_panel_and_a_sentence_of_their_own(tmp_path: Path) -> No
     assert "questions: H2O is better than Local at" in verdict(rows)
 
 
+def test_questions_that_cannot_be_asked_are_refused_before_any_work(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="few_shot=1"):
+        answer_questions(BASE, tmp_path / "q.jsonl", {}, few_shot=1, runs=tmp_path)
+    with pytest.raises(ValueError, match="train_files='shown"):
+        answer_questions(BASE, None, {}, train_files="shown.jsonl", runs=tmp_path)
+
+
 def test_a_missing_file_is_named() -> None:
     with pytest.raises(FileNotFoundError, match="nowhere"):
         answer_questions(BASE, "nowhere.jsonl", {})

@@ -22,6 +22,7 @@ from sinklora.evaluate.retrieval_study import (
     accuracies,
     failures,
     measure,
+    only_interpolated,
     table,
 )
 from sinklora.plots import depth_figure, retrieval_figure
@@ -48,6 +49,12 @@ def test_failures_are_shown_shortest_first() -> None:
     found = failures(HAND, count=2)
     assert found[found.model == "sf"].tokens.tolist() == [1024, 2048]
     assert "correct" not in found
+
+
+def test_interpolated_extensions_go_by_their_patterns() -> None:
+    longer = HAND[HAND.model == "sf"].assign(model="sf, interpolated to 4096")
+    found = only_interpolated(pd.concat([HAND, longer]), ["full", "sf"], 4096)
+    assert set(found.model) == {"sf"} and len(found) == len(longer)
 
 
 def test_figures_have_every_model() -> None:

@@ -28,7 +28,12 @@ def test_reach_by_hand() -> None:
     assert (holds_to(rows, "full"), longest(rows, "full")) == (0, 2048)
     assert (holds_to(rows, BASE), longest(rows, BASE)) == (512, 512)
     said = verdict(rows, 2048, ["full", "sf"])
-    assert "base 512, full 0 (2048), sf 512 (2048); none beyond 2048." in said
+    assert said.endswith("base 512, full 0 (2048), sf 512 (2048); none beyond 2048.")
+    longer = rows[rows.model != BASE].assign(model=lambda r: r.model + ", interpolated to 3072")
+    said = verdict(pd.concat([rows, longer]), 2048, ["full", "sf"], 3072)
+    assert said.endswith(
+        "none beyond 2048. Interpolated to 3072 without training: full 0 (2048), sf 512 (2048)."
+    )
 
 
 @pytest.mark.parametrize(

@@ -53,10 +53,17 @@ def test_generated_conversations_fit_and_hold_as_many_topics_as_fit(
             places = [record.prompt.index(f"the topic of {topic}.") for topic in record.topics]
             assert places == sorted(places)
     assert len(long[0].topics) > len(short[0].topics) >= 2
+    assert len(set(short[0].topics)) == len(short[0].topics)
     assert short == make_topics(tokenizer, tokens=512, records=3, seed=0)
     assert short != make_topics(tokenizer, tokens=512, records=3, seed=1)
     with pytest.raises(ValueError, match="tokens=64"):
         make_topics(tokenizer, tokens=64, records=1, seed=0)
+
+
+@pytest.mark.parametrize("tokens", [512, 2048, 8192])
+def test_conversations_are_about_as_long_as_asked(tokenizer: PreTrainedTokenizerBase, tokens: int) -> None:
+    for record in make_topics(tokenizer, tokens=tokens, records=2, seed=0):
+        assert 0.8 * tokens <= len(tokenizer(record.prompt)["input_ids"]) <= tokens
 
 
 def test_files_are_read_and_damage_is_named_with_its_line(tmp_path: Path) -> None:

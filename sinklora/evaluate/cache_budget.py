@@ -135,7 +135,8 @@ def _answers(
     if len({len(question) for question in questions}) > 1:
         raise ValueError("documents: expected questions of one length in tokens (one wording)")
     longest = max(map(len, contexts))
-    pad = [[tokenizer.pad_token_id] * (longest - len(context)) for context in contexts]
+    filler = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    pad = [[filler] * (longest - len(context)) for context in contexts]
     ids = torch.tensor([p + c + q for p, c, q in zip(pad, contexts, questions, strict=True)])
     mask = torch.ones_like(ids)
     for row, padding in enumerate(pad):
@@ -160,7 +161,7 @@ def _answers(
         use_cache=True,
         max_new_tokens=7,
         do_sample=False,
-        pad_token_id=tokenizer.pad_token_id,
+        pad_token_id=filler,
     )
     texts: list[str] = tokenizer.batch_decode(written[:, ids.shape[1] :], skip_special_tokens=True)
     return texts

@@ -116,7 +116,9 @@ def measure(
         folder = RunDirectory(runs, spec, prefix="cache").reuse_or(work)
         rows = pd.DataFrame(json.loads((folder / "rows.json").read_text()))
         budget = 1.0 if name == "full" else policy.budget
-        frames.append(rows.assign(policy=name, budget=budget, split=policy.described_split()))
+        frames.append(
+            rows.assign(policy=name, budget=budget, split=policy.described_split(study.prompt_tokens))
+        )
     frame = pd.concat(frames, ignore_index=True)
     frame.attrs["data"] = data
     return frame
@@ -285,11 +287,14 @@ def variants_verdict(rows: pd.DataFrame) -> str:
     for measure in measures(rows):
         mine = rows[(rows.measure == measure) & (rows.policy != "full")]
         best = []
-        for budget, group in mine.groupby("budget"):
-            means = group.groupby("policy", sort=False).value.mean()
-            winner = means.idxmin() if measure == PERPLEXITY else means.idxmax()
-            best.append(f"{winner} at {percents([float(str(budget))])}")
         budgets = sorted(mine.budget.unique())
+        for budget in budgets:
+            means = mine[mine.budget == budget].groupby("policy", sort=False).value.mean()
+            winner = str(means.idxmin() if measure == PERPLEXITY else means.idxmax())
+            others = [str(name) for name in means.index if name != winner]
+            level = [n for n in others if interval(lead(rows, measure, winner, n, budget))[0] <= 0]
+            also = f" ({len(level)} of {len(others)} others not surely worse)" if level else ""
+            best.append(f"{winner} at {percents([budget])}{also}")
         variants = [name for name in dict.fromkeys(mine.policy) if name.startswith("h2o")]
         level = [
             name

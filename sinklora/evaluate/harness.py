@@ -20,6 +20,7 @@ import yaml
 from tqdm.auto import tqdm
 
 from sinklora.cache_policies import CachePolicy, Full, make_policy
+from sinklora.evaluate.longbench_data import json_lines
 from sinklora.kv_cache import BudgetCache, feed_scores
 
 try:
@@ -150,12 +151,14 @@ def openbookqa_task(data_files: str | Path, train_files: str | Path | None = Non
     """The harness's OpenBookQA on local files in the hub's format (jsonl), as a task configuration.
 
     Prompt, choices and metrics are the installed harness's. `train_files`: questions for few-shot prompts.
-    Raises FileNotFoundError for a file that is not there.
+    Raises FileNotFoundError for a file that is not there, ValueError with file and line for a record that is
+    no question.
     """
     files = {"test": data_files, **({} if train_files is None else {"train": train_files})}
-    for file in files.values():
+    for name, file in zip(("data_files", "train_files"), files.values(), strict=False):
         if not Path(file).is_file():
-            raise FileNotFoundError(f"data_files={str(file)!r}: no such file")
+            raise FileNotFoundError(f"{name}={str(file)!r}: no such file")
+        check_questions(Path(file))
     library = Path(lm_eval.__file__).parent / "tasks" / "openbookqa" / "openbookqa.yaml"
     config: dict[str, Any] = yaml.safe_load(library.read_text(encoding="utf-8"))
     for name in ("dataset_name", "training_split", "validation_split"):
@@ -170,6 +173,28 @@ def openbookqa_task(data_files: str | Path, train_files: str | Path | None = Non
     }
 
 
+def check_questions(path: Path) -> None:
+    """Raise ValueError for a file without records, and with the line for one not in OpenBookQA's format."""
+    records = list(json_lines(path))
+    if not records:
+        raise ValueError(f"{path}: holds no questions")
+    for place, fields in records:
+        choices: Any = fields.get("choices")
+        texts, labels = (choices.get(k) for k in ("text", "label")) if isinstance(choices, dict) else (0, 0)
+        if not isinstance(fields.get("question_stem"), str):
+            raise ValueError(
+                f"{place}: 'question_stem' is {fields.get('question_stem')!r:.80}, expected text"
+            )
+        if not isinstance(texts, list) or not isinstance(labels, list) or not 1 < len(texts) == len(labels):
+            raise ValueError(
+                f"{place}: 'choices' is {choices!r:.80}, expected as many 'text' as 'label', two or more"
+            )
+        if fields.get("answerKey") not in labels:
+            raise ValueError(
+                f"{place}: 'answerKey' is {fields.get('answerKey')!r:.80}, expected one of {labels}"
+            )
+
+
 def answers(
     model: BudgetLM, task: dict[str, Any] | str, *, limit: int | None = None, few_shot: int = 0
 ) -> dict[str, bool]:
@@ -177,7 +202,12 @@ def answers(
 
     `task`: a name that the harness knows, or a configuration such as `openbookqa_task` makes; `limit`: only
     the first questions; `few_shot`: questions shown with their answers before each, 0: as the task says.
+    Raises ValueError for `few_shot` of local questions without others to show.
     """
+    if few_shot and isinstance(task, dict) and "fewshot_split" not in task:
+        raise ValueError(
+            f"few_shot={few_shot}: name train_files, or questions would be shown their own answers"
+        )
     # Indexing all of the harness's tasks takes seconds, which a configuration of our own does not need.
     tasks = TaskManager(include_defaults=isinstance(task, str))
     found: Any = lm_eval.simple_evaluate(
@@ -199,8 +229,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--data_files")
     parser.add_argument("--train_files")
+    parser.add_argument("-f", "--num_fewshot")
     parser.add_argument("-t", "--tasks", nargs="+", default=[])
     own, given = parser.parse_known_args(sys.argv[1:] if arguments is None else arguments)
+    if own.num_fewshot is not None:
+        given += ["--num_fewshot", own.num_fewshot]
+        if own.data_files is not None and own.train_files is None and own.num_fewshot != "0":
+            parser.error(f"--num_fewshot {own.num_fewshot}: name --train_files, the questions to show")
     tasks = [task for some in own.tasks for task in some.split(",")]
     with tempfile.TemporaryDirectory() as folder:
         if own.train_files is not None and own.data_files is None:

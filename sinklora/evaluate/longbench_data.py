@@ -74,7 +74,8 @@ def load_records(source: str | Path, dataset: str) -> list[Record]:
     """The records of `dataset`: from ``<source>/<dataset>.jsonl`` of a local folder, otherwise the test split
     of the hub's data set `source` (one of plain files: code from the hub is never run).
 
-    Raises FileNotFoundError for a folder without that file, ValueError for a malformed record.
+    Raises FileNotFoundError for a folder without that file and for a source that is neither, ValueError for a
+    malformed record.
     """
     if Path(source).is_dir():
         return read_records(Path(source) / f"{dataset}.jsonl")
@@ -82,7 +83,13 @@ def load_records(source: str | Path, dataset: str) -> list[Record]:
         raise FileNotFoundError(f"source={str(source)!r} is not a folder; give one with {dataset}.jsonl")
     from datasets import load_dataset
 
-    rows = load_dataset(str(source), dataset, split="test")
+    try:
+        rows = load_dataset(str(source), dataset, split="test")
+    except (ConnectionError, FileNotFoundError, ValueError) as error:
+        raise FileNotFoundError(
+            f"source={str(source)!r} is neither a folder with {dataset}.jsonl nor a data set that the hub "
+            f"gave: {error}"
+        ) from error
     return [_record(dict(row), f"{source}, {dataset}, row {i}") for i, row in enumerate(rows, 1)]
 
 

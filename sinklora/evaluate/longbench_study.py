@@ -17,7 +17,7 @@ from sinklora.data import CorpusSpec, read_documents
 from sinklora.device import default_device
 from sinklora.evaluate.longbench import load_records, predict
 from sinklora.evaluate.longbench_data import Prediction, Record
-from sinklora.evaluate.longbench_metrics import category_table, score_predictions
+from sinklora.evaluate.longbench_metrics import category_table, check_references, score_predictions
 from sinklora.evaluate.longbench_predict import as_it_is, chat_format
 from sinklora.evaluate.longbench_small import small_dataset
 from sinklora.evaluate.longbench_tasks import CATEGORIES, DATASETS, SMALL, scored_as
@@ -42,8 +42,15 @@ def small_sets(
 
 
 def local_sets(source: str, names: Iterable[str], limit: int | None = None) -> dict[str, list[Record]]:
-    """LongBench itself, from a folder of its jsonl files or from the hub."""
-    return {name: load_records(source, name)[:limit] for name in names}
+    """LongBench itself, from a folder of its jsonl files or from the hub.
+
+    Raises FileNotFoundError or ValueError for data that could not be read or scored.
+    """
+    sets = {name: load_records(source, name)[:limit] for name in names}
+    for name, records in sets.items():
+        for number, record in enumerate(records, 1):
+            check_references(name, record.answers, f"{source}, {name}, record {number}: 'answers'")
+    return sets
 
 
 def predictions(

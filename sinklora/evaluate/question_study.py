@@ -107,6 +107,7 @@ def answer_questions(
     train_files: str | Path | None = None,
     few_shot: int = 0,
     limit: int | None = None,
+    prompt_tokens: int = 384,
     runs: Path = Path("runs"),
 ) -> pd.DataFrame:
     """Whether each question is answered right through every policy's cache, in the columns of
@@ -114,8 +115,11 @@ def answer_questions(
 
     `data_files`: questions in OpenBookQA's format; None is OpenBookQA itself, from the hub. `chosen`: name ->
     the policy at each budget (a fraction of the question with what is shown before it); the full cache is
-    asked as well. ``rows.attrs["data"]`` records the questions. Raises what `openbookqa_task` raises.
+    asked as well. `prompt_tokens`: for which length the rows say how a budget is split.
+    ``rows.attrs["data"]`` records the questions. Raises what `check_arguments` raises, before a model is
+    loaded.
     """
+    check_arguments(data_files, train_files, few_shot)
     from sinklora.evaluate.harness import openbookqa_task  # lm-evaluation-harness is an extra
 
     task = "openbookqa" if data_files is None else openbookqa_task(data_files, train_files)
@@ -134,10 +138,24 @@ def answer_questions(
         right = json.loads((folder / "right.json").read_text(encoding="utf-8"))
         rows = pd.DataFrame({"measure": QUESTIONS, "item": list(right), "value": map(float, right.values())})
         budget = 1.0 if name == "full" else policy.budget
-        frames.append(rows.assign(policy=name, budget=budget, split=policy.described_split()))
+        frames.append(rows.assign(policy=name, budget=budget, split=policy.described_split(prompt_tokens)))
     frame = pd.concat(frames, ignore_index=True)
     frame.attrs["data"] = data
     return frame
+
+
+def check_arguments(data_files: str | Path | None, train_files: str | Path | None, few_shot: int) -> None:
+    """Raise ValueError or FileNotFoundError for questions that cannot be asked or show their answers."""
+    from sinklora.evaluate.harness import openbookqa_task
+
+    if data_files is not None:
+        if few_shot and train_files is None:
+            raise ValueError(f"few_shot={few_shot}: name a file of questions to show (train_files)")
+        openbookqa_task(data_files, train_files)
+    elif train_files is not None:
+        raise ValueError(
+            f"train_files={str(train_files)!r}: OpenBookQA from the hub has its own questions to show"
+        )
 
 
 def _answer(

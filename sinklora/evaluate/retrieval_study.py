@@ -5,7 +5,7 @@ directory, read back the next time.
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -120,20 +120,42 @@ def subjects(study: RetrievalStudy, runs: Path, cache: Path | None, progress: bo
         yield replace(subject, dtype=study.dtype)
 
 
+def base_subject(base: str) -> Subject:
+    """The model as it is, without any extension."""
+    return Subject(
+        BASE, None, {"base_sha256": base_hash(base), "context": "as trained"}, partial(_load, base)
+    )
+
+
 def _subjects(study: RetrievalStudy, runs: Path, cache: Path | None, progress: bool) -> Iterator[Subject]:
     base = study.training.base
-    key = {"base_sha256": base_hash(base)}
-    yield Subject(BASE, None, {**key, "context": "as trained"}, partial(_load, base))
-    interpolated = {**key, "rope": study.training.rope, "context": study.training.context}
+    yield base_subject(base)
+    interpolated = {
+        "base_sha256": base_hash(base),
+        "rope": study.training.rope,
+        "context": study.training.context,
+    }
     yield Subject(UNTRAINED, None, interpolated, partial(load_base, study.training))
     for spec in study.specs():
         run = train(spec, runs=runs, cache=cache, progress=progress)
         load = partial(load_trained, run, spec)
         yield Subject(spec.pattern, spec.seed, {"run": run.path.name}, load)
         if study.further:
-            name = f"{spec.pattern}, interpolated to {study.further}"
+            name = interpolated_name(spec.pattern, study.further)
             longer = partial(_interpolated, load, study.further, spec.rope)
             yield Subject(name, spec.seed, {"run": run.path.name, "further": study.further}, longer)
+
+
+def interpolated_name(pattern: str, further: int) -> str:
+    """How an extension is called whose positions are interpolated further without training."""
+    return f"{pattern}, interpolated to {further}"
+
+
+def only_interpolated(rows: pd.DataFrame, patterns: Sequence[str], further: int) -> pd.DataFrame:
+    """The rows of the extensions interpolated further, under the names of their patterns."""
+    names = {interpolated_name(pattern, further): pattern for pattern in patterns}
+    mine = rows[rows.model.isin(names)]
+    return mine.assign(model=mine.model.map(names))
 
 
 def _load(base: str) -> nn.Module:

@@ -1,11 +1,11 @@
 """What the pass keys say of the claim of Fig. 5, and what so few of them leave open."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import comb
 
 import pandas as pd
 
-from sinklora.evaluate.retrieval_study import BASE, accuracies
+from sinklora.evaluate.retrieval_study import BASE, accuracies, only_interpolated
 
 HALF = 0.5  # of the keys: below this share a length counts as out of reach
 LEVEL = 0.05  # chance of seeing a difference at any length where there is none
@@ -64,21 +64,38 @@ def surely_better(rows: pd.DataFrame, model: str, rival: str) -> list[int]:
     return sorted(better)
 
 
-def verdict(rows: pd.DataFrame, context: int, patterns: Sequence[str]) -> str:
-    """How far retrieval holds, by model, from the numbers alone; what they cannot decide is left open."""
+def verdict(rows: pd.DataFrame, context: int, patterns: Sequence[str], further: int = 0) -> str:
+    """How far retrieval holds, by model, from the numbers alone; what they cannot decide is left open.
+
+    `further`: tokens to which the extensions' positions were interpolated without training as well; 0: none.
+    """
     models = (BASE, *patterns)
-    reach = {model: (holds_to(rows, model), longest(rows, model)) for model in models}
-    listed = ", ".join(
-        f"{m} {upto}" + (f" ({most})" if most > upto else "") for m, (upto, most) in reach.items()
-    )
+    reach = _reach(rows, models)
     beyond = [model for model in patterns if reach[model][0] > context]
     past = f"beyond the trained {context}: {', '.join(beyond)}" if beyond else f"none beyond {context}"
     held, where = _judged(rows, context) if {"sf", "full"} <= set(models) else ("Not tested", "")
     return (
         f"{held}: a model extended with SF-Attn retrieves as far as one trained with full attention.{where} "
         "At least half of the keys come back up to (in brackets: the longest length at which they do, where "
-        f"shorter ones fail), in tokens: {listed}; {past}."
+        f"shorter ones fail), in tokens: {_said(reach)}; {past}.{_interpolated(rows, patterns, further)}"
     )
+
+
+def _reach(rows: pd.DataFrame, models: Sequence[str]) -> dict[str, tuple[int, int]]:
+    return {model: (holds_to(rows, model), longest(rows, model)) for model in models}
+
+
+def _said(reach: Mapping[str, tuple[int, int]]) -> str:
+    return ", ".join(
+        f"{m} {upto}" + (f" ({most})" if most > upto else "") for m, (upto, most) in reach.items()
+    )
+
+
+def _interpolated(rows: pd.DataFrame, patterns: Sequence[str], further: int) -> str:
+    if not further:
+        return ""
+    reach = _reach(only_interpolated(rows, patterns, further), patterns)
+    return f" Interpolated to {further} without training: {_said(reach)}."
 
 
 def _judged(rows: pd.DataFrame, context: int) -> tuple[str, str]:

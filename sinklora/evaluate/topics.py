@@ -6,8 +6,9 @@ Its files are read from a path; `make_topics` writes conversations of the same f
 
 import random
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import Cache, DynamicCache
 
 from sinklora.evaluate.longbench_data import json_lines
+from sinklora.evaluate.longbench_sources import longest
 from sinklora.evaluate.retrieval import Accuracy
 
 ANSWER_TOKENS = 24  # room for a short sentence that names the topic
@@ -46,6 +48,8 @@ REMARKS = (
     "It takes patience, and a little luck as well.",
     "There are several books that explain it step by step.",
 )
+LEAST_REMARKS = 2  # on each topic
+SHORTEST_REMARK = 10  # tokens at least, with what the user says to it
 
 
 @dataclass(frozen=True)
@@ -82,27 +86,38 @@ def _record(fields: dict[str, Any], place: str, number: int) -> TopicRecord:
 def make_topics(
     tokenizer: PreTrainedTokenizerBase, *, tokens: int, records: int, seed: int
 ) -> list[TopicRecord]:
-    """Conversations over as many topics as fit in `tokens` tokens; raises ValueError where two do not."""
+    """Conversations over as many topics as fit in `tokens` tokens; where all do, more is said of each.
+
+    Raises ValueError where two topics do not fit.
+    """
     rng = random.Random(f"topics/{seed}/{tokens}")
-    made: list[TopicRecord] = []
-    for test_id in range(records):
-        subjects = rng.sample(SUBJECTS, len(SUBJECTS))
-        talks = [_talk(rng, subject) for subject in subjects]
-        fitting = [n for n in range(2, len(talks) + 1) if _tokens(tokenizer, talks[:n]) <= tokens]
-        if not fitting:
-            raise ValueError(f"tokens={tokens}: too short for two topics")
-        count = max(fitting)
-        made.append(TopicRecord(test_id, _conversation(talks[:count]), tuple(subjects[:count])))
-    return made
+
+    def fits(talks: Sequence[str]) -> bool:
+        return len(tokenizer(_conversation(talks))["input_ids"]) <= tokens
+
+    return [_made(test_id, rng, fits, tokens) for test_id in range(records)]
 
 
-def _tokens(tokenizer: PreTrainedTokenizerBase, talks: Sequence[str]) -> int:
-    return len(tokenizer(_conversation(talks))["input_ids"])
+def _made(
+    test_id: int, rng: random.Random, fits: Callable[[Sequence[str]], bool], tokens: int
+) -> TopicRecord:
+    subjects = rng.sample(SUBJECTS, len(SUBJECTS))
+    orders = [rng.sample(REMARKS, len(REMARKS)) for _ in subjects]
+
+    def talks(remarks: int) -> list[str]:
+        pairs = zip(subjects, orders, strict=True)
+        return [_talk(subject, islice(cycle(order), remarks)) for subject, order in pairs]
+
+    said = talks(max(LEAST_REMARKS, longest(tokens // SHORTEST_REMARK, lambda n: fits(talks(n)))))
+    count = longest(len(said), lambda n: fits(said[:n]))
+    if count < 2:
+        raise ValueError(f"tokens={tokens}: too short for two topics")
+    return TopicRecord(test_id, _conversation(said[:count]), tuple(subjects[:count]))
 
 
-def _talk(rng: random.Random, subject: str) -> str:
+def _talk(subject: str, remarks: Iterable[str]) -> str:
     lines = [f"USER: I would like to discuss the topic of {subject}."]
-    for remark in rng.sample(REMARKS, 2):
+    for remark in remarks:
         lines += [f"ASSISTANT: {remark}", "USER: I see. What else is there to say?"]
     return "\n".join([*lines[:-1], f"USER: This is all about {subject}. Now to something else."])
 

@@ -82,7 +82,10 @@ def retrieval_figure(panels: Mapping[str, pd.DataFrame], models: Sequence[str], 
             axis.set_title(title)
         axes[0, 0].set_ylabel("exact pass keys (share)")
         axes[0, 0].set_ylim(-0.03, 1.03)
-        figure.supxlabel("length of the document (tokens); dotted: the context of the extensions")
+        figure.supxlabel(
+            "length of the document (tokens); dotted: the context of the extensions",
+            fontsize=plt.rcParams["axes.labelsize"],
+        )
         axes[0, -1].legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     return figure
 

@@ -74,6 +74,10 @@ def figure_style() -> Iterator[None]:
     """
     with plt.rc_context(STYLE):
         yield
+        interactive = plt.isinteractive()
+    # The first figure of a notebook brings up a backend that is interactive; without that, which leaving the
+    # context would undo, no later figure is shown.
+    plt.interactive(interactive)
 
 
 def from_repository_root() -> Path:

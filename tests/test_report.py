@@ -4,8 +4,10 @@ import json
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import nbformat
 import pandas as pd
 import pytest
+from nbclient import NotebookClient
 
 from sinklora.experiments import Experiment
 from sinklora.report import Report, markdown, paper_values, quote_tables, results_index
@@ -84,3 +86,24 @@ def test_the_committed_index_and_readme_match_the_results() -> None:
     assert Path("results/README.md").read_text(encoding="utf-8") == index
     readme = Path("README.md").read_text(encoding="utf-8")
     assert quote_tables(readme, Path("results")) == readme
+
+
+def test_every_figure_of_a_notebook_is_shown(tmp_path: Path) -> None:
+    first = (
+        "import matplotlib.pyplot as plt\n"
+        "from sinklora.report import Report, figure_style\n"
+        f"report = Report('03_longest_context', 'smoke', {{}}, Path({str(tmp_path)!r}))\n"
+        "def draw():\n"
+        "    with figure_style():\n"
+        "        return plt.subplots()[0]\n"
+    )
+    show = "figure = report.figure('one', draw(), paper_item='Fig. 1', caption='c', verdict='v')"
+    notebook = nbformat.v4.new_notebook(
+        cells=[nbformat.v4.new_code_cell(f"from pathlib import Path\n{first}{show}")]
+        + [nbformat.v4.new_code_cell(show.replace("one", name)) for name in ("two", "three")]
+    )
+    NotebookClient(notebook, kernel_name="python3", timeout=60).execute()
+    for cell in notebook.cells:
+        assert [set(output.data) for output in cell.outputs if "data" in output] == [
+            {"image/png", "text/plain"}
+        ]

@@ -5,8 +5,8 @@
 Three tables. `generation`: a random model whose decoding is bound by its cache reads a prompt and decodes;
 `ideal` is the memory traffic of decoding with the whole cache over that with the budget, weights included.
 `operators`: one layer's attention alone, prompt and decoding step, against SDPA over as many tokens, and
-a decoding step of the model against the same model with transformers' cache that holds as many tokens, and
-copies them at every step.
+a decoding step of the model against the same model with transformers' caches that hold as many tokens: the
+static one, which writes in place, and the usual one, which copies itself at every step.
 `memory`: peak resident memory that a prompt adds, of one layer's attention and of the whole model, each case
 in its own process. In each round every case runs once, so that a busy machine slows all of them; ratios are
 of the same round, medians of all rounds.
@@ -32,7 +32,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
-from transformers.cache_utils import DynamicCache
+from transformers.cache_utils import DynamicCache, StaticCache
 
 from sinklora.budget_layer import BudgetLayer
 from sinklora.cache_policies import H2O, CachePolicy, Full, Local, Novelty, StreamingLLM
@@ -152,13 +152,19 @@ def _model_steps(options: argparse.Namespace, prompt: int, budget: float) -> dic
         for _ in range(options.steps):
             model(ids[:, :1], past_key_values=cache, use_cache=True)
 
-    def reading(tokens: int, cache: Any) -> Callable[[], None]:
+    def read(tokens: int, cache: Any) -> Any:
         model(ids[:, :tokens], past_key_values=cache, use_cache=True, logits_to_keep=1)
-        return functools.partial(decode, cache)
+        return cache
 
-    cases = {"transformers' cache": reading(max(1, int(budget * prompt)), DynamicCache())}
+    def growing(make: Callable[[], Any]) -> Callable[[], None]:
+        caches = [read(kept, make()) for _ in range(options.repeats + 1)]  # one a round
+        return lambda: decode(caches.pop())
+
+    kept = max(1, int(budget * prompt))
+    static = functools.partial(StaticCache, config=model.config, max_cache_len=kept + options.steps)
+    cases = {"static cache": growing(static), "transformers' cache": growing(DynamicCache)}
     for name, make in KINDS.items():
-        cases[name] = reading(prompt, BudgetCache(model, make(budget)))
+        cases[name] = functools.partial(decode, read(prompt, BudgetCache(model, make(budget))))
     return cases
 
 

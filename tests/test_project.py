@@ -198,14 +198,14 @@ def test_no_file_names_the_machine_it_was_written_on() -> None:
 @pytest.mark.parametrize(
     ("text", "found"),
     [
-        ("see /work/main/x", True),
+        ("see /scratch/jobs/x", True),
         ('"/home/ann/data"', True),
         ("(/tmp/a.txt)", True),
         ("pip install --extra-index-url http://localhost/simple", True),
         ("https://host/home/page", False),
-        ("~/work/x and $HOME/tmp/x", False),
+        ("~/scratch/x and $HOME/tmp/x", False),
         ("results/tmp/x, #!/usr/bin/env bash, /proc/cpuinfo", False),
-        ("tokens/work", False),
+        ("tokens/scratch", False),
     ],
 )
 def test_machine_paths_are_recognised(text: str, found: bool) -> None:

@@ -34,11 +34,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from sinklora.attention import attend, available_backends
-from sinklora.files import atomic_write, write_json
-from sinklora.pattern_base import triangle
-from sinklora.patterns import PATTERNS, S2_WRAPPED, SF
-from sinklora.provenance import provenance
+from sinklora.attention.dispatch import attend, available_backends
+from sinklora.attention.pattern import triangle
+from sinklora.attention.patterns import PATTERNS, S2_WRAPPED, SF
+from sinklora.records.files import atomic_write, write_json
+from sinklora.records.provenance import provenance
 
 # Without these glibc hands memory back between calls, and page faults would be timed instead of attention.
 KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "2000000000", "MALLOC_TRIM_THRESHOLD_": "8000000000"}

@@ -15,12 +15,12 @@ from pathlib import Path
 
 import torch
 
-from sinklora.evaluate.efficiency import StepSpec
-from sinklora.evaluate.efficiency_study import STEPS, EfficiencyStudy, compare, efficiency_table, verdict
-from sinklora.files import atomic_write, write_json
-from sinklora.model_shapes import SHAPES
-from sinklora.provenance import provenance
-from sinklora.report import markdown
+from sinklora.evaluate.step_spec import StepSpec
+from sinklora.hf.model_shapes import SHAPES
+from sinklora.records.files import atomic_write, write_json
+from sinklora.records.provenance import provenance
+from sinklora.records.tables import markdown
+from sinklora.reproduction.efficiency.study import STEPS, EfficiencyStudy, compare, efficiency_table, verdict
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:

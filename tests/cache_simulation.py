@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache, PreTrainedModel
 
-from sinklora.cache_policies import CachePolicy, ValueNovelty
+from sinklora.cache.policies import CachePolicy, ValueNovelty
 
 
 @dataclass

@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from sinklora.evaluate.retrieval_study import BASE
+from sinklora.reproduction.names import BASE
 
 
 def pass_key_rows(correct: dict[str, dict[int, list[int]]], seed: int = 0) -> pd.DataFrame:

@@ -17,13 +17,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm.auto import tqdm
 
-from sinklora.evaluate.windows import Window, batches, windows_of
-from sinklora.models import current_pattern, evaluates_with_pattern
-from sinklora.patterns import PATTERNS
-from sinklora.rope import find_transformer
+from sinklora.attention.patterns import PATTERNS
+from sinklora.evaluate.sliding_windows import Window, batches, windows_of
+from sinklora.hf.models import current_pattern, evaluates_with_pattern
+from sinklora.hf.rope import find_transformer
 
 LogitsFunction = Callable[[Tensor, Tensor], Iterator[Tensor]]
+
 Short = Literal["score", "skip", "error"]
+
 LOGIT_ROWS = 1024  # positions whose logits are held at once
 
 

@@ -18,11 +18,12 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import Cache, DynamicCache
 
-from sinklora.evaluate.longbench_data import json_lines
-from sinklora.evaluate.longbench_sources import longest
-from sinklora.evaluate.retrieval import Accuracy
+from sinklora.evaluate.fitting import longest
+from sinklora.evaluate.longbench.records import json_lines
+from sinklora.evaluate.statistics import Accuracy
 
 ANSWER_TOKENS = 24  # room for a short sentence that names the topic
+
 SUBJECTS = (
     "the history of clocks",
     "how bridges are built",
@@ -40,6 +41,7 @@ SUBJECTS = (
     "the colours of minerals",
     "the training of horses",
 )
+
 REMARKS = (
     "That is a good question, and there is more than one answer to it.",
     "Most people learn about it by watching somebody who knows it well.",
@@ -48,7 +50,9 @@ REMARKS = (
     "It takes patience, and a little luck as well.",
     "There are several books that explain it step by step.",
 )
+
 LEAST_REMARKS = 2  # on each topic
+
 SHORTEST_REMARK = 10  # tokens at least, with what the user says to it
 
 

@@ -1,0 +1,1 @@
+"""Attention patterns: what may be seen, and computing it fast (pure PyTorch)."""

@@ -1,0 +1,162 @@
+"""`attend`: exact attention by a pattern, in time and memory proportional to what the pattern sees."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from math import inf
+from typing import Any
+
+from torch import Tensor
+
+from sinklora.attention.backends import BACKENDS, HALF_PRECISION
+from sinklora.attention.pattern import Pattern
+from sinklora.attention.patterns import AttentionPattern
+from sinklora.attention.sparse_baselines import RolledPattern
+
+
+def attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    pattern: Pattern,
+    *,
+    scale: float | None = None,
+    document_ids: Tensor | None = None,
+    backend: str = "auto",
+) -> Tensor:
+    """Softmax attention in which head `h` of token `i` sees the tokens that `pattern` lets it see.
+
+    `query` [B, H, N, D], `key` and `value` [B, Hkv, N, D], H a multiple of Hkv, of one floating-point dtype
+    on one device -> [B, H, N, D]. `scale` > 0, default 1/sqrt(D). `document_ids` [B, N] (int): runs of equal
+    ids are documents, which never see each other. `backend`: "auto", "dense", "sdpa", "flash_attn" or "flex"
+    (backends.py).
+
+    TypeError or ValueError for inputs that do not fit, ValueError for a backend that cannot serve them here,
+    ImportError where its package is missing. SinkLoRA, arXiv 2406.05678, section 3.
+    """
+    _check_backend(backend)
+    _check_pattern(pattern)
+    _check_tensors(query, key, value)
+    _check_scale(scale)
+    _check_documents(document_ids, query)
+    if document_ids is not None and bool((document_ids == document_ids[:, :1]).all()):
+        document_ids = None  # one document per row: no index needed
+    if isinstance(pattern, RolledPattern):
+        return _rolled(query, key, value, pattern, scale, document_ids, backend)
+    if backend == "auto":
+        backend = _best_backend(query, pattern)
+    obstacle = _obstacle(backend, query, pattern)
+    if obstacle:
+        raise ValueError(f"backend={backend!r} {obstacle}: use backend='auto'")
+    scale = query.shape[-1] ** -0.5 if scale is None else float(scale)
+    return BACKENDS[backend](query, key, value, pattern, scale, document_ids)
+
+
+def _rolled(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    pattern: RolledPattern,
+    scale: float | None,
+    document_ids: Tensor | None,
+    backend: str,
+) -> Tensor:
+    """Half of the heads rolled before or after plain windows (an ablation; keys repeated, so never fast)."""
+    if document_ids is not None:
+        raise ValueError(f"{pattern} is for single documents: leave document_ids out")
+    groups = query.shape[1] // key.shape[1]
+    key, value = (x.repeat_interleave(groups, 1) for x in (key, value))
+    query, key, value = (pattern.before(x) for x in (query, key, value))
+    windows = AttentionPattern(pattern.group_size)
+    return pattern.after(attend(query, key, value, windows, scale=scale, backend=backend))
+
+
+def available_backends(query: Tensor, pattern: Pattern) -> list[str]:
+    """The backends that serve `pattern` for tensors like `query` on this machine."""
+    missing = {"flash_attn"} if find_spec("flash_attn") is None else set()
+    return [name for name in BACKENDS if name not in missing and not _obstacle(name, query, pattern)]
+
+
+def _best_backend(query: Tensor, pattern: Pattern) -> str:
+    if isinstance(pattern, AttentionPattern):
+        return "sdpa"
+    return "flex" if query.is_cuda else "dense"
+
+
+def _obstacle(backend: str, query: Tensor, pattern: Pattern) -> str:
+    """Why `backend` cannot serve these inputs; empty if it can."""
+    if backend in ("flash_attn", "flex") and not query.is_cuda:
+        package = (
+            " and the package flash-attn (pip install 'sinklora[gpu]')" if backend == "flash_attn" else ""
+        )
+        return f"needs tensors on a CUDA device{package}, got {query.device}"
+    if backend in ("sdpa", "flash_attn") and not isinstance(pattern, AttentionPattern):
+        return f"computes windows, which {type(pattern).__name__} does not consist of"
+    if backend == "flash_attn" and query.dtype not in HALF_PRECISION:
+        return f"computes in float16 or bfloat16, got {query.dtype}"
+    return ""
+
+
+def _check_backend(backend: Any) -> None:
+    if backend != "auto" and backend not in BACKENDS:
+        raise ValueError(f"backend must be 'auto' or one of {', '.join(BACKENDS)}, got {backend!r}")
+
+
+def _check_pattern(pattern: Any) -> None:
+    if not isinstance(pattern, Pattern):
+        raise TypeError(f"pattern must be a Pattern such as sinklora.SF, got {pattern!r}")
+
+
+def _check_scale(scale: Any) -> None:
+    if scale is None:
+        return
+    # Not zero or less: PyTorch's CPU kernel scales after masking, which turns -inf into NaN or +inf.
+    if isinstance(scale, bool) or not isinstance(scale, int | float) or not 0 < scale < inf:
+        raise ValueError(f"scale must be a positive number, or None for 1/sqrt(D), got {scale!r}")
+
+
+def _check_tensors(query: Any, key: Any, value: Any) -> None:
+    for name, x in (("query", query), ("key", key), ("value", value)):
+        if not isinstance(x, Tensor):
+            raise TypeError(f"{name} must be a tensor [B, H, N, D], got {type(x).__name__}")
+        if x.ndim != 4:
+            raise ValueError(f"{name} must have 4 dimensions [B, H, N, D], got shape {list(x.shape)}")
+        if not x.is_floating_point():
+            raise ValueError(f"{name} must be a floating-point tensor, got {x.dtype}: convert it first")
+        if x.numel() == 0:
+            raise ValueError(
+                f"{name} must not be empty, got shape {list(x.shape)}: leave empty sequences out"
+            )
+        if x.dtype != query.dtype or x.device != query.device:
+            raise ValueError(
+                f"{name} must share query's dtype and device, {query.dtype} on {query.device}, "
+                f"got {x.dtype} on {x.device}: convert with .to(query)"
+            )
+    _check_shapes(query, key, value)
+
+
+def _check_shapes(query: Tensor, key: Tensor, value: Tensor) -> None:
+    (batch, heads, num_tokens, size), kv_heads = query.shape, key.shape[1]
+    if tuple(key.shape) != (batch, kv_heads, num_tokens, size):
+        raise ValueError(
+            f"key must match query in batch, tokens and head size, got query {list(query.shape)} and key "
+            f"{list(key.shape)} (patterns cover whole sequences: decode with the model's own attention)"
+        )
+    if value.shape != key.shape:
+        raise ValueError(f"value must have key's shape {list(key.shape)}, got {list(value.shape)}")
+    if heads % kv_heads:
+        raise ValueError(f"query heads must be a multiple of key heads, got {heads} and {kv_heads}")
+
+
+def _check_documents(document_ids: Any, query: Tensor) -> None:
+    if document_ids is None:
+        return
+    rows = [query.shape[0], query.shape[2]]
+    if not isinstance(document_ids, Tensor):
+        raise TypeError(f"document_ids must be a tensor [B, N] = {rows}, got {type(document_ids).__name__}")
+    if list(document_ids.shape) != rows:
+        raise ValueError(f"document_ids must have shape [B, N] = {rows}, got {list(document_ids.shape)}")
+    if document_ids.is_floating_point() or document_ids.is_complex():
+        raise ValueError(f"document_ids must be integers, got {document_ids.dtype}")
+    if document_ids.device != query.device:
+        raise ValueError(f"document_ids must be on {query.device} like query, got {document_ids.device}")

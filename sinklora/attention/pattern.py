@@ -1,0 +1,187 @@
+"""What every attention pattern is: a frozen value with one predicate, from which everything else follows."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+from numbers import Integral, Real
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+MaskMod = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Pattern(ABC):
+    """Which keys a query sees; a new pattern defines `kind` and `sees`, and is entered in patterns.py.
+
+    `group_size` is the window `G`: tokens (int), or a fraction of the row length (float in (0, 1]).
+    """
+
+    kind: ClassVar[str]
+    whole_rows_only: ClassVar[bool] = False  # no padding, no packed documents
+    group_size: int | float = 0.25
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "group_size", _check_group_size(self.group_size))
+
+    @abstractmethod
+    def sees(
+        self, head: Tensor, query: Tensor, key: Tensor, num_heads: int, num_tokens: int, length: int | Tensor
+    ) -> Tensor:
+        """Visible (bool), for int tensors that broadcast; `query` and `key` count from their document's
+        start.
+
+        `num_tokens` is the row length, which fractions refer to; `length` is the length of the document.
+        Integer arithmetic only, within 32 bits: FlexAttention compiles it into its kernel.
+        """
+
+    def group_tokens(self, num_tokens: int) -> int:
+        """The window `G` in tokens for rows of `num_tokens`: a fraction is rounded up, to at least 1."""
+        if isinstance(self.group_size, int):
+            return self.group_size
+        # Through the decimal form, so that 0.1 of 30 tokens is 3 and not ceil(3.0000000000000004).
+        return max(1, math.ceil(Fraction(repr(self.group_size)) * num_tokens))
+
+    def mask_mod(self, num_heads: int, num_tokens: int, document_ids: Tensor | None = None) -> MaskMod:
+        """The pattern as FlexAttention's `mask_mod(b, h, q_idx, kv_idx) -> bool`.
+
+        `document_ids` [B, N] (int), on the device of the indices: runs of equal ids are documents, which
+        never see each other; windows, sinks and wrapping then count from the start of each document.
+        """
+        check_integer("num_heads", num_heads, minimum=1)
+        check_integer("num_tokens", num_tokens, minimum=1)
+        # FlexAttention's compiler traces integers, not the arithmetic that turns a fraction into tokens.
+        fixed = dataclasses.replace(self, group_size=self.group_tokens(num_tokens))
+        if document_ids is None:
+            return lambda b, h, q_idx, kv_idx: fixed.sees(h, q_idx, kv_idx, num_heads, num_tokens, num_tokens)
+        starts, lengths = document_spans(document_ids, num_tokens)
+
+        def packed(b: Tensor, h: Tensor, q_idx: Tensor, kv_idx: Tensor) -> Tensor:
+            start = starts[b, q_idx]
+            seen = fixed.sees(h, q_idx - start, kv_idx - start, num_heads, num_tokens, lengths[b, q_idx])
+            return (start == starts[b, kv_idx]) & seen
+
+        return packed
+
+    def visible(
+        self,
+        num_heads: int,
+        num_tokens: int,
+        document_ids: Tensor | None = None,
+        device: torch.device | str | None = None,
+    ) -> Tensor:
+        """The dense mask: bool [H, N, N], or [B, H, N, N] with `document_ids` [B, N], on their device."""
+        mask_mod = self.mask_mod(num_heads, num_tokens, document_ids)
+        device = device if document_ids is None else document_ids.device
+        batch = 1 if document_ids is None else document_ids.shape[0]
+        b = torch.arange(batch, device=device)[:, None, None, None]
+        h = torch.arange(num_heads, device=device)[:, None, None]
+        token = torch.arange(num_tokens, device=device)
+        mask = mask_mod(b, h, token[:, None], token).expand(batch, num_heads, num_tokens, num_tokens)
+        return mask[0] if document_ids is None else mask
+
+    def density(self, num_heads: int, num_tokens: int) -> float:
+        """Visible pairs over causal pairs, all heads: the attention work as a share of full attention's."""
+        mask_mod = self.mask_mod(num_heads, num_tokens)
+        head, token = torch.arange(num_heads)[:, None, None], torch.arange(num_tokens)
+        rows = max(1, 2**22 // (num_heads * num_tokens))  # bounded memory at any length
+        chunks = (mask_mod(head, head, chunk[:, None], token) for chunk in token.split(rows))
+        seen = sum(int(mask.expand(num_heads, -1, -1).sum()) for mask in chunks)
+        return seen / (num_heads * triangle(num_tokens))
+
+    def picture(self, num_tokens: int = 16, num_heads: int = 2, document_ids: Tensor | None = None) -> Any:
+        """A matplotlib Figure: one square per head, queries down, keys across; legible in grey.
+
+        `document_ids` [1, N] (int). Dark: the own window; grey: what is visible beyond it (sinks); hatched:
+        keys in the future.
+        """
+        mask = self.visible(num_heads, num_tokens, document_ids).reshape(
+            -1, num_heads, num_tokens, num_tokens
+        )[0]
+        own = self.windows_only(num_tokens).visible(num_heads, num_tokens, document_ids)
+        return _draw(mask, own.reshape(-1, num_heads, num_tokens, num_tokens)[0])
+
+    def windows_only(self, num_tokens: int) -> Pattern:
+        """The part of the pattern that pictures show dark: for most patterns all of it."""
+        return self
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON types only; `pattern_from_dict` restores an equal pattern."""
+        return {"kind": self.kind, **dataclasses.asdict(self)}
+
+
+def document_spans(document_ids: Tensor, num_tokens: int) -> tuple[Tensor, Tensor]:
+    """For each token [B, N]: where its document starts in the row, and how many tokens that document has.
+
+    A document is a maximal run of equal `document_ids` [B, N] (int) in a row. ValueError for anything else.
+    """
+    if not isinstance(document_ids, Tensor) or document_ids.ndim != 2 or document_ids.shape[1] != num_tokens:
+        found = list(document_ids.shape) if isinstance(document_ids, Tensor) else type(document_ids).__name__
+        raise ValueError(f"document_ids must be a tensor [B, N] with N = {num_tokens} tokens, got {found}")
+    if document_ids.is_floating_point() or document_ids.is_complex():
+        raise ValueError(f"document_ids must be integers, got {document_ids.dtype}")
+    token = torch.arange(num_tokens, device=document_ids.device).expand(document_ids.shape)
+    edge = torch.ones_like(document_ids[:, :1], dtype=torch.bool)
+    changes = document_ids[:, 1:] != document_ids[:, :-1]
+    first, last = torch.cat([edge, changes], 1), torch.cat([changes, edge], 1)
+    starts = torch.where(first, token, 0).cummax(1).values
+    ends = torch.where(last, token, num_tokens).flip(1).cummin(1).values.flip(1)
+    return starts, ends - starts + 1
+
+
+def triangle(count: int) -> int:
+    """Causal pairs among `count` tokens."""
+    return count * (count + 1) // 2
+
+
+def check_integer(name: str, value: Any, minimum: int) -> int:
+    """`value` as int. ValueError that names it when it is not an integer or below `minimum`."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < minimum:
+        raise ValueError(f"{name} must be an integer >= {minimum}, got {value!r}")
+    return int(value)
+
+
+def _check_group_size(value: Any) -> int | float:
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise ValueError(f"group_size must be tokens (int) or a fraction of the row (float), got {value!r}")
+    if isinstance(value, Integral):
+        return check_integer("group_size", value, minimum=1)
+    if not 0 < float(value) <= 1:
+        raise ValueError(f"group_size must be in (0, 1] as a fraction, got {value!r}: for tokens pass an int")
+    return float(value)
+
+
+def check_share(name: str, value: Any) -> float:
+    """`value` as float. ValueError that names it when it is not a number in [0, 1]."""
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= float(value) <= 1:
+        raise ValueError(f"{name} must be a share of the heads in [0, 1], got {value!r}")
+    return float(value)
+
+
+def _draw(mask: Tensor, own: Tensor) -> Any:
+    """The picture of a `mask` [H, N, N] of which `own` [H, N, N] is drawn dark."""
+    from matplotlib.colors import ListedColormap
+    from matplotlib.figure import Figure
+
+    heads, num_tokens, _ = mask.shape
+    future = mask & torch.ones_like(mask).triu(1)
+    figure = Figure(figsize=(2.4 * heads, 2.7), layout="constrained")
+    edges = (torch.arange(num_tokens + 1) - 0.5).numpy()
+    colours = ListedColormap(["#ffffff", "#b0b0b0", "#303f5f"])
+    for head, axes in enumerate(figure.subplots(1, heads, squeeze=False)[0]):
+        shade = mask[head].int() + (own & mask)[head].int()
+        grid = {"edgecolors": "#dddddd", "linewidth": 0.3}
+        axes.pcolormesh(edges, edges, shade.numpy(), cmap=colours, vmin=0, vmax=2, **grid)
+        for i, j in future[head].nonzero().tolist():
+            x, y = [j - 0.5, j + 0.5], (i - 0.5, i + 0.5)
+            axes.fill_between(x, *y, facecolor="#e8a080", edgecolor="#000000", hatch="xxx", linewidth=0)
+        axes.set(title=f"head {head}", xlabel="key", ylabel="query", aspect="equal")
+        axes.invert_yaxis()
+    return figure

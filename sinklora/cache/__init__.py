@@ -1,0 +1,1 @@
+"""What a bounded key/value cache keeps (pure PyTorch)."""

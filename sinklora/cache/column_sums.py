@@ -1,0 +1,88 @@
+"""How much attention each key received, re-computed from the log-sum-exp of a flash pass (CUDA).
+
+The chunked pass of `scored_attention` holds blocks of scores; here FlashAttention gives outputs and the
+logarithm of each row's softmax sum, and a Triton kernel adds up exp(q.k - log-sum-exp) column by column.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+import torch
+from torch import Tensor
+
+LARGEST_HEAD = 256
+
+ROWS, COLUMNS = 64, 64  # queries and keys of a block
+
+
+def column_sums(
+    query: Tensor, key: Tensor, log_sum_exp: Tensor, scale: float, *, weights: Tensor | None = None
+) -> Tensor:
+    """Sums over queries and grouped heads of the causal softmax: [B, Hkv, L] in float32.
+
+    `query` [B, H, Q, D], `key` [B, Hkv, L, D]; the first L - Q keys are seen by all queries, the others
+    causally. `log_sum_exp` [B, H, Q] (natural logarithm) of each query's scores; `weights` [B, Q]: how much
+    each query counts. Raises ValueError for heads larger than 256, ImportError without Triton.
+    """
+    batch, heads, queries, size = query.shape
+    kv_heads, length = key.shape[1:3]
+    if size > LARGEST_HEAD:
+        raise ValueError(f"head size {size}: the kernel holds at most {LARGEST_HEAD}; use attend_and_sum")
+    if log_sum_exp.shape != query.shape[:3]:
+        raise ValueError(f"log_sum_exp has shape {list(log_sum_exp.shape)}, expected {list(query.shape[:3])}")
+    if find_spec("triton") is None:
+        raise ImportError(
+            "column_sums needs Triton, which comes with CUDA builds of torch: pip install triton"
+        )
+    import triton
+
+    from sinklora.cache.column_sums_kernel import column_sums_kernel
+
+    query, key, log_sum_exp = query.contiguous(), key.contiguous(), log_sum_exp.float().contiguous()
+    given = query.new_empty(0, dtype=torch.float32) if weights is None else weights.float().contiguous()
+    sums = torch.empty(batch, kv_heads, length, dtype=torch.float32, device=query.device)
+    column_sums_kernel[(batch * kv_heads, triton.cdiv(length, COLUMNS))](
+        query,
+        key,
+        log_sum_exp,
+        given,
+        sums,
+        kv_heads,
+        queries,
+        length,
+        scale,
+        groups=heads // kv_heads,
+        size=size,
+        padded_size=max(16, triton.next_power_of_2(size)),
+        weighted=weights is not None,
+        rows=ROWS,
+        columns=COLUMNS,
+    )
+    return sums
+
+
+def flash_with_log_sum_exp(query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """FlashAttention's output [B, H, N, D] and log-sum-exp [B, H, N] of whole causal sequences on CUDA.
+
+    Half precision. Grouped keys and values are repeated for the length of the call.
+    """
+    groups = query.shape[1] // key.shape[1]
+    if groups > 1:
+        key, value = (x.repeat_interleave(groups, 1) for x in (key, value))
+    # PyTorch has no documented function that returns both; this is what its own SDPA calls.
+    output, log_sum_exp, *_ = torch.ops.aten._scaled_dot_product_flash_attention(
+        query, key, value, 0.0, True, False, scale=scale
+    )
+    return output, log_sum_exp[..., : query.shape[2]]
+
+
+def has_kernel(query: Tensor, key: Tensor) -> bool:
+    """Whether flash and the kernel serve these inputs: a whole sequence in half precision on CUDA."""
+    return (
+        query.is_cuda
+        and query.dtype in (torch.float16, torch.bfloat16)
+        and query.shape[2] == key.shape[2]
+        and query.shape[3] <= LARGEST_HEAD
+        and find_spec("triton") is not None
+    )

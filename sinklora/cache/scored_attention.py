@@ -1,0 +1,98 @@
+"""Causal attention that also says how much attention each key received, without an N x N tensor.
+
+The column sums of the softmax are what H2O scores tokens by (arXiv 2306.14048, Algorithm 1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import product
+
+import torch
+from torch import Tensor
+
+from sinklora.cache.column_sums import column_sums, flash_with_log_sum_exp, has_kernel
+
+
+def precise(dtype: torch.dtype) -> torch.dtype:
+    """The dtype in which attention weights are summed: float32, or float64 for float64."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+def attend_and_sum(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    scale: float,
+    *,
+    weights: Tensor | None = None,
+    valid: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Attention of the last Q of L tokens, and the sum over queries and grouped heads of its softmax.
+
+    `query` [B, H, Q, D], `key` and `value` [B, Hkv, L, D] -> [B, H, Q, D] of query's dtype, and sums
+    [B, Hkv, L] in float32 (float64 for float64). The first L - Q keys are seen by every query, the others
+    causally. `weights` [B, Q]: how much each query counts in the sums (1 unless given). `valid` [B, Hkv, L]:
+    False hides a key.
+    Peak memory is a block of queries times L; on CUDA, for whole sequences in half precision, FlashAttention
+    and a kernel hold no scores at all. Not differentiable.
+    """
+    if valid is None and has_kernel(query, key):
+        output, log_sum_exp = flash_with_log_sum_exp(query, key, value, scale)
+        return output, column_sums(query, key, log_sum_exp, scale, weights=weights)
+    batch, heads, queries, size = query.shape
+    kv_heads, length = key.shape[1:3]
+    groups = heads // kv_heads
+    grouped = query.unflatten(1, (kv_heads, groups))
+    key, value = key.contiguous(), value.contiguous()  # every block would copy all of a view
+    output = torch.empty(batch, kv_heads, groups, queries, size, dtype=query.dtype, device=query.device)
+    sums = torch.zeros(batch, kv_heads, length, dtype=precise(query.dtype), device=query.device)
+    ones = sums.new_ones(queries)
+    for row, part, begin, end in blocks(key, queries, groups):
+        seen = length - queries + end
+        block = grouped[row, part, :, begin:end].to(sums.dtype) * scale
+        hidden = None if valid is None else ~valid[row, part, :seen]
+        received = _softmax(block.flatten(1, 2), key[row, part, :seen], end - begin, hidden)
+        attended = received.to(value.dtype) @ value[row, part, :seen]
+        output[row, part, :, begin:end] = attended.unflatten(1, (groups, end - begin))
+        counted = ones[begin:end] if weights is None else weights[row, begin:end].to(sums.dtype)
+        counted = counted.repeat(groups).expand(len(received), 1, -1)
+        sums[row, part, :seen] += (counted @ received).squeeze(1)
+    return output.flatten(1, 2), sums
+
+
+def blocks(key: Tensor, queries: int, groups: int = 1) -> Iterator[tuple[int, slice, int, int]]:
+    """Pieces of [B, Hkv, groups, queries, L] scores: a batch row, heads of `key`, first and last query."""
+    batch, heads, length = key.shape[:3]
+    # What stays near a core is fastest; a card wants to be filled.
+    largest = 2**21 if key.device.type == "cpu" else 2**25
+    rows = min(queries, max(16, min(128, largest // (groups * length))))
+    heads_at_once = max(1, largest // (rows * groups * length))
+    for row, head, begin in product(range(batch), range(0, heads, heads_at_once), range(0, queries, rows)):
+        yield row, slice(head, head + heads_at_once), begin, min(begin + rows, queries)
+
+
+def _softmax(block: Tensor, key: Tensor, queries: int, hidden: Tensor | None) -> Tensor:
+    """The causal softmax [P, groups * queries, seen] in the block's dtype; float16 would round its scores."""
+    scores = block @ key.to(block.dtype).mT
+    # Only the newest keys can be in a query's future.
+    corner = scores.unflatten(1, (-1, queries))[..., -queries:]
+    future = torch.ones(queries, queries, dtype=torch.bool, device=scores.device).triu_(1)
+    corner.masked_fill_(future, float("-inf"))
+    if hidden is not None:
+        scores.masked_fill_(hidden[:, None], float("-inf"))
+    exponents = scores.sub_(scores.amax(-1, keepdim=True)).exp_()
+    return exponents.div_(exponents.sum(-1, keepdim=True))
+
+
+def attention_rows(query: Tensor, key: Tensor, scale: float, valid: Tensor) -> Tensor:
+    """The softmax itself for a few queries, summed over grouped heads: [B, Hkv, Q, L] in float32.
+
+    `query` [B, H, Q, D], `key` [B, Hkv, L, D]; `valid` [B, Hkv, Q, L]: False hides a key from a query; a
+    query that sees nothing has a row of zeros.
+    """
+    kv_heads = key.shape[1]
+    grouped = (query * scale).unflatten(1, (kv_heads, -1))
+    scores = grouped @ key.unsqueeze(2).mT
+    scores = scores.to(precise(scores.dtype)).masked_fill(~valid.unsqueeze(2), float("-inf"))
+    return scores.softmax(-1).nan_to_num(0.0).sum(2)

@@ -1,0 +1,1 @@
+"""LongBench: records, tasks, predictions, scores."""

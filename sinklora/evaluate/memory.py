@@ -1,0 +1,67 @@
+"""Peak memory: of tensors, counted without a device, and of a process, as the system saw it."""
+
+from __future__ import annotations
+
+import weakref
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
+
+ALLOCATION = 512  # bytes: CUDA's allocator rounds each tensor up to a multiple
+
+
+class TensorMemory(TorchDispatchMode):
+    """Counts the bytes of the tensors that live, within its `with` block: `now` and `peak`.
+
+    Works on fake tensors, so that it tells what a computation would take without computing. What a kernel
+    allocates and frees inside itself is not seen.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0
+        self.peak = 0
+        self._known: weakref.WeakSet[Any] = weakref.WeakSet()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        output = func(*args, **(kwargs or {}))
+        tree_map_only(torch.Tensor, self.add, output)
+        return output
+
+    def add(self, tensor: torch.Tensor) -> None:
+        """Count a tensor's storage from now until it is freed, once."""
+        storage = tensor.untyped_storage()
+        if storage in self._known:
+            return
+        self._known.add(storage)
+        size = -(-storage.nbytes() // ALLOCATION) * ALLOCATION
+        weakref.finalize(storage, self._free, size).atexit = False
+        self.now += size
+        self.peak = max(self.peak, self.now)
+
+    def _free(self, size: int) -> None:
+        self.now -= size
+
+
+def resident_bytes() -> int:
+    """Memory of this process that is resident now (Linux)."""
+    return _status("VmRSS")
+
+
+def resident_peak_bytes() -> int:
+    """The most that was resident since the process started or since `reset_resident_peak` (Linux)."""
+    return _status("VmHWM")
+
+
+def reset_resident_peak() -> None:
+    """Let `resident_peak_bytes` start again from what is resident now (Linux)."""
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
+def _status(field: str) -> int:
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    [line] = [line for line in lines if line.startswith(f"{field}:")]
+    return int(line.split()[1]) * 1024

@@ -1,0 +1,114 @@
+"""One training step: its spec, its model, and the function that takes it.
+
+Weights are random (`hf.model_shapes`): time and memory do not depend on their values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from sinklora.attention.patterns import find_pattern
+from sinklora.hf.model_shapes import random_model, shape_config
+from sinklora.hf.models import use_pattern
+from sinklora.lora.adapter import lora_plus
+from sinklora.train.loss import ChunkedLoss
+
+METHODS = ("lora_plus", "full")  # as in TrainSpec
+
+EAGER = "eager"  # full attention with all scores in memory, as before FlashAttention
+
+
+@dataclass(frozen=True)
+class StepSpec:
+    """One training step: forward, chunked loss, backward and AdamW on ``batch`` rows of ``context`` tokens.
+
+    ``shape``: a name of `model_shapes` or a model's folder. ``pattern``: a pattern's name, or "eager" for
+    full attention with all scores in memory. ``method`` "lora_plus" trains adapters, embeddings and norms,
+    "full" everything; what is trained is float32, what is frozen bfloat16, computed under bfloat16 autocast.
+    Raises ValueError naming the argument.
+    """
+
+    shape: str = "base"
+    context: int = 2048
+    pattern: str = "sf"
+    method: str = "lora_plus"
+    batch: int = 1
+    checkpointing: bool = True
+    loss_chunk: int = 2048
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise ValueError(f"method={self.method!r}: expected one of {METHODS}")
+        for name in ("context", "batch", "loss_chunk"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}: expected at least 1")
+        if self.device not in ("cpu", "cuda"):
+            raise ValueError(f"device={self.device!r}: expected 'cpu' or 'cuda'")
+        if self.pattern != EAGER:
+            find_pattern(self.pattern)
+        shape_config(self.shape, self.context)
+
+
+@dataclass(frozen=True)
+class StepCost:
+    """Seconds (median), peak bytes; None where memory did not suffice.
+
+    On the CPU the peak is of resident memory, above that of a process that has taken the same step before and
+    freed it; on CUDA it is of all that tensors take.
+
+    ``certain`` is False where it might have sufficed, had no other process held some of the device's.
+    """
+
+    seconds: float | None
+    peak_bytes: int | None
+    certain: bool = True
+
+
+@dataclass(frozen=True)
+class StepEstimate:
+    """Peak bytes; FLOPs as PyTorch counts them (windows and rows as whole squares), and those needed."""
+
+    peak_bytes: int
+    counted_flops: int
+    needed_flops: int
+
+
+def training_model(spec: StepSpec, device: str) -> nn.Module:
+    """A random model of the spec in training mode, with its pattern, adapter and checkpointing."""
+    dtype = torch.float32 if spec.method == "full" else torch.bfloat16
+    model: Any = random_model(spec.shape, spec.context, dtype=dtype, device=device)
+    if spec.pattern == EAGER:
+        model.set_attn_implementation("eager")
+    else:  # "full" as well, so that all but eager attention run on the same code
+        use_pattern(model, spec.pattern, probe=False)
+    if spec.method == "lora_plus":
+        model = lora_plus(model)
+    if spec.checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model.enable_input_require_grads()
+    return model.train()
+
+
+def training_step(spec: StepSpec, model: nn.Module, *, checked: bool = False) -> Callable[[], None]:
+    """A function that takes one step on random tokens; `checked` skips the loss's look at values."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=2e-5, fused=True)  # as the Trainer's
+    loss = ChunkedLoss(spec.loss_chunk)
+    loss.checked = checked
+    vocabulary: int = shape_config(spec.shape, spec.context).vocab_size
+    ids = torch.randint(vocabulary, (spec.batch, spec.context), device=trained[0].device)
+
+    def step() -> None:
+        with torch.autocast(ids.device.type, dtype=torch.bfloat16):
+            value = loss(model, ids, ids)
+        value.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step

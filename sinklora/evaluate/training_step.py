@@ -1,0 +1,144 @@
+"""What a training step takes: seconds and peak memory, measured in processes of its own (Fig. 1)."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from sinklora.evaluate.memory import reset_resident_peak, resident_bytes, resident_peak_bytes
+from sinklora.evaluate.step_estimate import estimate
+from sinklora.evaluate.step_spec import StepCost, StepSpec, training_model, training_step
+from sinklora.records.files import write_json
+from sinklora.records.provenance import provenance
+from sinklora.records.runs import RunDirectory
+
+# For time glibc keeps what was freed, for memory it gives it back, else one would be measured in the other.
+KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "2000000000", "MALLOC_TRIM_THRESHOLD_": "8000000000"}
+
+# Of a CUDA device: its driver, this process's libraries and the context of the one that started it hold less.
+IDLE_BYTES = 3 * 2**30
+
+RETRY_SECONDS = 60.0  # until a process that is ending has given back what it holds of a device
+
+RETURN_MEMORY = {
+    "MALLOC_MMAP_THRESHOLD_": "65536",
+    "MALLOC_TRIM_THRESHOLD_": "65536",
+    "MALLOC_ARENA_MAX": "1",
+}
+
+
+def measure(spec: StepSpec, repeats: int = 3) -> StepCost:
+    """Time and peak memory of real steps in this process, which should be a fresh one.
+
+    The first step is not timed; the peak is over all. Without enough device memory both are None. On the CPU
+    the peak is of resident memory, above what the process holds after the same step was taken once and freed:
+    libraries and compiled kernels, some 50 MB more than an idle process holds.
+    """
+    cuda = spec.device == "cuda"
+    held_before = _held_by_others() if cuda else 0
+    if not cuda:
+        step = training_step(spec, training_model(spec, spec.device))
+        step()
+        del step
+        gc.collect()
+        before = resident_bytes()
+        reset_resident_peak()
+    try:
+        step = training_step(spec, training_model(spec, spec.device))
+        step()
+        seconds = [_timed(step, cuda) for _ in range(repeats)]
+    except torch.OutOfMemoryError:
+        return StepCost(None, None, certain=max(held_before, _held_by_others()) <= IDLE_BYTES)
+    peak = torch.cuda.max_memory_allocated() if cuda else resident_peak_bytes() - before
+    return StepCost(statistics.median(seconds), peak)
+
+
+def _held_by_others() -> int:
+    """Bytes of the CUDA device that neither are free nor belong to this process's tensors."""
+    free, total = torch.cuda.mem_get_info()
+    return total - free - torch.cuda.memory_reserved()
+
+
+def _device_bytes() -> int:
+    return torch.cuda.get_device_properties(0).total_memory
+
+
+def _timed(step: Callable[[], None], cuda: bool) -> float:
+    if cuda:
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    step()
+    if cuda:
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def measured(spec: StepSpec, *, runs: Path, repeats: int = 3, time_it: bool = True) -> StepCost:
+    """`measure` in a process of its own, kept in a run directory for this machine and these versions.
+
+    On the CPU memory and time are measured in two processes, since the C library's settings for one spoil the
+    other; without `time_it` only the first (its seconds are then None).
+
+    What did not fit a CUDA device that others used, but might have, is tried once more a minute later and
+    never kept: it may fit when they are gone. Raises RuntimeError where they still hold some of it.
+    """
+    known = provenance()
+    machine = {name: known[name] for name in ("versions", "hardware", "threads")}
+    machine["versions"] = {name: machine["versions"][name] for name in ("torch", "transformers", "peft")}
+    key = {"step": asdict(spec), "repeats": repeats, "time_it": time_it, "machine": machine}
+    run = RunDirectory(runs, key, prefix="step")
+
+    def work(folder: Path) -> list[str]:
+        if spec.device == "cuda":
+            cost = _on_cuda(spec, repeats)
+        else:
+            peak = _in_own_process(spec, 1, RETURN_MEMORY).peak_bytes
+            seconds = _in_own_process(spec, repeats, KEEP_MEMORY).seconds if time_it else None
+            cost = StepCost(seconds, peak)
+        kept = {"seconds": cost.seconds, "peak_bytes": cost.peak_bytes}
+        write_json(folder / "cost.json", {**kept, "provenance": known})
+        return ["cost.json"]
+
+    found = json.loads((run.reuse_or(work) / "cost.json").read_text(encoding="utf-8"))
+    return StepCost(found["seconds"], found["peak_bytes"])
+
+
+def _on_cuda(spec: StepSpec, repeats: int) -> StepCost:
+    cost = _in_own_process(spec, repeats, {})
+    if cost.certain or estimate(spec).peak_bytes > _device_bytes():
+        return cost
+    time.sleep(RETRY_SECONDS)
+    cost = _in_own_process(spec, repeats, {})
+    if cost.certain:
+        return cost
+    raise RuntimeError(
+        f"the step of {spec} ran out of memory while other processes held more than "
+        f"{IDLE_BYTES / 2**30:.0f} GiB of the device; run it again when they are gone"
+    )
+
+
+def _in_own_process(spec: StepSpec, repeats: int, environment: dict[str, str]) -> StepCost:
+    code = (
+        "import json, sys; from dataclasses import asdict; "
+        "from sinklora.evaluate.step_spec import StepSpec; "
+        "from sinklora.evaluate.training_step import measure; "
+        "print(json.dumps(asdict(measure(StepSpec(**json.loads(sys.argv[1])), int(sys.argv[2])))))"
+    )
+    command = [sys.executable, "-c", code, json.dumps(asdict(spec)), str(repeats)]
+    done = subprocess.run(
+        command, env={**os.environ, **environment}, check=False, capture_output=True, text=True
+    )
+    if done.returncode:
+        killed = " (killed: too little memory?)" if done.returncode < 0 else ""
+        raise RuntimeError(f"the step of {spec} failed{killed}:\n{done.stderr.strip()[-2000:]}")
+    return StepCost(**json.loads(done.stdout.splitlines()[-1]))

@@ -1,0 +1,6 @@
+"""The bridge to transformers: the registered attention, patterns on models, longer contexts, the cache.
+
+Importing it adds sinklora's names to transformers' registries of attention, and changes nothing else.
+"""
+
+import sinklora.hf.pattern_attention  # noqa: F401  (registers)

@@ -1,0 +1,120 @@
+"""The bridge to Hugging Face transformers: attention patterns on models that honour AttentionInterface."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from sinklora.attention.pattern import Pattern
+from sinklora.attention.patterns import find_pattern
+from sinklora.hf.pattern_attention import ATTENTION_NAME, CONFIG_KEY, PatternSettings
+from sinklora.hf.probe import probe_model
+from sinklora.hf.rope import find_transformer
+
+CONFIG_ATTRIBUTES = (CONFIG_KEY, "attn_implementation")
+
+
+def use_pattern(
+    model: nn.Module, pattern: Pattern | str, *, evaluate_with_pattern: bool = False, probe: bool = True
+) -> nn.Module:
+    """Let `model` attend by `pattern` while it trains, and by its own full attention in every other mode.
+
+    Returns the same object. `model` is a causal language model of transformers or a wrapper around one
+    (PeftModel). Exact with left and right padding (2-D `attention_mask`) and with packed documents
+    (restarting `position_ids`, `attention_mask=None`, `use_cache=False`). `evaluate_with_pattern` also uses
+    the pattern in `model.eval()` on whole sequences; `evaluates_with_pattern(model)` tells, so that results
+    can be labelled.
+
+    The pattern is stored in `model.config`; after `save_pretrained`, `from_pretrained` restores it (with
+    `sinklora` imported; pass `attn_implementation="sdpa"` to load such a model without its pattern).
+
+    Two forward passes over a few tokens check that every layer really uses the pattern and receives padding
+    and document starts. `probe=False` skips them, for weights that cannot run yet (partitioned by ZeRO-3, on
+    `meta`).
+
+    ValueError: the architecture does not honour `AttentionInterface`; it soft-caps its scores, drops
+    attention weights, or has a sliding window shorter than its context; it is an encoder-decoder or
+    multimodal.
+    """
+    settings = PatternSettings(find_pattern(pattern), bool(evaluate_with_pattern))
+    transformer = find_transformer(model)
+    config = transformer.config
+    check_architecture(config)
+    before = {key: getattr(config, key) for key in CONFIG_ATTRIBUTES if hasattr(config, key)}
+    implementation = config._attn_implementation
+    engaged = implementation == ATTENTION_NAME and CONFIG_KEY in before
+    settings = replace(settings, replaced=before[CONFIG_KEY]["replaced"] if engaged else implementation)
+    try:
+        _engage(transformer, settings)
+        if probe and not settings.pattern.whole_rows_only:  # the probe packs documents
+            probe_model(transformer)
+    except Exception:
+        _restore(transformer, before, implementation)
+        raise
+    return model
+
+
+def current_pattern(model: nn.Module) -> Pattern | None:
+    """The pattern that `model` trains with, or None when it uses another attention implementation."""
+    config = find_transformer(model).config
+    engaged = config._attn_implementation == ATTENTION_NAME
+    return PatternSettings.from_config(config).pattern if engaged else None
+
+
+def evaluates_with_pattern(model: nn.Module) -> bool:
+    """True when `model` uses its training pattern in evaluation mode too (such results must say so)."""
+    config = find_transformer(model).config
+    engaged = config._attn_implementation == ATTENTION_NAME
+    return engaged and PatternSettings.from_config(config).evaluate_with_pattern
+
+
+def remove_pattern(model: nn.Module) -> nn.Module:
+    """Give `model` back the attention it had before `use_pattern`; returns the same object."""
+    transformer = find_transformer(model)
+    if transformer.config._attn_implementation == ATTENTION_NAME:
+        _restore(transformer, {}, PatternSettings.from_config(transformer.config).replaced)
+    return model
+
+
+def _engage(transformer: PreTrainedModel, settings: PatternSettings) -> None:
+    transformer.set_attn_implementation(ATTENTION_NAME)
+    config = transformer.config
+    if config._attn_implementation != ATTENTION_NAME:
+        raise ValueError(
+            f"{type(transformer).__name__} does not use transformers' AttentionInterface, so no pattern can "
+            "be put on it: use an architecture that does (Llama, Mistral, Qwen, Gemma, GPT-NeoX, Phi-3, ...)"
+        )
+    setattr(config, CONFIG_KEY, settings.to_dict())
+    # transformers does not save its own record of the implementation; under this name it reads it back.
+    config.attn_implementation = ATTENTION_NAME
+
+
+def _restore(transformer: PreTrainedModel, attributes: dict[str, Any], implementation: str) -> None:
+    for key in CONFIG_ATTRIBUTES:
+        if key in attributes:
+            setattr(transformer.config, key, attributes[key])
+        elif hasattr(transformer.config, key):
+            delattr(transformer.config, key)
+    transformer.set_attn_implementation(implementation)
+
+
+def check_architecture(config: PreTrainedConfig) -> None:
+    """Raise ValueError for models that no pattern and no BudgetCache can serve: encoders, local attention."""
+    if getattr(config, "is_encoder_decoder", False) or config.get_text_config() is not config:
+        raise ValueError(f"expected a decoder-only text model, got model_type={config.model_type!r}")
+    context = getattr(config, "max_position_embeddings", None)
+    for name, kind in (
+        ("sliding_window", "sliding_attention"),
+        ("attention_chunk_size", "chunked_attention"),
+    ):
+        window = getattr(config, name, None)
+        used = kind in (getattr(config, "layer_types", None) or [kind])
+        if used and window is not None and context is not None and window < context:
+            raise ValueError(
+                f"{name}={window} is shorter than max_position_embeddings={context}: patterns and bounded "
+                f"caches take full attention and cannot be combined with it; load the model with {name}=None "
+                "(full attention in every layer) or choose a model without local attention"
+            )

@@ -1,0 +1,98 @@
+"""A look at a few tokens: does every layer of a model really use the attention function it was given?"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from sinklora.hf.document_ids import LostDocumentsError
+
+PADDED = ((1, 1, 1, 1, 1, 1, 1, 1), (1, 1, 1, 1, 1, 0, 0, 0))
+
+PACKED = ((0, 1, 2, 3, 4, 0, 1, 2), (0, 1, 2, 0, 1, 2, 3, 4))
+
+_Call = tuple[int, Tensor | None]
+
+_calls: ContextVar[list[_Call] | None] = ContextVar("sinklora_probe", default=None)
+
+
+def record_call(module: nn.Module, document_ids: Tensor | None) -> None:
+    """Note that `module` attends by the pattern, with which documents; nothing happens outside of a probe."""
+    calls = _calls.get()
+    if calls is not None:
+        calls.append((id(module), document_ids))
+
+
+def probe_model(transformer: PreTrainedModel) -> None:
+    """ValueError unless every attention layer uses the pattern and is told of padding and documents.
+
+    Runs the model twice on 2 x 8 tokens in training mode without gradients; modes, gradients and random state
+    stay.
+    """
+    padded = torch.tensor(PADDED, device=transformer.device)
+    calls = _run(transformer, padded, attention_mask=padded)
+    _check_calls(transformer, calls, padded, "padding (a 2-D attention_mask)")
+    if "position_ids" in inspect.signature(transformer.forward).parameters:
+        positions = torch.tensor(PACKED, device=transformer.device)
+        try:
+            calls = _run(transformer, padded, attention_mask=None, position_ids=positions)
+        except LostDocumentsError:
+            return  # the architecture cannot pack documents; training with packed ones will raise this again
+        _check_calls(
+            transformer,
+            calls,
+            (positions == 0).long().cumsum(-1),
+            "packed documents (restarting position_ids)",
+        )
+
+
+def _run(transformer: PreTrainedModel, like: Tensor, **inputs: Tensor | None) -> list[_Call]:
+    calls: list[_Call] = []
+    token = _calls.set(calls)
+    try:
+        with _training_untouched(transformer):
+            transformer(input_ids=torch.ones_like(like), use_cache=False, **inputs)
+    finally:
+        _calls.reset(token)
+    return calls
+
+
+@contextmanager
+def _training_untouched(transformer: PreTrainedModel) -> Iterator[None]:
+    modes = [(module, module.training) for module in transformer.modules()]
+    devices = sorted({p.device.index or 0 for p in transformer.parameters() if p.device.type == "cuda"})
+    try:
+        with torch.random.fork_rng(devices), torch.no_grad():
+            transformer.train()
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def _check_calls(transformer: PreTrainedModel, calls: list[_Call], expected: Tensor, what: str) -> None:
+    name = type(transformer).__name__
+    layers = {layer for layer, _ in calls}
+    wanted = _attention_layers(transformer.config)
+    if len(layers) != wanted:
+        raise ValueError(
+            f"{name} used the pattern in {len(layers)} of {wanted} attention layers: its architecture does "
+            "not fully honour transformers' AttentionInterface, so no pattern can be put on it"
+        )
+    if any(ids is None or not torch.equal(ids, expected.to(ids.device)) for _, ids in calls):
+        raise ValueError(
+            f"{name} does not pass {what} on to its attention: training would silently ignore it"
+        )
+
+
+def _attention_layers(config: PreTrainedConfig) -> int:
+    kinds = getattr(config, "layer_types", None)
+    if kinds is None:
+        return config.num_hidden_layers
+    return sum("attention" in kind and kind != "linear_attention" for kind in kinds)

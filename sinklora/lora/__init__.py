@@ -1,0 +1,1 @@
+"""LoRA with trainable embeddings and norms, and adapters on disk."""

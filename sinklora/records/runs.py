@@ -1,0 +1,169 @@
+"""Run directories addressed by the hash of their spec; a kill at any moment cannot fake a finished run.
+
+``spec.json`` is written first and ``finished.json``, the outputs with their SHA-256, last: a directory with
+the latter is complete, any other can be continued or begun again.
+"""
+
+import errno
+import fcntl
+import json
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from sinklora.records.files import as_json, file_hash, json_hash, sync, write_json
+
+State = Literal["missing", "unfinished", "finished"]
+
+
+class DamagedRunError(RuntimeError):
+    """A run directory does not hold what its spec or its list of outputs says."""
+
+
+class RunLockedError(RuntimeError):
+    """Another process works in the same run directory."""
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """The directory ``root/prefix-<16 hex digits of the spec's SHA-256>``, from missing to finished.
+
+    `spec` is a dict of JSON types (a copy is kept), `prefix` makes the name readable.
+    Raises TypeError or ValueError for a spec that is not JSON or a prefix that no file name can hold.
+    """
+
+    root: Path
+    spec: Mapping[str, Any]
+    prefix: str = "run"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.spec, Mapping):
+            raise TypeError(f"spec is {self.spec!r}; give a dict of JSON types")
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.prefix):
+            raise ValueError(f"prefix is {self.prefix!r}; use letters, digits, '.', '_' and '-'")
+        object.__setattr__(self, "root", Path(self.root))
+        object.__setattr__(self, "spec", as_json(self.spec, "spec"))
+
+    @property
+    def path(self) -> Path:
+        """Where the run lives."""
+        return self.root / f"{self.prefix}-{json_hash(self.spec)[:16]}"
+
+    def state(self) -> State:
+        """``missing`` (no spec.json), ``finished`` (there is a finished.json) or ``unfinished``; quick."""
+        if (self.path / "finished.json").exists():
+            return "finished"
+        return "unfinished" if (self.path / "spec.json").exists() else "missing"
+
+    def create(self) -> Path:
+        """Make the directory and its spec.json, or check the one that is there; returns the path.
+
+        Raises DamagedRunError if it holds another spec.
+        """
+        if self.state() == "missing":
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_json(self.path / "spec.json", self.spec)
+        self._check_spec()
+        return self.path
+
+    def finish(self, outputs: Iterable[str | Path]) -> None:
+        """Declare the run complete: write finished.json with size (bytes) and SHA-256 of each output.
+
+        Outputs are names inside the directory or paths of files in it.
+        Raises ValueError for an output that is not a file inside the directory.
+        """
+        self._check_spec()
+        listed: dict[str, dict[str, Any]] = {}
+        for name in sorted({self._name(output) for output in outputs}):
+            file = self.path / name
+            sync(file)
+            listed[name] = {"sha256": file_hash(file), "bytes": file.stat().st_size}
+        write_json(self.path / "finished.json", {"spec_sha256": json_hash(self.spec), "outputs": listed})
+
+    def verify(self) -> None:
+        """Check the spec and, of a finished run, every output.
+
+        Raises DamagedRunError naming directory and file, FileNotFoundError for a missing run.
+        """
+        if self.state() == "missing":
+            raise FileNotFoundError(f"there is no run in {self.path}")
+        self._check_spec()
+        if self.state() != "finished":
+            return
+        manifest = self._read("finished.json")
+        outputs = manifest.get("outputs")
+        if manifest.get("spec_sha256") != json_hash(self.spec) or not isinstance(outputs, dict):
+            raise self._damage("finished.json", "does not belong to this spec")
+        for name, record in outputs.items():
+            file = self.path / name
+            if not file.is_file():
+                raise self._damage(name, "is missing")
+            if record != {"sha256": file_hash(file), "bytes": file.stat().st_size}:
+                raise self._damage(name, "has changed since the run finished")
+
+    @contextmanager
+    def lock(self, wait: bool = False) -> Iterator[None]:
+        """Hold the run for this process alone; the lock ends with the process, however it ends.
+
+        With `wait` it waits for the other process, otherwise raises RunLockedError with that process's id.
+        Under torchrun the process of rank 0 holds it for all ranks: they work on one run together.
+        """
+        if os.environ.get("RANK", "0") != "0":
+            yield
+            return
+        self.root.mkdir(parents=True, exist_ok=True)
+        with (self.root / f".{self.path.name}.lock").open("a+", encoding="utf-8") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            except OSError as error:
+                if error.errno not in (errno.EAGAIN, errno.EACCES):
+                    raise
+                file.seek(0)
+                owner = f"process {file.read().strip() or 'of unknown id'}"
+                raise RunLockedError(f"{owner} works in {self.path}; wait for it or stop it") from None
+            file.truncate(0)
+            file.write(f"{os.getpid()}\n")
+            file.flush()
+            yield
+
+    def reuse_or(self, work: Callable[[Path], Iterable[str | Path]], wait: bool = True) -> Path:
+        """The path of the finished run; unless it is there, `work(path)` makes the outputs that it returns.
+
+        Raises DamagedRunError for a finished run whose files changed, RunLockedError without `wait`.
+        """
+        with self.lock(wait):
+            if self.state() == "finished":
+                self.verify()
+            else:
+                self.finish(work(self.create()))
+        return self.path
+
+    def _name(self, output: str | Path) -> str:
+        home = self.path.resolve()
+        file = Path(output).resolve()
+        if not file.is_relative_to(home):
+            file = (home / output).resolve()
+        if not file.is_relative_to(home) or not file.is_file():
+            raise ValueError(f"output {str(output)!r} is not a file inside {self.path}")
+        return file.relative_to(home).as_posix()
+
+    def _check_spec(self) -> None:
+        if self._read("spec.json") != self.spec:
+            raise self._damage("spec.json", "does not hold the spec that the directory is named after")
+
+    def _read(self, name: str) -> dict[str, Any]:
+        try:
+            value = json.loads((self.path / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise self._damage(name, f"cannot be read ({type(error).__name__})") from error
+        if not isinstance(value, dict):
+            raise self._damage(name, "is not a JSON object")
+        return value
+
+    def _damage(self, name: str, what: str) -> DamagedRunError:
+        advice = "delete the directory to run it again"
+        return DamagedRunError(f"run {self.path} is damaged: {name} {what}; {advice}")

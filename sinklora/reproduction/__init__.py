@@ -1,0 +1,1 @@
+"""The SinkLoRA paper's tables and figures; nothing outside of this package imports it."""

@@ -1,0 +1,1 @@
+"""Tables 7, 8 and 9, sweeps and schedules."""

@@ -1,0 +1,67 @@
+"""Which models the ablations need: one base and one test set, methods and training conditions vary."""
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from sinklora.attention.patterns import PATTERNS, SF
+from sinklora.reproduction.ablations.tables import attention_costs
+from sinklora.reproduction.extension.study import ExtensionStudy, measure
+from sinklora.train.sources import CorpusSpec
+from sinklora.train.spec import TrainSpec
+
+
+@dataclass(frozen=True)
+class AblationStudy:
+    """``training`` gives what is not varied; tested on one test set at the original and the trained context.
+
+    Lengths in tokens. Raises ValueError for what training or testing would refuse later.
+    """
+
+    training: TrainSpec
+    seeds: tuple[int, ...]
+    test_set: CorpusSpec
+    original_context: int
+    stride: int
+    documents: int
+    document_tokens: int
+
+    def extension(self, methods: Iterable[str], **condition: Any) -> ExtensionStudy:
+        """The study of some methods; ``condition``: fields of TrainSpec in place of ``training``'s."""
+        training = dataclasses.replace(self.training, **condition)
+        return ExtensionStudy(
+            training=training,
+            patterns=tuple(dict.fromkeys(["full", *methods])),
+            seeds=self.seeds,
+            test_sets={"Table 1": self.test_set},
+            contexts=(self.original_context, training.context),
+            stride=self.stride,
+            documents=self.documents,
+            document_tokens=self.document_tokens,
+        )
+
+    def measure(self, methods: Iterable[str], *, runs: Path, **condition: Any) -> pd.DataFrame:
+        """Train and test what is missing: the rows of `extension.measure`, full attention among them."""
+        return measure(self.extension(methods, **condition), runs=runs)
+
+    def costs(self, methods: Iterable[str], **condition: Any) -> dict[str, float]:
+        """`attention_costs` of each method trained under a condition, given as in `extension`."""
+        return attention_costs(self.extension(methods, **condition).training, methods)
+
+
+def sweep_methods(field: str, values: Sequence[float]) -> dict[float, str]:
+    """Value of a field -> name of SF-Attn with it: "sf", another pattern's name, or "sf(field=value)".
+
+    Raises ValueError or TypeError for a field or value that no pattern has.
+    """
+    names = {}
+    for value in values:
+        changed: dict[str, Any] = {field: value}
+        wanted = dataclasses.replace(SF, **changed)
+        known = [name for name, pattern in PATTERNS.items() if pattern == wanted]
+        names[value] = known[0] if known else f"sf({field}={value})"
+    return names

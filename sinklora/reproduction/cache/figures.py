@@ -1,0 +1,176 @@
+"""Pictures of a bounded cache: accuracy against budget, and the text itself with the tokens that are kept."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from sinklora.cache.policies import CachePolicy
+from sinklora.hf.budget_cache import BudgetCache
+from sinklora.reproduction.cache.study import CHANCE, PERPLEXITY, QUESTIONS, measures, summary
+from sinklora.reproduction.report.style import PAGE_WIDTH, figure_style
+
+MARKS = {
+    "full": ("black", ":", ""),
+    "h2o": ("black", "-", "o"),
+    "local": ("0.45", "--", "s"),
+    "streaming": ("0.45", ":", "^"),
+    "novelty": ("black", "-.", "D"),
+}
+
+COUNTED = {PERPLEXITY: "documents", QUESTIONS: "questions"}
+
+
+def budget_figure(rows: pd.DataFrame) -> Figure:
+    """Each measure against the budget, one line a policy, bars: 95 % intervals; dotted: the full cache, and
+    for questions chance.
+    """
+    found, shown = summary(rows), measures(rows)
+    with figure_style():
+        figure, grid = plt.subplots(
+            (len(shown) + 1) // 2, 2, figsize=(PAGE_WIDTH, 2.5 * ((len(shown) + 1) // 2)), squeeze=False
+        )
+        axes = grid.flatten()
+        for axis, measure in zip(axes, shown, strict=False):
+            mine = found[found.measure == measure]
+            for policy in (name for name in MARKS if name in set(mine.policy)):
+                _line(axis, mine[mine.policy == policy].sort_values("budget"), policy)
+            axis.set_xlabel("budget (% of the prompt)")
+            n = int(mine.n.iloc[0])
+            axis.set_title(f"{measure} (n = {n} {COUNTED.get(measure, 'trials')})")
+            axis.set_ylabel("right answers (share)")
+        for axis in axes[len(shown) :]:
+            axis.remove()
+        for axis, measure in zip(axes, shown, strict=False):
+            if measure == PERPLEXITY:
+                axis.set_yscale("log")
+                axis.yaxis.set_major_formatter("{x:g}")
+                axis.yaxis.set_minor_formatter("{x:g}")
+                axis.set_ylabel("perplexity (log scale)")
+            if measure == QUESTIONS:
+                axis.axhline(CHANCE[QUESTIONS], color="0.7", linestyle=":", linewidth=0.8)
+        axes[0].legend(frameon=False)
+    return figure
+
+
+def _line(axis: Axes, points: pd.DataFrame, policy: str) -> None:
+    grey, line, mark = MARKS[policy]
+    if policy == "full":
+        axis.axhline(points.value.iloc[0], color=grey, linestyle=line, linewidth=0.8, label=policy)
+        return
+    error = np.abs(np.array([points.value - points.low, points.high - points.value]))
+    axis.errorbar(
+        100 * points.budget,
+        points.value,
+        yerr=error,
+        color=grey,
+        linestyle=line,
+        marker=mark,
+        markersize=3,
+        elinewidth=0.6,
+        capsize=1.5,
+        label=policy,
+    )
+
+
+@torch.inference_mode()
+def kept_share(model: PreTrainedModel, ids: Sequence[int], policy: CachePolicy) -> np.ndarray:
+    """Share of key/value heads that keep each token of a prompt, by layer: [layers, tokens]."""
+    cache = BudgetCache(model, policy)
+    model(torch.tensor([list(ids)], device=model.device), past_key_values=cache, use_cache=True)
+    shares = np.zeros((len(cache.budget_layers), len(ids)))
+    for layer in range(len(shares)):
+        kept = cache.kept_positions(layer)[0]
+        for head in kept:
+            shares[layer, head.cpu().numpy()] += 1 / len(kept)
+    return shares
+
+
+def kept_text_figure(
+    tokenizer: PreTrainedTokenizerBase,
+    ids: Sequence[int],
+    shares: dict[str, np.ndarray],
+    columns: int = 100,
+) -> Figure:
+    """The text, one panel a policy; the darker a token's ground, the more heads (of all layers) keep it."""
+    with figure_style():
+        pieces = _layout([str(tokenizer.decode([i])) for i in ids], columns)
+        height = 0.115 * (1 + max(line for line, _, _, _ in pieces)) + 0.3
+        figure, axes = plt.subplots(len(shares), 1, figsize=(PAGE_WIDTH, height * len(shares)), squeeze=False)
+        for axis, (name, share) in zip(axes[:, 0], shares.items(), strict=True):
+            _draw_text(axis, pieces, share.mean(0), columns)
+            axis.set_title(name, loc="left")
+    return figure
+
+
+def _layout(tokens: list[str], columns: int) -> list[tuple[int, int, str, int]]:
+    """Line, column, visible text and token of each piece; a line break ends the line that it is in."""
+    placed, line, column = [], 0, 0
+    for token, text in enumerate(tokens):
+        for piece in text.replace("\t", "    ").splitlines(keepends=True):
+            shown = piece.replace("\n", "↵")
+            if column + len(shown) > columns:
+                line, column = line + 1, 0
+            placed.append((line, column, shown, token))
+            column += len(shown)
+            if piece.endswith("\n"):
+                line, column = line + 1, 0
+    return placed
+
+
+def _draw_text(axis: Axes, pieces: list[tuple[int, int, str, int]], share: np.ndarray, columns: int) -> None:
+    axis.set_xlim(0, columns)
+    axis.set_ylim(max(line for line, _, _, _ in pieces) + 1, 0)
+    axis.axis("off")
+    for line, column, shown, token in pieces:
+        grey = str(1 - 0.75 * share[token])
+        axis.add_patch(plt.Rectangle((column, line), len(shown), 1, color=grey, linewidth=0))
+        colour = "white" if share[token] > 0.6 else "black"
+        place: dict[str, Any] = {
+            "ha": "center",
+            "va": "center",
+            "color": colour,
+            "size": 5,
+            "family": "monospace",
+        }
+        for offset, character in enumerate(shown):
+            axis.text(column + offset + 0.5, line + 0.55, character, **place)
+
+
+def kept_text_html(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], share: np.ndarray) -> Any:
+    """The text of one layer as HTML for a notebook, kept tokens on a darker ground."""
+    from html import escape
+
+    from IPython.display import HTML
+
+    spans = []
+    for token, part in zip(ids, share, strict=True):
+        grey, colour = int(255 * (1 - 0.75 * part)), "white" if part > 0.6 else "black"
+        text = escape(str(tokenizer.decode([token]))).replace("\n", "↵<br>")
+        spans.append(f'<span style="background: rgb({grey},{grey},{grey}); color: {colour}">{text}</span>')
+    return HTML(f'<pre style="line-height: 1.4">{"".join(spans)}</pre>')
+
+
+def kept_explorer(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    ids: Sequence[int],
+    policies: dict[str, CachePolicy],
+) -> object:
+    """Choose policy and layer and read what is kept (a widget; needs a running notebook)."""
+    import ipywidgets
+    from IPython.display import display
+
+    shares = {name: kept_share(model, ids, policy) for name, policy in policies.items()}
+
+    def show(policy: str, layer: int) -> None:
+        display(kept_text_html(tokenizer, ids, shares[policy][layer]))
+
+    last = len(next(iter(shares.values()))) - 1
+    return ipywidgets.interactive(show, policy=list(policies), layer=(0, last))

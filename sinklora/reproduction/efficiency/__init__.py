@@ -1,0 +1,1 @@
+"""Fig. 1 (time and memory) and Table 3."""

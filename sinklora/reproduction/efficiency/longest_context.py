@@ -1,0 +1,155 @@
+"""The longest context whose training step fits a given memory, by bisection on measured peaks (Table 3)."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from tqdm.auto import tqdm
+
+from sinklora.evaluate.statistics import judge
+from sinklora.evaluate.step_estimate import estimate
+from sinklora.evaluate.step_spec import StepSpec
+from sinklora.evaluate.training_step import measured
+from sinklora.reproduction.efficiency.study import BASELINE, EAGER_STEP, SF, STEPS, check_methods
+
+
+def longest(fits: Callable[[int], bool], *, unit: int, most: int, near: int) -> int:
+    """The largest multiple of `unit`, at most `most`, for which `fits` holds; 0 if it holds for none.
+
+    `fits` must be true up to some length and false beyond. The search starts at `near`, widens until it
+    has one length that fits and one that does not, then halves. Raises ValueError for a unit below 1 or
+    `most` below it.
+    """
+    if unit < 1 or most < unit:
+        raise ValueError(f"unit={unit}, most={most}: expected 1 <= unit <= most")
+    top = most // unit
+    low, high = 0, top + 1  # low fits (0 always does), high does not
+    place, stride = min(max(near // unit, 1), top), 1
+    while high - low > 1:
+        if fits(place * unit):
+            low = place
+            place = min(low + stride, high - 1)
+        else:
+            high = place
+            place = max(high - stride, low + 1)
+        stride *= 2
+        if high <= top and low > 0:  # both ends were tried: halve
+            place = (low + high) // 2
+    return low * unit
+
+
+def longest_contexts(
+    step: StepSpec,
+    *,
+    memory_gib: float,
+    unit: int,
+    most: int,
+    runs: Path,
+    methods: Sequence[str] = tuple(STEPS),
+    progress: bool = True,
+) -> pd.DataFrame:
+    """For each method of Fig. 1 the longest row of tokens whose whole step stays within the memory.
+
+    Columns: method, longest context (tokens), peak there (GiB), ratio to LoRA+ with full attention, and the
+    context that the prediction without a device gives. Resident memory on the CPU, device memory on CUDA.
+    """
+    check_methods(methods)
+    limit = memory_gib * 2**30
+    rows = []
+    for name in tqdm(methods, desc="longest context", disable=not progress):
+        found = partial(_measured_peak, step, STEPS[name], runs)
+        predicted = longest(
+            partial(_predicted_fits, step, STEPS[name], limit), unit=unit, most=most, near=step.context
+        )
+        tokens = longest(
+            lambda context, found=found: (peak := found(context)) is not None and peak <= limit,  # type: ignore[misc]
+            unit=unit,
+            most=most,
+            near=predicted,
+        )
+        peak = found(tokens) if tokens else None
+        rows.append(
+            {
+                "method": name,
+                "longest context (tokens)": tokens,
+                "peak (GiB)": float("nan") if peak is None else peak / 2**30,
+                "predicted (tokens)": predicted,
+            }
+        )
+    frame = pd.DataFrame(rows)
+    base = frame.loc[frame.method == BASELINE, "longest context (tokens)"].iloc[0]
+    return frame.assign(**{"ratio to LoRA+": frame["longest context (tokens)"] / base})
+
+
+def _spec(step: StepSpec, method: Mapping[str, str], context: int) -> StepSpec:
+    changes: dict[str, Any] = {**method, "context": context}
+    return dataclasses.replace(step, **changes)
+
+
+def _measured_peak(step: StepSpec, method: Mapping[str, str], runs: Path, context: int) -> int | None:
+    return measured(_spec(step, method, context), runs=runs, repeats=1, time_it=False).peak_bytes
+
+
+def _predicted_fits(step: StepSpec, method: Mapping[str, str], limit: float, context: int) -> bool:
+    return estimate(_spec(step, method, context)).peak_bytes <= limit
+
+
+def training_context(frame: pd.DataFrame, method: str, choices: Sequence[int]) -> int:
+    """The longest of some contexts that fits for a method of `longest_contexts`.
+
+    Raises ValueError where none does.
+    """
+    fits = int(frame.loc[frame.method == method, "longest context (tokens)"].iloc[0])
+    short_enough = [context for context in choices if context <= fits]
+    if not short_enough:
+        raise ValueError(f"choices={list(choices)}: {method} fits {fits} tokens only; allow more memory")
+    return max(short_enough)
+
+
+def context_verdict(frame: pd.DataFrame) -> str:
+    """What windows and what flash attention gain in context, from `longest_contexts`."""
+    longest_of = frame.set_index("method")["longest context (tokens)"]
+    full, sf = int(longest_of[BASELINE]), int(longest_of[SF])
+    fits = f"SF-Attn fits {sf} tokens, full attention {full}"
+    if EAGER_STEP in longest_of:
+        fits += f", full attention that holds its scores {int(longest_of[EAGER_STEP])}"
+    if sf <= 1.1 * full:
+        return f"Not the pattern lengthens the context but holding no scores: {fits}."
+    return f"{fits}."
+
+
+def ladder_verdict(rows: pd.DataFrame, method: str = "sf") -> str:
+    """Whether perplexity falls with every longer test context, as in the paper's Table 3.
+
+    Each step is judged by its differences paired by seed: all of them must hold.
+    """
+    mine = rows[(rows.method == method) & rows.seed.notna()]
+    found = mine.pivot_table(index="seed", columns="context", values="perplexity").astype(float)
+    judged = {
+        (short, long): judge(found[short] - found[long], "falls", "rises")
+        for short, long in pairwise(found.columns)
+    }
+    values = ", ".join(f"{context}: {value:.2f}" for context, value in found.mean().items())
+    steps = "; ".join(
+        f"{short} to {long}: {outcome[0].lower()}{outcome[1:]}, {words}"
+        for (short, long), (outcome, words) in judged.items()
+    )
+    return (
+        f"{_together([outcome for outcome, _ in judged.values()])}: with SF-Attn perplexity falls with every "
+        f"longer context ({values}). From {steps}."
+    )
+
+
+def _together(outcomes: Sequence[str]) -> str:
+    """One outcome of a claim that all of its parts must hold."""
+    if not outcomes:
+        return "Not tested"
+    if len(set(outcomes)) == 1:
+        return outcomes[0]
+    if "Did not hold" not in outcomes:
+        return "Not decided"
+    return "Held in part" if "Held" in outcomes else "Did not hold"

@@ -1,0 +1,168 @@
+"""Training steps compared over methods and context lengths: time, memory, FLOPs (Fig. 1)."""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from tqdm.auto import tqdm
+
+from sinklora.attention.patterns import FULL, find_pattern
+from sinklora.evaluate.step_estimate import estimate
+from sinklora.evaluate.step_spec import EAGER, StepCost, StepSpec
+from sinklora.evaluate.training_step import measured
+from sinklora.train.pattern_schedules import CURRICULA
+
+BASELINE, SF, EAGER_STEP = "LoRA+", "LoRA+, SF-Attn", "LoRA+, all scores in memory"
+
+STEPS: Mapping[str, Mapping[str, str]] = {
+    "full fine-tuning": {"method": "full", "pattern": "full"},
+    BASELINE: {"pattern": "full"},
+    "LoRA+, S²-Attn": {"pattern": "s2"},
+    SF: {"pattern": "sf"},
+    EAGER_STEP: {"pattern": EAGER},
+}
+
+PAPER_RATIO = 1.8  # of full attention's time and memory to SF-Attn's, Fig. 1
+
+
+def check_methods(methods: Sequence[str]) -> None:
+    """ValueError unless all are names of `STEPS`, with those that everything is compared with among them."""
+    unknown = [name for name in methods if name not in STEPS]
+    missing = [name for name in (BASELINE, SF) if name not in methods]
+    if unknown or missing:
+        raise ValueError(f"methods: unknown {unknown}, missing {missing}; known are {', '.join(STEPS)}")
+
+
+@dataclass(frozen=True)
+class EfficiencyStudy:
+    """What is measured: ``step`` gives shape and device; ``limit_gib``: steps predicted to need more are left
+    out; ``schedules``: names of curricula whose mean step is computed from the measured ones.
+    """
+
+    step: StepSpec
+    contexts: tuple[int, ...]
+    limit_gib: float
+    methods: tuple[str, ...] = tuple(STEPS)
+    schedules: tuple[str, ...] = ("sf_then_full",)
+    repeats: int = 3
+
+    def __post_init__(self) -> None:
+        check_methods(self.methods)
+        if not self.contexts or len(set(self.contexts)) < len(self.contexts):
+            raise ValueError(f"contexts={self.contexts}: expected at least one, and none twice")
+        if not self.limit_gib > 0:
+            raise ValueError(f"limit_gib={self.limit_gib}: expected more than 0")
+        unknown = [name for name in self.schedules if name not in CURRICULA]
+        if unknown:
+            raise ValueError(f"schedules: unknown {unknown}; known are {', '.join(CURRICULA)}")
+
+
+def compare(study: EfficiencyStudy, *, runs: Path, progress: bool = True) -> pd.DataFrame:
+    """Measure what is missing: one row per context and method.
+
+    Columns: ``tokens``, ``method``, ``seconds`` (median), ``peak_gib``, ``predicted_gib``, ``counted_tflop``,
+    ``needed_tflop``; seconds and peak are missing where the memory does not suffice.
+    """
+    cases = [(context, name) for context in study.contexts for name in study.methods]
+    rows = []
+    for context, name in tqdm(cases, desc="training steps", disable=not progress):
+        changes: dict[str, Any] = {"context": context, **STEPS[name]}
+        spec = dataclasses.replace(study.step, **changes)
+        expected = estimate(spec)
+        fits = expected.peak_bytes <= study.limit_gib * 2**30
+        cost = measured(spec, runs=runs, repeats=study.repeats) if fits else StepCost(None, None)
+        rows.append(
+            {
+                "tokens": context,
+                "method": name,
+                "seconds": math.nan if cost.seconds is None else cost.seconds,
+                "peak_gib": math.nan if cost.peak_bytes is None else cost.peak_bytes / 2**30,
+                "predicted_gib": expected.peak_bytes / 2**30,
+                "counted_tflop": expected.counted_flops / 1e12,
+                "needed_tflop": expected.needed_flops / 1e12,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def efficiency_table(rows: pd.DataFrame, schedules: Sequence[str] = ()) -> pd.DataFrame:
+    """The measurements beside their ratios to LoRA+ with full attention, and the ideal by FLOPs.
+
+    A schedule's row is the mean of its steps and the largest of their peaks, computed from the rows of its
+    patterns where all of them were measured.
+    """
+    parts = []
+    for _, mine in rows.groupby("tokens", sort=False):
+        mine = mine.set_index("method", drop=False)
+        extra = [line for name in schedules if (line := _mean_step(mine, name)) is not None]
+        base = mine.loc[BASELINE]
+        full = pd.concat([mine, pd.DataFrame(extra)], ignore_index=True) if extra else mine
+        parts.append(
+            pd.DataFrame(
+                {
+                    "tokens": full.tokens,
+                    "method": full.method,
+                    "seconds": full.seconds,
+                    "time, ratio to LoRA+": full.seconds / base.seconds,
+                    "ideal ratio (FLOPs)": full.needed_tflop / base.needed_tflop,
+                    "peak (GiB)": full.peak_gib,
+                    "memory, ratio": full.peak_gib / base.peak_gib,
+                    "predicted (GiB)": full.predicted_gib,
+                    "prediction off (%)": 100 * (full.predicted_gib / full.peak_gib - 1),
+                    "counted (TFLOP)": full.counted_tflop,
+                    "needed (TFLOP)": full.needed_tflop,
+                }
+            )
+        )
+    return pd.concat(parts, ignore_index=True)
+
+
+def _mean_step(measured_at: pd.DataFrame, schedule: str) -> dict[str, Any] | None:
+    """One step of a schedule, on average; None where one of its patterns is not among the methods."""
+    by_pattern = {find_pattern(STEPS[n]["pattern"]): n for n in STEPS if STEPS[n]["pattern"] != EAGER}
+    by_pattern[FULL] = BASELINE
+    stages = CURRICULA[schedule].stages
+    if any(by_pattern.get(pattern) not in measured_at.index for _, pattern in stages):
+        return None
+    steps = [(share, measured_at.loc[by_pattern[pattern]]) for share, pattern in stages]
+    values: list[tuple[float, dict[str, Any]]] = [
+        (share, {str(name): value for name, value in step.items()}) for share, step in steps
+    ]
+    summed = ("seconds", "counted_tflop", "needed_tflop")
+    return {
+        "tokens": int(measured_at.tokens.iloc[0]),
+        "method": f"LoRA+, {schedule} (ours, from its steps)",
+        **{name: sum(share * step[name] for share, step in values) for name in summed},
+        **{name: max(step[name] for _, step in values) for name in ("peak_gib", "predicted_gib")},
+    }
+
+
+def verdict(rows: pd.DataFrame) -> str:
+    """Full attention's time and memory over SF-Attn's at the longest context that both fit; the paper's."""
+    wide = rows.pivot(index="tokens", columns="method", values=["seconds", "peak_gib", "needed_tflop"])
+    wide = wide.dropna(subset=[("seconds", BASELINE), ("seconds", SF)])
+    if wide.empty:
+        return "Not measured: no length at which both full attention and SF-Attn fit."
+    last = wide.iloc[-1]
+
+    def ratio(what: str, method: str = BASELINE) -> float:
+        return float(last[(what, method)] / last[(what, SF)])
+
+    def held(what: str) -> str:
+        return f"the paper's {PAPER_RATIO} {'held' if ratio(what) >= PAPER_RATIO else 'did not hold'}"
+
+    text = (
+        f"At {wide.index[-1]} tokens full attention takes {ratio('seconds'):.2f} times SF-Attn's time "
+        f"(by FLOPs {ratio('needed_tflop'):.2f}; {held('seconds')}) and {ratio('peak_gib'):.2f} times "
+        f"its memory ({held('peak_gib')}; neither holds scores in memory)."
+    )
+    if math.isnan(float(last.get(("seconds", EAGER_STEP), math.nan))):
+        return text
+    return (
+        f"{text} Full attention with all scores in memory takes {ratio('seconds', EAGER_STEP):.2f} times the "
+        f"time and {ratio('peak_gib', EAGER_STEP):.2f} times the memory."
+    )

@@ -1,0 +1,219 @@
+"""Everything that wants a GPU, step by step: ``make gpu`` runs ``python -m sinklora.reproduction.gpu``.
+
+``configs/gpu.yaml`` says which steps. A step that succeeded with this commit is not run again, one that was
+stopped goes on from what its training runs and measurements kept; ``--minutes`` stops in time for a lease.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any, TextIO
+
+import psutil
+import torch
+import typer
+import yaml
+
+from sinklora.records.provenance import provenance
+from sinklora.records.runs import RunDirectory
+from sinklora.reproduction.base_model.study import BaseRecipe, make_base
+
+MARK = "SINKLORA_GPU_STEP"  # in the environment of everything that a step starts
+
+# The run that a base was copied from. No JSON: such files of a base decide the hash of what starts from it.
+MADE_FROM = "made_from.txt"
+
+LEAST_SECONDS = 20  # a step that could not even start is left for the next time
+
+
+@dataclass(frozen=True)
+class Step:
+    """Arguments of the Python interpreter, and what the step is called."""
+
+    name: str
+    run: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class GpuPlan:
+    """The folder of the base, its recipe (None: a model that is there already), and the steps in order."""
+
+    folder: Path
+    recipe: BaseRecipe | None
+    steps: tuple[Step, ...]
+
+    @classmethod
+    def read(cls, path: Path) -> "GpuPlan":
+        """The plan of a YAML file; ValueError for keys that are missing or unknown, or steps named twice."""
+        values: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if not isinstance(values, dict) or set(values) != {"base", "steps"} or "folder" not in values["base"]:
+            raise ValueError(f"{path}: expected the keys base (folder, recipe) and steps")
+        recipe = values["base"].get("recipe")
+        try:
+            made = None if recipe is None else BaseRecipe(**recipe)
+            steps = tuple(Step(step["name"], tuple(map(str, step["run"]))) for step in values["steps"])
+        except (TypeError, KeyError) as error:
+            raise ValueError(f"{path}: {error}") from error
+        names = [step.name for step in steps]
+        if len(set(names)) < len(names):
+            raise ValueError(f"{path}: steps are named twice in {names}")
+        return cls(Path(values["base"]["folder"]), made, steps)
+
+
+def make_gpu_base(plan: GpuPlan, *, runs: Path) -> Path:
+    """Train the plan's base, or go on, or reuse it; returns its folder, where the notebooks look for it.
+
+    A copy made from another recipe or other data is replaced. Raises FileNotFoundError where there is neither
+    model nor recipe, ValueError where the folder of a recipe holds a model of another origin.
+    """
+    if plan.recipe is None:
+        if not (plan.folder / "config.json").is_file():
+            raise FileNotFoundError(f"folder={str(plan.folder)!r}: no model there, and no recipe to make one")
+        return plan.folder
+    made = make_base(plan.recipe, runs=runs)
+    if plan.folder.exists() and not (plan.folder / "record.json").is_file():
+        raise ValueError(
+            f"folder={str(plan.folder)!r}: holds a model that no recipe made; leave out recipe to use it, "
+            "or give another folder"
+        )
+    mark = plan.folder / MADE_FROM
+    if not mark.is_file() or mark.read_text(encoding="utf-8") != made.name:
+        temporary = plan.folder.with_name(f".{plan.folder.name}")
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.copytree(made, temporary)
+        (temporary / MADE_FROM).write_text(made.name, encoding="utf-8")
+        shutil.rmtree(plan.folder, ignore_errors=True)
+        temporary.rename(plan.folder)
+    return plan.folder
+
+
+def check_gpu() -> None:
+    """RuntimeError where torch sees no GPU: results/gpu must not hold what a CPU took."""
+    if not torch.cuda.is_available():
+        raise RuntimeError(
+            "torch.cuda is not available: this is for a machine with a GPU and a CUDA build of torch; "
+            "without one use make reproduce and make bench"
+        )
+
+
+def run_steps(
+    plan: GpuPlan,
+    *,
+    runs: Path,
+    minutes: float,
+    only: str = "",
+    say: Callable[[str], None] = print,
+    needs_gpu: bool = True,
+) -> list[str]:
+    """Run the steps that are left, at most so many minutes; returns the names of those not finished.
+
+    A failed step does not stop the next ones. The output of a finished step is kept in its run directory.
+    Raises RuntimeError without a GPU, unless not `needs_gpu`.
+    """
+    if needs_gpu:
+        check_gpu()
+    end = time.monotonic() + 60 * minutes
+    commit = provenance()["commit"]
+    left = []
+    for step in plan.steps:
+        if not step.name.startswith(only):
+            continue
+        key = {"step": step.name, "run": list(step.run), "commit": commit}
+        run = RunDirectory(runs, key, prefix=f"gpu-{step.name}")
+        if run.state() == "finished":
+            say(f"{step.name}: finished before")
+            continue
+        seconds = end - time.monotonic()
+        if seconds < LEAST_SECONDS or not _run(step, run, seconds, say):
+            left.append(step.name)
+    return left
+
+
+def _run(step: Step, run: RunDirectory, seconds: float, say: Callable[[str], None]) -> bool:
+    say(f"{step.name}: {' '.join(step.run)}")
+    log = run.create() / "log.txt"
+    with log.open("w", encoding="utf-8") as file:
+        try:
+            code = _call(step.run, seconds, file)
+        except subprocess.TimeoutExpired:
+            say(f"{step.name}: stopped after {seconds:.0f} s; it goes on the next time")
+            return False
+    tail = log.read_text(encoding="utf-8", errors="replace")[-3000:]
+    if code:
+        say(f"{step.name}: failed ({code})\n{tail}")
+        return False
+    say(tail)
+    run.finish(["log.txt"])
+    return True
+
+
+def _call(arguments: Sequence[str], seconds: float, log: TextIO) -> int:
+    """Exit status of the interpreter with these arguments; whatever it started is gone afterwards.
+
+    Raises subprocess.TimeoutExpired. A process that lived on would hold the card against the next step.
+    """
+    mark = uuid.uuid4().hex
+    process = subprocess.Popen(
+        [sys.executable, *arguments],
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        env={**os.environ, MARK: mark},
+        start_new_session=True,
+    )
+    try:
+        return process.wait(seconds)
+    finally:  # also where this process is told to stop: a session of its own hears nothing of that
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        _kill_marked(mark)
+
+
+def _kill_marked(mark: str) -> None:
+    """Kill what a step started outside its group: kernels of notebooks have sessions of their own."""
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.environ().get(MARK) == mark:
+                process.kill()
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)
+
+
+def main(
+    config: Annotated[Path, typer.Option(help="the plan")] = Path("configs/gpu.yaml"),
+    runs: Annotated[Path, typer.Option(help="where runs are kept")] = Path("runs"),
+    minutes: Annotated[float, typer.Option(help="stop in time")] = 100_000.0,
+    only: Annotated[str, typer.Option(help="the steps whose names start with this")] = "",
+    base: Annotated[bool, typer.Option("--base", help="make the base model and nothing else")] = False,
+) -> None:
+    """Run what wants a GPU; what is finished stays."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _stop)
+    try:
+        check_gpu()
+    except RuntimeError as error:
+        typer.echo(error, err=True)
+        raise typer.Exit(2) from error
+    plan = GpuPlan.read(config)
+    if base:
+        typer.echo(make_gpu_base(plan, runs=runs))
+        return
+    left = run_steps(plan, runs=runs, minutes=minutes, only=only, say=typer.echo)
+    if left:
+        typer.echo(f"not finished: {', '.join(left)}")
+        raise typer.Exit(1)
+
+
+if __name__ == "__main__":
+    typer.run(main)

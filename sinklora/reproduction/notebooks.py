@@ -1,0 +1,141 @@
+"""Run the notebooks of a profile in order, each into ``results/<profile>/notebooks``, and rewrite the
+index of results.
+
+`python -m sinklora.reproduction.notebooks --profile cpu` is what `make reproduce` does. A notebook that
+fails stops it; runs and measurements already made are reused the next time.
+"""
+
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from sinklora.records.files import atomic_write
+from sinklora.reproduction.gpu import check_gpu
+from sinklora.reproduction.report.experiments import (
+    PROFILES,
+    Experiment,
+    check_parameters,
+    declared_parameters,
+    load_experiments,
+)
+from sinklora.reproduction.report.index import write_index
+
+# Page faults of freshly mapped memory take a third of a CPU training step: let the C library keep what it
+# freed. It reads these when a process starts, so they reach the notebooks' kernels and not this process.
+ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "2000000000", "MALLOC_TRIM_THRESHOLD_": "8000000000"}
+
+
+def plan(
+    experiments: Sequence[Experiment],
+    profile: str,
+    only: str = "",
+    seeds: Sequence[int] = (),
+    notebooks: Path = Path("notebooks"),
+) -> list[tuple[Experiment, dict[str, Any]]]:
+    """The notebooks of a profile with their parameters, checked against the notebooks before any runs.
+
+    ``only`` keeps those whose names start with it; ``seeds`` replaces the parameter of that name where a
+    notebook has one. Raises ValueError where nothing is left to run or to replace, and for wrong parameters.
+    """
+    if profile not in PROFILES:
+        raise ValueError(f"profile={profile!r}: expected one of {', '.join(PROFILES)}")
+    if len(set(seeds)) < len(seeds):
+        raise ValueError(f"seeds={list(seeds)}: a seed is given twice")
+    chosen = []
+    for experiment in experiments:
+        if profile not in experiment.parameters or not experiment.notebook.startswith(only):
+            continue
+        source = notebooks / f"{experiment.notebook}.ipynb"
+        parameters = {"profile": profile, **experiment.parameters[profile]}
+        if seeds and "seeds" in declared_parameters(source):
+            parameters["seeds"] = list(seeds)
+        check_parameters(source, parameters)
+        chosen.append((experiment, parameters))
+    if not chosen:
+        names = [e.notebook for e in experiments if profile in e.parameters]
+        raise ValueError(f"profile={profile!r}, only={only!r}: nothing to run; the profile has {names}")
+    if seeds and not any("seeds" in parameters for _, parameters in chosen):
+        raise ValueError(f"seeds={list(seeds)}: none of the notebooks to run has seeds")
+    return chosen
+
+
+def execute(
+    experiment: Experiment, profile: str, parameters: dict[str, Any], repository: Path = Path()
+) -> Path:
+    """Execute one notebook into ``results/<profile>/notebooks``; raises PapermillExecutionError where a
+    cell fails, and then leaves what was there as it was.
+    """
+    import papermill
+
+    source = repository / "notebooks" / f"{experiment.notebook}.ipynb"
+    check_parameters(source, parameters)
+    folder = repository / "results" / profile / "notebooks"
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        executed = Path(scratch) / source.name
+        papermill.execute_notebook(
+            str(source), str(executed), parameters=parameters, cwd=str(repository), kernel_name="python3"
+        )
+        tidy(executed)
+        atomic_write(folder / source.name, executed.read_bytes())
+    return folder / source.name
+
+
+def tidy(executed: Path) -> None:
+    """Leave results and text in an executed notebook, and the cell with its parameters.
+
+    Out go progress bars, warnings, widgets' remains, and what papermill noted: times that differ each run
+    and paths of the machine.
+    """
+    import nbformat
+
+    notebook = nbformat.read(executed, as_version=4)
+    for name in ("widgets", "papermill"):
+        notebook.metadata.pop(name, None)
+    for cell in notebook.cells:
+        cell.metadata = {"tags": cell.metadata["tags"]} if cell.metadata.get("tags") else {}
+        if cell.cell_type == "code":
+            cell.outputs = [output for output in cell.outputs if not _is_noise(output)]
+    nbformat.write(notebook, executed)
+
+
+def _is_noise(output: Any) -> bool:
+    if output.output_type == "stream":
+        return bool(output.name == "stderr")
+    return "application/vnd.jupyter.widget-view+json" in output.get("data", {})
+
+
+def _seeds(text: str) -> list[int]:
+    try:
+        return [int(seed) for seed in text.split(",")] if text else []
+    except ValueError:
+        raise ValueError(f"seeds={text!r}: expected whole numbers separated by commas, as in 0,1,2") from None
+
+
+def main(
+    profile: Annotated[str, typer.Option(help=f"one of {', '.join(PROFILES)}")] = "cpu",
+    only: Annotated[str, typer.Option(help="run the notebooks whose names start with this")] = "",
+    seeds: Annotated[str, typer.Option(help="seeds separated by commas, in place of the profile's")] = "",
+) -> None:
+    """Reproduce the tables and figures of a profile."""
+    try:
+        chosen = plan(load_experiments(), profile, only, _seeds(seeds))
+        if profile == "gpu":
+            check_gpu()
+    except (ValueError, RuntimeError) as error:
+        raise typer.BadParameter(str(error)) from error
+    for name, value in ALLOCATOR.items():
+        os.environ.setdefault(name, value)
+    for experiment, parameters in chosen:
+        typer.echo(f"{experiment.notebook}: {experiment.reproduces}")
+        execute(experiment, profile, parameters)
+    if profile != "smoke":
+        write_index()
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,146 @@
+"""What attention patterns do: segmentation and reassembly step by step, the leak, sinks, heavy hitters."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from sinklora.attention.dispatch import attend
+from sinklora.attention.pattern import Pattern
+from sinklora.attention.patterns import AttentionPattern, find_pattern
+
+
+def segmentation_steps(num_tokens: int, group_size: int) -> list[tuple[str, np.ndarray, np.ndarray]]:
+    """Segmentation and reassembly (paper Fig. 4) on token numbers: (what happens, tokens [2, N], windows
+    [2, N]).
+
+    Row 0 is the un-shifted chunk of heads, row 1 the shifted one; ``windows`` numbers the window that each
+    place lies in.
+    """
+    if num_tokens % group_size or group_size % 2:
+        raise ValueError(
+            f"num_tokens={num_tokens}, group_size={group_size}: "
+            "expected an even group size that divides the tokens"
+        )
+    tokens = np.arange(num_tokens)
+    windows = tokens // group_size
+    rolled = np.roll(tokens, -(group_size // 2))
+    ragged = (tokens + group_size // 2) // group_size
+    return [
+        ("heads split in two chunks", np.stack([tokens, tokens]), np.zeros((2, num_tokens), int)),
+        (
+            "S² with wrap-around: second chunk rolled by G/2, cut in windows",
+            np.stack([tokens, rolled]),
+            np.stack([windows, windows]),
+        ),
+        (
+            "tokens reassembled; half windows at both ends (S² without wrap-around)",
+            np.stack([tokens, tokens]),
+            np.stack([windows, ragged]),
+        ),
+        (
+            "all heads back in their un-shifted windows (SF-Attn, before sinks)",
+            np.stack([tokens, tokens]),
+            np.stack([windows, windows]),
+        ),
+    ]
+
+
+def influence(
+    pattern: Pattern, num_tokens: int, num_heads: int = 2, head_size: int = 8, seed: int = 0
+) -> Tensor:
+    """How much input j moves output i of `attend`: norm of the gradient, [H, N, N], on random inputs
+    (float64).
+    """
+    generator = torch.Generator().manual_seed(seed)
+    query, key, value = torch.randn(
+        3, 1, num_heads, num_tokens, head_size, dtype=torch.float64, generator=generator
+    )
+    value.requires_grad_(True)
+    output = attend(query, key, value, pattern)
+    moved = torch.zeros(num_heads, num_tokens, num_tokens, dtype=torch.float64)
+    for i in range(num_tokens):
+        (gradient,) = torch.autograd.grad(output[:, :, i].sum(), value, retain_graph=True)
+        moved[:, i] = gradient[0].norm(dim=-1)
+    return moved
+
+
+def leak_table(patterns: Sequence[str], num_tokens: int, num_heads: int = 2) -> pd.DataFrame:
+    """Pairs (output i, input j > i) with a gradient that is not zero, counted; and (G/2)² per shifted head
+    beside them.
+    """
+    rows = []
+    for name in patterns:
+        pattern = find_pattern(name)
+        leaks = int((influence(pattern, num_tokens, num_heads).triu(1) != 0).sum())
+        expected = 0
+        if isinstance(pattern, AttentionPattern) and pattern.wrapped:
+            expected = pattern.shifted_heads(num_heads) * (pattern.group_tokens(num_tokens) // 2) ** 2
+        rows.append(
+            {"pattern": name, "pairs that see the future": leaks, "(G/2)² per shifted head": expected}
+        )
+    return pd.DataFrame(rows)
+
+
+@torch.inference_mode()
+def attention_maps(model: PreTrainedModel, ids: Sequence[int]) -> Tensor:
+    """The model's own attention weights on one document: [layers, H, N, N], float32."""
+    tokens = torch.from_numpy(np.asarray(ids, dtype=np.int64))[None]
+    implementation = model.config._attn_implementation
+    model.set_attn_implementation("eager")
+    try:
+        found = model(tokens, output_attentions=True, use_cache=False).attentions
+    finally:
+        model.set_attn_implementation(implementation)
+    return torch.stack([layer[0].float() for layer in found])
+
+
+def sink_mass(maps: Tensor, tokens: int, after: int = 64) -> Tensor:
+    """Mean share of attention that queries from ``after`` on give to the first ``tokens`` tokens: [layers,
+    H].
+    """
+    return maps[:, :, after:, :tokens].sum(-1).mean(-1)
+
+
+def uniform_mass(num_tokens: int, tokens: int, after: int = 64) -> float:
+    """The same share if every query attended evenly to all it can see."""
+    return float(np.mean([min(tokens, i + 1) / (i + 1) for i in range(after, num_tokens)]))
+
+
+def sink_table(maps: Tensor, counts: Sequence[int] = (1, 2, 4, 8)) -> pd.DataFrame:
+    """Per layer the share of attention on the first tokens (mean over heads), and the uniform share for
+    comparison.
+    """
+    rows: list[dict[str, object]] = [
+        {"layer": str(layer)} | {f"first {c}": float(sink_mass(maps, c)[layer].mean()) for c in counts}
+        for layer in range(len(maps))
+    ]
+    rows.append(
+        {"layer": "uniform attention"} | {f"first {c}": uniform_mass(maps.shape[-1], c) for c in counts}
+    )
+    return pd.DataFrame(rows)
+
+
+def sink_verdict(maps: Tensor, tokens: int = 4) -> str:
+    """Whether the first tokens draw more attention than evenly spread attention would give them, in
+    numbers.
+    """
+    mass = sink_mass(maps, tokens)
+    even = uniform_mass(maps.shape[-1], tokens)
+    above = int((mass > 2 * even).sum())
+    return (
+        f"The first {tokens} tokens draw {float(mass.mean()):.1%} of attention on average and "
+        f"{float(mass.max()):.1%} in the strongest head; even attention would give {even:.1%}. "
+        f"{above} of {mass.numel()} heads give them more than twice that."
+    )
+
+
+def heavy_hitter_share(maps: Tensor) -> Tensor:
+    """Share of all attention received by the k most attended keys, cumulative, mean over heads: [layers,
+    N].
+    """
+    received = maps.sum(2).sort(-1, descending=True).values.cumsum(-1)
+    return (received / received[..., -1:]).mean(1)

@@ -1,0 +1,133 @@
+"""Results as files: tables (csv, markdown, LaTeX), figures (png, pdf), and a provenance record for each."""
+
+import io
+import os
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from sinklora.records.files import atomic_write, write_json
+from sinklora.records.provenance import provenance
+from sinklora.records.tables import latex, markdown
+from sinklora.reproduction.report.experiments import PROFILES
+
+
+def from_repository_root() -> Path:
+    """Change to the repository's root (the folder with pyproject.toml), so that a notebook opened by hand
+    finds its files.
+
+    Raises FileNotFoundError outside a checkout.
+    """
+    for folder in (Path.cwd(), *Path.cwd().parents):
+        if (folder / "pyproject.toml").is_file() and (folder / "notebooks").is_dir():
+            os.chdir(folder)
+            return folder
+    raise FileNotFoundError(f"{Path.cwd()} is not inside a checkout of sinklora; open the notebook from one")
+
+
+@dataclass(frozen=True)
+class Report:
+    """Where one notebook, run with one profile and parameters, puts what it found.
+
+    Each output has a record in ``provenance/``: paper item, caption, verdict, parameters, seeds, data,
+    versions, commit, and the seconds since the report was made. Raises ValueError for an unknown profile.
+    """
+
+    notebook: str
+    profile: str
+    parameters: dict[str, Any]
+    root: Path = field(default=Path("results"))
+    started: float = field(default_factory=time.perf_counter, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.profile not in PROFILES:
+            raise ValueError(f"profile={self.profile!r}: expected one of {PROFILES}")
+
+    def table(
+        self,
+        name: str,
+        frame: pd.DataFrame,
+        *,
+        paper_item: str,
+        caption: str,
+        verdict: str,
+        seeds: Sequence[int] = (),
+        data: dict[str, Any] | None = None,
+    ) -> pd.DataFrame:
+        """Write a table (its index is not written) and its record; returns the table, for display.
+
+        ``data`` describes the data; without it ``frame.attrs["data"]`` does, where there is one.
+        """
+        folder = self._folder("tables", name)
+        texts = {
+            "csv": frame.to_csv(index=False),
+            "md": markdown(frame) + "\n",
+            "tex": latex(frame, caption),
+        }
+        for suffix, text in texts.items():
+            atomic_write(folder / f"{name}.{suffix}", text)
+        data = data or frame.attrs.get("data")
+        self._record("table", name, paper_item, caption, verdict, seeds, data)
+        return frame
+
+    def figure(
+        self,
+        name: str,
+        figure: Figure,
+        *,
+        paper_item: str,
+        caption: str,
+        verdict: str,
+        seeds: Sequence[int] = (),
+        data: dict[str, Any] | None = None,
+    ) -> Figure:
+        """Write a figure as png and pdf, and its record; returns the figure.
+
+        The same figure gives the same files every time.
+        """
+        folder = self._folder("figures", name)
+        for suffix, unstable in (("png", "Software"), ("pdf", "CreationDate")):
+            content = io.BytesIO()
+            figure.savefig(content, format=suffix, metadata={unstable: None})
+            atomic_write(folder / f"{name}.{suffix}", content.getvalue())
+        self._record("figure", name, paper_item, caption, verdict, seeds, data)
+        return figure
+
+    def _folder(self, kind: str, name: str) -> Path:
+        if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
+            raise ValueError(f"name={name!r}: expected letters, digits, '_' and '-'")
+        folder = self.root / self.profile / kind
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def _record(
+        self,
+        kind: str,
+        name: str,
+        paper_item: str,
+        caption: str,
+        verdict: str,
+        seeds: Sequence[int],
+        data: dict[str, Any] | None,
+    ) -> None:
+        record = {
+            "name": name,
+            "kind": kind,
+            "notebook": self.notebook,
+            "profile": self.profile,
+            "paper_item": paper_item,
+            "caption": caption,
+            "verdict": verdict,
+            "seeds": list(seeds),
+            "parameters": self.parameters,
+            "data": data or {},
+            "seconds": round(time.perf_counter() - self.started, 1),
+            **provenance(),
+        }
+        write_json(self._folder("provenance", name) / f"{name}.json", record)

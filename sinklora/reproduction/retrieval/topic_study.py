@@ -1,0 +1,71 @@
+"""Table 4: the first topic of a conversation, asked of several models; each model's answers are a run
+directory, read back the next time.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+from transformers.cache_utils import Cache, DynamicCache
+
+from sinklora.cache.policies import CachePolicy, policy_key
+from sinklora.evaluate.longbench.predict import as_it_is, chat_format
+from sinklora.evaluate.statistics import Accuracy
+from sinklora.evaluate.topics import ANSWER_TOKENS, TopicRecord, topic_accuracy, topic_answers
+from sinklora.hf.budget_cache import BudgetCache
+from sinklora.records.files import json_hash, write_json
+from sinklora.records.runs import RunDirectory
+from sinklora.reproduction.retrieval.study import Subject
+
+Sets = Mapping[str, Sequence[TopicRecord]]
+
+
+def measure_topics(
+    asked: Iterable[Subject],
+    tokenizer: PreTrainedTokenizerBase,
+    sets: Sets,
+    *,
+    policy: CachePolicy | None = None,
+    chat: bool = False,
+    runs: Path = Path("runs"),
+    progress: bool = True,
+) -> dict[str, dict[str, Accuracy]]:
+    """Accuracy by model, then by set of conversations.
+
+    `policy`: read and answer through a `BudgetCache` with this policy. `chat`: conversations are put into the
+    tokenizer's chat template. Raises ValueError for `chat` with a tokenizer that has none.
+    """
+    prompt_format = chat_format(tokenizer) if chat else as_it_is
+    spec = {
+        "policy": policy_key(policy),
+        "chat_template": tokenizer.chat_template if chat else None,
+        "max_new_tokens": ANSWER_TOKENS,
+        "sets": {name: json_hash([asdict(record) for record in records]) for name, records in sets.items()},
+    }
+    found = {}
+    for subject in asked:
+        answer = partial(topic_answers, prompt_format=prompt_format, progress=progress)
+        work = partial(_ask, subject, tokenizer, sets, policy, answer)
+        folder = RunDirectory(runs, {**spec, "model": subject.identity}, prefix="topics").reuse_or(work)
+        wrote = json.loads((folder / "answers.json").read_text(encoding="utf-8"))
+        found[subject.name] = {name: topic_accuracy(wrote[name], records) for name, records in sets.items()}
+    return found
+
+
+def _ask(
+    subject: Subject,
+    tokenizer: PreTrainedTokenizerBase,
+    sets: Sets,
+    policy: CachePolicy | None,
+    answer: Callable[..., list[str]],
+    folder: Path,
+) -> list[str]:
+    model: Any = subject.ready()
+    make: Callable[[], Cache] = DynamicCache if policy is None else partial(BudgetCache, model, policy)
+    wrote = {name: answer(model, tokenizer, records, make) for name, records in sets.items()}
+    write_json(folder / "answers.json", wrote)
+    return ["answers.json"]

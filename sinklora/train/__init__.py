@@ -1,0 +1,1 @@
+"""Training: specs, corpora, the loop, pattern schedules."""

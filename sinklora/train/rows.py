@@ -1,0 +1,108 @@
+"""Rows of tokens as training takes them: packed documents, retrieval documents, and mixtures of both."""
+
+import random
+
+import numpy as np
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from sinklora.train.retrieval_documents import fitted_pass_key, key_value_document
+from sinklora.train.tokens import TokenizedCorpus
+
+
+class PackedRows(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
+    """Documents laid end to end and cut into rows of ``context`` tokens; the last, shorter row is left out.
+
+    A row is ``input_ids`` and ``labels`` (int64 [context]); with ``separate_documents`` also
+    ``position_ids`` that restart at 0 where a document starts, which keeps attention inside each document.
+    The first token of a document is no label there: nothing precedes it.
+    """
+
+    def __init__(self, corpus: TokenizedCorpus, context: int, *, separate_documents: bool = False) -> None:
+        if context < 2:
+            raise ValueError(f"context={context}: expected at least 2 tokens")
+        if len(corpus.tokens) < context:
+            raise ValueError(
+                f"context={context}: the corpus has only {len(corpus.tokens)} tokens; "
+                "take more documents or a shorter context"
+            )
+        self.corpus, self.context, self.separate_documents = corpus, context, separate_documents
+
+    def __len__(self) -> int:
+        return len(self.corpus.tokens) // self.context
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        first = index * self.context
+        ids = torch.from_numpy(self.corpus.tokens[first : first + self.context].astype(np.int64))
+        row = {"input_ids": ids, "labels": ids.clone()}
+        if self.separate_documents:
+            positions = self._positions(first)
+            row["position_ids"] = positions
+            row["labels"][positions == 0] = -100
+        return row
+
+    def _positions(self, first: int) -> torch.Tensor:
+        index = np.arange(first, first + self.context)
+        starts = self.corpus.starts
+        start_of = starts[np.searchsorted(starts, index, side="right") - 1]
+        return torch.from_numpy(index - np.maximum(start_of, first))
+
+
+class RecallRows(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
+    """Rows of ``context`` tokens made of recall documents, each row from its own seed, each document after
+    a BOS.
+
+    Half the rows are one long pass-key document and shorter ones after it, half are key-value documents.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, context: int, rows: int, seed: int) -> None:
+        self.tokenizer, self.context, self.rows, self.seed = tokenizer, context, rows, seed
+
+    def __len__(self) -> int:
+        return self.rows
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        if not 0 <= index < self.rows:
+            raise IndexError(index)
+        rng = random.Random(f"{self.seed}/{index}")
+        ids: list[int] = []
+        while len(ids) < self.context:
+            left = self.context - len(ids) - 1
+            ids += [self.tokenizer.bos_token_id, *self._document(rng, left, pass_key=index % 2 == 0)]
+        row = torch.tensor(ids[: self.context])
+        return {"input_ids": row, "labels": row.clone()}
+
+    def _document(self, rng: random.Random, left: int, pass_key: bool) -> list[int]:
+        if pass_key and left >= 96:
+            document = fitted_pass_key(rng, self._count, rng.randint(96, left), rng.random()).text
+        else:
+            document = key_value_document(rng, rng.randint(2, 8))
+        return self.tokenizer(document, add_special_tokens=False)["input_ids"]
+
+    def _count(self, text: str) -> int:
+        return len(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+class MixedRows(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
+    """``share`` of the rows from ``rare``, evenly spaced between those of ``common``."""
+
+    def __init__(
+        self,
+        common: torch.utils.data.Dataset[dict[str, torch.Tensor]],
+        rare: torch.utils.data.Dataset[dict[str, torch.Tensor]],
+        share: float,
+    ) -> None:
+        if not 0 < share < 1:
+            raise ValueError(f"share={share}: expected between 0 and 1, both excluded")
+        self.common, self.rare, self.share = common, rare, share
+
+    def __len__(self) -> int:
+        return int(len(self.common) / (1 - self.share))  # type: ignore[arg-type]
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        before, upto = int(index * self.share), int((index + 1) * self.share)
+        return self.rare[before] if upto > before else self.common[index - before]

@@ -1,0 +1,196 @@
+"""Corpora: from a name to documents.
+
+A corpus is named by a string: `installed:torch,sympy` (Python sources of installed packages), `dir:PATH` and
+`jsonl:PATH` (local text), `hub:NAME` (a data set of the Hugging Face hub, or a local folder in its format).
+"""
+
+import hashlib
+import importlib.util
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+SPLITS = ("train", "validation", "test")
+
+TRAIN_PACKAGES = ("torch", "transformers", "sympy", "networkx", "numpy")
+
+TEST_PACKAGES = ("pandas", "matplotlib")
+
+HELD_OUT_PERCENT = 4  # of the documents: half for validation, half (where no test split is named) for test
+
+
+@dataclass(frozen=True)
+class CorpusSpec:
+    """Which documents: a source by name, a split, and limits on their length (characters).
+
+    ``total_characters`` stops after that much text; documents come in the order of the hash of their
+    names, so a smaller limit selects a prefix of a larger one.
+    """
+
+    source: str = "installed:"
+    split: str = "train"
+    min_characters: int = 200
+    max_characters: int = 400_000
+    total_characters: int | None = None
+    text_column: str = "text"
+
+    def __post_init__(self) -> None:
+        kind = self.source.partition(":")[0]
+        if kind not in READERS or ":" not in self.source:
+            raise ValueError(
+                f"source={self.source!r}: expected one of {', '.join(k + ':…' for k in READERS)}"
+            )
+        if self.split not in SPLITS:
+            raise ValueError(f"split={self.split!r}: expected one of {SPLITS}")
+        if not 0 <= self.min_characters <= self.max_characters:
+            raise ValueError(
+                f"min_characters={self.min_characters}, max_characters={self.max_characters}: "
+                "expected 0 <= min_characters <= max_characters"
+            )
+        if self.total_characters is not None and self.total_characters < 1:
+            raise ValueError(f"total_characters={self.total_characters}: expected a positive number or None")
+
+
+@dataclass(frozen=True)
+class Document:
+    name: str
+    text: str
+
+
+def _bucket(name: str) -> int:
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")
+
+
+def split_of(name: str) -> str:
+    """The split that a document's name falls into where its source has no splits of its own (96 / 2 / 2
+    percent).
+    """
+    percent = _bucket(name) % 100
+    if percent >= HELD_OUT_PERCENT:
+        return "train"
+    return "validation" if percent < HELD_OUT_PERCENT // 2 else "test"
+
+
+def _package_root(package: str) -> Path:
+    found = importlib.util.find_spec(package)
+    if found is None or not found.submodule_search_locations:
+        raise ValueError(f"source: package {package!r} is not installed; install it or name other packages")
+    return Path(next(iter(found.submodule_search_locations)))
+
+
+def _read_text(path: Path) -> str:
+    """Text of a UTF-8 file; UnicodeDecodeError for other encodings, ValueError for binary content."""
+    text = path.read_bytes().decode("utf-8")
+    if "\0" in text:
+        raise ValueError("binary content")
+    return text
+
+
+def _files(root: Path, pattern: str, split: str | None, prefix: str) -> Iterator[tuple[str, Path | str]]:
+    for path in sorted(root.rglob(pattern)):
+        name = f"{prefix}{path.relative_to(root).as_posix()}"
+        if path.is_file() and (split is None or split_of(name) == split):
+            yield name, path
+
+
+def _installed(argument: str, spec: CorpusSpec) -> Iterator[tuple[str, Path | str]]:
+    """Without named packages: TRAIN_PACKAGES for train and validation, TEST_PACKAGES (never trained on)
+    for test.
+    """
+    if argument:
+        packages: tuple[str, ...] = tuple(argument.split(","))
+        split: str | None = spec.split
+    else:
+        packages = TEST_PACKAGES if spec.split == "test" else TRAIN_PACKAGES
+        split = None if spec.split == "test" else spec.split
+    for package in packages:
+        for name, path in _files(_package_root(package), "*.py", None, f"{package}/"):
+            # Held-out files of the training packages are never trained on, whichever of the two held-out
+            # halves.
+            if split is None or split_of(name) == split:
+                yield name, path
+
+
+def _directory(argument: str, spec: CorpusSpec) -> Iterator[tuple[str, Path | str]]:
+    root = Path(argument).expanduser()
+    if not root.is_dir():
+        raise FileNotFoundError(
+            f"source: {argument!r} is not a folder; give the folder that holds the text files"
+        )
+    if any((root / split).is_dir() for split in SPLITS):
+        yield from _files(root / spec.split, "*", None, f"{spec.split}/")
+    else:
+        yield from _files(root, "*", spec.split, "")
+
+
+def _jsonl(argument: str, spec: CorpusSpec) -> Iterator[tuple[str, Path | str]]:
+    path = Path(argument).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"source: {argument!r} is not a file; give a file with one JSON object a line"
+        )
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, start=1):
+            try:
+                text = json.loads(line)[spec.text_column]
+            except (json.JSONDecodeError, KeyError, TypeError) as error:
+                raise ValueError(
+                    f"{path}, line {number}: expected a JSON object with {spec.text_column!r} ({error})"
+                ) from error
+            if split_of(f"line {number}") == spec.split:
+                yield f"line {number}", str(text)
+
+
+def _hub(argument: str, spec: CorpusSpec) -> Iterator[tuple[str, Path | str]]:
+    from datasets import load_dataset
+
+    rows = load_dataset(argument, split=spec.split, streaming=True)
+    for number, row in enumerate(rows):
+        if spec.text_column not in row:
+            raise ValueError(f"text_column={spec.text_column!r}: {argument} has the columns {sorted(row)}")
+        yield f"row {number}", row[spec.text_column]
+
+
+READERS = {"installed": _installed, "dir": _directory, "jsonl": _jsonl, "hub": _hub}
+
+
+def read_documents(spec: CorpusSpec) -> tuple[list[Document], dict[str, int]]:
+    """Documents of a corpus in the order of the hash of their names, and how many were skipped for which
+    reason.
+
+    Raises FileNotFoundError or ValueError where the source is missing, and ValueError where nothing is left.
+    """
+    kind, _, argument = spec.source.partition(":")
+    skipped = {"wrong encoding or binary": 0, "too short": 0, "too long": 0}
+    taken: list[Document] = []
+    characters = 0
+    found: Iterable[tuple[str, Path | str]] = READERS[kind](argument, spec)
+    if kind != "hub":  # a stream comes in its own order: sorting it would download all of it
+        found = sorted(found, key=lambda item: _bucket(item[0]))
+    for name, content in found:
+        try:
+            text = _read_text(content) if isinstance(content, Path) else content
+        except ValueError:  # UnicodeDecodeError is one
+            skipped["wrong encoding or binary"] += 1
+            continue
+        if not spec.min_characters <= len(text) <= spec.max_characters:
+            skipped["too short" if len(text) < spec.min_characters else "too long"] += 1
+            continue
+        taken.append(Document(name, text))
+        characters += len(text)
+        if spec.total_characters is not None and characters >= spec.total_characters:
+            break
+    if not taken:
+        raise ValueError(
+            f"source={spec.source!r}, split={spec.split!r}: no document left (skipped: {skipped})"
+        )
+    return taken, skipped
+
+
+def content_hash(documents: Iterable[Document]) -> str:
+    """SHA-256 over names and texts, in order."""
+    digest = hashlib.sha256()
+    for document in documents:
+        digest.update(document.name.encode() + b"\0" + document.text.encode("utf-8", "surrogatepass") + b"\0")
+    return digest.hexdigest()

@@ -1,0 +1,109 @@
+"""From documents to token ids: tokenized once, kept memory-mapped, checked by hash."""
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+from transformers import PreTrainedTokenizerBase
+
+from sinklora.records.files import atomic_write, file_hash
+from sinklora.train.sources import CorpusSpec, Document, content_hash, read_documents
+
+
+@dataclass(frozen=True)
+class TokenizedCorpus:
+    """Token ids of all documents in one memory-mapped row, with the index at which each document starts.
+
+    ``skipped`` counts the documents left out, by reason; ``sha256`` is over names and texts of those taken.
+    """
+
+    tokens: np.ndarray
+    starts: np.ndarray
+    names: tuple[str, ...]
+    sha256: str
+    skipped: dict[str, int]
+
+    def documents(self) -> list[np.ndarray]:
+        """Token ids of each document, BOS first, without copying."""
+        ends = [*self.starts[1:].tolist(), len(self.tokens)]
+        return [self.tokens[start:end] for start, end in zip(self.starts.tolist(), ends, strict=True)]
+
+
+def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
+    """SHA-256 over what a tokenizer does: its serialized model and its special tokens."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    described = backend.to_str() if backend is not None else json.dumps(tokenizer.get_vocab(), sort_keys=True)
+    return hashlib.sha256((described + repr(tokenizer.bos_token_id)).encode()).hexdigest()
+
+
+def default_cache() -> Path:
+    """Where token caches lie: $SINKLORA_CACHE, else the user's cache folder."""
+    return Path(os.environ.get("SINKLORA_CACHE", "~/.cache/sinklora")).expanduser() / "tokens"
+
+
+def tokenize_corpus(
+    spec: CorpusSpec, tokenizer: PreTrainedTokenizerBase, *, cache: Path | None = None, progress: bool = True
+) -> TokenizedCorpus:
+    """Tokenize a corpus once: every document begins with BOS; later calls read the memory-mapped cache.
+
+    The cache is keyed by the hash of texts and tokenizer; a cache file that does not match its recorded
+    hash is made anew. Raises ValueError if the tokenizer has no BOS token.
+    """
+    if tokenizer.bos_token_id is None:
+        raise ValueError("tokenizer: has no BOS token; set tokenizer.bos_token before tokenizing")
+    documents, skipped = read_documents(spec)
+    sha256 = content_hash(documents)
+    key = hashlib.sha256(f"{sha256} {tokenizer_hash(tokenizer)}".encode()).hexdigest()[:24]
+    folder = (cache or default_cache()) / key
+    if not _intact(folder):
+        _write_tokens(folder, documents, tokenizer, progress)
+    tokens = np.load(folder / "tokens.npy", mmap_mode="r", allow_pickle=False)
+    starts = np.load(folder / "starts.npy", allow_pickle=False)
+    return TokenizedCorpus(tokens, starts, tuple(d.name for d in documents), sha256, skipped)
+
+
+def _intact(folder: Path) -> bool:
+    try:
+        recorded = json.loads((folder / "sha256.json").read_text())
+        return bool(recorded) and all(file_hash(folder / name) == digest for name, digest in recorded.items())
+    except (OSError, json.JSONDecodeError, AttributeError):
+        return False
+
+
+def _write_tokens(
+    folder: Path, documents: list[Document], tokenizer: PreTrainedTokenizerBase, progress: bool
+) -> None:
+    pieces: list[np.ndarray] = []
+    dtype = np.uint16 if len(tokenizer) <= 2**16 else np.uint32
+    bar = tqdm(total=len(documents), desc="tokenizing", unit="document", disable=not progress)
+    for first in range(0, len(documents), 64):
+        texts = [document.text for document in documents[first : first + 64]]
+        for ids in tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]:
+            pieces.append(np.asarray([tokenizer.bos_token_id, *ids], dtype=dtype))
+        bar.update(len(texts))
+    bar.close()
+    starts = np.cumsum([0, *(len(piece) for piece in pieces[:-1])], dtype=np.int64)
+    arrays = {"tokens.npy": np.concatenate(pieces), "starts.npy": starts}
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, array in arrays.items():
+        temporary = folder / f".{name}.{os.getpid()}.npy"
+        np.save(temporary, array, allow_pickle=False)
+        os.replace(temporary, folder / name)
+    hashes = {name: file_hash(folder / name) for name in arrays}
+    atomic_write(folder / "sha256.json", json.dumps(hashes))
+
+
+def corpus_record(spec: CorpusSpec, corpus: TokenizedCorpus) -> dict[str, Any]:
+    """What a result says of its data: the spec, the hash, and the counts."""
+    return {
+        **asdict(spec),
+        "sha256": corpus.sha256,
+        "documents": len(corpus.starts),
+        "tokens": len(corpus.tokens),
+        "skipped": corpus.skipped,
+    }

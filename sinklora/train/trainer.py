@@ -1,0 +1,147 @@
+"""How the Trainer trains here: chunked loss, checkpoints that cannot be torn, patterns that change between
+steps, ZeRO-3's divided parameters gathered.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import Trainer, TrainerCallback, TrainingArguments
+
+from sinklora.hf.models import current_pattern, use_pattern
+from sinklora.lora.adapter import check_gradients
+from sinklora.records.files import atomic_write, file_hash
+from sinklora.train.loss import ChunkedLoss
+from sinklora.train.spec import TrainSpec
+
+COMPLETE = "complete.json"  # written last into a checkpoint: without it the checkpoint was cut short
+
+
+class ChunkedLossTrainer(Trainer):
+    """Trainer whose loss never holds a [tokens, vocabulary] tensor."""
+
+    def __init__(self, *arguments: Any, loss_chunk: int, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.model_accepts_loss_kwargs = False  # rows are equally long: the mean of means is the mean
+        self.chunked_loss = ChunkedLoss(loss_chunk)
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> Any:
+        with self.accelerator.autocast():  # the head is applied outside of the model's own forward
+            loss = self.chunked_loss(model, **inputs)
+        return (loss, {"loss": loss}) if return_outputs else loss
+
+
+class MarkComplete(TrainerCallback):
+    """Writes the hashes of a checkpoint's files last, so that a torn one is never resumed."""
+
+    def on_save(self, args: TrainingArguments, state: Any, control: Any, **unused: Any) -> None:
+        if state.is_world_process_zero:
+            folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
+            hashes = {p.relative_to(folder).as_posix(): file_hash(p) for p in files_below(folder)}
+            atomic_write(folder / COMPLETE, json.dumps(hashes))
+
+
+class CheckGradients(TrainerCallback):
+    """Stops a run at its first step if a tensor that should be trained gets no gradient.
+
+    Checkpointing can cut it off.
+    """
+
+    def on_pre_optimizer_step(self, args: TrainingArguments, state: Any, control: Any, **given: Any) -> None:
+        if (
+            state.global_step == 0 and args.deepspeed is None
+        ):  # DeepSpeed holds gradients in its own partitions
+            check_gradients(given["model"])
+
+
+class FollowCurriculum(TrainerCallback):
+    """Changes the pattern between steps where the spec's curriculum does, after a resumption as well."""
+
+    def __init__(self, spec: TrainSpec) -> None:
+        self.spec = spec
+
+    def on_step_begin(self, args: TrainingArguments, state: Any, control: Any, **given: Any) -> None:
+        model = getattr(given["model"], "module", given["model"])  # what distributed training wraps
+        pattern = self.spec.attention_pattern(state.global_step)
+        if current_pattern(model) != pattern:
+            use_pattern(model, pattern, probe=False)
+
+
+def files_below(folder: Path) -> list[Path]:
+    """All files of a folder but the mark of a complete checkpoint, in order."""
+    return sorted(p for p in folder.rglob("*") if p.is_file() and p.name != COMPLETE)
+
+
+def last_complete_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint whose files match their recorded hashes; torn ones before it are removed."""
+    for checkpoint in sorted(folder.glob("checkpoint-*"), key=lambda p: -int(p.name.rpartition("-")[2])):
+        try:
+            recorded = json.loads((checkpoint / COMPLETE).read_text())
+            if all(file_hash(checkpoint / name) == digest for name, digest in recorded.items()):
+                return checkpoint
+        except (OSError, json.JSONDecodeError):
+            pass
+        shutil.rmtree(checkpoint, ignore_errors=True)  # another rank may do the same
+    return None
+
+
+def training_arguments(spec: TrainSpec, folder: Path, progress: bool) -> TrainingArguments:
+    """The spec in the Trainer's words."""
+    cuda = torch.cuda.is_available()
+    world = int(os.environ.get("WORLD_SIZE", "1"))  # torchrun's number of processes
+    accumulation, rest = divmod(spec.batch_size, spec.micro_batch_size * world)
+    if rest or not accumulation:
+        raise ValueError(
+            f"batch_size={spec.batch_size}: expected a multiple of micro_batch_size × devices = "
+            f"{spec.micro_batch_size} × {world}"
+        )
+    return TrainingArguments(
+        output_dir=str(folder),
+        max_steps=spec.steps,
+        per_device_train_batch_size=spec.micro_batch_size,
+        gradient_accumulation_steps=accumulation,
+        learning_rate=spec.learning_rate,
+        lr_scheduler_type=spec.schedule,
+        warmup_steps=spec.warmup_steps,
+        weight_decay=spec.weight_decay,
+        adam_beta2=spec.beta2,
+        seed=spec.seed,
+        bf16=spec.bf16,
+        use_cpu=not cuda,
+        gradient_checkpointing=spec.gradient_checkpointing,
+        gradient_checkpointing_kwargs={"use_reentrant": False},
+        torch_compile=spec.compile,
+        save_steps=spec.save_every,
+        save_total_limit=2,
+        logging_steps=1,
+        disable_tqdm=not progress,
+        report_to="none",
+        remove_unused_columns=False,
+        dataloader_pin_memory=cuda,
+        ddp_backend="gloo" if world > 1 and not cuda else None,
+        deepspeed=spec.deepspeed,
+    )
+
+
+@contextmanager
+def gathered(model: torch.nn.Module) -> Iterator[None]:
+    """Trained parameters as a whole on every process where ZeRO-3 has divided them; else nothing happens."""
+    divided = [p for p in model.parameters() if p.requires_grad and hasattr(p, "ds_id")]
+    if not divided:
+        yield
+        return
+    from deepspeed import zero
+
+    with zero.GatheredParameters(divided):
+        yield

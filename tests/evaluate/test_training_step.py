@@ -1,0 +1,320 @@
+"""Training steps: their memory predicted and measured, their FLOPs by hand, the longest that fits."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+import sinklora.evaluate.training_step as efficiency
+from sinklora.evaluate.memory import TensorMemory
+from sinklora.evaluate.step_estimate import estimate
+from sinklora.evaluate.step_spec import EAGER, StepCost, StepSpec
+from sinklora.evaluate.training_step import RETURN_MEMORY, measured
+from sinklora.hf.model_shapes import SHAPES, random_model, shape_config
+from sinklora.reproduction.efficiency.longest_context import (
+    context_verdict,
+    ladder_verdict,
+    longest,
+    longest_contexts,
+    training_context,
+)
+from sinklora.reproduction.efficiency.study import (
+    BASELINE,
+    SF,
+    STEPS,
+    EfficiencyStudy,
+    compare,
+    efficiency_table,
+    verdict,
+)
+from sinklora.train.pattern_schedules import CURRICULA
+
+FORWARD = 2  # FLOPs of a multiplication and its addition
+
+
+# --- memory -------------------------------------------------------------------------------------------------
+
+
+def test_tensors_are_counted_while_they_live() -> None:
+    with TensorMemory() as memory:
+        first = torch.zeros(1000)  # 4000 bytes, 4096 as allocated
+        assert memory.now == 4096
+        view = first.view(10, 100)
+        assert memory.now == 4096, "a view takes nothing"
+        second = first + 1
+        assert memory.now == memory.peak == 8192
+        del second
+        assert (memory.now, memory.peak) == (4096, 8192)
+        del first
+        assert memory.now == 4096, "the view keeps it"
+        del view
+        assert (memory.now, memory.peak) == (0, 8192)
+
+
+@pytest.mark.parametrize("pattern", ["sf", "eager"])
+def test_predicted_memory_is_what_is_measured(pattern: str) -> None:
+    # Long enough that the few megabytes of noise in resident memory do not count.
+    spec = StepSpec("llama-100m", 512, pattern)
+    found = efficiency._in_own_process(spec, 1, RETURN_MEMORY)
+    assert found.peak_bytes == pytest.approx(estimate(spec).peak_bytes, rel=0.1)
+
+
+def test_windows_take_no_more_memory_than_full_attention_and_scores_do() -> None:
+    peaks = {name: estimate(StepSpec("base", 4096, name)).peak_bytes for name in ("full", "sf", "eager")}
+    assert peaks["sf"] < 1.1 * peaks["full"]
+    assert peaks["eager"] > 4 * peaks["full"]
+
+
+def test_what_is_trained_takes_sixteen_bytes_a_number() -> None:
+    # Weights, gradients and two moments in float32; a row of 8 tokens takes next to nothing.
+    numbers = sum(p.numel() for p in random_model("llama2-7b", 8, device="meta").parameters())
+    found = estimate(StepSpec("llama2-7b", 8, "full", "full"))
+    assert found.peak_bytes == pytest.approx(16 * numbers, rel=0.001)
+
+
+# --- FLOPs --------------------------------------------------------------------------------------------------
+
+
+def test_needed_flops_by_hand() -> None:
+    tokens = 64
+    block = 4 * 256 * 256 + 3 * 256 * 768  # projections, feed-forward network
+    head = 256 * 4096
+    linear = FORWARD * tokens * 4 * block * 3  # four layers; forward, gradients of input and of weight
+    # The loss takes the 63 predicted positions, its logits twice; the model makes those of the last position.
+    logits = FORWARD * head * (63 * 4 + 1)
+    pairs = tokens * (tokens + 1) // 2
+    attention = FORWARD * 64 * 4 * pairs * 7 * 4  # head size, heads, products forward and backward, layers
+    spec = StepSpec("base", tokens, "full", "full", checkpointing=False)
+    assert estimate(spec).needed_flops == linear + logits + attention
+
+
+def test_eager_attention_needs_what_full_attention_needs() -> None:
+    full, eager = (estimate(StepSpec("base", 64, name)) for name in ("full", "eager"))
+    assert eager.needed_flops == full.needed_flops
+
+
+def test_sf_needs_half_of_full_attention_at_65k_tokens_and_seven_billion_parameters() -> None:
+    full, sf = (estimate(StepSpec("llama2-7b", 65536, name)) for name in ("full", "sf"))
+    assert 1.9 < full.needed_flops / sf.needed_flops < 2.1
+    assert sf.peak_bytes < 80 * 2**30
+
+
+# --- specs and shapes ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"shape": "llama9"}, "shape='llama9'"),
+        ({"pattern": "sff"}, "'sff'"),
+        ({"method": "lora"}, "method='lora'"),
+        ({"context": 0}, "context=0"),
+        ({"device": "tpu"}, "device='tpu'"),
+    ],
+)
+def test_wrong_steps_are_named(changes: dict[str, object], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        StepSpec(**changes)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("shape", "billions"), [("llama2-7b", 6.738), ("llama3-8b", 8.030), ("llama-100m", 0.0975)]
+)
+def test_shapes_have_the_parameters_of_their_names(shape: str, billions: float) -> None:
+    parameters = sum(p.numel() for p in random_model(shape, 128, device="meta").parameters())
+    assert parameters / 1e9 == pytest.approx(billions, rel=2e-3)
+
+
+def test_the_embedded_base_has_its_shape() -> None:
+    stored, named = json.loads(Path("data/base/config.json").read_text()), shape_config("base", 512)
+    for name in SHAPES["base"]:
+        assert getattr(named, name) == stored[name], name
+
+
+# --- the longest context ------------------------------------------------------------------------------------
+
+
+@given(limit=st.integers(0, 2000), unit=st.integers(1, 300), near=st.integers(0, 3000))
+def test_bisection_finds_the_last_that_fits(limit: int, unit: int, near: int) -> None:
+    asked: list[int] = []
+
+    def fits(tokens: int) -> bool:
+        asked.append(tokens)
+        return tokens <= limit
+
+    most = 1000
+    assert longest(fits, unit=unit, most=most, near=near) == min(limit, most) // unit * unit
+    assert len(set(asked)) == len(asked) and all(0 < tokens <= most for tokens in asked)
+
+
+def test_a_good_guess_saves_measurements() -> None:
+    asked: list[int] = []
+    assert longest(lambda n: asked.append(n) or n <= 7777, unit=1, most=10**6, near=7776) == 7777  # type: ignore[func-returns-value]
+    assert len(asked) == 4  # one step up fits, two more do not, one between
+
+
+def test_the_longest_contexts_of_methods(tmp_path: Path) -> None:
+    frame = longest_contexts(
+        StepSpec("base", 256),
+        memory_gib=0.2,
+        unit=1024,
+        most=1024,
+        methods=[BASELINE, SF],
+        runs=tmp_path,
+        progress=False,
+    )
+    assert frame["longest context (tokens)"].tolist() == [1024, 1024]
+    assert (frame["peak (GiB)"] < 0.2).all()
+    assert training_context(frame, SF, [512, 1024, 2048]) == 1024
+    assert "SF-Attn fits 1024 tokens" in context_verdict(frame)
+    with pytest.raises(ValueError, match="allow more memory"):
+        training_context(frame, SF, [2048])
+    with pytest.raises(ValueError, match="unit=0"):
+        longest(lambda _: True, unit=0, most=1, near=1)
+
+
+def test_the_ladder_says_whether_each_step_helps() -> None:
+    def rows(*values: float, last: tuple[float, ...] = (0.0, 0.0, 0.0)) -> pd.DataFrame:
+        lengths = (512, 1024, 2048)
+        seeds = [
+            {"method": "sf", "seed": seed, "context": length, "perplexity": value + seed, "test_set": "A"}
+            for seed in range(len(last))
+            for length, value in zip(lengths, values, strict=True)
+        ]
+        frame = pd.DataFrame(seeds)
+        return frame.assign(
+            perplexity=frame.perplexity + frame.seed.map(dict(enumerate(last))) * (frame.context == 2048)
+        )
+
+    assert ladder_verdict(rows(3.0, 2.0, 1.0)).startswith("Held: with SF-Attn perplexity falls")
+    assert ladder_verdict(rows(3.0, 2.0, 2.5)).startswith("Held in part:")
+    assert ladder_verdict(rows(1.0, 2.0, 2.5)).startswith("Did not hold:")
+    # The last step falls by 0.1, 0.0 and 0.5: 0.2 on average, 95 % t-interval -0.46 to 0.86.
+    unsure = ladder_verdict(rows(3.0, 2.0, 1.5, last=(0.4, 0.5, 0.0)))
+    assert unsure.startswith("Not decided:")
+    assert "512 to 1024: held" in unsure and "1024 to 2048: not decided, falls by 0.20 ± 0.26" in unsure
+    assert ladder_verdict(rows(10.004, 10.003, 10.002, last=(0.0,))).startswith("Not decided (one seed):")
+
+
+# --- the comparison -----------------------------------------------------------------------------------------
+
+
+def hand_rows() -> pd.DataFrame:
+    lines = [
+        (BASELINE, 4.0, 2.0, 2.0, 10.0, 8.0),
+        (SF, 2.0, 2.5, 2.0, 5.0, 4.0),
+        ("LoRA+, all scores in memory", 8.0, 10.0, 9.0, 10.0, 8.0),
+    ]
+    columns = ["method", "seconds", "peak_gib", "predicted_gib", "counted_tflop", "needed_tflop"]
+    return pd.DataFrame(lines, columns=columns).assign(tokens=64)
+
+
+def test_ratios_and_schedules_by_hand() -> None:
+    table = efficiency_table(hand_rows(), ["sf_then_full"]).set_index("method")
+    assert table.loc[SF, "time, ratio to LoRA+"] == 0.5
+    assert table.loc[SF, "memory, ratio"] == 1.25
+    assert table.loc[SF, "ideal ratio (FLOPs)"] == 0.5
+    assert table.loc[SF, "prediction off (%)"] == pytest.approx(-20)
+    ours = table.loc["LoRA+, sf_then_full (ours, from its steps)"]
+    assert CURRICULA["sf_then_full"].stages[1][0] == 0.1
+    assert ours["seconds"] == pytest.approx(0.9 * 2 + 0.1 * 4)
+    assert ours["peak (GiB)"] == 2.5
+    assert len(efficiency_table(hand_rows(), ["sf_growing"])) == 3, "its windows were not measured"
+
+
+def test_the_verdict_compares_with_the_paper() -> None:
+    said = verdict(hand_rows())
+    assert "2.00 times SF-Attn's time" in said and "1.8 held)" in said
+    assert "0.80 times its memory (the paper's 1.8 did not hold" in said
+    assert "4.00 times the time and 4.00 times the memory" in said
+    assert "times the memory" not in verdict(hand_rows().iloc[:2])
+    assert verdict(hand_rows().assign(seconds=float("nan"))).startswith("Not measured")
+
+
+def test_steps_are_measured_once_and_left_out_beyond_the_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[StepSpec] = []
+
+    def fake(spec: StepSpec, repeats: int, environment: dict[str, str]) -> StepCost:
+        calls.append(spec)
+        return StepCost(1.0, 2**30)
+
+    monkeypatch.setattr(efficiency, "_in_own_process", fake)
+    study = EfficiencyStudy(StepSpec("base"), (64,), 0.06, ("full fine-tuning", BASELINE, SF), repeats=1)
+    rows = compare(study, runs=tmp_path, progress=False).set_index("method")
+    assert pd.isna(rows.loc["full fine-tuning", "seconds"]), "training all takes more than 0.06 GiB"
+    assert rows.loc[SF, "seconds"] == 1 and rows.loc[SF, "peak_gib"] == 1
+    assert rows.predicted_gib.notna().all()
+    counted = len(calls)
+    compare(study, runs=tmp_path, progress=False)
+    assert len(calls) == counted, "finished measurements are read back"
+    spec = dataclasses.replace(study.step, context=32)
+    assert measured(spec, runs=tmp_path, repeats=1, time_it=False) == StepCost(None, 2**30)
+
+
+def test_memory_that_others_held_is_no_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[StepCost] = []
+    monkeypatch.setattr(efficiency, "_in_own_process", lambda *_: found.pop(0))
+    monkeypatch.setattr(efficiency, "RETRY_SECONDS", 0)
+    monkeypatch.setattr(efficiency, "_device_bytes", lambda: 2**40)
+    spec, crowded, empty = (
+        StepSpec("base", 32, device="cuda"),
+        StepCost(None, None, False),
+        StepCost(None, None),
+    )
+
+    found[:] = [crowded, crowded]
+    with pytest.raises(RuntimeError, match="run it again when they are gone"):
+        measured(spec, runs=tmp_path)
+    found[:] = [crowded, StepCost(1.0, 2**30)]
+    assert measured(spec, runs=tmp_path) == StepCost(1.0, 2**30), "not kept, tried again"
+
+    found[:] = [empty]
+    longer = dataclasses.replace(spec, context=64)
+    assert [measured(longer, runs=tmp_path) for _ in range(2)] == [empty, empty], "alone: kept"
+    monkeypatch.setattr(efficiency, "_device_bytes", lambda: 2**20)
+    found[:] = [crowded]
+    longest_step = dataclasses.replace(spec, context=128)
+    assert [measured(longest_step, runs=tmp_path).peak_bytes for _ in range(2)] == [None, None], "never fits"
+
+
+@pytest.mark.gpu
+def test_a_crowded_device_leaves_its_results_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(efficiency, "IDLE_BYTES", 0)  # as if this process's own libraries were another's
+    too_long = StepSpec("base", 2**19, EAGER, device="cuda")  # two terabytes of scores
+    assert efficiency.measure(too_long, repeats=1) == StepCost(None, None, certain=False)
+    monkeypatch.setattr(efficiency, "IDLE_BYTES", efficiency._device_bytes())
+    assert efficiency.measure(too_long, repeats=1) == StepCost(None, None)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"contexts": ()}, "contexts="),
+        ({"limit_gib": 0}, "limit_gib=0"),
+        ({"schedules": ("later",)}, "later"),
+        ({"methods": ("LoRA+",)}, "missing"),
+        ({"methods": (*STEPS, "LoRA++")}, "LoRA\\+\\+"),
+    ],
+)
+def test_wrong_studies_are_named(changes: dict[str, object], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        EfficiencyStudy(**{"step": StepSpec(), "contexts": (64,), "limit_gib": 1.0} | changes)  # type: ignore[arg-type]
+
+
+def test_the_command_line_predicts_and_refuses() -> None:
+    import typer
+
+    application = typer.Typer()
+    application.command()(efficiency.main)
+    run = CliRunner().invoke(application, ["--estimate", "base", "2048", "sf"])
+    assert run.exit_code == 0 and "GiB at its peak" in run.output
+    for arguments in ([], ["--estimate", "base", "2048", "sff"], ["--measure", "llama9", "64", "sf"]):
+        assert CliRunner().invoke(application, arguments).exit_code == 2

@@ -1,0 +1,138 @@
+"""Table 6 from generated sets: predictions of several models and caches, chance, the table's layout."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch import nn
+from transformers import AutoTokenizer
+
+from sinklora.cache.policies import H2O
+from sinklora.evaluate.longbench.records import Prediction, Record
+from sinklora.evaluate.longbench.tasks import SMALL
+from sinklora.records.files import json_hash
+from sinklora.reproduction.longbench.study import (
+    benchmark_table,
+    chance,
+    predictions,
+    scores_table,
+    small_sets,
+    verdict,
+)
+from sinklora.train.sources import CorpusSpec
+from tiny_models import tiny_model
+
+
+def prediction(text: str, answer: str, number: int) -> Prediction:
+    return Prediction(text, (answer,), None, 10, str(number))
+
+
+def test_chance_is_what_the_same_answers_score_for_other_records() -> None:
+    # Two records, each answered rightly: half of the shuffles swap the answers, which scores 0.
+    right = [prediction("alpha", "alpha", 0), prediction("beta", "beta", 1)]
+    mean, high = chance("hotpotqa", right)
+    assert 30 < mean < 70 and high == 100
+    same = [prediction("alpha", "alpha", 0), prediction("alpha", "beta", 1)]
+    assert chance("hotpotqa", same) == (50.0, 50.0)
+
+
+def test_a_model_that_always_says_the_same_is_at_chance() -> None:
+    made = [prediction("alpha", word, i) for i, word in enumerate(("alpha", "beta", "gamma", "delta"))]
+    table = scores_table({"m": {"hotpotqa": made}})
+    assert table.score.tolist() == [25.0] and table["at chance"].tolist() == ["yes"]
+    words = [f"word{i}" for i in range(8)]
+    knowing = scores_table({"m": {"hotpotqa": [prediction(w, w, i) for i, w in enumerate(words)]}})
+    assert knowing["at chance"].tolist() == ["no"]
+    assert "m: 1; 0.1 of all 1 would be by chance" in verdict(
+        knowing, small=True
+    ) and "Not LongBench" in verdict(knowing, small=True)
+
+
+def test_small_sets_are_predicted_by_every_model_and_cache(tmp_path: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained("data/base")
+    corpus = CorpusSpec("installed:", "test", 4_000, total_characters=1_500_000)
+    sets = small_sets(tokenizer, corpus, examples=2, tokens=700, seed=0)
+    assert set(sets) == set(SMALL)
+    load = partial(tiny_model, "llama-gqa", vocab_size=4096, max_position_embeddings=1024)
+    ask = partial(
+        predictions,
+        [("tiny", {"seed": 0}, load)],
+        tokenizer,
+        sets,
+        max_length=700,
+        max_new_tokens=2,
+        policies={"full": None, "H2O 20%": H2O(0.2)},
+        runs=tmp_path,
+        progress=False,
+    )
+    found = ask()
+    assert list(found) == ["tiny", "tiny, H2O 20%"]
+    assert all(len(made) == 2 for by_set in found.values() for made in by_set.values())
+    files = {path: path.read_text() for path in tmp_path.rglob("*.jsonl")}
+    assert len(files) == 2 * len(SMALL)
+    assert ask() == found
+    assert {path: path.read_text() for path in files} == files
+    table = benchmark_table(scores_table(found))
+    assert table.model.tolist() == list(found) and set(table["Data sets"]) == {"Small (generated)"}
+    assert table.Avg[0] == pytest.approx(table.iloc[0, 3:].mean())
+
+
+CHAT = "{% for m in messages %}<ask>{{ m['content'] }}</ask>{% endfor %}"
+
+
+def listener(heard: list[Any]) -> Callable[[], nn.Module]:
+    """Loads a tiny model that notes the prompts (token ids) it is given."""
+
+    def load() -> nn.Module:
+        model: Any = tiny_model("llama-gqa", vocab_size=4096, max_position_embeddings=1024)
+        generate = model.generate
+
+        def noted(**options: Any) -> Any:
+            heard.append(options["input_ids"][0])
+            return generate(**options)
+
+        model.generate = noted
+        return model
+
+    return load
+
+
+def test_a_chat_models_prompts_are_formatted_and_kept_apart(tmp_path: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained("data/base")
+    sets = {
+        name: [Record("What?", "some words", ("it",), 2, name, "en", None, f"id {name}")]
+        for name in ("qasper", "lcc")
+    }
+    heard: list[Any] = []
+    ask = partial(
+        predictions,
+        [("tiny", {"seed": 0}, listener(heard))],
+        tokenizer,
+        sets,
+        max_length=700,
+        max_new_tokens=2,
+        policies={"full": None},
+        runs=tmp_path,
+        progress=False,
+    )
+    with pytest.raises(ValueError, match="no chat template"):
+        ask(chat=True)
+    ask()
+    [plain] = tmp_path.iterdir()
+    # What predictions made before there was a choice are stored under.
+    setting = {"model": {"seed": 0}, "cache": "None", "max_length": 700, "max_new_tokens": 2}
+    records = {"qasper": ["id qasper"], "lcc": ["id lcc"]}
+    assert plain.name == f"longbench-{json_hash({**setting, 'records': records})[:16]}"
+    assert not any("<ask>" in tokenizer.decode(ids) for ids in heard)
+    heard.clear()
+    tokenizer.chat_template = CHAT
+    ask(chat=True)
+    asked = [tokenizer.decode(ids, skip_special_tokens=True) for ids in heard]
+    assert asked[0].startswith("<ask>") and asked[0].endswith("</ask>")
+    assert "<ask>" not in asked[1]  # code goes on where the prompt ends
+    assert len(list(tmp_path.iterdir())) == 2
+    ask()
+    ask(chat=True)
+    assert len(heard) == 2

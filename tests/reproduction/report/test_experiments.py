@@ -1,0 +1,116 @@
+"""The index of experiments, against the notebooks themselves."""
+
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from sinklora.reproduction.notebooks import plan, tidy
+from sinklora.reproduction.report.experiments import Experiment, check_parameters, load_experiments
+
+EXPERIMENTS = load_experiments()
+CASES = [(e, profile) for e in EXPERIMENTS for profile in e.parameters]
+
+
+def test_every_notebook_is_in_the_index_once() -> None:
+    assert sorted(e.notebook for e in EXPERIMENTS) == sorted(
+        p.stem for p in Path("notebooks").glob("*.ipynb")
+    )
+
+
+@pytest.mark.parametrize(("experiment", "profile"), CASES, ids=lambda x: getattr(x, "notebook", x))
+def test_parameters_are_known_to_the_notebook(experiment: Experiment, profile: str) -> None:
+    given = {"profile": profile, **experiment.parameters[profile]}
+    check_parameters(Path("notebooks") / f"{experiment.notebook}.ipynb", given)
+
+
+@pytest.mark.parametrize(("experiment", "profile"), CASES, ids=lambda x: getattr(x, "notebook", x))
+def test_chat_models_are_asked_as_such(experiment: Experiment, profile: str) -> None:
+    given = experiment.parameters[profile]
+    source = (Path("notebooks") / f"{experiment.notebook}.ipynb").read_text(encoding="utf-8")
+    if "chat: bool" in source:
+        assert given.get("chat", False) == ("-chat" in str(given.get("base", "")))
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS, ids=lambda e: e.notebook)
+def test_outputs_are_those_the_notebook_writes(experiment: Experiment) -> None:
+    notebook = nbformat.read(Path("notebooks") / f"{experiment.notebook}.ipynb", as_version=4)
+    code = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
+    assert code.count("report.table(") + code.count("report.figure(") == len(experiment.outputs)
+    for name in experiment.outputs:
+        assert f'"{name}"' in code
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"stesp": 3}, "unknown parameter 'stesp'"),
+        ({"steps": "3"}, "steps='3'"),
+        ({"steps": 3.0}, "steps=3.0"),
+        ({"steps": True}, "steps=True"),
+        ({"seeds": 0}, "seeds=0"),
+        ({"base": None}, "base=None"),
+    ],
+)
+def test_wrong_parameters_are_named(given: dict[str, object], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        check_parameters(Path("notebooks/02_perplexity.ipynb"), given)
+
+
+def test_whole_numbers_pass_for_floats() -> None:
+    check_parameters(Path("notebooks/02_perplexity.ipynb"), {"learning_rate": 1})
+
+
+def test_unknown_profiles_and_keys_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="cpuu"):
+        Experiment("x", "y", {"cpuu": {}}, ())
+    path = tmp_path / "experiments.yaml"
+    path.write_text("- {notebook: a, reproduces: b, outputs: []}\n")
+    with pytest.raises(ValueError, match="'a'"):
+        load_experiments(path)
+
+
+def test_tidying_keeps_results_and_drops_noise(tmp_path: Path) -> None:
+    outputs = [
+        nbformat.v4.new_output("stream", name="stderr", text="50%|####"),
+        nbformat.v4.new_output("stream", name="stdout", text="result"),
+        nbformat.v4.new_output(
+            "display_data", {"application/vnd.jupyter.widget-view+json": {}, "text/plain": "bar"}
+        ),
+        nbformat.v4.new_output("display_data", {"text/plain": "figure"}),
+    ]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("x", outputs=outputs)])
+    nbformat.write(notebook, tmp_path / "n.ipynb")
+    tidy(tmp_path / "n.ipynb")
+    [cell] = nbformat.read(tmp_path / "n.ipynb", as_version=4).cells
+    assert [o.get("text") or o["data"]["text/plain"] for o in cell.outputs] == ["result", "figure"]
+
+
+def test_seeds_reach_the_notebooks_that_have_them() -> None:
+    chosen = {e.notebook: parameters for e, parameters in plan(EXPERIMENTS, "cpu", seeds=[0, 1, 2])}
+    assert chosen["02_perplexity"]["seeds"] == [0, 1, 2]
+    assert "seeds" not in chosen["01_attention_patterns"]
+    [(only, _)] = plan(EXPERIMENTS, "cpu", only="02")
+    assert only.notebook == "02_perplexity"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"profile": "cpuu"}, "cpuu"),
+        ({"profile": "cpu", "only": "77"}, "nothing to run"),
+        ({"profile": "cpu", "seeds": [1, 1]}, "twice"),
+        ({"profile": "cpu", "only": "01", "seeds": [1]}, "none of the notebooks"),
+    ],
+)
+def test_plans_that_cannot_be_carried_out_are_named(arguments: dict[str, object], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        plan(EXPERIMENTS, **arguments)  # type: ignore[arg-type]
+
+
+def test_an_output_belongs_to_one_notebook(tmp_path: Path) -> None:
+    path = tmp_path / "experiments.yaml"
+    entry = "- {{notebook: {0}, reproduces: b, outputs: [same], parameters: {{}}}}\n"
+    path.write_text(entry.format("a") + entry.format("c"))
+    with pytest.raises(ValueError, match="same"):
+        load_experiments(path)

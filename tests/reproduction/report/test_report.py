@@ -1,0 +1,112 @@
+"""Tables, figures and records as files; the index; tables quoted in a text."""
+
+import json
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import nbformat
+import pandas as pd
+import pytest
+from nbclient import NotebookClient
+
+from sinklora.records.tables import markdown
+from sinklora.reproduction.report.experiments import Experiment
+from sinklora.reproduction.report.index import quote_tables, results_index
+from sinklora.reproduction.report.outputs import Report
+from sinklora.reproduction.report.published import paper_values
+
+FACTS = {"paper_item": "Table 9", "caption": "What it shows.", "verdict": "It held."}
+
+
+@pytest.fixture
+def report(tmp_path: Path) -> Report:
+    return Report("09_test", "cpu", {"steps": 3}, tmp_path)
+
+
+def make_table(report: Report) -> None:
+    report.table("t", pd.DataFrame({"name": ["a_b", "c"], "value": [1.23456, None]}), seeds=[0, 1], **FACTS)  # type: ignore[arg-type]
+
+
+def test_a_table_in_three_formats_and_its_record(report: Report) -> None:
+    make_table(report)
+    folder = report.root / "cpu"
+    assert (folder / "tables" / "t.csv").read_text() == "name,value\na_b,1.23456\nc,\n"
+    assert "| c" in (folder / "tables" / "t.md").read_text()
+    assert "a\\_b & 1.235" in (folder / "tables" / "t.tex").read_text()
+    record = json.loads((folder / "provenance" / "t.json").read_text())
+    assert record["seeds"] == [0, 1] and record["parameters"] == {"steps": 3}
+    assert {"commit", "dirty", "versions", "hardware", "time"} <= set(record)
+
+
+def test_a_figure_in_two_formats_is_the_same_every_time(report: Report) -> None:
+    files = []
+    for _ in range(2):
+        figure, axis = plt.subplots()
+        axis.plot([1, 2])
+        report.figure("f", figure, **FACTS)  # type: ignore[arg-type]
+        files.append(
+            [(report.root / "cpu" / "figures" / f"f.{kind}").read_bytes() for kind in ("png", "pdf")]
+        )
+    assert files[0] == files[1]
+    assert files[0][0].startswith(b"\x89PNG") and files[0][1].startswith(b"%PDF")
+
+
+def test_markdown_rounds_and_marks_what_is_missing() -> None:
+    lines = markdown(pd.DataFrame({"x": [1.23456, float("nan")], "n": [7, 8]})).splitlines()
+    assert [cell.strip() for cell in lines[2].split("|")[1:3]] == ["1.235", "7"]
+    assert [cell.strip() for cell in lines[3].split("|")[1:3]] == ["–", "8"]
+
+
+def test_the_index_shows_what_is_there_and_says_what_is_not(report: Report) -> None:
+    make_table(report)
+    Report("09_test", "smoke", {}, report.root).table("t", pd.DataFrame({"smoke": [1]}), **FACTS)  # type: ignore[arg-type]
+    text = results_index(report.root, [Experiment("09_test", "x", {"cpu": {}}, ("t", "missing"))])
+    assert "### Table 9: t" in text and "1.235" in text and "**Did it hold?** It held." in text
+    assert "### missing\n\nNot yet measured." in text
+    assert "smoke" not in text
+
+
+def test_quoted_tables_are_refilled_and_stay(report: Report) -> None:
+    make_table(report)
+    text = "before\n<!-- table: cpu/t -->\nstale\n<!-- end of table -->\nafter\n"
+    filled = quote_tables(text, report.root)
+    assert "stale" not in filled and "1.235" in filled and filled.endswith("after\n")
+    assert quote_tables(filled, report.root) == filled
+    assert "Not yet measured." in quote_tables(text.replace("cpu/t", "cpu/none"), report.root)
+
+
+def test_published_values() -> None:
+    values = paper_values("Table 2")
+    assert values[values.row == "SF-Attn 7B Llama2"].value.tolist() == ["8.60", "8.17", "7.85"]
+    with pytest.raises(ValueError, match="Table 99"):
+        paper_values("Table 99")
+
+
+def test_the_committed_index_and_readme_match_the_results() -> None:
+    from sinklora.reproduction.report.experiments import load_experiments
+
+    index = results_index(Path("results"), load_experiments())
+    assert Path("results/README.md").read_text(encoding="utf-8") == index
+    readme = Path("README.md").read_text(encoding="utf-8")
+    assert quote_tables(readme, Path("results")) == readme
+
+
+def test_every_figure_of_a_notebook_is_shown(tmp_path: Path) -> None:
+    first = (
+        "import matplotlib.pyplot as plt\n"
+        "from sinklora.reproduction.report.outputs import Report, figure_style\n"
+        f"report = Report('03_longest_context', 'smoke', {{}}, Path({str(tmp_path)!r}))\n"
+        "def draw():\n"
+        "    with figure_style():\n"
+        "        return plt.subplots()[0]\n"
+    )
+    show = "figure = report.figure('one', draw(), paper_item='Fig. 1', caption='c', verdict='v')"
+    notebook = nbformat.v4.new_notebook(
+        cells=[nbformat.v4.new_code_cell(f"from pathlib import Path\n{first}{show}")]
+        + [nbformat.v4.new_code_cell(show.replace("one", name)) for name in ("two", "three")]
+    )
+    NotebookClient(notebook, kernel_name="python3", timeout=60).execute()
+    for cell in notebook.cells:
+        assert [set(output.data) for output in cell.outputs if "data" in output] == [
+            {"image/png", "text/plain"}
+        ]

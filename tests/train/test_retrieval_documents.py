@@ -1,0 +1,102 @@
+"""Recall documents and the rows made of them."""
+
+import random
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import PreTrainedTokenizerFast
+
+from sinklora.reproduction.base_model.study import train_tokenizer
+from sinklora.train.retrieval_documents import FILLER, fitted_pass_key, key_value_document, pass_key_document
+from sinklora.train.rows import MixedRows, RecallRows
+
+
+def words(text: str) -> int:
+    return len(text.split())
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> PreTrainedTokenizerFast:
+    return train_tokenizer([*FILLER, "What is the pass key? " * 5], 300)
+
+
+@given(st.integers(40, 400), st.floats(0, 1), st.integers(0, 50))
+def test_the_fitted_document_is_the_longest_that_fits(tokens: int, depth: float, seed: int) -> None:
+    document = fitted_pass_key(random.Random(seed), words, tokens, depth)
+    assert words(document.text) <= tokens
+    assert document.prompt.count(document.answer) == 2
+    filler = max(words(text) for text in FILLER)
+    assert words(document.text) + filler >= tokens
+
+
+def test_depth_moves_the_key_and_nothing_else() -> None:
+    first, last = (fitted_pass_key(random.Random(1), words, 300, depth) for depth in (0.0, 1.0))
+    assert first.answer == last.answer
+    assert words(first.text) == words(last.text)
+    assert first.prompt.index(first.answer) < 60 < last.prompt.index(last.answer)
+
+
+def test_the_papers_wording() -> None:
+    document = pass_key_document(random.Random(3), 2, 1, wording=0)
+    assert document.prompt.startswith(FILLER[0] * 2 + "The pass key is ")
+    assert document.prompt.endswith("What is the pass key? The pass key is")
+    assert len(document.answer) == 5 and document.answer.isdigit()
+
+
+def test_every_value_is_stated_and_asked_for() -> None:
+    for seed in range(20):
+        text = key_value_document(random.Random(seed), 4)
+        numbers = [word.strip(".()#") for word in text.split() if word.strip(".()#").isdigit()]
+        assert sorted(numbers[:4]) == sorted(numbers[-4:])
+
+
+@pytest.mark.parametrize(("tokens", "depth"), [(5, 0.5), (100, 1.5), (100, -0.1)])
+def test_impossible_documents_are_named(tokens: int, depth: float) -> None:
+    with pytest.raises(ValueError, match=r"tokens=5|depth="):
+        fitted_pass_key(random.Random(0), words, tokens, depth)
+
+
+def test_digits_are_tokens_of_their_own(tokenizer: PreTrainedTokenizerFast) -> None:
+    ids = tokenizer("key 40213.", add_special_tokens=False)["input_ids"]
+    assert [tokenizer.decode([i]) for i in ids][-6:] == ["4", "0", "2", "1", "3", "."]
+
+
+def test_recall_rows_are_full_and_reproducible(tokenizer: PreTrainedTokenizerFast) -> None:
+    rows, again = RecallRows(tokenizer, 256, 6, seed=1), RecallRows(tokenizer, 256, 6, seed=1)
+    for index in range(6):
+        assert rows[index]["input_ids"].shape == (256,)
+        assert rows[index]["input_ids"][0] == tokenizer.bos_token_id
+        assert torch.equal(rows[index]["input_ids"], again[index]["input_ids"])
+    other = RecallRows(tokenizer, 256, 6, seed=2)
+    assert not torch.equal(rows[0]["input_ids"], other[0]["input_ids"])
+
+
+class Numbers(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
+    def __init__(self, count: int, sign: int) -> None:
+        self.count, self.sign = count, sign
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        if index >= self.count:
+            raise IndexError(index)
+        return {"input_ids": torch.tensor(self.sign * (index + 1))}
+
+
+@given(st.integers(1, 200), st.sampled_from([0.05, 0.1, 0.25, 0.5]))
+def test_mixed_rows_take_each_row_once_in_the_right_share(count: int, share: float) -> None:
+    mixed = MixedRows(Numbers(count, 1), Numbers(count, -1), share)
+    values = [int(mixed[i]["input_ids"]) for i in range(len(mixed))]
+    common, rare = [v for v in values if v > 0], [-v for v in values if v < 0]
+    assert common == list(range(1, len(common) + 1))
+    assert rare == list(range(1, len(rare) + 1))
+    assert abs(len(rare) - share * len(mixed)) <= 1
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0, -0.5])
+def test_a_share_outside_is_named(share: float) -> None:
+    with pytest.raises(ValueError, match="share="):
+        MixedRows(Numbers(3, 1), Numbers(3, -1), share)

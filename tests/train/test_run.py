@@ -1,0 +1,247 @@
+"""Training runs on a tiny random model: keyed, reused, resumed after a kill, bit for bit the same."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from sinklora.records.runs import DamagedRunError, RunDirectory
+from sinklora.reproduction.base_model.study import train_tokenizer
+from sinklora.train.run import load_trained, train
+from sinklora.train.sources import CorpusSpec
+from sinklora.train.spec import TrainSpec
+from sinklora.train.trainer import COMPLETE, last_complete_checkpoint
+
+TEXTS = [f"def function_{i}(x):\n    return x * {i} + {i % 7}\n" * 30 for i in range(12)]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny base model and a corpus, which training processes work in."""
+    folder = tmp_path_factory.mktemp("training")
+    (folder / "corpus" / "train").mkdir(parents=True)
+    for number, text in enumerate(TEXTS):
+        (folder / "corpus" / "train" / f"{number}.txt").write_text(text)
+    tokenizer = train_tokenizer(TEXTS, 300)
+    tokenizer.save_pretrained(folder / "base")
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        max_position_embeddings=32,
+        tie_word_embeddings=True,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder / "base")
+    return folder
+
+
+def spec_in(place: Path, **changes: object) -> TrainSpec:
+    values: dict[str, object] = {
+        "base": str(place / "base"),
+        "corpus": CorpusSpec(f"dir:{place / 'corpus'}"),
+        "context": 64,
+        "steps": 6,
+        "batch_size": 2,
+        "micro_batch_size": 1,
+        "learning_rate": 1e-2,
+        "warmup_steps": 1,
+        "save_every": 2,
+        "loss_chunk": 16,
+    }
+    return TrainSpec(**(values | changes))  # type: ignore[arg-type]
+
+
+def train_in(place: Path, root: str, spec: TrainSpec) -> RunDirectory:
+    return train(spec, runs=place / root, cache=place / "cache", progress=False)
+
+
+def weights(run: RunDirectory) -> dict[str, torch.Tensor]:
+    [path] = [p for p in run.path.rglob("*.safetensors") if "checkpoints" not in p.parts]
+    return load_file(path)
+
+
+def assert_same_weights(left: RunDirectory, right: RunDirectory) -> None:
+    ours, theirs = weights(left), weights(right)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(place: Path) -> RunDirectory:
+    return train_in(place, "undisturbed", spec_in(place))
+
+
+def test_a_run_holds_its_adapter_curve_and_provenance(undisturbed: RunDirectory) -> None:
+    assert undisturbed.state() == "finished"
+    curve = (undisturbed.path / "loss.csv").read_text().splitlines()
+    assert len(curve) == 1 + 6
+    record = json.loads((undisturbed.path / "provenance.json").read_text())
+    assert record["data"]["documents"] == len(TEXTS)
+    assert record["versions"]["torch"] == torch.__version__
+    assert not (undisturbed.path / "checkpoints").exists()
+
+
+def test_same_spec_same_numbers_and_other_seed_others(place: Path, undisturbed: RunDirectory) -> None:
+    assert_same_weights(train_in(place, "again", spec_in(place)), undisturbed)
+    other = train_in(place, "again", spec_in(place, seed=1))
+    assert other.path != undisturbed.path
+    assert any(
+        not torch.equal(a, b)
+        for a, b in zip(weights(other).values(), weights(undisturbed).values(), strict=True)
+    )
+
+
+def test_a_finished_run_is_reused_and_a_damaged_one_is_named(place: Path) -> None:
+    spec = spec_in(place, steps=2, seed=5)
+    run = train_in(place, "reused", spec)
+    written = (run.path / "finished.json").stat().st_mtime_ns
+    assert train_in(place, "reused", spec).path == run.path
+    assert (run.path / "finished.json").stat().st_mtime_ns == written
+    [path] = run.path.rglob("*.safetensors")
+    path.write_bytes(path.read_bytes()[:-4] + b"\1\2\3\4")
+    with pytest.raises(DamagedRunError, match=f"{run.path.name}.*safetensors"):
+        train_in(place, "reused", spec)
+    with pytest.raises(DamagedRunError):
+        load_trained(run, spec)
+
+
+def test_changed_data_is_another_run(place: Path, tmp_path: Path) -> None:
+    spec = spec_in(place, steps=1, save_every=9)
+    first = train_in(place, "data", spec)
+    file = place / "corpus" / "train" / "0.txt"
+    before = file.read_text()
+    file.write_text(before + "# changed\n" * 20)
+    try:
+        assert train_in(place, "data", spec).path != first.path
+    finally:
+        file.write_text(before)
+
+
+@pytest.mark.slow
+def test_killed_and_started_again_it_ends_with_the_same_weights(
+    place: Path, undisturbed: RunDirectory
+) -> None:
+    config = place / "killed.yaml"
+    values = dataclasses.asdict(spec_in(place))
+    config.write_text(yaml.safe_dump(values))
+    command = [
+        sys.executable,
+        "-m",
+        "sinklora.train",
+        "--config",
+        str(config),
+        "--runs",
+        str(place / "killed"),
+    ]
+    environment = {**os.environ, "SINKLORA_CACHE": str(place / "shared"), "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while process.poll() is None and not list(place.glob(f"killed/*/checkpoints/checkpoint-*/{COMPLETE}")):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    [work] = place.glob("killed/*/checkpoints")
+    assert not list(place.glob("killed/*/finished.json"))
+    torn = work / "checkpoint-5"  # as if the kill had come while a later one was written
+    torn.mkdir(exist_ok=True)
+    (torn / "trainer_state.json").write_text("{")
+    subprocess.run(command, env=environment, check=True, capture_output=True)
+    [finished] = place.glob("killed/*/finished.json")
+    run = RunDirectory(place / "killed", json.loads((finished.parent / "spec.json").read_text()), "sf-64")
+    run.verify()
+    assert_same_weights(run, undisturbed)
+
+
+def test_torn_checkpoints_are_removed(tmp_path: Path) -> None:
+    for step, complete in ((2, True), (4, False), (6, True)):
+        folder = tmp_path / f"checkpoint-{step}"
+        folder.mkdir()
+        (folder / "a").write_text("x")
+        if complete:
+            digest = "2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881"  # SHA-256 of "x"
+            (folder / COMPLETE).write_text(json.dumps({"a": digest}))
+    (tmp_path / "checkpoint-6" / "a").write_text("y")
+    assert last_complete_checkpoint(tmp_path) == tmp_path / "checkpoint-2"
+    assert not (tmp_path / "checkpoint-6").exists()
+
+
+def test_full_fine_tuning_and_the_loss_falls(place: Path) -> None:
+    run = train_in(place, "full", spec_in(place, method="full", pattern="s2", steps=12, save_every=50))
+    losses = [float(line.split(",")[1]) for line in _column(run.path / "loss.csv", ("step", "loss"))]
+    assert sum(losses[-3:]) < sum(losses[:3])
+    assert load_trained(run, spec_in(place, method="full", pattern="s2")).training is False
+
+
+def _column(path: Path, names: tuple[str, str]) -> list[str]:
+    header, *lines = (line.split(",") for line in path.read_text().splitlines())
+    return [",".join(line[header.index(name)] for name in names) for line in lines]
+
+
+@pytest.mark.parametrize("separate", [False, True], ids=["joined", "separate"])
+def test_gradient_checkpointing_changes_nothing(place: Path, separate: bool) -> None:
+    spec = spec_in(place, steps=2, separate_documents=separate, bf16=False)
+    plain = train_in(place, "plain", spec)
+    checkpointed = train_in(place, "plain", dataclasses.replace(spec, gradient_checkpointing=True))
+    for name, value in weights(plain).items():
+        assert torch.allclose(value, weights(checkpointed)[name], atol=1e-5), name
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"method": "lora"}, "method='lora'"),
+        ({"steps": 0}, "steps=0"),
+        ({"batch_size": 3, "micro_batch_size": 2}, "micro_batch_size=2"),
+        ({"learning_rate": 0.0}, "learning_rate=0.0"),
+        ({"recall_share": 1.0}, "recall_share=1.0"),
+        ({"random_weights": True}, "random_weights=True"),
+        ({"pattern": "sfx"}, "sfx"),
+    ],
+)
+def test_bad_specs_are_named(place: Path, changes: dict[str, object], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        spec_in(place, **changes)
+
+
+def test_a_missing_deepspeed_configuration_is_named_before_any_work(place: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        train_in(place, "deepspeed", spec_in(place, deepspeed="nowhere.json"))
+    assert not (place / "deepspeed").exists()
+
+
+def test_unknown_keys_are_named() -> None:
+    with pytest.raises(ValueError, match="learning_rat"):
+        TrainSpec.from_dict({"learning_rat": 1.0})
+    with pytest.raises(ValueError, match="sauce"):
+        TrainSpec.from_dict({"corpus": {"sauce": "dir:x"}})
+
+
+@pytest.mark.parametrize("path", sorted(Path("configs/train").glob("*.yaml")), ids=lambda p: p.stem)
+def test_the_configurations_are_specs(path: Path) -> None:
+    assert TrainSpec.from_dict(yaml.safe_load(path.read_text())).steps > 0
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_run(place: Path) -> None:
+    config = place / "two.yaml"
+    config.write_text(yaml.safe_dump(dataclasses.asdict(spec_in(place, steps=2))))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    command += ["-m", "sinklora.train", "--config", str(config), "--runs", str(place / "two")]
+    environment = {**os.environ, "SINKLORA_CACHE": str(place / "shared"), "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr[-3000:]
+    [finished] = place.glob("two/*/finished.json")
+    RunDirectory(place / "two", json.loads((finished.parent / "spec.json").read_text()), "sf-64").verify()

@@ -38,12 +38,13 @@ smoke: $(STAMP) ## the same at toy size, to see that every notebook runs
 	$(PY) -m sinklora.reproduction.notebooks --profile smoke
 
 test: $(STAMP) ## run the test suite
-	$(PY) -m pytest -q
+	$(PY) -m pytest -q -n 2 --dist loadfile
 
 lint: $(STAMP) ## check style, format and types
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
+	$(PY) -c "from importlinter.cli import lint_imports_command; lint_imports_command()" --no-logo --no-cache
 
 format: $(STAMP) ## rewrite the sources in the house format
 	$(PY) -m ruff check --fix .

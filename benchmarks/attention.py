@@ -38,7 +38,7 @@ from sinklora.attention.dispatch import attend, available_backends
 from sinklora.attention.pattern import triangle
 from sinklora.attention.patterns import PATTERNS, S2_WRAPPED, SF
 from sinklora.records.files import atomic_write, write_json
-from sinklora.records.provenance import provenance
+from sinklora.records.provenance import current_provenance
 
 # Without these glibc hands memory back between calls, and page faults would be timed instead of attention.
 KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "2000000000", "MALLOC_TRIM_THRESHOLD_": "8000000000"}
@@ -285,7 +285,7 @@ def main(arguments: list[str]) -> None:
     atomic_write(options.out / "attention.csv", table.to_csv(index=False))
     atomic_write(options.out / "attention.md", text)
     settings = {name: str(value) for name, value in vars(options).items()}
-    write_json(options.out / "attention.json", {"parameters": settings, **provenance()})
+    write_json(options.out / "attention.json", {"parameters": settings, **current_provenance()})
     print(text)
 
 

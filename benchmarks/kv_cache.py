@@ -40,7 +40,7 @@ from sinklora.evaluate.generation_cost import cache_bound_model, generation_cost
 from sinklora.hf.budget_cache import BudgetCache
 from sinklora.hf.model_shapes import SHAPES, random_model
 from sinklora.records.files import atomic_write, write_json
-from sinklora.records.provenance import provenance
+from sinklora.records.provenance import current_provenance
 from sinklora.records.tables import markdown
 
 # Without these glibc hands memory back between calls, and page faults would be timed.
@@ -319,7 +319,7 @@ def main(arguments: list[str]) -> None:
         atomic_write(options.out / f"kv_cache_{name}.csv", table.to_csv(index=False))
         atomic_write(options.out / f"kv_cache_{name}.md", text)
         settings = {key: str(value) for key, value in vars(options).items()}
-        write_json(options.out / f"kv_cache_{name}.json", {"parameters": settings, **provenance()})
+        write_json(options.out / f"kv_cache_{name}.json", {"parameters": settings, **current_provenance()})
         print(f"\n{name}\n\n{text}")
 
 

@@ -18,7 +18,7 @@ import torch
 from sinklora.evaluate.step_spec import StepSpec
 from sinklora.hf.model_shapes import SHAPES
 from sinklora.records.files import atomic_write, write_json
-from sinklora.records.provenance import provenance
+from sinklora.records.provenance import current_provenance
 from sinklora.records.tables import markdown
 from sinklora.reproduction.efficiency.study import STEPS, EfficiencyStudy, compare, efficiency_table, verdict
 
@@ -65,7 +65,7 @@ def main(arguments: list[str]) -> None:
     atomic_write(options.out / "training.csv", table.to_csv(index=False))
     atomic_write(options.out / "training.md", text)
     settings = {name: str(value) for name, value in vars(options).items() if not isinstance(value, Path)}
-    write_json(options.out / "training.json", {"parameters": settings, **provenance()})
+    write_json(options.out / "training.json", {"parameters": settings, **current_provenance()})
     print(text)
 
 

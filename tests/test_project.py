@@ -111,7 +111,7 @@ def test_make_reproduce_takes_a_profile_seeds_and_notebooks() -> None:
     default = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     command += ["PROFILE=gpu", "SEEDS=0,1,2", "ONLY=02"]
     chosen = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    assert re.search(r"sinklora\.reproduce --profile cpu *$", default, re.MULTILINE)
+    assert re.search(r"sinklora\.reproduction\.notebooks --profile cpu *$", default, re.MULTILINE)
     assert "sinklora.reproduction.notebooks --profile gpu --seeds 0,1,2 --only 02" in chosen
 
 

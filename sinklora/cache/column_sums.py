@@ -16,7 +16,7 @@ LARGEST_HEAD = 256
 ROWS, COLUMNS = 64, 64  # queries and keys of a block
 
 
-def column_sums(
+def sum_columns(
     query: Tensor, key: Tensor, log_sum_exp: Tensor, scale: float, *, weights: Tensor | None = None
 ) -> Tensor:
     """Sums over queries and grouped heads of the causal softmax: [B, Hkv, L] in float32.
@@ -37,12 +37,12 @@ def column_sums(
         )
     import triton
 
-    from sinklora.cache.column_sums_kernel import column_sums_kernel
+    from sinklora.cache.column_sums_kernel import sum_columns_kernel
 
     query, key, log_sum_exp = query.contiguous(), key.contiguous(), log_sum_exp.float().contiguous()
     given = query.new_empty(0, dtype=torch.float32) if weights is None else weights.float().contiguous()
     sums = torch.empty(batch, kv_heads, length, dtype=torch.float32, device=query.device)
-    column_sums_kernel[(batch * kv_heads, triton.cdiv(length, COLUMNS))](
+    sum_columns_kernel[(batch * kv_heads, triton.cdiv(length, COLUMNS))](
         query,
         key,
         log_sum_exp,

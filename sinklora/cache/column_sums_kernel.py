@@ -5,7 +5,7 @@ import triton.language as tl
 
 
 @triton.jit
-def column_sums_kernel(
+def sum_columns_kernel(
     query,  # [B * H, Q, D]
     key,  # [B * Hkv, L, D]
     log_sum_exp,  # [B * H, Q], natural logarithm

@@ -11,7 +11,7 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from sinklora.cache.column_sums import column_sums, flash_with_log_sum_exp, has_kernel
+from sinklora.cache.column_sums import flash_with_log_sum_exp, has_kernel, sum_columns
 
 
 def precise(dtype: torch.dtype) -> torch.dtype:
@@ -39,7 +39,7 @@ def attend_and_sum(
     """
     if valid is None and has_kernel(query, key):
         output, log_sum_exp = flash_with_log_sum_exp(query, key, value, scale)
-        return output, column_sums(query, key, log_sum_exp, scale, weights=weights)
+        return output, sum_columns(query, key, log_sum_exp, scale, weights=weights)
     batch, heads, queries, size = query.shape
     kv_heads, length = key.shape[1:3]
     groups = heads // kv_heads

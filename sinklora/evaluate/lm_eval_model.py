@@ -47,7 +47,7 @@ def parse_budget(budget: str | int | float | None) -> int | float | None:
 
 
 @register_model("sinklora")
-class BudgetLM(HFLM):
+class LMEvalModel(HFLM):
     """A causal language model that answers through a BudgetCache.
 
     `kv`: full, h2o, local, streaming or novelty, or a policy; `budget`: a fraction of the context, or tokens
@@ -196,7 +196,7 @@ def check_questions(path: Path) -> None:
 
 
 def answers(
-    model: BudgetLM, task: dict[str, Any] | str, *, limit: int | None = None, few_shot: int = 0
+    model: LMEvalModel, task: dict[str, Any] | str, *, limit: int | None = None, few_shot: int = 0
 ) -> dict[str, bool]:
     """Whether each question of a multiple-choice task is answered right, by the question's place in it.
 

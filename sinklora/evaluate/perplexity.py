@@ -67,7 +67,7 @@ class PerplexityResult:
         return {**asdict(self), "per_document": [asdict(score) for score in self.per_document]}
 
 
-def perplexity(
+def measure_perplexity(
     model: nn.Module,
     documents: Sequence[NDArray[np.integer[Any]]],
     *,

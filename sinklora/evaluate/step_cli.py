@@ -1,4 +1,4 @@
-"""Memory and time of a training step: `python -m sinklora.evaluate.step_cli --estimate llama2-7b 65536 sf`."""
+"""A training step's cost: `python -m sinklora.evaluate.step_cli --estimate llama2-7b 65536 sf`."""
 
 from __future__ import annotations
 

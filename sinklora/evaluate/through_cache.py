@@ -14,13 +14,13 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import Cache, DynamicCache
 
-from sinklora.train.retrieval_documents import RecallDocument, fitted_pass_key
+from sinklora.train.retrieval_documents import NeedleDocument, fitted_pass_key
 
 CacheFactory = Callable[[], Cache]
 
 
 @torch.inference_mode()
-def continuation_nats(
+def continuation_nll(
     model: PreTrainedModel,
     documents: Sequence[np.ndarray],
     make_cache: CacheFactory,
@@ -55,7 +55,7 @@ def continuation_nats(
 
 def pass_keys(
     tokenizer: PreTrainedTokenizerBase, *, tokens: int, trials: int, seed: int
-) -> list[RecallDocument]:
+) -> list[NeedleDocument]:
     """Pass-key documents (the paper's wording) of at most `tokens` tokens, the key's depth swept evenly."""
     rng = random.Random(f"cache budget/{seed}/{tokens}")
 
@@ -69,7 +69,7 @@ def pass_keys(
 def recalled(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    documents: Sequence[RecallDocument],
+    documents: Sequence[NeedleDocument],
     make_cache: CacheFactory,
     *,
     question_later: bool = False,
@@ -89,7 +89,7 @@ def recalled(
     return np.array([is_right(text, d) for text, d in zip(answers, documents, strict=True)])
 
 
-def is_right(answer: str, document: RecallDocument) -> bool:
+def is_right(answer: str, document: NeedleDocument) -> bool:
     """Whether the first number that was written, all its digits, is the planted one."""
     stripped = answer.lstrip()
     end = next((i for i, character in enumerate(stripped) if not character.isdigit()), len(stripped))
@@ -100,7 +100,7 @@ def is_right(answer: str, document: RecallDocument) -> bool:
 def written_answers(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    documents: Sequence[RecallDocument],
+    documents: Sequence[NeedleDocument],
     make_cache: CacheFactory = DynamicCache,
     *,
     question_later: bool = False,

@@ -19,7 +19,7 @@ from sinklora.evaluate.memory import reset_resident_peak, resident_bytes, reside
 from sinklora.evaluate.step_estimate import estimate
 from sinklora.evaluate.step_spec import StepCost, StepSpec, training_model, training_step
 from sinklora.records.files import write_json
-from sinklora.records.provenance import provenance
+from sinklora.records.provenance import current_provenance
 from sinklora.records.runs import RunDirectory
 
 # For time glibc keeps what was freed, for memory it gives it back, else one would be measured in the other.
@@ -92,7 +92,7 @@ def measured(spec: StepSpec, *, runs: Path, repeats: int = 3, time_it: bool = Tr
     What did not fit a CUDA device that others used, but might have, is tried once more a minute later and
     never kept: it may fit when they are gone. Raises RuntimeError where they still hold some of it.
     """
-    known = provenance()
+    known = current_provenance()
     machine = {name: known[name] for name in ("versions", "hardware", "threads")}
     machine["versions"] = {name: machine["versions"][name] for name in ("torch", "transformers", "peft")}
     key = {"step": asdict(spec), "repeats": repeats, "time_it": time_it, "machine": machine}

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from sinklora.cache.layer import layer_of
-from sinklora.hf.document_ids import check_documents, document_ids, full_attention_mask
+from sinklora.hf.document_ids import check_documents, find_document_ids, full_attention_mask
 
 CACHE_NAME = "sinklora_cache"
 
@@ -110,7 +110,7 @@ def ids_or_mask(batch_size: int, q_length: int, kv_length: int, **arguments: Any
     if q_length == kv_length and arguments.get("q_offset", 0) == offset:
         mask = arguments.get("attention_mask")
         own = mask if mask is None else mask[:, offset : offset + kv_length]
-        causal, ids = document_ids(batch_size, kv_length, **{**arguments, "attention_mask": own})
+        causal, ids = find_document_ids(batch_size, kv_length, **{**arguments, "attention_mask": own})
         if causal:
             return ids
     full: Tensor | None = AttentionMaskInterface()["sdpa"](

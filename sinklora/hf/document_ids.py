@@ -19,7 +19,7 @@ class LostDocumentsError(ValueError):
     """Document starts were given to the model but did not reach its attention."""
 
 
-def document_ids(
+def find_document_ids(
     batch_size: int,
     num_tokens: int,
     *,

@@ -14,7 +14,7 @@ import torch
 PACKAGES = ("torch", "transformers", "peft", "numpy", "sinklora")
 
 
-def provenance() -> dict[str, Any]:
+def current_provenance() -> dict[str, Any]:
     """A JSON-ready record of the code, the versions and the machine, taken now.
 
     ``commit`` and ``dirty`` are None where the package does not lie in a git checkout; ``dirty`` counts

@@ -23,7 +23,7 @@ import torch
 import typer
 import yaml
 
-from sinklora.records.provenance import provenance
+from sinklora.records.provenance import current_provenance
 from sinklora.records.runs import RunDirectory
 from sinklora.reproduction.base_model.study import BaseRecipe, make_base
 
@@ -122,7 +122,7 @@ def run_steps(
     if needs_gpu:
         check_gpu()
     end = time.monotonic() + 60 * minutes
-    commit = provenance()["commit"]
+    commit = current_provenance()["commit"]
     left = []
     for step in plan.steps:
         if not step.name.startswith(only):

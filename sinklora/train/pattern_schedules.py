@@ -14,7 +14,7 @@ from sinklora.attention.patterns import FULL, find_pattern
 
 
 @dataclass(frozen=True)
-class Curriculum:
+class PatternSchedule:
     """Patterns in the order in which they are used, each for a share of the steps; shares add up to 1.
 
     Raises ValueError for shares that do not.
@@ -49,19 +49,19 @@ class Curriculum:
         return [{"share": share, "pattern": pattern.to_dict()} for share, pattern in self.stages]
 
 
-CURRICULA: dict[str, Curriculum] = {
+PATTERN_SCHEDULES: dict[str, PatternSchedule] = {
     # Windows of an eighth of the row, then everything: at four windows' cost and a third.
-    "sf_growing": Curriculum(((0.78, find_pattern("sf(group_size=0.125)")), (0.22, FULL))),
-    "sf_then_full": Curriculum(((0.9, find_pattern("sf")), (0.1, FULL))),
+    "sf_growing": PatternSchedule(((0.78, find_pattern("sf(group_size=0.125)")), (0.22, FULL))),
+    "sf_then_full": PatternSchedule(((0.9, find_pattern("sf")), (0.1, FULL))),
 }
 
 
-def find_curriculum(name: str) -> Curriculum | None:
+def find_schedule(name: str) -> PatternSchedule | None:
     """The curriculum of a name; None for the name of a pattern, ValueError for neither."""
-    if name in CURRICULA:
-        return CURRICULA[name]
+    if name in PATTERN_SCHEDULES:
+        return PATTERN_SCHEDULES[name]
     try:
         find_pattern(name)
     except ValueError as error:
-        raise ValueError(f"{error}, or a curriculum: {', '.join(CURRICULA)}") from error
+        raise ValueError(f"{error}, or a curriculum: {', '.join(PATTERN_SCHEDULES)}") from error
     return None

@@ -58,7 +58,7 @@ CODE_FILLER = "def step(state):\n    return state\n\n"
 
 
 @dataclass(frozen=True)
-class RecallDocument:
+class NeedleDocument:
     """``prompt`` ends with ``question``, right before ``answer``."""
 
     prompt: str
@@ -77,7 +77,7 @@ class RecallDocument:
 
 def pass_key_document(
     rng: random.Random, fillers_before: int, fillers_after: int, wording: int | None = None
-) -> RecallDocument:
+) -> NeedleDocument:
     """Filler, a five-digit key stated twice, filler, the question (paper 4.1.5); ``wording`` 0 is the
     paper's own.
     """
@@ -86,7 +86,7 @@ def pass_key_document(
     key = f"{rng.randrange(100_000):05d}"
     statement = KEY_SENTENCES[style].format(key=key)
     prompt = f"{filler * fillers_before}{statement}{filler * fillers_after}{KEY_QUESTIONS[style]}"
-    return RecallDocument(prompt, key, KEY_QUESTIONS[style])
+    return NeedleDocument(prompt, key, KEY_QUESTIONS[style])
 
 
 def key_value_document(rng: random.Random, pairs: int) -> str:
@@ -110,7 +110,7 @@ def fitted_pass_key(
     tokens: int,
     depth: float,
     wording: int | None = None,
-) -> RecallDocument:
+) -> NeedleDocument:
     """The longest pass-key document of at most ``tokens`` tokens, with the key at ``depth`` (0 first … 1
     last).
 
@@ -120,7 +120,7 @@ def fitted_pass_key(
         raise ValueError(f"depth={depth}: expected a share between 0 and 1")
     state = rng.getstate()
 
-    def build(fillers: int) -> RecallDocument:
+    def build(fillers: int) -> NeedleDocument:
         rng.setstate(state)  # the same key and wording at every trial length
         before = round(fillers * depth)
         return pass_key_document(rng, before, fillers - before, wording)

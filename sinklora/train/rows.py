@@ -50,7 +50,7 @@ class PackedRows(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         return torch.from_numpy(index - np.maximum(start_of, first))
 
 
-class RecallRows(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
+class NeedleRows(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
     """Rows of ``context`` tokens made of recall documents, each row from its own seed, each document after
     a BOS.
 

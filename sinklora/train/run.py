@@ -28,16 +28,16 @@ from sinklora.hf.rope import extend_context
 from sinklora.lora.adapter import lora_plus
 from sinklora.lora.checkpoint import load_adapter, save_adapter
 from sinklora.records.files import atomic_write
-from sinklora.records.provenance import provenance
+from sinklora.records.provenance import current_provenance
 from sinklora.records.runs import RunDirectory
-from sinklora.train.pattern_schedules import find_curriculum
-from sinklora.train.rows import MixedRows, PackedRows, RecallRows
+from sinklora.train.pattern_schedules import find_schedule
+from sinklora.train.rows import MixedRows, NeedleRows, PackedRows
 from sinklora.train.spec import TrainSpec, identity
 from sinklora.train.tokens import TokenizedCorpus, corpus_record, tokenize_corpus
 from sinklora.train.trainer import (
     CheckGradients,
     ChunkedLossTrainer,
-    FollowCurriculum,
+    FollowPatternSchedule,
     MarkComplete,
     files_below,
     gathered,
@@ -74,7 +74,7 @@ def training_rows(
     rows = PackedRows(corpus, spec.context, separate_documents=spec.separate_documents)
     if not spec.recall_share:
         return rows
-    return MixedRows(rows, RecallRows(tokenizer, spec.context, len(rows), spec.seed), spec.recall_share)
+    return MixedRows(rows, NeedleRows(tokenizer, spec.context, len(rows), spec.seed), spec.recall_share)
 
 
 def train(
@@ -116,7 +116,7 @@ def _train(
     progress: bool,
 ) -> None:
     work = run.path / "checkpoints"
-    follow = [FollowCurriculum(spec)] if find_curriculum(spec.pattern) else []
+    follow = [FollowPatternSchedule(spec)] if find_schedule(spec.pattern) else []
     trainer = ChunkedLossTrainer(
         model=trainable_model(spec),
         args=training_arguments(spec, work, progress),
@@ -134,7 +134,7 @@ def _train(
     curve = pd.DataFrame(row for row in trainer.state.log_history if "loss" in row)
     atomic_write(run.path / "loss.csv", curve.to_csv(index=False))
     record = {
-        **provenance(),
+        **current_provenance(),
         "data": corpus_record(spec.corpus, corpus),
         "seconds": result.metrics["train_runtime"],
     }

@@ -9,7 +9,7 @@ from typing import Any
 from sinklora.attention.pattern import Pattern
 from sinklora.attention.patterns import find_pattern
 from sinklora.records.files import file_hash
-from sinklora.train.pattern_schedules import find_curriculum
+from sinklora.train.pattern_schedules import find_schedule
 from sinklora.train.sources import CorpusSpec
 from sinklora.train.tokens import TokenizedCorpus
 
@@ -80,7 +80,7 @@ class TrainSpec:
             raise ValueError(
                 "random_weights=True: needs method='full' (an adapter on random weights learns nothing)"
             )
-        find_curriculum(self.pattern)
+        find_schedule(self.pattern)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "TrainSpec":
@@ -98,7 +98,7 @@ class TrainSpec:
 
         Full attention, curricula, and a name that gives a group size keep theirs.
         """
-        curriculum = find_curriculum(self.pattern)
+        curriculum = find_schedule(self.pattern)
         if curriculum is not None:
             return curriculum.pattern_at(step, self.steps)
         pattern = find_pattern(self.pattern)
@@ -120,6 +120,6 @@ def base_hash(base: str) -> str:
 
 def identity(spec: TrainSpec, corpus: TokenizedCorpus) -> dict[str, Any]:
     """What a run directory is keyed by: the spec and the hashes of what it is fed."""
-    curriculum = find_curriculum(spec.pattern)
+    curriculum = find_schedule(spec.pattern)
     named = {} if curriculum is None else {"curriculum": curriculum.to_list()}
     return {**asdict(spec), **named, "base_sha256": base_hash(spec.base), "data_sha256": corpus.sha256}

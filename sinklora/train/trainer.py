@@ -65,7 +65,7 @@ class CheckGradients(TrainerCallback):
             check_gradients(given["model"])
 
 
-class FollowCurriculum(TrainerCallback):
+class FollowPatternSchedule(TrainerCallback):
     """Changes the pattern between steps where the spec's curriculum does, after a resumption as well."""
 
     def __init__(self, spec: TrainSpec) -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from helpers import assert_close
-from sinklora.cache.column_sums import column_sums, flash_with_log_sum_exp, has_kernel
+from sinklora.cache.column_sums import flash_with_log_sum_exp, has_kernel, sum_columns
 from sinklora.cache.scored_attention import attend_and_sum
 
 HAS_TRITON = importlib.util.find_spec("triton") is not None
@@ -46,11 +46,11 @@ def check() -> None:
         key, value = (torch.randn(2, kv_heads, length, size, generator=generator) for _ in range(2))
         for weights in (None, torch.rand(2, queries, generator=generator)):
             expected, log_sum_exp = dense(query, key, 0.3, weights)
-            found = column_sums(query, key, log_sum_exp.float(), 0.3, weights=weights)
+            found = sum_columns(query, key, log_sum_exp.float(), 0.3, weights=weights)
             assert_close(found, expected, atol=1e-4)
             assert_close(found, attend_and_sum(query, key, value, 0.3, weights=weights)[1], atol=1e-4)
     with pytest.raises(ValueError, match="log_sum_exp"):
-        column_sums(query, key, log_sum_exp[:, :1], 0.3)
+        sum_columns(query, key, log_sum_exp[:, :1], 0.3)
 
 
 @pytest.mark.skipif(not HAS_TRITON, reason="Triton is not installed")
@@ -66,7 +66,7 @@ def test_the_kernel_equals_the_dense_softmax() -> None:
 def test_heads_that_are_too_large_are_named_and_cpu_tensors_have_no_kernel() -> None:
     query = torch.zeros(1, 1, 4, 512)
     with pytest.raises(ValueError, match="head size 512"):
-        column_sums(query, query, torch.zeros(1, 1, 4), 1.0)
+        sum_columns(query, query, torch.zeros(1, 1, 4), 1.0)
     assert not has_kernel(query, query)
 
 
@@ -80,7 +80,7 @@ def test_flash_and_kernel_equal_the_chunked_pass(kv_heads: int, tokens: int) -> 
     key, value = (torch.randn(2, kv_heads, tokens, 64, **kind) for _ in range(2))  # type: ignore[call-overload]
     assert has_kernel(query, key)
     output, log_sum_exp = flash_with_log_sum_exp(query, key, value, 0.125)
-    found = column_sums(query, key, log_sum_exp, 0.125)
+    found = sum_columns(query, key, log_sum_exp, 0.125)
     expected, sums = attend_and_sum(query.float(), key.float(), value.float(), 0.125)
     assert_close(output, expected, atol=2e-2)
     assert_close(found, sums, atol=2e-2, rtol=2e-2)

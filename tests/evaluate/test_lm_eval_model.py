@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sinklora.cache.policies import H2O
-from sinklora.evaluate.lm_eval_model import BudgetLM, answers, main, openbookqa_task, parse_budget
+from sinklora.evaluate.lm_eval_model import LMEvalModel, answers, main, openbookqa_task, parse_budget
 from sinklora.hf.budget_cache import BudgetCache
 
 BASE = "data/base"
@@ -54,16 +54,16 @@ def test_with_everything_kept_scores_are_the_harnesss_own(cache: dict[str, Any])
 
     truth = HFLM(pretrained=BASE, backend="causal", **OPTIONS)
     expected = truth._loglikelihood_tokens(requests(truth), disable_tqdm=True)
-    model = BudgetLM(BASE, **cache, **OPTIONS)
+    model = LMEvalModel(BASE, **cache, **OPTIONS)
     found = model._loglikelihood_tokens(requests(model), disable_tqdm=True)
     for (mine, greedy), (theirs, theirs_greedy) in zip(found, expected, strict=True):
         assert mine == pytest.approx(theirs, abs=1e-3) and greedy == theirs_greedy
 
 
 def test_under_a_budget_scores_are_those_of_a_hand_loop() -> None:
-    model = BudgetLM(BASE, kv="h2o", budget=0.3, **OPTIONS)
+    model = LMEvalModel(BASE, kv="h2o", budget=0.3, **OPTIONS)
     found = model._loglikelihood_tokens(requests(model), disable_tqdm=True)
-    full = BudgetLM(BASE, **OPTIONS)._loglikelihood_tokens(requests(model), disable_tqdm=True)
+    full = LMEvalModel(BASE, **OPTIONS)._loglikelihood_tokens(requests(model), disable_tqdm=True)
     for (mine, _), (_, context, continuation) in zip(found, requests(model), strict=True):
         cache, total = BudgetCache(model.model, H2O(0.3)), 0.0
         with torch.no_grad():
@@ -78,7 +78,7 @@ def test_under_a_budget_scores_are_those_of_a_hand_loop() -> None:
 def test_generation_goes_through_the_cache() -> None:
     from lm_eval.api.instance import Instance
 
-    model = BudgetLM(BASE, kv="h2o", budget=0.3, batch_size=2, **OPTIONS)
+    model = LMEvalModel(BASE, kv="h2o", budget=0.3, batch_size=2, **OPTIONS)
     prompts = [TEXTS[0][0], TEXTS[3][0]]
     asked = [
         Instance("generate_until", {}, (prompt, {"until": ["\n\n"], "max_gen_toks": 6}), index)
@@ -104,7 +104,7 @@ def test_generation_goes_through_the_cache() -> None:
 def test_choices_scored_together_are_each_scored_alone(rows: int) -> None:
     context = TEXTS[0][0]
     choices = [" first + second", " second", " x", " first * second - first"]
-    model = BudgetLM(BASE, kv="h2o", budget=0.5, batch_size=rows, **OPTIONS)
+    model = LMEvalModel(BASE, kv="h2o", budget=0.5, batch_size=rows, **OPTIONS)
     asked: Any = [((context, choice), *model._encode_pair(context, choice)) for choice in choices]
     assert len({len(request[2]) for request in asked}) > 1
     together = model._loglikelihood_tokens(asked, disable_tqdm=True)
@@ -115,7 +115,7 @@ def test_choices_scored_together_are_each_scored_alone(rows: int) -> None:
 
 def test_a_task_from_local_files(questions: Path) -> None:
     for kv, budget in (("full", None), ("h2o", 0.5), (H2O(0.5), None)):
-        model = BudgetLM(BASE, kv=kv, budget=budget, **OPTIONS)  # type: ignore[arg-type]
+        model = LMEvalModel(BASE, kv=kv, budget=budget, **OPTIONS)  # type: ignore[arg-type]
         assert list(answers(model, openbookqa_task(questions))) == ["0", "1", "2"]
     # The one that the model finds likeliest, by hand.
     scores = [
@@ -153,7 +153,7 @@ def test_a_malformed_question_is_named_with_its_line(
 def test_questions_are_never_shown_their_own_answers(
     questions: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    model = BudgetLM(BASE, **OPTIONS)
+    model = LMEvalModel(BASE, **OPTIONS)
     with pytest.raises(ValueError, match="few_shot=2: name train_files"):
         answers(model, openbookqa_task(questions), few_shot=2)
     with pytest.raises(SystemExit):
@@ -162,7 +162,7 @@ def test_questions_are_never_shown_their_own_answers(
 
 
 def test_shown_questions_come_before_each(questions: Path) -> None:
-    model = BudgetLM(BASE, kv="local", budget=200, **OPTIONS)
+    model = LMEvalModel(BASE, kv="local", budget=200, **OPTIONS)
     seen: list[list[int]] = []
     read = model._read
     model._read = lambda ids: (seen.append(ids), read(ids))[1]  # type: ignore[func-returns-value, method-assign]
@@ -172,7 +172,7 @@ def test_shown_questions_come_before_each(questions: Path) -> None:
 
 @pytest.mark.skipif(not SHARED.is_file(), reason="OpenBookQA is not there")
 def test_openbookqa_itself() -> None:
-    model = BudgetLM(BASE, kv="h2o", budget=0.5, **OPTIONS)
+    model = LMEvalModel(BASE, kv="h2o", budget=0.5, **OPTIONS)
     assert len(answers(model, openbookqa_task(SHARED), limit=8)) == 8
 
 
@@ -205,7 +205,7 @@ def test_budgets_are_read_and_wrong_ones_named_before_a_model_is_loaded() -> Non
         ({"kv": "h2o", "budget": "much"}, "budget='much'"),
     ):
         with pytest.raises(ValueError, match=words):
-            BudgetLM("there/is/no/such/model", **given)  # type: ignore[arg-type]
+            LMEvalModel("there/is/no/such/model", **given)  # type: ignore[arg-type]
     with pytest.raises(FileNotFoundError, match="nowhere"):
         openbookqa_task("nowhere.jsonl")
 
@@ -215,8 +215,8 @@ def test_rolling_scores_need_a_budget_in_tokens() -> None:
 
     text = [Instance("loglikelihood_rolling", {}, ("def add(first, second):\n    return first\n",), 0)]
     with pytest.raises(ValueError, match="in tokens"):
-        BudgetLM(BASE, kv="h2o", budget=0.3, **OPTIONS).loglikelihood_rolling(text, disable_tqdm=True)
-    [full] = BudgetLM(BASE, **OPTIONS).loglikelihood_rolling(text, disable_tqdm=True)
-    [kept] = BudgetLM(BASE, kv="h2o", budget=200, **OPTIONS).loglikelihood_rolling(text, disable_tqdm=True)
-    [lost] = BudgetLM(BASE, kv="local", budget=2, **OPTIONS).loglikelihood_rolling(text, disable_tqdm=True)
+        LMEvalModel(BASE, kv="h2o", budget=0.3, **OPTIONS).loglikelihood_rolling(text, disable_tqdm=True)
+    [full] = LMEvalModel(BASE, **OPTIONS).loglikelihood_rolling(text, disable_tqdm=True)
+    [kept] = LMEvalModel(BASE, kv="h2o", budget=200, **OPTIONS).loglikelihood_rolling(text, disable_tqdm=True)
+    [lost] = LMEvalModel(BASE, kv="local", budget=2, **OPTIONS).loglikelihood_rolling(text, disable_tqdm=True)
     assert kept == pytest.approx(full, abs=1e-3) and lost < full

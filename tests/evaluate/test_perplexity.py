@@ -20,7 +20,7 @@ from transformers import Gemma2Config, Gemma2ForCausalLM, LlamaConfig, LlamaForC
 from helpers import assert_close
 from sinklora.attention.patterns import SF, AttentionPattern
 from sinklora.evaluate import perplexity as module
-from sinklora.evaluate.perplexity import PerplexityResult, perplexity
+from sinklora.evaluate.perplexity import PerplexityResult, measure_perplexity
 from sinklora.evaluate.sliding_windows import batches, windows_of
 from sinklora.hf.models import use_pattern
 
@@ -97,7 +97,7 @@ def assert_matches_brute_force(
 
 
 def run(documents: Sequence[Any], model: nn.Module = LLAMA, **arguments: Any) -> PerplexityResult:
-    return perplexity(model, documents, **{"context": 8, "stride": 3, "progress": False, **arguments})
+    return measure_perplexity(model, documents, **{"context": 8, "stride": 3, "progress": False, **arguments})
 
 
 # --- windows -----------------------------------------------------------------------------------------------

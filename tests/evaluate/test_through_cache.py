@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from helpers import assert_close
 from sinklora.cache.policies import H2O, Full, Local, Novelty, StreamingLLM
 from sinklora.evaluate.generation_cost import cache_bound_model, cache_bytes, cost_verdict, generation_cost
-from sinklora.evaluate.through_cache import continuation_nats, pass_keys, recalled
+from sinklora.evaluate.through_cache import continuation_nll, pass_keys, recalled
 from sinklora.hf.budget_cache import BudgetCache
 from sinklora.reproduction.cache.figures import budget_figure, kept_share, kept_text_figure, kept_text_html
 from sinklora.reproduction.cache.study import (
@@ -28,7 +28,7 @@ from sinklora.reproduction.cache.study import (
     variants_verdict,
     verdict,
 )
-from sinklora.train.retrieval_documents import RecallDocument
+from sinklora.train.retrieval_documents import NeedleDocument
 from sinklora.train.sources import CorpusSpec
 
 BASE = "data/base"
@@ -53,7 +53,7 @@ def test_without_eviction_continuations_are_what_one_pass_over_all_tokens_gives(
     model: PreTrainedModel,
 ) -> None:
     texts = documents(3, 40)
-    found = continuation_nats(
+    found = continuation_nll(
         model, texts, partial(BudgetCache, model, Full()), prompt_tokens=30, scored_tokens=8, progress=False
     )
     with torch.no_grad():
@@ -65,8 +65,8 @@ def test_without_eviction_continuations_are_what_one_pass_over_all_tokens_gives(
 def test_a_batch_of_continuations_is_each_alone(model: PreTrainedModel) -> None:
     texts, lengths = documents(3, 40), {"prompt_tokens": 30, "scored_tokens": 8, "progress": False}
     make = partial(BudgetCache, model, H2O(10))
-    together = continuation_nats(model, texts, make, **lengths)  # type: ignore[arg-type]
-    alone = continuation_nats(model, texts, make, batch_size=1, **lengths)  # type: ignore[arg-type]
+    together = continuation_nll(model, texts, make, **lengths)  # type: ignore[arg-type]
+    alone = continuation_nll(model, texts, make, batch_size=1, **lengths)  # type: ignore[arg-type]
     assert_close(together, alone, atol=1e-4)
 
 
@@ -117,10 +117,10 @@ def test_pass_keys_fit_sweep_depth_and_come_from_the_seed(tokenizer: PreTrainedT
 def test_bad_input_is_named(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     make = partial(BudgetCache, model, Full())
     with pytest.raises(ValueError, match="each of 40 tokens"):
-        continuation_nats(model, documents(1, 39), make, prompt_tokens=30, scored_tokens=10)
+        continuation_nll(model, documents(1, 39), make, prompt_tokens=30, scored_tokens=10)
     with pytest.raises(ValueError, match="prompt_tokens=0"):
-        continuation_nats(model, documents(1, 39), make, prompt_tokens=0, scored_tokens=10)
-    mixed = [RecallDocument("a b?", "1", "b?"), RecallDocument("a b c d?", "1", "b c d?")]
+        continuation_nll(model, documents(1, 39), make, prompt_tokens=0, scored_tokens=10)
+    mixed = [NeedleDocument("a b?", "1", "b?"), NeedleDocument("a b c d?", "1", "b c d?")]
     with pytest.raises(ValueError, match="one length"):
         recalled(model, tokenizer, mixed, make, progress=False)
     with pytest.raises(ValueError, match="seeds=\\(1, 1\\)"):

@@ -33,7 +33,7 @@ from sinklora.reproduction.efficiency.study import (
     efficiency_table,
     verdict,
 )
-from sinklora.train.pattern_schedules import CURRICULA
+from sinklora.train.pattern_schedules import PATTERN_SCHEDULES
 
 FORWARD = 2  # FLOPs of a multiplication and its addition
 
@@ -222,7 +222,7 @@ def test_ratios_and_schedules_by_hand() -> None:
     assert table.loc[SF, "ideal ratio (FLOPs)"] == 0.5
     assert table.loc[SF, "prediction off (%)"] == pytest.approx(-20)
     ours = table.loc["LoRA+, sf_then_full (ours, from its steps)"]
-    assert CURRICULA["sf_then_full"].stages[1][0] == 0.1
+    assert PATTERN_SCHEDULES["sf_then_full"].stages[1][0] == 0.1
     assert ours["seconds"] == pytest.approx(0.9 * 2 + 0.1 * 4)
     assert ours["peak (GiB)"] == 2.5
     assert len(efficiency_table(hand_rows(), ["sf_growing"])) == 3, "its windows were not measured"
@@ -313,7 +313,9 @@ def test_the_command_line_predicts_and_refuses() -> None:
     import typer
 
     application = typer.Typer()
-    application.command()(efficiency.main)
+    from sinklora.evaluate import step_cli
+
+    application.command()(step_cli.main)
     run = CliRunner().invoke(application, ["--estimate", "base", "2048", "sf"])
     assert run.exit_code == 0 and "GiB at its peak" in run.output
     for arguments in ([], ["--estimate", "base", "2048", "sff"], ["--measure", "llama9", "64", "sf"]):

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sinklora.records.files import atomic_write, file_hash, json_hash, write_json
-from sinklora.records.provenance import _git, provenance
+from sinklora.records.provenance import _git, current_provenance
 from sinklora.records.runs import DamagedRunError, RunDirectory, RunLockedError
 
 SPEC = {"pattern": "sf", "steps": 60, "rate": 2e-5, "corpus": {"packages": ["numpy", "sympy"]}, "base": None}
@@ -286,7 +286,7 @@ def test_ranks_of_one_launch_share_the_lock(run: RunDirectory, monkeypatch: pyte
 
 
 def test_provenance_is_json_without_names_of_this_machine() -> None:
-    record = provenance()
+    record = current_provenance()
     text = json.dumps(record)
     assert set(record) == {"commit", "dirty", "versions", "hardware", "threads", "time"}
     assert record["versions"]["python"] == ".".join(map(str, sys.version_info[:3]))

@@ -12,13 +12,13 @@ from sinklora.attention.dispatch import attend
 from sinklora.attention.patterns import ABLATIONS, FULL, S2_WRAPPED, SF, SHORT, find_pattern
 from sinklora.attention.sparse_baselines import RolledPattern
 from sinklora.hf.models import current_pattern
-from sinklora.train.pattern_schedules import CURRICULA, Curriculum, find_curriculum
+from sinklora.train.pattern_schedules import PATTERN_SCHEDULES, PatternSchedule, find_schedule
 from sinklora.train.run import train, trainable_model
 from sinklora.train.sources import CorpusSpec
 from sinklora.train.spec import TrainSpec, identity
-from sinklora.train.trainer import FollowCurriculum
+from sinklora.train.trainer import FollowPatternSchedule
 
-TWO = Curriculum(((0.75, SF), (0.25, FULL)))
+TWO = PatternSchedule(((0.75, SF), (0.25, FULL)))
 
 
 def test_each_step_has_the_pattern_of_its_stage() -> None:
@@ -35,20 +35,20 @@ def test_the_cost_is_the_mean_of_the_steps() -> None:
 @pytest.mark.parametrize("stages", [(), ((0.5, SF),), ((1.5, SF), (-0.5, FULL))])
 def test_shares_must_add_up(stages: tuple[tuple[float, object], ...]) -> None:
     with pytest.raises(ValueError, match="stages="):
-        Curriculum(stages)  # type: ignore[arg-type]
+        PatternSchedule(stages)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("name", CURRICULA)
+@pytest.mark.parametrize("name", PATTERN_SCHEDULES)
 def test_named_curricula_cost_at_most_a_third_more_than_sf(name: str) -> None:
-    ratio = CURRICULA[name].density(4, 2048, 60) / SF.density(4, 2048)
+    ratio = PATTERN_SCHEDULES[name].density(4, 2048, 60) / SF.density(4, 2048)
     assert ratio <= 1.3
 
 
 def test_names_are_looked_up_and_wrong_ones_listed() -> None:
-    assert find_curriculum("sf_growing") is CURRICULA["sf_growing"]
-    assert find_curriculum("sf") is None
+    assert find_schedule("sf_growing") is PATTERN_SCHEDULES["sf_growing"]
+    assert find_schedule("sf") is None
     with pytest.raises(ValueError, match="sf_growing"):
-        find_curriculum("sf_grown")
+        find_schedule("sf_grown")
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def spec(tmp_path: Path) -> TrainSpec:
 
 def test_training_follows_the_curriculum(spec: TrainSpec, tmp_path: Path) -> None:
     model = trainable_model(spec)
-    follow = FollowCurriculum(spec)
+    follow = FollowPatternSchedule(spec)
     seen = []
     for step in range(4):
         state = type("State", (), {"global_step": step})()

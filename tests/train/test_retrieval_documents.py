@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerFast
 
 from sinklora.reproduction.base_model.study import train_tokenizer
 from sinklora.train.retrieval_documents import FILLER, fitted_pass_key, key_value_document, pass_key_document
-from sinklora.train.rows import MixedRows, RecallRows
+from sinklora.train.rows import MixedRows, NeedleRows
 
 
 def words(text: str) -> int:
@@ -64,12 +64,12 @@ def test_digits_are_tokens_of_their_own(tokenizer: PreTrainedTokenizerFast) -> N
 
 
 def test_recall_rows_are_full_and_reproducible(tokenizer: PreTrainedTokenizerFast) -> None:
-    rows, again = RecallRows(tokenizer, 256, 6, seed=1), RecallRows(tokenizer, 256, 6, seed=1)
+    rows, again = NeedleRows(tokenizer, 256, 6, seed=1), NeedleRows(tokenizer, 256, 6, seed=1)
     for index in range(6):
         assert rows[index]["input_ids"].shape == (256,)
         assert rows[index]["input_ids"][0] == tokenizer.bos_token_id
         assert torch.equal(rows[index]["input_ids"], again[index]["input_ids"])
-    other = RecallRows(tokenizer, 256, 6, seed=2)
+    other = NeedleRows(tokenizer, 256, 6, seed=2)
     assert not torch.equal(rows[0]["input_ids"], other[0]["input_ids"])
 
 

@@ -16,7 +16,7 @@ import typer
 
 from sinklora.cache.policies import POLICIES, make_policy
 from sinklora.evaluate.longbench.metrics import category_table, check_references, score_file
-from sinklora.evaluate.longbench.predict import as_it_is, chat_format, check_request, predict
+from sinklora.evaluate.longbench.predictions import as_it_is, chat_format, check_request, predict
 from sinklora.evaluate.longbench.records import Record, load_records
 from sinklora.evaluate.longbench.tasks import DATASETS, SMALL, scored_as, task_of
 from sinklora.hf.device import default_device

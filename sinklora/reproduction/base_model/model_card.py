@@ -78,7 +78,7 @@ def described(folder: Path) -> dict[str, Any]:
     }
 
 
-def model_card(record: dict[str, Any], table: pd.DataFrame) -> str:
+def card_text(record: dict[str, Any], table: pd.DataFrame) -> str:
     """The card in Markdown: what the model is, how it was made, what it can do, what it is not for.
 
     `record` is what `described` gives, `table` what `measure_base` measured.
@@ -144,7 +144,7 @@ def publish(model_folder: Path, table: pd.DataFrame, destination: Path) -> None:
     for stale in (temporary, old):
         shutil.rmtree(stale, ignore_errors=True)
     shutil.copytree(model_folder, temporary)
-    atomic_write(temporary / "README.md", model_card(described(temporary), table))
+    atomic_write(temporary / "README.md", card_text(described(temporary), table))
     if destination.exists():
         destination.rename(old)
     try:

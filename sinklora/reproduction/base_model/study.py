@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from sinklora.evaluate.pass_keys import pass_key_accuracy
-from sinklora.evaluate.perplexity import perplexity
+from sinklora.evaluate.perplexity import measure_perplexity
 from sinklora.hf.device import default_device
 from sinklora.hf.model_shapes import SHAPES
 from sinklora.records.files import json_hash, write_json
@@ -177,7 +177,7 @@ def measure_base(
     rows, data = [], {}
     for split, name in (("validation", "unseen files of the training packages"), ("test", "unseen packages")):
         texts, data[split] = _first_documents(tokenizer, split, documents, document_tokens)
-        result = perplexity(
+        result = measure_perplexity(
             model,
             texts,
             context=context,

@@ -131,7 +131,7 @@ def answer_questions(
         "few_shot": few_shot,
         "limit": limit,
     }
-    loaded: list[Any] = []  # the BudgetLM, when something is missing
+    loaded: list[Any] = []  # the LMEvalModel, when something is missing
     frames = []
     for name, policy in [("full", Full()), *((n, p) for n, ps in chosen.items() for p in ps)]:
         spec = {"base_sha256": base_hash(base), "data": data, "policy": policy_key(policy)}
@@ -169,14 +169,14 @@ def _answer(
     loaded: list[Any],
     folder: Path,
 ) -> list[str]:
-    from sinklora.evaluate.lm_eval_model import BudgetLM, answers
+    from sinklora.evaluate.lm_eval_model import LMEvalModel, answers
 
     if not loaded:
         device = default_device()
         dtype = torch.bfloat16 if device == "cuda" else torch.float32
         tokenizer = AutoTokenizer.from_pretrained(base)
         model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=dtype)
-        loaded.append(BudgetLM(model.to(device), tokenizer=tokenizer, batch_size=len(LETTERS)))
+        loaded.append(LMEvalModel(model.to(device), tokenizer=tokenizer, batch_size=len(LETTERS)))
     reader = loaded[0]
     reader.policy = policy
     write_json(folder / "right.json", answers(reader, task, limit=limit, few_shot=few_shot))

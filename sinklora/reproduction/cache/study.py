@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from sinklora.cache.policies import H2O, CachePolicy, Full, Local, Novelty, Score, StreamingLLM, policy_key
 from sinklora.evaluate.statistics import Accuracy, interval
-from sinklora.evaluate.through_cache import continuation_nats, pass_keys, recalled
+from sinklora.evaluate.through_cache import continuation_nll, pass_keys, recalled
 from sinklora.hf.budget_cache import BudgetCache
 from sinklora.hf.device import default_device
 from sinklora.records.files import write_json
@@ -161,7 +161,7 @@ def _measure_one(
     model = loaded[0]
     make = partial(BudgetCache, model, policy)
     lengths = {"prompt_tokens": study.prompt_tokens, "scored_tokens": study.scored_tokens}
-    nats = continuation_nats(model, documents, make, batch_size=64, progress=progress, **lengths).mean(1)
+    nats = continuation_nll(model, documents, make, batch_size=64, progress=progress, **lengths).mean(1)
     rows = [{"measure": PERPLEXITY, "item": str(i), "value": float(n)} for i, n in enumerate(nats)]
     for seed in study.seeds:
         keys = pass_keys(tokenizer, tokens=study.recall_tokens, trials=study.trials, seed=seed)

@@ -14,7 +14,7 @@ from sinklora.attention.patterns import FULL, find_pattern
 from sinklora.evaluate.step_estimate import estimate
 from sinklora.evaluate.step_spec import EAGER, StepCost, StepSpec
 from sinklora.evaluate.training_step import measured
-from sinklora.train.pattern_schedules import CURRICULA
+from sinklora.train.pattern_schedules import PATTERN_SCHEDULES
 
 BASELINE, SF, EAGER_STEP = "LoRA+", "LoRA+, SF-Attn", "LoRA+, all scores in memory"
 
@@ -56,9 +56,9 @@ class EfficiencyStudy:
             raise ValueError(f"contexts={self.contexts}: expected at least one, and none twice")
         if not self.limit_gib > 0:
             raise ValueError(f"limit_gib={self.limit_gib}: expected more than 0")
-        unknown = [name for name in self.schedules if name not in CURRICULA]
+        unknown = [name for name in self.schedules if name not in PATTERN_SCHEDULES]
         if unknown:
-            raise ValueError(f"schedules: unknown {unknown}; known are {', '.join(CURRICULA)}")
+            raise ValueError(f"schedules: unknown {unknown}; known are {', '.join(PATTERN_SCHEDULES)}")
 
 
 def compare(study: EfficiencyStudy, *, runs: Path, progress: bool = True) -> pd.DataFrame:
@@ -125,7 +125,7 @@ def _mean_step(measured_at: pd.DataFrame, schedule: str) -> dict[str, Any] | Non
     """One step of a schedule, on average; None where one of its patterns is not among the methods."""
     by_pattern = {find_pattern(STEPS[n]["pattern"]): n for n in STEPS if STEPS[n]["pattern"] != EAGER}
     by_pattern[FULL] = BASELINE
-    stages = CURRICULA[schedule].stages
+    stages = PATTERN_SCHEDULES[schedule].stages
     if any(by_pattern.get(pattern) not in measured_at.index for _, pattern in stages):
         return None
     steps = [(share, measured_at.loc[by_pattern[pattern]]) for share, pattern in stages]

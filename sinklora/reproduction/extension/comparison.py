@@ -109,7 +109,8 @@ def with_paper(
     """A `table` with the published rows under it, each value in the column of the same share of its target.
 
     So 4096 of the paper's 8192 tokens stands under 1024 of a ``target`` of 2048; a length without a column is
-    left out. `published` comes from `paper_values`. Perplexities of other models on other text: their fall from left to right compares, their level does not.
+    left out. `published` comes from `paper_values`. Perplexities of other models on other text: their fall
+    from left to right compares, their level does not.
     """
     lines = []
     for row, values in published.groupby("row", sort=False):

@@ -18,7 +18,7 @@ import pandas as pd
 from torch import nn
 from transformers import AutoTokenizer
 
-from sinklora.evaluate.perplexity import perplexity
+from sinklora.evaluate.perplexity import measure_perplexity
 from sinklora.hf.device import default_device
 from sinklora.records.files import write_json
 from sinklora.records.runs import RunDirectory
@@ -158,7 +158,7 @@ def _row(
     documents: Sequence[np.ndarray],
     progress: bool,
 ) -> dict[str, Any]:
-    result = perplexity(
+    result = measure_perplexity(
         model,
         documents,
         context=context,

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from sinklora.cache.policies import CachePolicy
 from sinklora.evaluate.longbench.metrics import category_table, check_references, score_predictions
-from sinklora.evaluate.longbench.predict import as_it_is, chat_format, predict
+from sinklora.evaluate.longbench.predictions import as_it_is, chat_format, predict
 from sinklora.evaluate.longbench.records import Prediction, Record, load_records
 from sinklora.evaluate.longbench.tasks import CATEGORIES, DATASETS, SMALL, scored_as
 from sinklora.hf.budget_cache import BudgetCache

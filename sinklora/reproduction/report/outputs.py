@@ -13,7 +13,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from sinklora.records.files import atomic_write, write_json
-from sinklora.records.provenance import provenance
+from sinklora.records.provenance import current_provenance
 from sinklora.records.tables import latex, markdown
 from sinklora.reproduction.report.experiments import PROFILES
 
@@ -128,6 +128,6 @@ class Report:
             "parameters": self.parameters,
             "data": data or {},
             "seconds": round(time.perf_counter() - self.started, 1),
-            **provenance(),
+            **current_provenance(),
         }
         write_json(self._folder("provenance", name) / f"{name}.json", record)

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.cache_utils import Cache, DynamicCache
 
 from sinklora.cache.policies import CachePolicy, policy_key
-from sinklora.evaluate.longbench.predict import as_it_is, chat_format
+from sinklora.evaluate.longbench.predictions import as_it_is, chat_format
 from sinklora.evaluate.statistics import Accuracy
 from sinklora.evaluate.topics import ANSWER_TOKENS, TopicRecord, topic_accuracy, topic_answers
 from sinklora.hf.budget_cache import BudgetCache

@@ -13,7 +13,7 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerFast
 from typer.testing import CliRunner
 
 from sinklora.evaluate.longbench.cli import commands
-from sinklora.evaluate.longbench.predict import predict, prompt_ids
+from sinklora.evaluate.longbench.predictions import predict, prompt_ids
 from sinklora.evaluate.longbench.records import (
     Record,
     load_records,

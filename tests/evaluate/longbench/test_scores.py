@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from helpers import assert_close
 from sinklora.evaluate.longbench.cli import commands, score_folder
 from sinklora.evaluate.longbench.metrics import category_table, code_similarity, score
-from sinklora.evaluate.longbench.predict import truncate_middle
+from sinklora.evaluate.longbench.predictions import truncate_middle
 from sinklora.evaluate.longbench.tasks import CATEGORIES, DATASETS, SMALL, library_metrics, task_of
 
 ONE_LINE = st.text(st.sampled_from("abc (x)=+é"), max_size=30)

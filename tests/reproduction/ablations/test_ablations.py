@@ -24,7 +24,7 @@ from sinklora.reproduction.ablations.tables import (
     sweep_table,
     sweep_verdict,
 )
-from sinklora.train.pattern_schedules import CURRICULA
+from sinklora.train.pattern_schedules import PATTERN_SCHEDULES
 from sinklora.train.sources import CorpusSpec
 from sinklora.train.spec import TrainSpec
 
@@ -240,11 +240,11 @@ def test_the_notebook_gives_each_condition_the_costs_of_its_training() -> None:
     assert "study.costs(others, context=length)" in source and "study.costs(usual, steps=count)" in source
 
 
-@pytest.mark.parametrize("name", [*PATTERNS, *CURRICULA])
+@pytest.mark.parametrize("name", [*PATTERNS, *PATTERN_SCHEDULES])
 def test_everything_that_can_be_trained_has_a_cost(name: str) -> None:
     assert 0 < attention_costs(TrainSpec(context=256, steps=60), [name])[name] <= 1
 
 
 def test_a_notebook_names_every_pattern_and_schedule() -> None:
     source = Path("notebooks/08_ablations.ipynb").read_text(encoding="utf-8")
-    assert all(f'\\"{name}\\"' in source for name in [*PATTERNS, *CURRICULA])
+    assert all(f'\\"{name}\\"' in source for name in [*PATTERNS, *PATTERN_SCHEDULES])

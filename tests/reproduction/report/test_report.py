@@ -94,7 +94,8 @@ def test_the_committed_index_and_readme_match_the_results() -> None:
 def test_every_figure_of_a_notebook_is_shown(tmp_path: Path) -> None:
     first = (
         "import matplotlib.pyplot as plt\n"
-        "from sinklora.reproduction.report.outputs import Report, figure_style\n"
+        "from sinklora.reproduction.report.outputs import Report\n"
+        "from sinklora.reproduction.report.style import figure_style\n"
         f"report = Report('03_longest_context', 'smoke', {{}}, Path({str(tmp_path)!r}))\n"
         "def draw():\n"
         "    with figure_style():\n"

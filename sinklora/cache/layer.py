@@ -12,7 +12,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers.cache_utils import CacheLayerMixin
 
 from sinklora.cache.policies import CachePolicy, Split
 from sinklora.cache.scored_attention import attend_and_sum, precise
@@ -27,7 +26,7 @@ def layer_of(key: Tensor) -> BudgetLayer | None:
     return getattr(key, MARK, None)
 
 
-class BudgetLayer(CacheLayerMixin):
+class BudgetLayer:
     """Keys and values [B, Hkv, slots, D], their positions [B, Hkv, slots] and scores of one layer.
 
     `update` takes the new keys and values and marks them, `attend` answers the queries, accounts for them and
@@ -38,13 +37,13 @@ class BudgetLayer(CacheLayerMixin):
     is_croppable = False
 
     def __init__(self, policy: CachePolicy, prefill_chunk: int | None = None) -> None:
-        super().__init__()
         self.policy, self.prefill_chunk = policy, prefill_chunk
         self.reset()
 
     def reset(self) -> None:
         """Forget everything; the next call may have another batch size."""
-        self.keys = self.values = None
+        self.keys: Tensor | None = None
+        self.values: Tensor | None = None
         self._module: weakref.ref[nn.Module] | None = None
         self.positions: Tensor | None = None
         self.scores: TokenScores | None = None

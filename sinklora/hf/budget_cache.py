@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
-from transformers.cache_utils import Cache
+from transformers.cache_utils import Cache, CacheLayerMixin
 
 from sinklora.cache.layer import BudgetLayer
 from sinklora.cache.policies import CachePolicy, make_policy
@@ -18,6 +18,10 @@ from sinklora.hf.cache_attention import CACHE_NAME
 from sinklora.hf.models import check_architecture
 from sinklora.hf.pattern_attention import ATTENTION_NAME
 from sinklora.hf.rope import find_transformer
+
+
+class BudgetCacheLayer(BudgetLayer, CacheLayerMixin):
+    """A `BudgetLayer` that transformers accepts as one of its own."""
 
 
 class BudgetCache(Cache):
@@ -55,7 +59,9 @@ class BudgetCache(Cache):
             feed_scores(model)
         self.policy, self.prefill_chunk = policy, prefill_chunk
         # A second list, because that of transformers may hold layers of every kind.
-        self.budget_layers = [BudgetLayer(policy, prefill_chunk) for _ in range(config.num_hidden_layers)]
+        self.budget_layers = [
+            BudgetCacheLayer(policy, prefill_chunk) for _ in range(config.num_hidden_layers)
+        ]
         super().__init__(layers=list(self.budget_layers))
 
     def update(

@@ -34,8 +34,13 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers.cache_utils import DynamicCache, StaticCache
 
+from sinklora.cache.full import Full
+from sinklora.cache.h2o import H2O
 from sinklora.cache.layer import BudgetLayer
-from sinklora.cache.policies import H2O, CachePolicy, Full, Local, Novelty, StreamingLLM
+from sinklora.cache.novelty import Novelty
+from sinklora.cache.policies import CachePolicy
+from sinklora.cache.sliding_window import Local
+from sinklora.cache.streaming_llm import StreamingLLM
 from sinklora.evaluate.generation_cost import cache_bound_model, generation_cost
 from sinklora.hf.budget_cache import BudgetCache
 from sinklora.hf.model_shapes import SHAPES, random_model

@@ -19,7 +19,8 @@ import torch
 import yaml
 from tqdm.auto import tqdm
 
-from sinklora.cache.policies import CachePolicy, Full, make_policy
+from sinklora.cache.full import Full
+from sinklora.cache.policies import CachePolicy, make_policy
 from sinklora.evaluate.longbench.records import json_lines
 from sinklora.hf.budget_cache import BudgetCache, feed_scores
 

@@ -6,6 +6,7 @@ SinkLoRA, arXiv 2406.05678, section 3.3; H2O, arXiv 2306.14048.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -101,9 +102,9 @@ def feed_scores(model: nn.Module) -> nn.Module:
 
 
 def cache_factory(model: nn.Module, kv: str, budget: float | int | None) -> Callable[[], Cache] | None:
-    """What makes a fresh cache for each prompt, by name (see POLICIES); None for transformers' own.
+    """What makes a fresh cache for each prompt, by name (see POLICIES); None for "full", transformers' own.
 
     Raises ValueError for an unknown name or a wrong budget, at once.
     """
     policy = make_policy(kv, budget)
-    return None if kv == "full" else lambda: BudgetCache(model, policy)
+    return partial(BudgetCache, model, policy) if policy.bounded else None

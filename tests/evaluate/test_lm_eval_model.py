@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from sinklora.cache.policies import H2O
+from sinklora.cache.h2o import H2O
 from sinklora.evaluate.lm_eval_model import LMEvalModel, answers, main, openbookqa_task, parse_budget
 from sinklora.hf.budget_cache import BudgetCache
 

@@ -11,7 +11,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
 from cache_simulation import Simulation
 from helpers import assert_close
-from sinklora.cache.policies import H2O, CachePolicy, Full, Local, Novelty, Score, StreamingLLM
+from sinklora.cache.attention_scores import Score
+from sinklora.cache.full import Full
+from sinklora.cache.h2o import H2O
+from sinklora.cache.novelty import Novelty
+from sinklora.cache.policies import CachePolicy
+from sinklora.cache.sliding_window import Local
+from sinklora.cache.streaming_llm import StreamingLLM
 from sinklora.evaluate.generation_cost import cache_bound_model
 from sinklora.evaluate.memory import TensorMemory
 from sinklora.hf.budget_cache import BudgetCache
@@ -22,14 +28,14 @@ POLICIES = {
     "h2o-fraction": H2O(0.4),
     "h2o-mostly-recent": H2O(heavy=2, recent=6),
     "h2o-heavy-only": H2O(heavy=6, recent=0),
-    "h2o-protected": H2O(8, protect=2),
-    "h2o-decayed": H2O(8, how=Score(decay=0.8)),
-    "h2o-window": H2O(8, how=Score(window=3)),
-    "h2o-averaged": H2O(8, how=Score(average=True)),
+    "h2o-protected": H2O(8, sink_tokens=2),
+    "h2o-decayed": H2O(8, scoring=Score(decay=0.8)),
+    "h2o-window": H2O(8, scoring=Score(window=3)),
+    "h2o-averaged": H2O(8, scoring=Score(average=True)),
     "local": Local(7),
     "streaming": StreamingLLM(9, sink_tokens=2),
     "novelty": Novelty(8, always_recent=2),
-    "novelty-half": Novelty(0.5, share=0.5, always_recent=0, protect=1),
+    "novelty-half": Novelty(0.5, share=0.5, always_recent=0, sink_tokens=1),
     "full": Full(),
 }
 TOKENS, PROMPT = 26, 17
@@ -380,11 +386,11 @@ def test_equal_scores_evict_the_oldest() -> None:
     for name, parameter in model.named_parameters():
         if "q_proj" in name:
             torch.nn.init.zeros_(parameter)  # every query sees all keys alike
-    cache = BudgetCache(model, H2O(heavy=3, recent=2, how=Score(window=2)))
+    cache = BudgetCache(model, H2O(heavy=3, recent=2, scoring=Score(window=2)))
     run(cache, model, tokens(1, 9), [9])
     # The last two queries gave 0..7 the same attention, so of 0..6 the newest three stay.
     assert cache.kept_positions(0)[0, 0].tolist() == [4, 5, 6, 7, 8]
-    compare(model, H2O(heavy=3, recent=2, how=Score(window=2)), [9, 1, 1, 1, 1, 1], None)
+    compare(model, H2O(heavy=3, recent=2, scoring=Score(window=2)), [9, 1, 1, 1, 1, 1], None)
 
 
 # --- bad input ----------------------------------------------------------------------------------------------
@@ -404,10 +410,10 @@ def test_equal_scores_evict_the_oldest() -> None:
         (lambda: H2O(heavy=4), "give budget"),
         (lambda: H2O(heavy=0.7, recent=0.7), r"heavy \+ recent=1.4"),
         (lambda: H2O(), "give budget"),
-        (lambda: H2O(8, protect=8), "protect=8"),
-        (lambda: H2O(heavy=4, recent=4, protect=5), "protect=5: more than the 4 heavy hitters"),
-        (lambda: H2O(8, recent=6, protect=3), "protect=3: more than the 2 heavy hitters"),
-        (lambda: H2O(8, protect=-1), "protect=-1"),
+        (lambda: H2O(8, sink_tokens=8), "sink_tokens=8"),
+        (lambda: H2O(heavy=4, recent=4, sink_tokens=5), "sink_tokens=5: more than the 4 heavy hitters"),
+        (lambda: H2O(8, recent=6, sink_tokens=3), "sink_tokens=3: more than the 2 heavy hitters"),
+        (lambda: H2O(8, sink_tokens=-1), "sink_tokens=-1"),
         (lambda: StreamingLLM(4), "sink_tokens=4"),
         (lambda: Local(0.0), "budget=0.0"),
         (lambda: Novelty(8, share=1), "share=1"),
@@ -424,13 +430,13 @@ def test_wrong_policies_are_named(make: object, words: str) -> None:
 @pytest.mark.parametrize(
     ("policy", "split"),
     [
-        (H2O(10, protect=8), (8, 0, 2)),
-        (H2O(10, protect=4), (4, 1, 5)),
-        (H2O(0.2, protect=8), (8, 2, 10)),
-        (H2O(0.04, protect=8), (3, 0, 1)),
-        (H2O(heavy=0.05, recent=0.05, protect=8), (8, 0, 2)),
-        (H2O(heavy=6, recent=0, protect=2), (2, 4, 0)),
-        (Novelty(0.1, share=0.5, always_recent=0, protect=8), (8, 0, 2)),
+        (H2O(10, sink_tokens=8), (8, 0, 2)),
+        (H2O(10, sink_tokens=4), (4, 1, 5)),
+        (H2O(0.2, sink_tokens=8), (8, 2, 10)),
+        (H2O(0.04, sink_tokens=8), (3, 0, 1)),
+        (H2O(heavy=0.05, recent=0.05, sink_tokens=8), (8, 0, 2)),
+        (H2O(heavy=6, recent=0, sink_tokens=2), (2, 4, 0)),
+        (Novelty(0.1, share=0.5, always_recent=0, sink_tokens=8), (8, 0, 2)),
     ],
     ids=str,
 )

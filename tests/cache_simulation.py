@@ -11,7 +11,10 @@ import torch
 from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache, PreTrainedModel
 
+from helpers import assert_close
 from sinklora.cache.policies import CachePolicy
+from sinklora.hf.budget_cache import BudgetCache
+from tiny_models import VOCABULARY
 
 
 @dataclass
@@ -44,7 +47,16 @@ def novelty_score(head: Head, position: int, now: int, policy: Any) -> float:
     return 0.0 if far < 8 * torch.finfo(mine.dtype).eps else far
 
 
-SCORES: dict[str, Score] = {"h2o": attention_score, "novelty": novelty_score}
+def no_score(head: Head, position: int, now: int, policy: Any) -> float:
+    """Without scores the oldest is evicted."""
+    return 0.0
+
+
+SCORES: dict[str, Score] = {
+    "h2o": attention_score,
+    "novelty": novelty_score,
+    **dict.fromkeys(("full", "local", "streaming"), no_score),
+}
 
 
 class Simulation:
@@ -64,7 +76,7 @@ class Simulation:
         positions: str = "text",
     ) -> None:
         self.model, self.policy, self.chunk, self.positions = model, policy, chunk, positions
-        self.score = SCORES.get(policy.name, lambda *_: 0.0) if score is None else score
+        self.score = SCORES[policy.name] if score is None else score
         self.heads: dict[tuple[int, int], Head] = {}
         self.totals: dict[int, Any] = {}
 
@@ -135,3 +147,86 @@ def turn(x: Tensor, by: int, frequencies: Tensor) -> Tensor:
     pairs = torch.complex(x[:half].double(), x[half : 2 * half].double())
     pairs = pairs * torch.polar(torch.ones_like(angle), angle)
     return torch.cat([pairs.real, pairs.imag, x[2 * half :].double()]).to(x.dtype)
+
+
+def tokens(rows: int = 1, length: int = 26, seed: int = 3) -> Tensor:
+    """Random tokens [rows, length], none of them special."""
+    return torch.randint(3, VOCABULARY, (rows, length), generator=torch.Generator().manual_seed(seed))
+
+
+@torch.no_grad()
+def run(cache: BudgetCache, model: torch.nn.Module, ids: Tensor, calls: list[int]) -> Tensor:
+    """Logits [rows, N, vocabulary], the tokens fed in calls of so many."""
+    parts = ids.split(calls, dim=1)
+    return torch.cat([model(part, past_key_values=cache).logits for part in parts], 1)
+
+
+def compare(
+    model: Any,
+    policy: CachePolicy,
+    calls: list[int],
+    chunk: int | None = None,
+    rows: int = 2,
+    *,
+    score: Score | None = None,
+    positions: str = "text",
+    atol: float = 1e-9,
+) -> None:
+    """Logits and kept tokens of a BudgetCache are those of the simulation, row by row."""
+    ids = tokens(rows, sum(calls))
+    options = {} if positions == "text" else {"positions": positions}
+    cache = BudgetCache(model, policy, prefill_chunk=chunk, **options)
+    logits = run(cache, model, ids, calls)
+    for row in range(rows):
+        truth = Simulation(model, policy, chunk, score=score, positions=positions)
+        assert_close(logits[row], truth.run(ids[row], calls), atol=atol)
+        check_kept(cache, row, truth)
+
+
+def check_kept(cache: BudgetCache, row: int, truth: Simulation) -> None:
+    """A row keeps, in every layer and head, what the simulation keeps."""
+    for (layer, head), kept in truth.heads.items():
+        found = cache.kept_positions(layer)[row, head]
+        assert found[found >= 0].tolist() == sorted(kept.kept)
+
+
+@torch.no_grad()
+def compare_turns(
+    model: Any,
+    policy: CachePolicy,
+    turns: list[list[int]],
+    side: str,
+    chunk: int | None = None,
+    *,
+    positions: str = "text",
+    atol: float = 1e-9,
+) -> None:
+    """Turns of so many new tokens, row by row, in one padded batch: each row is what it is alone."""
+    lengths = [sum(turn[row] for turn in turns) for row in range(len(turns[0]))]
+    ids = tokens(len(lengths), max(lengths))
+    options = {} if positions == "text" else {"positions": positions}
+    cache = BudgetCache(model, policy, prefill_chunk=chunk, **options)
+    seen, mask = [0] * len(lengths), torch.zeros(len(lengths), 0, dtype=torch.long)
+    logits: list[list[Tensor]] = [[] for _ in lengths]
+    for turn in turns:
+        new = torch.stack([_padded(count, max(turn), side) for count in turn])
+        mask = torch.cat([mask, new], 1)
+        places = torch.tensor(seen)[:, None] + (new.cumsum(1) - 1).clamp(min=0)
+        given = ids.gather(1, places.clamp(max=ids.shape[1] - 1)) * new
+        # A batch that is not padded is what the model is given without a mask, too.
+        out = model(given, attention_mask=mask, position_ids=places, past_key_values=cache).logits
+        for row, count in enumerate(turn):
+            logits[row].append(out[row, new[row].bool()])
+            seen[row] += count
+    for row, length in enumerate(lengths):
+        truth = Simulation(model, policy, chunk, positions=positions)
+        expected = truth.run(ids[row, :length], [turn[row] for turn in turns if turn[row]])
+        assert_close(torch.cat(logits[row]), expected, atol=atol)
+        check_kept(cache, row, truth)
+
+
+def _padded(count: int, width: int, side: str) -> Tensor:
+    """1 for so many tokens, 0 for the padding: on the left, on the right, or after the first token."""
+    padding, real = [0] * (width - count), [1] * count
+    order = {"left": padding + real, "right": real + padding, "middle": real[:1] + padding + real[1:]}
+    return torch.tensor(order[side])

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from sinklora.cache.layer import layer_of
-from sinklora.hf.document_ids import check_documents, find_document_ids, full_attention_mask
+from sinklora.hf.document_ids import find_document_ids, full_attention_mask
 
 CACHE_NAME = "sinklora_cache"
 
@@ -63,7 +63,6 @@ def _check_call(module: Any, mask: Tensor | None, arguments: dict[str, Any]) -> 
         raise ValueError(
             "a BudgetCache cannot be combined with a 4-D attention mask: pass a 2-D one, or None"
         )
-    check_documents(mask, None)
     if int(mask.max()) > 1:
         raise ValueError("a BudgetCache holds one document a row: unpack the rows, or pad them")
     return mask > 0

@@ -198,6 +198,7 @@ def compare_turns(
     side: str,
     chunk: int | None = None,
     *,
+    score: Score | None = None,
     positions: str = "text",
     atol: float = 1e-9,
 ) -> None:
@@ -219,7 +220,7 @@ def compare_turns(
             logits[row].append(out[row, new[row].bool()])
             seen[row] += count
     for row, length in enumerate(lengths):
-        truth = Simulation(model, policy, chunk, positions=positions)
+        truth = Simulation(model, policy, chunk, score=score, positions=positions)
         expected = truth.run(ids[row, :length], [turn[row] for turn in turns if turn[row]])
         assert_close(torch.cat(logits[row]), expected, atol=atol)
         check_kept(cache, row, truth)

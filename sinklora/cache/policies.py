@@ -1,5 +1,8 @@
 """What every cache policy says, and the registry of policies; each policy has a file of its own beside this.
 
+To add one, write its file: a frozen dataclass derived from `CachePolicy` with a `name`, its `split`, and,
+where it has heavy hitters, `make_scorer`. Caches, figures, benchmarks and the harness find it by its name.
+
 A policy splits its budget: the first `protected` tokens and the `recent` newest ones always stay, and of the
 others the `heavy` ones with the highest score, the heavy hitters. Everything else is evicted.
 """

@@ -125,7 +125,8 @@ def test_a_conversation_in_a_batch_is_what_each_row_is_alone(policy: CachePolicy
         alone, said = BudgetCache(model, policy), torch.zeros(1, 0, dtype=torch.long)
         for turn, length in zip(turns, lengths, strict=True):
             said = torch.cat([said, turn[row : row + 1, -length[row] :]], 1)
-            said = model.generate(said, past_key_values=alone, **options)
+            real = torch.ones_like(said)  # the filler, too, may be written
+            said = model.generate(said, attention_mask=real, past_key_values=alone, **options)
         assert rows[row, masks[row].bool()].tolist() == said[0].tolist()
         for layer in range(2):
             kept, own = cache.kept_positions(layer)[row], alone.kept_positions(layer)[0]

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers.cache_utils import CacheLayerMixin
 
 from sinklora.cache.eviction import choose_kept, free_slot
 from sinklora.cache.policies import CachePolicy
@@ -30,7 +29,7 @@ def layer_of(key: Tensor) -> BudgetLayer | None:
     return getattr(key, MARK, None)
 
 
-class BudgetLayer(TokenStorage, CacheLayerMixin):
+class BudgetLayer(TokenStorage):
     """What one layer keeps, and attention over it.
 
     `update` takes the new keys and values and marks them, `attend` answers the queries, accounts for them and

@@ -24,7 +24,6 @@ class TokenStorage:
     values: Tensor | None
 
     def __init__(self, policy: CachePolicy) -> None:
-        super().__init__()
         self.policy = policy
         self.forget()
 

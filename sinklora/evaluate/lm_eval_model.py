@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 
 from sinklora.cache.policies import CachePolicy, make_policy, parse_budget
 from sinklora.evaluate.longbench.records import json_lines
-from sinklora.hf.budget_cache import BudgetCache, feed_scores
+from sinklora.hf.budget_cache import BudgetCache, enable_budget_caches
 
 try:
     import lm_eval
@@ -57,7 +57,7 @@ class LMEvalModel(HFLM):
         self.policy = kv if isinstance(kv, CachePolicy) else make_policy(kv, parse_budget(budget))
         self.prefill_chunk = None if prefill_chunk is None else int(prefill_chunk)
         super().__init__(pretrained=pretrained, backend="causal", **arguments)
-        feed_scores(self.model.eval())
+        enable_budget_caches(self.model.eval())
 
     def new_cache(self) -> BudgetCache:
         """An empty cache for one request or batch."""

@@ -3,4 +3,4 @@
 Importing it adds sinklora's names to transformers' registries of attention, and changes nothing else.
 """
 
-import sinklora.hf.pattern_attention  # noqa: F401  (registers)
+import sinklora.hf.attention  # noqa: F401  (registers)

@@ -9,31 +9,61 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
-from transformers import PreTrainedConfig
-from transformers.cache_utils import Cache
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.cache_utils import Cache, CacheLayerMixin
 
-from sinklora.cache.layer import BudgetLayer
+from sinklora.cache.layer import MARK, BudgetLayer
 from sinklora.cache.policies import CachePolicy, make_policy
-from sinklora.hf.cache_attention import CACHE_NAME
-from sinklora.hf.models import check_architecture
-from sinklora.hf.pattern_attention import ATTENTION_NAME
+from sinklora.hf.architecture import (
+    check_architecture,
+    check_attention_sinks,
+    check_cacheable,
+    check_wrapper,
+    honours_interface,
+)
+from sinklora.hf.attention import CACHE_NAME
+from sinklora.hf.attention_switch import AttentionSwitch, CalledCache
 from sinklora.hf.rope import find_transformer
 
 
-class BudgetCache(Cache):
+class BudgetCacheLayer(BudgetLayer, CacheLayerMixin):
+    """A `BudgetLayer` that transformers accepts as one of its own."""
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """As `BudgetLayer.update`; the values are marked as well."""
+        if self.keys is not None and self.keys.is_inference() and not torch.is_inference_mode_enabled():
+            # Tensors of inference mode cannot be written outside of it; a selection of all rows copies them.
+            self.batch_select_indices(torch.arange(self.batch_size))
+        keys, values = super().update(key_states, value_states, *args, **kwargs)
+        setattr(values, MARK, self)
+        return keys, values
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All but the module that filled it, which belongs to this process: the next one may go on."""
+        return {**self.__dict__, "_module": None}
+
+
+class BudgetCache(CalledCache):
     """A cache that keeps what its policy keeps: `model.generate(**inputs, past_key_values=BudgetCache(...))`.
 
-    `model` is a causal language model of transformers (or a wrapper around one): it gets the attention that
-    feeds the cache, which is `sdpa` in every other use. A config instead of a model leaves that to you:
-    `model.set_attn_implementation("sinklora_cache")`. `prefill_chunk`: None attends to the whole prompt and
-    then evicts (H2O's release); an int evicts after so many tokens, so that the cache never holds more than
-    the budget and a chunk (1 is the algorithm of the paper). A fraction as budget is one of the tokens seen
-    when several tokens come at once (a prompt, a turn, a piece of a prompt); decoding does not change it.
+    `model` is a causal language model of transformers or a wrapper around one. It attends through the cache
+    while it is called with it; every other call has the model's own attention. A cache made from a config,
+    copied or loaded from a pickle works with a model that other BudgetCaches were made with, or that
+    `enable_budget_caches` was given (before `torch.compile`).
+    `prefill_chunk`: None attends to the whole prompt and then evicts (H2O's release); an int evicts after so
+    many tokens, so that the cache never holds more than the budget and a chunk (1 is the algorithm of the
+    paper). A fraction as budget is one of the tokens seen when several tokens come at once (a prompt, a turn,
+    a piece of a prompt); decoding does not change it.
 
     Kept tokens have the positions they were written with, and positions count on. Works for any batch, padded
-    left or right, greedy or sampling or beam search, several turns. Raises ValueError, each time saying what
-    to do, for an architecture without AttentionInterface, sliding windows, training, `use_cache=False`,
+    left or right, greedy or sampling or beam search, several turns; as DynamicCache does, copied, pickled,
+    filled under `torch.inference_mode`. Raises ValueError, each time saying what to do: at once for an
+    architecture without AttentionInterface, with soft-capped scores, learned sinks, sliding windows, latent
+    or linear attention, and for prefix tuning; when called, for training, gradients, `use_cache=False`,
     packed documents, cropping (assisted decoding), and a cache given to another model or batch.
     """
 
@@ -50,55 +80,83 @@ class BudgetCache(Cache):
             isinstance(prefill_chunk, bool) or not isinstance(prefill_chunk, int) or prefill_chunk < 1
         ):
             raise ValueError(f"prefill_chunk={prefill_chunk!r}: expected tokens (1 or more), or None")
-        config = model if isinstance(model, PreTrainedConfig) else find_transformer(model).config
-        check_architecture(config)
-        if not isinstance(model, PreTrainedConfig):
-            feed_scores(model)
+        if isinstance(model, PreTrainedConfig):
+            config = model
+            check_config(config)
+        else:
+            config = find_transformer(enable_budget_caches(model)).config
         self.policy, self.prefill_chunk = policy, prefill_chunk
         # A second list, because that of transformers may hold layers of every kind.
-        self.budget_layers = [BudgetLayer(policy, prefill_chunk) for _ in range(config.num_hidden_layers)]
+        self.budget_layers = [
+            BudgetCacheLayer(policy, prefill_chunk) for _ in range(config.num_hidden_layers)
+        ]
+        self._in_call, self._seen = False, 0
         super().__init__(layers=list(self.budget_layers))
+
+    def begin_call(self, model: PreTrainedModel, use_cache: bool | None) -> None:
+        """A model is called with this cache. ValueError where it was told not to use one."""
+        if use_cache is False or (use_cache is None and getattr(model.config, "use_cache", True) is False):
+            raise ValueError(
+                "use_cache=False (an argument, or the model's config) with a BudgetCache as past_key_values: "
+                "pass use_cache=True, or leave the cache out"
+            )
+        self._in_call, self._seen = True, self.get_seq_length()
+
+    def end_call(self) -> None:
+        """The call is over. ValueError where some layer did not attend through the cache."""
+        self._in_call = False
+        unused = [i for i, layer in enumerate(self.budget_layers) if layer.get_seq_length() == self._seen]
+        if unused:
+            raise ValueError(
+                f"layers {unused} took no notice of the cache: the model is an encoder, has no keys and "
+                "values to store, or skips layers; leave the BudgetCache out for this architecture"
+            )
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
         """What the model's attention calls with new keys and values, [B, Hkv, Q, D]."""
-        self._check_answered()
-        return self.budget_layers[layer_idx].update(key_states, value_states, *args, **kwargs)
-
-    def _check_answered(self) -> None:
-        waiting = [i for i, layer in enumerate(self.budget_layers) if layer.awaits_attention]
-        if waiting:
+        if not self._in_call:
             raise ValueError(
-                f"the attention of layer {waiting[0]} did not answer to the cache: make it with the model, "
-                f"BudgetCache(model, ...), or call model.set_attn_implementation({CACHE_NAME!r})"
+                "this model was not prepared for the cache: make it with the model, BudgetCache(model, ...), "
+                "or call sinklora.hf.budget_cache.enable_budget_caches(model), before torch.compile"
             )
+        return self.budget_layers[layer_idx].update(key_states, value_states, *args, **kwargs)
 
     def nbytes(self) -> int:
         """Bytes that the cache holds: keys, values, positions and scores of all layers."""
-        self._check_answered()
         return sum(layer.nbytes() for layer in self.budget_layers)
 
     def kept_positions(self, layer: int) -> Tensor:
         """Positions of the tokens a layer keeps, ascending [B, Hkv, slots]; -1 fills rows that keep fewer."""
-        self._check_answered()
         return self.budget_layers[layer].kept_positions()
 
 
-def feed_scores(model: nn.Module) -> nn.Module:
-    """Give the model the attention that a BudgetCache needs; returns the same object.
+def enable_budget_caches(model: nn.Module) -> nn.Module:
+    """Let `model` answer to every BudgetCache that it is called with; returns the same object.
 
-    A model with a pattern has it already. Raises ValueError where the architecture has no such choice.
+    `BudgetCache(model, ...)` does this itself; it is for caches that were loaded, or made from a config. The
+    model gets forward hooks, and changes in nothing else. ValueError where no BudgetCache can serve it.
     """
     transformer = find_transformer(model)
-    if transformer.config._attn_implementation not in (ATTENTION_NAME, CACHE_NAME):
-        transformer.set_attn_implementation(CACHE_NAME)
-        if transformer.config._attn_implementation != CACHE_NAME:
-            raise ValueError(
-                f"{type(transformer).__name__} does not use transformers' AttentionInterface, so it "
-                "cannot feed a BudgetCache"
-            )
+    check_wrapper(model)
+    if AttentionSwitch.is_on(transformer):
+        return model
+    check_config(transformer.config)
+    check_attention_sinks(transformer)
+    if not honours_interface(transformer, CACHE_NAME):
+        raise ValueError(
+            f"{type(transformer).__name__} does not use transformers' AttentionInterface, so it "
+            "cannot feed a BudgetCache: use DynamicCache, or an architecture that does (Llama, Mistral, ...)"
+        )
+    AttentionSwitch().install(transformer)
     return model
+
+
+def check_config(config: PreTrainedConfig) -> None:
+    """Raise ValueError for the config of a model that no BudgetCache can serve."""
+    check_architecture(config)
+    check_cacheable(config)
 
 
 def cache_factory(model: nn.Module, kv: str, budget: float | int | None) -> Callable[[], Cache] | None:

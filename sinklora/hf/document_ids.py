@@ -70,23 +70,18 @@ def full_attention_mask(ids: Tensor) -> Tensor:
     return causal & (key > 0) & ((key == query) | (query == 0))
 
 
-def check_documents(ids: Tensor | None, position_ids: Tensor | None) -> None:
-    """ValueError where the ids cannot say what the model was given: gaps in padding, lost document starts."""
-    if ids is not None:
-        before = torch.nn.functional.pad(ids, (1, 0))[:, :-1]
-        runs = ((ids != before) & (ids > 0)).sum(-1)
-        if bool((runs != ids.amax(-1)).any()):
-            raise ValueError(
-                "attention_mask has gaps: the tokens of a row must be contiguous, padded on the left or right"
-            )
+def has_gaps(ids: Tensor) -> bool:
+    """True where the tokens of a document are not contiguous: padding in the middle of it."""
+    before = torch.nn.functional.pad(ids, (1, 0))[:, :-1]
+    runs = ((ids != before) & (ids > 0)).sum(-1)
+    return bool((runs != ids.amax(-1)).any())
+
+
+def has_restarts(ids: Tensor | None, position_ids: Tensor | None) -> bool:
+    """True where positions restart inside what the ids call one document: its start was lost on the way."""
     if position_ids is None or position_ids.ndim != 2 or isinstance(position_ids, FakeTensor):
-        return
+        return False
     restarts = position_ids[:, 1:] <= position_ids[:, :-1]
     if ids is not None:
         restarts = restarts & (ids[:, 1:] == ids[:, :-1]) & (ids[:, 1:] > 0)
-    if bool(restarts.any()):
-        raise LostDocumentsError(
-            "position_ids restart inside a row, but transformers recognises packed documents only without an "
-            "attention_mask and without a cache: pass attention_mask=None and use_cache=False (a few "
-            "architectures, such as OPT, cannot be given packed documents at all)"
-        )
+    return bool(restarts.any())

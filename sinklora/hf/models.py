@@ -6,11 +6,13 @@ from dataclasses import replace
 from typing import Any
 
 from torch import nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from sinklora.attention.pattern import Pattern
 from sinklora.attention.patterns import find_pattern
-from sinklora.hf.pattern_attention import ATTENTION_NAME, CONFIG_KEY, PatternSettings
+from sinklora.hf.architecture import check_architecture, check_wrapper
+from sinklora.hf.attention import ATTENTION_NAME
+from sinklora.hf.pattern_settings import CONFIG_KEY, PatternSettings
 from sinklora.hf.probe import probe_model
 from sinklora.hf.rope import find_transformer
 
@@ -43,6 +45,7 @@ def use_pattern(
     transformer = find_transformer(model)
     config = transformer.config
     check_architecture(config)
+    check_wrapper(model)
     before = {key: getattr(config, key) for key in CONFIG_ATTRIBUTES if hasattr(config, key)}
     implementation = config._attn_implementation
     engaged = implementation == ATTENTION_NAME and CONFIG_KEY in before
@@ -99,22 +102,3 @@ def _restore(transformer: PreTrainedModel, attributes: dict[str, Any], implement
         elif hasattr(transformer.config, key):
             delattr(transformer.config, key)
     transformer.set_attn_implementation(implementation)
-
-
-def check_architecture(config: PreTrainedConfig) -> None:
-    """Raise ValueError for models that no pattern and no BudgetCache can serve: encoders, local attention."""
-    if getattr(config, "is_encoder_decoder", False) or config.get_text_config() is not config:
-        raise ValueError(f"expected a decoder-only text model, got model_type={config.model_type!r}")
-    context = getattr(config, "max_position_embeddings", None)
-    for name, kind in (
-        ("sliding_window", "sliding_attention"),
-        ("attention_chunk_size", "chunked_attention"),
-    ):
-        window = getattr(config, name, None)
-        used = kind in (getattr(config, "layer_types", None) or [kind])
-        if used and window is not None and context is not None and window < context:
-            raise ValueError(
-                f"{name}={window} is shorter than max_position_embeddings={context}: patterns and bounded "
-                f"caches take full attention and cannot be combined with it; load the model with {name}=None "
-                "(full attention in every layer) or choose a model without local attention"
-            )

@@ -9,8 +9,9 @@ from contextvars import ContextVar
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
+from sinklora.hf.architecture import attention_layers
 from sinklora.hf.document_ids import LostDocumentsError
 
 PADDED = ((1, 1, 1, 1, 1, 1, 1, 1), (1, 1, 1, 1, 1, 0, 0, 0))
@@ -79,8 +80,8 @@ def _training_untouched(transformer: PreTrainedModel) -> Iterator[None]:
 def _check_calls(transformer: PreTrainedModel, calls: list[_Call], expected: Tensor, what: str) -> None:
     name = type(transformer).__name__
     layers = {layer for layer, _ in calls}
-    wanted = _attention_layers(transformer.config)
-    if len(layers) != wanted:
+    wanted = len(attention_layers(transformer.config))
+    if wanted not in (len(layers), len(calls)):  # calls: a layer that is run several times counts as several
         raise ValueError(
             f"{name} used the pattern in {len(layers)} of {wanted} attention layers: its architecture does "
             "not fully honour transformers' AttentionInterface, so no pattern can be put on it"
@@ -89,10 +90,3 @@ def _check_calls(transformer: PreTrainedModel, calls: list[_Call], expected: Ten
         raise ValueError(
             f"{name} does not pass {what} on to its attention: training would silently ignore it"
         )
-
-
-def _attention_layers(config: PreTrainedConfig) -> int:
-    kinds = getattr(config, "layer_types", None)
-    if kinds is None:
-        return config.num_hidden_layers
-    return sum("attention" in kind and kind != "linear_attention" for kind in kinds)

@@ -21,8 +21,8 @@ from transformers import (
 from helpers import assert_close
 from sinklora.attention.pattern import Pattern
 from sinklora.attention.patterns import FULL, S2, SF, SF_SHIFTED, SHORT, AttentionPattern
+from sinklora.hf.attention import ATTENTION_NAME
 from sinklora.hf.models import current_pattern, evaluates_with_pattern, remove_pattern, use_pattern
-from sinklora.hf.pattern_attention import ATTENTION_NAME
 from sinklora.hf.rope import extend_context
 from tiny_models import ARCHITECTURES, HEADS, TOKENS, VOCABULARY, Batch, make_batch, tiny_config, tiny_model
 

@@ -1,0 +1,141 @@
+"""What a call of attention may ask for: each refusal gives its reason before anything is computed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sinklora.hf.architecture import attention_layers
+from sinklora.hf.document_ids import LostDocumentsError, has_gaps, has_restarts
+
+# Arguments by which some architectures change scores or hide keys: none may be dropped without a word.
+SCORE_CHANGING_ARGUMENTS = ("softcap", "s_aux", "sinks", "position_bias", "indices", "block_indices")
+
+
+def check_pattern_call(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    dropout: float,
+    arguments: dict[str, Any],
+) -> None:
+    """ValueError where a pattern cannot answer, or would answer another question."""
+    _check_scores(module, arguments, "no pattern supports")
+    if dropout > 0.0:
+        raise ValueError(
+            f"attention dropout {dropout} cannot be combined with a pattern: load the model with "
+            f"{_dropout_name(module.config, dropout)}=0.0"
+        )
+    if not arguments.get("is_causal", getattr(module, "is_causal", True)):
+        raise ValueError(f"{type(module).__name__} is not causal: patterns are for causal self-attention")
+    if query.shape[2] != key.shape[2]:
+        raise ValueError(
+            f"a pattern covers whole sequences, got {query.shape[2]} queries, {key.shape[2]} keys (a cache "
+            "is being continued): call model.eval() before generating, and leave evaluate_with_pattern off"
+        )
+    if key.shape != value.shape:
+        raise ValueError(
+            f"{type(module).__name__} has keys of size {key.shape[-1]} and values of size {value.shape[-1]} "
+            "(multi-head latent attention); patterns need equal sizes: choose a model without it"
+        )
+    if mask is not None and mask.ndim != 2:
+        raise ValueError(
+            "a pattern cannot be combined with a 4-D attention mask: pass a 2-D attention_mask, or None. "
+            f"(Local attention, sliding_window={arguments.get('sliding_window')}, makes one where it is "
+            f"shorter than the {key.shape[2]} tokens given: load the model with sliding_window=None.)"
+        )
+    if _is_first(module):
+        _check_gaps(mask)
+        _check_starts(mask, arguments)
+
+
+def check_evaluation_call(
+    module: Any, query: Tensor, key: Tensor, mask: Tensor | None, arguments: dict[str, Any]
+) -> None:
+    """LostDocumentsError where full attention would read packed documents as one."""
+    whole = query.shape[2] == key.shape[2] > 1
+    if whole and (mask is None or mask.ndim == 2) and _is_first(module):
+        _check_starts(mask, arguments)
+
+
+def check_cached_call(
+    module: Any,
+    seen: int,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    arguments: dict[str, Any],
+) -> Tensor | None:
+    """Which of the new tokens [B, Q] are no padding, None where none is, after `seen` tokens in the cache.
+
+    ValueError where a BudgetCache cannot answer.
+    """
+    if module.training:
+        raise ValueError("a BudgetCache evicts and cannot be trained through: call model.eval() first")
+    if torch.is_grad_enabled() and (query.requires_grad or key.requires_grad or value.requires_grad):
+        raise ValueError(
+            "a BudgetCache gives no gradients: call the model under torch.no_grad() (generate does), or "
+            "leave the cache out where gradients are wanted"
+        )
+    _check_scores(module, arguments, "a BudgetCache cannot follow")
+    if not arguments.get("is_causal", getattr(module, "is_causal", True)):
+        raise ValueError(f"{type(module).__name__} is not causal: a BudgetCache is for causal self-attention")
+    window = arguments.get("sliding_window")
+    if window is not None and seen + query.shape[2] > window:
+        raise ValueError(
+            f"{seen + query.shape[2]} tokens are more than sliding_window={window}, which a BudgetCache "
+            "cannot apply: keep below it, or choose a model without local attention"
+        )
+    if key.shape[-1] != value.shape[-1]:
+        raise ValueError(
+            f"{type(module).__name__} has keys of size {key.shape[-1]} and values of size {value.shape[-1]} "
+            "(multi-head latent attention), which a BudgetCache cannot hold: use transformers' DynamicCache"
+        )
+    if mask is not None and mask.ndim != 2:
+        raise ValueError(
+            "a BudgetCache cannot be combined with a 4-D attention mask: pass a 2-D one, or None"
+        )
+    if query.shape[2] > 1 and _is_first(module):
+        positions = arguments.get("position_ids")
+        if has_restarts(mask, positions) or (mask is not None and int(mask.max()) > 1):
+            raise LostDocumentsError("a BudgetCache holds one document a row: unpack the rows, or pad them")
+    return None if mask is None else mask > 0
+
+
+def _check_scores(module: Any, arguments: dict[str, Any], which: str) -> None:
+    changed = [name for name in SCORE_CHANGING_ARGUMENTS if arguments.get(name) is not None]
+    if changed:
+        raise ValueError(f"{type(module).__name__} gives attention {changed}, which {which}")
+
+
+def _check_gaps(ids: Tensor | None) -> None:
+    if ids is not None and has_gaps(ids):
+        raise ValueError(
+            "attention_mask has gaps: the tokens of a row must be contiguous, padded on the left or right"
+        )
+
+
+def _check_starts(ids: Tensor | None, arguments: dict[str, Any]) -> None:
+    if has_restarts(ids, arguments.get("position_ids")):
+        raise LostDocumentsError(
+            "position_ids restart inside a row, but transformers recognises packed documents only without an "
+            "attention_mask and without a cache: pass attention_mask=None and use_cache=False (a few "
+            "architectures, such as OPT, cannot be given packed documents at all)"
+        )
+
+
+def _dropout_name(config: Any, dropout: float) -> str:
+    """The attribute of a config that set this attention dropout."""
+    named = {name: value for name, value in config.to_dict().items() if "drop" in name and value == dropout}
+    return next((name for name in named if "att" in name), "attention_dropout")
+
+
+def _is_first(module: Any) -> bool:
+    """True for the first layer that attends: what is the same for all layers is checked once."""
+    index = getattr(module, "layer_idx", None)
+    return index is None or index == next(iter(attention_layers(module.config)), 0)

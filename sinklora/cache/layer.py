@@ -164,8 +164,9 @@ class BudgetLayer(TokenStorage):
         keys, values, positions = self.with_stored(key, value, fresh)
         placed = keys
         if self.rotation is not None:
-            query = self.rotation.rotated(query, self._next_places() + index)
-            placed = self.rotation.rotated(keys, ranks(positions))
+            length = max(self.rows.stored) + query.shape[2]
+            query = self.rotation.rotated(query, self._next_places() + index, length)
+            placed = self.rotation.rotated(keys, ranks(positions), self.used + query.shape[2])
         output = self._attend_and_score(
             NewTokens(query, placed, values, positions, self.used, counts, self.rows.tokens, scale)
         )
@@ -212,8 +213,8 @@ class BudgetLayer(TokenStorage):
         used, kept = self.used, self.keys[:, :, : self.used]
         placed = key
         if self.rotation is not None:
-            kept = self.rotation.rotated(kept, ranks(self.positions[..., :used]))
-            query, placed = (self.rotation.rotated(x, self._next_places()) for x in (query, key))
+            kept = self.rotation.rotated(kept, ranks(self.positions[..., :used]), used)
+            query, placed = (self.rotation.rotated(x, self._next_places(), used + 1) for x in (query, key))
         grouped = (query * scale).reshape(query.shape[0], key.shape[1], -1, query.shape[3])
         own = (grouped * placed).sum(-1, keepdim=True)
         scores = torch.cat([grouped @ kept.mT, own], -1)

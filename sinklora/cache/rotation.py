@@ -14,8 +14,8 @@ from torch import Tensor
 class Rotation(Protocol):
     """Rotary position embeddings of a model."""
 
-    def rotated(self, x: Tensor, positions: Tensor) -> Tensor:
-        """Queries or keys [B, H, N, D] without positions, at `positions` [B or 1, H or 1, N]; dtype of x."""
+    def rotated(self, x: Tensor, positions: Tensor, length: int) -> Tensor:
+        """Queries or keys [B, H, N, D] without positions, at `positions` [B|1, H|1, N], all below `length`."""
 
 
 def ranks(positions: Tensor) -> Tensor:

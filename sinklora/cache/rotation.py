@@ -15,7 +15,7 @@ class Rotation(Protocol):
     """Rotary position embeddings of a model."""
 
     def rotated(self, x: Tensor, positions: Tensor, length: int) -> Tensor:
-        """Queries or keys [B, H, N, D] without positions, at `positions` [B|1, H|1, N], all below `length`."""
+        """Queries or keys [B, H, N, D] without positions, put at `positions` [B|1, H|1, N] below `length`."""
 
 
 def ranks(positions: Tensor) -> Tensor:

@@ -64,7 +64,7 @@ class RotaryPositions:
         return cls(copy.deepcopy(rotary), home)
 
     def rotated(self, x: Tensor, positions: Tensor, length: int) -> Tensor:
-        """Queries or keys [B, H, N, D] without positions, at `positions` [B|1, H|1, N], all below `length`."""
+        """Queries or keys [B, H, N, D] without positions, put at `positions` [B|1, H|1, N] below `length`."""
         batch, heads, count, size = x.shape
         exact = x.to(precise(x.dtype))
         # Cosines of the few positions there are; every head takes its own out of them.

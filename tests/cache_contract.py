@@ -23,7 +23,7 @@ def check_contract(model: PreTrainedModel, name: str) -> None:
         alone = run(BudgetCache(model, policy), model, ids[row : row + 1], CALLS)
         assert_close(alone[0], logits[row], atol=1e-9)
     _check_chunks(model, policy, ids)
-    _check_rows_move_with_their_scores(model, policy, ids, logits)
+    _check_rows_move_with_their_scores(model, policy, ids)
     generated = model.generate(
         ids, past_key_values=BudgetCache(model, policy), num_beams=3, max_new_tokens=4, pad_token_id=0
     )
@@ -55,12 +55,27 @@ def _check_chunks(model: PreTrainedModel, policy: CachePolicy, ids: Tensor) -> N
         assert chunked.kept_positions(layer).tolist() == decoded.kept_positions(layer).tolist()
 
 
-def _check_rows_move_with_their_scores(
-    model: PreTrainedModel, policy: CachePolicy, ids: Tensor, logits: Tensor
-) -> None:
-    order = torch.tensor([2, 0, 1])
+@torch.no_grad()
+def _check_rows_move_with_their_scores(model: PreTrainedModel, policy: CachePolicy, ids: Tensor) -> None:
+    lengths, chosen = [READ, 4, 11], [2, 1, 0, 1]
+    mask = (torch.arange(READ) >= READ - torch.tensor(lengths)[:, None]).long()
     cache = BudgetCache(model, policy)
-    run(cache, model, ids[:, :READ], [READ])
-    cache.reorder_cache(order)
-    after = run(cache, model, ids[order, READ:], [1, 1, 1])
-    assert_close(after, logits[order, READ:], atol=1e-9)
+    model(
+        ids[:, :READ] * mask,
+        attention_mask=mask,
+        position_ids=(mask.cumsum(1) - 1).clamp(min=0),
+        past_key_values=cache,
+    )
+    cache.reorder_cache(torch.tensor([2, 1, 0]))
+    cache.batch_select_indices(torch.tensor([0, 1, 2, 1]))
+    for at in range(READ, ids.shape[1]):
+        places = torch.tensor([lengths[row] + at - READ for row in chosen])[:, None]
+        logits = model(ids[chosen, at : at + 1], position_ids=places, past_key_values=cache).logits[:, -1]
+    for row, length in enumerate(lengths):
+        alone = BudgetCache(model, policy)
+        own = torch.cat([ids[row, READ - length : READ], ids[row, READ:]])[None]
+        expected = run(alone, model, own, [length, 1, 1, 1])[0, -1]
+        for place in (i for i, picked in enumerate(chosen) if picked == row):
+            assert_close(logits[place], expected, atol=1e-9)
+            kept, alone_kept = cache.kept_positions(0)[place], alone.kept_positions(0)[0]
+            assert kept[:, : alone_kept.shape[1]].tolist() == alone_kept.tolist()

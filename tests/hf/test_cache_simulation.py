@@ -131,3 +131,34 @@ def test_a_conversation_in_a_batch_is_what_each_row_is_alone(policy: CachePolicy
         for layer in range(2):
             kept, own = cache.kept_positions(layer)[row], alone.kept_positions(layer)[0]
             assert kept[:, : own.shape[1]].tolist() == own.tolist()
+
+
+@pytest.mark.parametrize("policy", [H2O(6), StreamingLLM(6), Novelty(6), SlidingWindow(6)], ids=str)
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_row_that_is_no_number_stays_bounded_and_spoils_no_other(policy: CachePolicy, value: float) -> None:
+    model, ids = tiny_model("llama-gqa").double(), tokens(2, 20)
+    embedded = model.get_input_embeddings()(ids).detach()
+    broken = embedded.clone()
+    broken[0, 5] = value
+    found = []
+    for inputs in (embedded, broken):
+        cache = BudgetCache(model, policy)
+        logits, seen = [], 0
+        for part in inputs.split([14, *[1] * 6], dim=1):
+            with torch.no_grad():
+                logits.append(model(inputs_embeds=part, past_key_values=cache).logits[1])
+            seen += part.shape[1]
+            newest = torch.arange(seen - policy.split(14).recent, seen)
+            for layer in range(2):
+                kept = cache.kept_positions(layer)
+                assert kept.shape[-1] == 6 and (kept.diff(dim=-1) > 0).all()
+                assert (kept[..., -len(newest) :] == newest).all()
+        found.append(torch.cat(logits))
+    assert torch.equal(found[0], found[1])
+
+
+def test_the_smallest_caches_equal_the_simulation() -> None:
+    model = tiny_model("llama-gqa").double()
+    for policy in (H2O(1), SlidingWindow(1), StreamingLLM(0.01), Novelty(1), H2O(heavy=1, recent=0)):
+        compare(model, policy, [3, 1, 1, 1, 4, 1], rows=1)
+        compare_turns(model, policy, [[3, 1], [1, 1], [0, 4], [1, 1]], "left", chunk=2)

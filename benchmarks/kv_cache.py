@@ -34,8 +34,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers.cache_utils import DynamicCache, StaticCache
 
+from sinklora.cache.full import Full
 from sinklora.cache.layer import BudgetLayer
-from sinklora.cache.policies import H2O, CachePolicy, Full, Local, Novelty, StreamingLLM
+from sinklora.cache.policies import POLICIES, CachePolicy, make_policy
 from sinklora.evaluate.generation_cost import cache_bound_model, generation_cost
 from sinklora.hf.budget_cache import BudgetCache
 from sinklora.hf.model_shapes import SHAPES, random_model
@@ -45,12 +46,7 @@ from sinklora.records.tables import markdown
 
 # Without these glibc hands memory back between calls, and page faults would be timed.
 KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "2000000000", "MALLOC_TRIM_THRESHOLD_": "8000000000"}
-KINDS: dict[str, Callable[[float], CachePolicy]] = {
-    "h2o": H2O,
-    "local": Local,
-    "streaming": StreamingLLM,
-    "novelty": Novelty,
-}
+KINDS = [name for name, policy in POLICIES.items() if policy.bounded]
 
 
 def generation(options: argparse.Namespace) -> pd.DataFrame:
@@ -61,7 +57,7 @@ def generation(options: argparse.Namespace) -> pd.DataFrame:
     for prompt in options.prompts:
         policies: dict[str, CachePolicy] = {"full (ours)": Full()}
         for budget in options.budgets:
-            policies |= {f"{name} {budget:.0%}": make(budget) for name, make in KINDS.items()}
+            policies |= {f"{name} {budget:.0%}": make_policy(name, budget) for name in KINDS}
         caches = {name: functools.partial(BudgetCache, model, policy) for name, policy in policies.items()}
         costs = generation_cost(
             model,
@@ -95,8 +91,8 @@ def operators(options: argparse.Namespace) -> pd.DataFrame:
         query, key, value = _tensors(options, prompt)
         plain = functools.partial(F.scaled_dot_product_attention, query, key, value, is_causal=True)
         cases: dict[str, Callable[[], Any]] = {"plain SDPA": plain}
-        for name, make in KINDS.items():
-            cases[name] = functools.partial(_read, make(0.2), query, key, value)
+        for name in KINDS:
+            cases[name] = functools.partial(_read, make_policy(name, 0.2), query, key, value)
         rows += _rounds(f"prompt of {prompt}", cases, options)
         for budget in options.budgets:
             rows += _rounds(f"step over {budget:.0%} of {prompt}", _steps(options, prompt, budget), options)
@@ -137,8 +133,8 @@ def _steps(options: argparse.Namespace, prompt: int, budget: float) -> dict[str,
             _feed(layer, *new)
 
     cases: dict[str, Callable[[], Any]] = {"plain SDPA": plain}
-    for name, make in KINDS.items():
-        layer = _read(make(budget), *_tensors(options, prompt, options.batch))
+    for name in KINDS:
+        layer = _read(make_policy(name, budget), *_tensors(options, prompt, options.batch))
         cases[name] = functools.partial(decode, layer)
     return cases
 
@@ -163,8 +159,9 @@ def _model_steps(options: argparse.Namespace, prompt: int, budget: float) -> dic
     kept = max(1, int(budget * prompt))
     static = functools.partial(StaticCache, config=model.config, max_cache_len=kept + options.steps)
     cases = {"static cache": growing(static), "transformers' cache": growing(DynamicCache)}
-    for name, make in KINDS.items():
-        cases[name] = functools.partial(decode, read(prompt, BudgetCache(model, make(budget))))
+    for name in KINDS:
+        cache = BudgetCache(model, make_policy(name, budget))
+        cases[name] = functools.partial(decode, read(prompt, cache))
     return cases
 
 
@@ -219,12 +216,12 @@ def _layer_prompt(name: str, options: argparse.Namespace, tokens: int) -> Callab
     inputs = _tensors(options, tokens)
     if name == "plain SDPA":
         return functools.partial(F.scaled_dot_product_attention, *inputs, is_causal=True)
-    return functools.partial(_read, KINDS[name](0.2), *inputs)
+    return functools.partial(_read, make_policy(name, 0.2), *inputs)
 
 
 def _model_prompt(name: str, options: argparse.Namespace, tokens: int) -> Callable[[], Any]:
     model = _model(options)
-    cache = DynamicCache() if name == "plain SDPA" else BudgetCache(model, KINDS[name](0.2))
+    cache = DynamicCache() if name == "plain SDPA" else BudgetCache(model, make_policy(name, 0.2))
     ids = torch.ones(1, tokens, dtype=torch.long, device=options.device)
     return functools.partial(model, ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
 

@@ -23,7 +23,12 @@ if TYPE_CHECKING:
         STRIDE,
         AttentionPattern,
     )
-    from sinklora.cache.policies import H2O, CachePolicy, Full, Local, Novelty, StreamingLLM
+    from sinklora.cache.full import Full
+    from sinklora.cache.h2o import H2O
+    from sinklora.cache.novelty import Novelty
+    from sinklora.cache.policies import CachePolicy
+    from sinklora.cache.sliding_window import Local, SlidingWindow
+    from sinklora.cache.streaming_llm import StreamingLLM
     from sinklora.hf.budget_cache import BudgetCache
     from sinklora.hf.models import current_pattern, remove_pattern, use_pattern
     from sinklora.hf.rope import extend_context
@@ -35,7 +40,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "FIXED": "attention.patterns",
     "FULL": "attention.patterns",
-    "H2O": "cache.policies",
+    "H2O": "cache.h2o",
     "PATTERNS": "attention.patterns",
     "RANDOM": "attention.patterns",
     "S2": "attention.patterns",
@@ -47,11 +52,12 @@ _HOMES = {
     "AttentionPattern": "attention.patterns",
     "BudgetCache": "hf.budget_cache",
     "CachePolicy": "cache.policies",
-    "Full": "cache.policies",
-    "Local": "cache.policies",
-    "Novelty": "cache.policies",
+    "Full": "cache.full",
+    "Local": "cache.sliding_window",
+    "Novelty": "cache.novelty",
     "Pattern": "attention.pattern",
-    "StreamingLLM": "cache.policies",
+    "SlidingWindow": "cache.sliding_window",
+    "StreamingLLM": "cache.streaming_llm",
     "attend": "attention.dispatch",
     "check_gradients": "lora.adapter",
     "current_pattern": "hf.models",
@@ -84,6 +90,7 @@ __all__ = [
     "Local",
     "Novelty",
     "Pattern",
+    "SlidingWindow",
     "StreamingLLM",
     "attend",
     "check_gradients",

@@ -3,6 +3,7 @@
 One sequence at a time, Python lists, one eviction after the other; nothing here is shared with the library.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,7 +11,10 @@ import torch
 from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache, PreTrainedModel
 
-from sinklora.cache.policies import CachePolicy, ValueNovelty
+from helpers import assert_close
+from sinklora.cache.policies import CachePolicy
+from sinklora.hf.budget_cache import BudgetCache
+from tiny_models import VOCABULARY
 
 
 @dataclass
@@ -21,27 +25,58 @@ class Head:
     received: dict[int, list[tuple[int, float]]] = field(default_factory=dict)
     values: dict[int, Tensor] = field(default_factory=dict)
 
-    def score(self, position: int, now: int, policy: CachePolicy) -> float:
-        rule, total = policy.score, 0.0
-        if rule is None:
-            return 0.0
-        if isinstance(rule, ValueNovelty):
-            mine = self.values[position]
-            newer = [v for p, v in self.values.items() if p > position]
-            far = min((1 - float(torch.cosine_similarity(mine, v, 0)) for v in newer), default=2.0)
-            return 0.0 if far < 8 * torch.finfo(mine.dtype).eps else far
-        for query, weight in self.received[position]:
-            if rule.window and query <= now - rule.window:
-                continue
-            total += weight * rule.decay ** (now - query)
-        return total / (now + 1 - position) if rule.average else total
+
+Score = Callable[[Head, int, int, Any], float]  # head, position, newest position, policy
+
+
+def attention_score(head: Head, position: int, now: int, policy: Any) -> float:
+    """What a token has received from queries, as a `Score` of H2O says."""
+    rule, total = policy.scoring, 0.0
+    for query, weight in head.received[position]:
+        if rule.window and query <= now - rule.window:
+            continue
+        total += weight * rule.decay ** (now - query)
+    return total / (now + 1 - position) if rule.average else total
+
+
+def novelty_score(head: Head, position: int, now: int, policy: Any) -> float:
+    """1 - cosine of the most similar newer value."""
+    mine = head.values[position]
+    newer = [value for p, value in head.values.items() if p > position]
+    far = min((1 - float(torch.cosine_similarity(mine, v, 0)) for v in newer), default=2.0)
+    return 0.0 if far < 8 * torch.finfo(mine.dtype).eps else far
+
+
+def no_score(head: Head, position: int, now: int, policy: Any) -> float:
+    """Without scores the oldest is evicted."""
+    return 0.0
+
+
+SCORES: dict[str, Score] = {
+    "h2o": attention_score,
+    "novelty": novelty_score,
+    **dict.fromkeys(("full", "local", "streaming"), no_score),
+}
 
 
 class Simulation:
-    """The policy applied to every layer of a model; `run` feeds it calls of several tokens."""
+    """The policy applied to every layer of a model; `run` feeds it calls of several tokens.
 
-    def __init__(self, model: PreTrainedModel, policy: CachePolicy, chunk: int | None = None) -> None:
-        self.model, self.policy, self.chunk = model, policy, chunk
+    `score`: how the policy ranks a token, by hand; those of SCORES unless given. `positions="cache"`: the
+    tokens that a query sees are at 0, 1, 2, ...
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        policy: CachePolicy,
+        chunk: int | None = None,
+        *,
+        score: Score | None = None,
+        positions: str = "text",
+    ) -> None:
+        self.model, self.policy, self.chunk, self.positions = model, policy, chunk, positions
+        self.score = SCORES[policy.name] if score is None else score
         self.heads: dict[tuple[int, int], Head] = {}
         self.totals: dict[int, Any] = {}
 
@@ -80,9 +115,10 @@ class Simulation:
                     head.values[position] = value[0, kv_head, position]
                 for now in fresh:
                     seen = head.kept + [p for p in fresh if p <= now]
+                    keys = torch.stack([self.placed(key[0, kv_head], p, i) for i, p in enumerate(seen)])
                     for h in range(kv_head * groups, (kv_head + 1) * groups):
-                        logits = key[0, kv_head, seen] @ query[0, h, now - (length - new)] * scaling
-                        weights = logits.softmax(-1)
+                        asked = self.placed(query[0, h], now, len(seen) - 1, first=length - new)
+                        weights = (keys @ asked * scaling).softmax(-1)
                         output[0, h, now - (length - new)] = weights @ value[0, kv_head, seen]
                         for position, weight in zip(seen, weights.tolist(), strict=True):
                             head.received[position].append((now, weight))
@@ -90,8 +126,108 @@ class Simulation:
                 self.evict(head, fresh[-1], self.totals[layer])
         return output.transpose(1, 2), None
 
+    def placed(self, x: Tensor, position: int, place: int, first: int = 0) -> Tensor:
+        """The row of x for a position, there or moved to its place in the cache; x starts at `first`."""
+        row = x[position - first]
+        if self.positions == "text":
+            return row
+        rotary = next(m for m in self.model.modules() if hasattr(m, "inv_freq"))
+        return turn(row, place - position, rotary.inv_freq)
+
     def evict(self, head: Head, now: int, split: Any) -> None:
         while len(head.kept) > split.total:
             newest = now + 1 - max(split.recent, 1)
             may_go = [p for p in head.kept if split.protected <= p < newest]
-            head.kept.remove(min(may_go, key=lambda p: (head.score(p, now, self.policy), p)))
+            head.kept.remove(min(may_go, key=lambda p: (self.score(head, p, now, self.policy), p)))
+
+
+def turn(x: Tensor, by: int, frequencies: Tensor) -> Tensor:
+    """A rotated query or key [D] so many positions further on: pairs of its halves as complex numbers."""
+    angle, half = by * frequencies.double(), len(frequencies)
+    pairs = torch.complex(x[:half].double(), x[half : 2 * half].double())
+    pairs = pairs * torch.polar(torch.ones_like(angle), angle)
+    return torch.cat([pairs.real, pairs.imag, x[2 * half :].double()]).to(x.dtype)
+
+
+def tokens(rows: int = 1, length: int = 26, seed: int = 3) -> Tensor:
+    """Random tokens [rows, length], none of them special."""
+    return torch.randint(3, VOCABULARY, (rows, length), generator=torch.Generator().manual_seed(seed))
+
+
+@torch.no_grad()
+def run(cache: BudgetCache, model: torch.nn.Module, ids: Tensor, calls: list[int]) -> Tensor:
+    """Logits [rows, N, vocabulary], the tokens fed in calls of so many."""
+    parts = ids.split(calls, dim=1)
+    return torch.cat([model(part, past_key_values=cache).logits for part in parts], 1)
+
+
+def compare(
+    model: Any,
+    policy: CachePolicy,
+    calls: list[int],
+    chunk: int | None = None,
+    rows: int = 2,
+    *,
+    score: Score | None = None,
+    positions: str = "text",
+    atol: float = 1e-9,
+) -> None:
+    """Logits and kept tokens of a BudgetCache are those of the simulation, row by row."""
+    ids = tokens(rows, sum(calls))
+    options = {} if positions == "text" else {"positions": positions}
+    cache = BudgetCache(model, policy, prefill_chunk=chunk, **options)
+    logits = run(cache, model, ids, calls)
+    for row in range(rows):
+        truth = Simulation(model, policy, chunk, score=score, positions=positions)
+        assert_close(logits[row], truth.run(ids[row], calls), atol=atol)
+        check_kept(cache, row, truth)
+
+
+def check_kept(cache: BudgetCache, row: int, truth: Simulation) -> None:
+    """A row keeps, in every layer and head, what the simulation keeps."""
+    for (layer, head), kept in truth.heads.items():
+        found = cache.kept_positions(layer)[row, head]
+        assert found[found >= 0].tolist() == sorted(kept.kept)
+
+
+@torch.no_grad()
+def compare_turns(
+    model: Any,
+    policy: CachePolicy,
+    turns: list[list[int]],
+    side: str,
+    chunk: int | None = None,
+    *,
+    score: Score | None = None,
+    positions: str = "text",
+    atol: float = 1e-9,
+) -> None:
+    """Turns of so many new tokens, row by row, in one padded batch: each row is what it is alone."""
+    lengths = [sum(turn[row] for turn in turns) for row in range(len(turns[0]))]
+    ids = tokens(len(lengths), max(lengths))
+    options = {} if positions == "text" else {"positions": positions}
+    cache = BudgetCache(model, policy, prefill_chunk=chunk, **options)
+    seen, mask = [0] * len(lengths), torch.zeros(len(lengths), 0, dtype=torch.long)
+    logits: list[list[Tensor]] = [[] for _ in lengths]
+    for turn in turns:
+        new = torch.stack([_padded(count, max(turn), side) for count in turn])
+        mask = torch.cat([mask, new], 1)
+        places = torch.tensor(seen)[:, None] + (new.cumsum(1) - 1).clamp(min=0)
+        given = ids.gather(1, places.clamp(max=ids.shape[1] - 1)) * new
+        # A batch that is not padded is what the model is given without a mask, too.
+        out = model(given, attention_mask=mask, position_ids=places, past_key_values=cache).logits
+        for row, count in enumerate(turn):
+            logits[row].append(out[row, new[row].bool()])
+            seen[row] += count
+    for row, length in enumerate(lengths):
+        truth = Simulation(model, policy, chunk, score=score, positions=positions)
+        expected = truth.run(ids[row, :length], [turn[row] for turn in turns if turn[row]])
+        assert_close(torch.cat(logits[row]), expected, atol=atol)
+        check_kept(cache, row, truth)
+
+
+def _padded(count: int, width: int, side: str) -> Tensor:
+    """1 for so many tokens, 0 for the padding: on the left, on the right, or after the first token."""
+    padding, real = [0] * (width - count), [1] * count
+    order = {"left": padding + real, "right": real + padding, "middle": real[:1] + padding + real[1:]}
+    return torch.tensor(order[side])

@@ -1,15 +1,26 @@
-"""What a bounded key/value cache keeps: H2O (arXiv 2306.14048), Local, StreamingLLM (arXiv 2309.17453), Full.
+"""What every cache policy says, and the registry of policies; each policy has a file of its own beside this.
 
-A policy splits its budget: the first ``protected`` tokens and the ``recent`` newest ones always stay, and of
-the others the ``heavy`` ones with the highest score, the heavy hitters. Everything else is evicted.
+To add one, write its file: a frozen dataclass derived from `CachePolicy` with a `name`, its `split`, and,
+where it has heavy hitters, `make_scorer`. Caches, figures, benchmarks and the harness find it by its name.
+
+A policy splits its budget: the first `protected` tokens and the `recent` newest ones always stay, and of the
+others the `heavy` ones with the highest score, the heavy hitters. Everything else is evicted.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from types import MappingProxyType
+from typing import Any, ClassVar, NamedTuple
+
+from torch import Tensor
+
+from sinklora.cache.scores import Scorer
 
 UNBOUNDED = 2**62
+
+POLICIES: dict[str, type[CachePolicy]] = {}  # every policy by its name; classes add themselves
 
 
 class Split(NamedTuple):
@@ -25,59 +36,40 @@ class Split(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Score:
-    """How the attention that a token receives becomes its score, per layer and key/value head, in float32.
-
-    The plain sum over all queries is H2O's. ``decay`` < 1 multiplies what was before with every query,
-    ``window`` counts the last queries only, ``average`` divides the sum by the number of queries that could
-    see the token. Raises ValueError naming the argument.
-    """
-
-    decay: float = 1.0
-    window: int = 0
-    average: bool = False
-
-    def __post_init__(self) -> None:
-        if not 0 < self.decay <= 1:
-            raise ValueError(f"decay={self.decay!r}: expected a number above 0 and at most 1")
-        if isinstance(self.window, bool) or not isinstance(self.window, int) or self.window < 0:
-            raise ValueError(f"window={self.window!r}: expected a number of queries, or 0 for all")
-        if (self.decay < 1) + (self.window > 0) + self.average > 1:
-            raise ValueError(f"{self}: give one of decay, window and average")
-
-
-SUMMED = Score()
-
-
-@dataclass(frozen=True)
-class ValueNovelty:
-    """A token's score is 1 - cos(its value, the most similar value of a newer token), so at most 2.
-
-    No attention enters it. Tokens that nothing newer repeats score high; of repetitions the newest does. What
-    is below eight roundings of the values' dtype is 0: equal values are equal, however they were multiplied.
-    """
-
-
-@dataclass(frozen=True)
 class CachePolicy:
-    """What every policy says: how a budget is split for a prompt, and by which score heavy hitters are found.
+    """What every policy says: how a budget is split for a prompt, and what scores its heavy hitters.
 
-    ``budget`` is a fraction of the prompt (float, above 0 and up to 1) or tokens (int, at least 1).
+    `budget` is a fraction of the prompt (float, above 0 and up to 1) or tokens (int, at least 1). A subclass
+    that gives itself a `name` is found under it in POLICIES: by the harness, the benchmarks and the figures.
+    Raises ValueError naming the argument.
     """
+
+    name: ClassVar[str] = ""
+    paper: ClassVar[str] = ""  # where it was published; "": it is ours
+    bounded: ClassVar[bool] = True  # False: it evicts nothing and takes no budget
+    # Class and fields under which finished runs are stored, where they had another name then.
+    stored_names: ClassVar[Mapping[str, str]] = MappingProxyType({})
 
     budget: float | int
+
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        super().__init_subclass__(**arguments)
+        if "name" in vars(cls):
+            _register(cls)
 
     def __post_init__(self) -> None:
         check_share("budget", self.budget)
 
-    @property
-    def score(self) -> Score | ValueNovelty | None:
-        """The score of heavy hitters; None where the policy needs none."""
-        return None
-
     def split(self, prompt_tokens: int) -> Split:
         """The budget in tokens for a prompt of so many tokens; at least one token."""
         raise NotImplementedError
+
+    def make_scorer(self, empty: Tensor) -> Scorer | None:
+        """What scores the tokens of one layer; None where the policy has no heavy hitters.
+
+        `empty` [B, Hkv, 0] has the dtype and the device of scores.
+        """
+        return None
 
     def described_split(self, prompt_tokens: int) -> str:
         """What stays of a prompt of so many tokens, in words, such as "6 chosen, 32 newest of 384"."""
@@ -88,175 +80,85 @@ class CachePolicy:
         return ", ".join(f"{n} {what}" for what, n in named.items() if n) + f" of {prompt_tokens}"
 
 
-@dataclass(frozen=True)
-class Full(CachePolicy):
-    """Everything stays: the baseline, in the same code."""
-
-    budget: float | int = field(default=UNBOUNDED, init=False)
-
-    def split(self, prompt_tokens: int) -> Split:
-        return Split(0, 0, UNBOUNDED)
-
-
-@dataclass(frozen=True)
-class Local(CachePolicy):
-    """The newest tokens (H2O's baseline "Local": no heavy hitters)."""
-
-    def split(self, prompt_tokens: int) -> Split:
-        return Split(0, 0, in_tokens(self.budget, prompt_tokens))
-
-
-@dataclass(frozen=True)
-class StreamingLLM(CachePolicy):
-    """The first ``sink_tokens`` tokens and the newest ones; together they make the budget.
-
-    Where the budget is not larger than ``sink_tokens``, one token of it is recent and the others are sinks.
-    """
-
-    sink_tokens: int = 4
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_count("sink_tokens", self.sink_tokens)
-        _check_protected("sink_tokens", self.sink_tokens, self.budget)
-
-    def split(self, prompt_tokens: int) -> Split:
-        total = in_tokens(self.budget, prompt_tokens)
-        sinks = min(self.sink_tokens, total - 1)
-        return Split(sinks, 0, total - sinks)
-
-
-@dataclass(frozen=True)
-class H2O(CachePolicy):
-    """Heavy hitters and the newest tokens (H2O, arXiv 2306.14048, Algorithm 1).
-
-    Give ``budget`` alone (split evenly, as in the H2O release), ``budget`` and ``recent``, or ``heavy`` and
-    ``recent``; each a fraction of the prompt or tokens, of one kind. ``protect``: so many first tokens are
-    never evicted; they count as heavy hitters, and where a share of the prompt is too small for them recent
-    tokens give way, up to the last one. ``how``: the score, summed attention unless given.
-    Raises ValueError naming the argument.
-    """
-
-    budget: float | int | None = None  # type: ignore[assignment]
-    heavy: float | int | None = None
-    recent: float | int | None = None
-    protect: int = 0
-    how: Score = SUMMED
-
-    def __post_init__(self) -> None:
-        given = {name: getattr(self, name) for name in ("budget", "heavy", "recent")}
-        given = {name: value for name, value in given.items() if value is not None}
-        if set(given) not in ({"budget"}, {"budget", "recent"}, {"heavy", "recent"}):
-            raise ValueError(f"{given}: give budget, budget and recent, or heavy and recent")
-        for name, value in given.items():
-            check_share(name, value, zero=name != "budget")
-        if len({isinstance(value, float) for value in given.values()}) > 1:
-            raise ValueError(f"{given}: give all of them in tokens (int) or all as fractions (float)")
-        if self.budget is not None and self.recent is not None and self.recent > self.budget:
-            raise ValueError(f"recent={self.recent!r} is larger than budget={self.budget!r}")
-        if self.heavy is not None and self.recent is not None:
-            check_share("heavy + recent", self.heavy + self.recent)
-        check_count("protect", self.protect)
-        _check_protected("protect", self.protect, self._most())
-        if isinstance(self.recent, int) and self.protect > self._most() - self.recent:
-            raise ValueError(
-                f"protect={self.protect}: more than the {self._most() - self.recent} heavy hitters beside "
-                f"recent={self.recent}, of which protected tokens are a part"
-            )
-
-    @property
-    def score(self) -> Score | ValueNovelty | None:
-        return self.how
-
-    def _most(self) -> float | int:
-        return self.budget if self.budget is not None else (self.heavy or 0) + (self.recent or 0)
-
-    def split(self, prompt_tokens: int) -> Split:
-        if self.budget is None:
-            assert self.heavy is not None and self.recent is not None  # checked above
-            recent = _tokens(self.recent, prompt_tokens)
-            heavy = max(_tokens(self.heavy, prompt_tokens), 1 - recent)
-        else:
-            total = in_tokens(self.budget, prompt_tokens)
-            recent = total - total // 2 if self.recent is None else _tokens(self.recent, prompt_tokens)
-            heavy = total - recent
-        return _with_protected(self.protect, heavy, recent)
-
-
-@dataclass(frozen=True)
-class Novelty(CachePolicy):
-    """The newest tokens, and of the older ones those whose value no newer token repeats.
-
-    Ours, not the paper's: ``share`` of the budget goes to tokens chosen by `ValueNovelty`, per layer and
-    key/value head, as far as it leaves ``always_recent`` newest ones; ``protect`` as in H2O. R-KV
-    (arXiv 2505.24133) scores by the similarity of keys together with attention; here the values alone
-    decide, so the prompt needs no attention weights.
-    """
-
-    share: float = 0.25
-    always_recent: int = 32
-    protect: int = 0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if isinstance(self.share, bool) or not isinstance(self.share, float) or not 0 < self.share < 1:
-            raise ValueError(f"share={self.share!r}: expected a fraction of the budget between 0 and 1")
-        check_count("always_recent", self.always_recent)
-        check_count("protect", self.protect)
-        _check_protected("protect", self.protect, self.budget)
-
-    @property
-    def score(self) -> Score | ValueNovelty | None:
-        return ValueNovelty()
-
-    def split(self, prompt_tokens: int) -> Split:
-        total = in_tokens(self.budget, prompt_tokens)
-        heavy = max(0, min(_tokens(self.share, total), total - max(self.always_recent, 1)))
-        return _with_protected(self.protect, heavy, total - heavy)
-
-
-POLICIES: dict[str, type[CachePolicy]] = {
-    "full": Full,
-    "h2o": H2O,
-    "local": Local,
-    "streaming": StreamingLLM,
-    "novelty": Novelty,
-}
+def _register(policy: type[CachePolicy]) -> None:
+    taken = POLICIES.get(policy.name)
+    # A module that is loaded again defines its classes again.
+    if taken and (taken.__module__, taken.__qualname__) != (policy.__module__, policy.__qualname__):
+        raise ValueError(
+            f"name={policy.name!r} of {policy.__qualname__}: {taken.__module__}.{taken.__qualname__} has it "
+            "already; choose another name"
+        )
+    POLICIES[policy.name] = policy
 
 
 def make_policy(name: str, budget: float | int | None = None) -> CachePolicy:
-    """The policy of a name in POLICIES with a budget; ``full`` takes none. Raises ValueError."""
+    """The policy of a name in POLICIES with a budget; an unbounded one takes none. Raises ValueError."""
     if name not in POLICIES:
         raise ValueError(f"kv={name!r}: expected one of {', '.join(POLICIES)}")
-    if name == "full":
+    policy: Any = POLICIES[name]
+    if not policy.bounded:
         if budget is not None:
-            raise ValueError(f"budget={budget!r}: the full cache has none; leave it out or choose another kv")
-        return Full()
+            raise ValueError(
+                f"budget={budget!r}: kv={name!r} takes no budget; leave it out or choose another kv"
+            )
+        made: CachePolicy = policy()
+        return made
     if budget is None:
         raise ValueError(f"kv={name!r} needs a budget: a fraction of the prompt such as 0.2, or tokens")
-    return POLICIES[name](budget)
+    made = policy(budget)
+    return made
+
+
+def parse_budget(budget: str | int | float | None) -> int | float | None:
+    """A budget from a command line: "0.2" is a fraction, "64" tokens, "" none. Raises ValueError else."""
+    if budget is None or isinstance(budget, int | float):
+        return budget
+    text = budget.strip()
+    try:
+        return int(text) if text.isdecimal() else float(text) if text else None
+    except ValueError:
+        raise ValueError(
+            f"budget={budget!r}: expected a fraction such as 0.2, or tokens such as 64"
+        ) from None
 
 
 def policy_key(policy: CachePolicy | None) -> dict[str, Any] | None:
     """A cache policy as JSON, for what measurements are stored under; None: the model's own cache."""
-    return None if policy is None else {"kind": type(policy).__name__, **asdict(policy)}
+    if policy is None:
+        return None
+    names, kind = policy.stored_names, type(policy).__name__
+    given = {names.get(name, name): value for name, value in asdict(policy).items()}
+    return {"kind": names.get(kind, kind), **given}
 
 
-def in_tokens(share: float | int, prompt_tokens: int) -> int:
-    """A budget in tokens: itself, or that fraction of the prompt rounded down, and at least 1."""
-    return max(1, _tokens(share, prompt_tokens))
+def policy_text(policy: CachePolicy | None) -> str:
+    """A cache policy as text, under the names of `policy_key`, such as "Local(budget=64)"."""
+    if policy is None:
+        return "None"
+    names, kind = policy.stored_names, type(policy).__name__
+    given = [f"{names.get(f.name, f.name)}={getattr(policy, f.name)!r}" for f in fields(policy)]
+    return f"{names.get(kind, kind)}({', '.join(given)})"
 
 
-def _with_protected(protect: int, heavy: int, recent: int) -> Split:
-    """A split whose heavy hitters are at least the protected tokens, with a place for the newest token."""
-    protected = min(protect, heavy + recent - 1)
+def in_tokens(share: float | int, tokens: int) -> int:
+    """A number of tokens: itself (int), or that fraction (float) of so many, rounded down."""
+    # A budget of 0.7 of 10 tokens is 7, although 0.7 * 10 is a little less in binary.
+    return int(share * tokens + 1e-9) if isinstance(share, float) else share
+
+
+def budget_in_tokens(budget: float | int, prompt_tokens: int) -> int:
+    """A budget in tokens, at least 1."""
+    return max(1, in_tokens(budget, prompt_tokens))
+
+
+def split_with_sinks(sink_tokens: int, heavy: int, recent: int) -> Split:
+    """A split whose heavy hitters include the first `sink_tokens`, with a place for the newest token.
+
+    Where the heavy hitters are fewer, recent tokens give way, up to the last one.
+    """
+    protected = min(sink_tokens, heavy + recent - 1)
     given_way = max(0, protected - heavy)
     return Split(protected, heavy + given_way - protected, recent - given_way)
-
-
-def _tokens(share: float | int, prompt_tokens: int) -> int:
-    # A budget of 0.7 of 10 tokens is 7, although 0.7 * 10 is a little less in binary.
-    return int(share * prompt_tokens + 1e-9) if isinstance(share, float) else share
 
 
 def check_share(name: str, value: object, zero: bool = False) -> None:
@@ -264,7 +166,7 @@ def check_share(name: str, value: object, zero: bool = False) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(f"{name}={value!r}: expected a fraction of the prompt (float) or tokens (int)")
     if not (value >= 0 if zero else value > 0):
-        raise ValueError(f"{name}={value!r}: expected more than 0")
+        raise ValueError(f"{name}={value!r}: expected {'0 or more' if zero else 'more than 0'}")
     if isinstance(value, float) and value > 1:
         raise ValueError(f"{name}={value!r}: a fraction of the prompt is at most 1.0; give tokens as int")
 
@@ -275,6 +177,11 @@ def check_count(name: str, value: object) -> None:
         raise ValueError(f"{name}={value!r}: expected a number of tokens, 0 or more")
 
 
-def _check_protected(name: str, protected: int, budget: object) -> None:
-    if isinstance(budget, int) and protected >= budget:
-        raise ValueError(f"{name}={protected}: leaves no place for a new token in a budget of {budget}")
+def check_sinks(sink_tokens: object, budget: object) -> None:
+    """Raise ValueError unless so many first tokens leave place for another one in a budget of tokens."""
+    check_count("sink_tokens", sink_tokens)
+    if isinstance(budget, int) and isinstance(sink_tokens, int) and sink_tokens >= budget:
+        raise ValueError(
+            f"sink_tokens={sink_tokens}: leaves no place for a new token in a budget of {budget}; give fewer "
+            "sink tokens or a larger budget"
+        )

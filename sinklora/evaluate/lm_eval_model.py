@@ -19,7 +19,7 @@ import torch
 import yaml
 from tqdm.auto import tqdm
 
-from sinklora.cache.policies import CachePolicy, Full, make_policy
+from sinklora.cache.policies import CachePolicy, make_policy, parse_budget
 from sinklora.evaluate.longbench.records import json_lines
 from sinklora.hf.budget_cache import BudgetCache, enable_budget_caches
 
@@ -34,26 +34,15 @@ except ImportError as error:
 Request = tuple[tuple[str, str] | None, list[int], list[int]]
 
 
-def parse_budget(budget: str | int | float | None) -> int | float | None:
-    """A budget from the command line: "0.2" is a fraction, "64" tokens. Raises ValueError for others."""
-    if budget is None or isinstance(budget, int | float):
-        return budget
-    try:
-        return float(budget) if "." in budget else int(budget)
-    except ValueError:
-        raise ValueError(
-            f"budget={budget!r}: expected a fraction such as 0.2, or tokens such as 64"
-        ) from None
-
-
 @register_model("sinklora")
 class LMEvalModel(HFLM):
     """A causal language model that answers through a BudgetCache.
 
-    `kv`: full, h2o, local, streaming or novelty, or a policy; `budget`: a fraction of the context, or tokens
-    (none for full and for a policy); `prefill_chunk`: as in BudgetCache. Other arguments are those of the
-    harness's own `hf` model. The context is read and evicted, then the continuation is scored token by token;
-    a context that several continuations share is read once, and `batch_size` of them are scored at a time.
+    `kv`: a name in `sinklora.cache.policies.POLICIES`, or a policy; `budget`: a fraction of the context, or
+    tokens (none for full and for a policy); `prefill_chunk`: as in BudgetCache. Other arguments are those of
+    the harness's own `hf` model. The context is read and evicted, then the continuation is scored token by
+    token; a context that several continuations share is read once, and `batch_size` of them are scored at a
+    time.
     Raises ValueError before a model is loaded.
     """
 
@@ -131,7 +120,7 @@ class LMEvalModel(HFLM):
 
     def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = False) -> list[float]:
         """Log-likelihood of whole texts, token by token. A fraction has no prompt here: raises ValueError."""
-        if not isinstance(self.policy, Full) and isinstance(self.policy.budget, float):
+        if self.policy.bounded and isinstance(self.policy.budget, float):
             raise ValueError(
                 f"budget={self.policy.budget}: rolling log-likelihoods have no prompt to take a fraction of; "
                 "give the budget in tokens"

@@ -16,6 +16,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedC
 from sinklora.attention.dispatch import attend
 from sinklora.cache.layer import layer_of
 from sinklora.hf.attention_checks import check_cached_call, check_evaluation_call, check_pattern_call
+from sinklora.hf.cache_positions import RotaryPositions
 from sinklora.hf.document_ids import find_document_ids, full_attention_mask
 from sinklora.hf.pattern_settings import PatternSettings
 from sinklora.hf.probe import record_call
@@ -85,6 +86,8 @@ def _attend_cached(
     seen = layer.get_seq_length()
     real = check_cached_call(module, seen, query, key, value, attention_mask, arguments)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    if isinstance(layer.rotation, RotaryPositions):
+        query, key = layer.rotation.unrotated(query, key, arguments.get("position_ids"))
     output = layer.attend(module, *_in_one_dtype(query, key, value), real, scale)
     return output.transpose(1, 2).contiguous()
 

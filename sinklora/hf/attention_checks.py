@@ -103,7 +103,6 @@ def check_cached_call(
             f"{type(module).__name__} makes its own, use transformers' DynamicCache)"
         )
     if query.shape[2] > 1 and _is_first(module):
-        _check_gaps(mask)
         positions = arguments.get("position_ids")
         if has_restarts(mask, positions) or (mask is not None and int(mask.max()) > 1):
             raise LostDocumentsError("a BudgetCache holds one document a row: unpack the rows, or pad them")

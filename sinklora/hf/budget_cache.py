@@ -5,7 +5,9 @@ SinkLoRA, arXiv 2406.05678, section 3.3; H2O, arXiv 2306.14048.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,6 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import Cache, CacheLayerMixin
 
+from sinklora.cache.full import Full
 from sinklora.cache.layer import MARK, BudgetLayer
 from sinklora.cache.policies import CachePolicy, make_policy
 from sinklora.hf.architecture import (
@@ -24,7 +27,10 @@ from sinklora.hf.architecture import (
 )
 from sinklora.hf.attention import CACHE_NAME
 from sinklora.hf.attention_switch import AttentionSwitch, CalledCache
+from sinklora.hf.cache_positions import RotaryPositions, check_rotation, trained_length
 from sinklora.hf.rope import find_transformer
+
+POSITIONS = ("text", "cache")
 
 
 class BudgetCacheLayer(BudgetLayer, CacheLayerMixin):
@@ -58,7 +64,13 @@ class BudgetCache(CalledCache):
     paper). A fraction as budget is one of the tokens seen when several tokens come at once (a prompt, a turn,
     a piece of a prompt); decoding does not change it.
 
-    Kept tokens have the positions they were written with, and positions count on. Works for any batch, padded
+    `positions`: with "text", kept tokens have the positions they were written with, and positions count on
+    (H2O's release); a warning tells when they pass what the model was trained for. With "cache", the kept
+    tokens stand at 0, 1, 2, ... in their order, and new ones go on from there (StreamingLLM), so that a
+    stream may be of any length; for models with rotary position embeddings. A call with a few tokens checks
+    that (`probe=False` skips it, for weights that cannot run yet).
+
+    Works for any batch, padded
     left or right, greedy or sampling or beam search, several turns; as DynamicCache does, copied, pickled,
     filled under `torch.inference_mode`. Raises ValueError, each time saying what to do: at once for an
     architecture without AttentionInterface, with soft-capped scores, learned sinks, sliding windows, latent
@@ -72,6 +84,8 @@ class BudgetCache(CalledCache):
         policy: CachePolicy,
         *,
         prefill_chunk: int | None = None,
+        positions: str = "text",
+        probe: bool = True,
     ) -> None:
         if not isinstance(policy, CachePolicy):
             raise TypeError(f"policy={policy!r}: expected a CachePolicy such as sinklora.H2O(budget=0.2)")
@@ -79,18 +93,27 @@ class BudgetCache(CalledCache):
             isinstance(prefill_chunk, bool) or not isinstance(prefill_chunk, int) or prefill_chunk < 1
         ):
             raise ValueError(f"prefill_chunk={prefill_chunk!r}: expected tokens (1 or more), or None")
+        if positions not in POSITIONS:
+            raise ValueError(f"positions={positions!r}: expected one of {', '.join(POSITIONS)}")
+        transformer = None
         if isinstance(model, PreTrainedConfig):
             config = model
             check_config(config)
         else:
-            config = find_transformer(enable_budget_caches(model)).config
-        self.policy, self.prefill_chunk = policy, prefill_chunk
+            transformer = find_transformer(enable_budget_caches(model))
+            config = transformer.config
+        self.policy, self.prefill_chunk, self.positions = policy, prefill_chunk, positions
+        rotation = self._rotation(transformer) if positions == "cache" else None
+        self._trained_length, self._warned = trained_length(config), False
         # A second list, because that of transformers may hold layers of every kind.
         self.budget_layers = [
-            BudgetCacheLayer(policy, prefill_chunk) for _ in range(config.num_hidden_layers)
+            BudgetCacheLayer(policy, prefill_chunk, rotation) for _ in range(config.num_hidden_layers)
         ]
         self._in_call, self._seen = False, 0
         super().__init__(layers=list(self.budget_layers))
+        if transformer is not None and rotation is not None and probe:
+            everything = BudgetCache(transformer, Full(), positions="cache", probe=False)
+            check_rotation(transformer, everything, everything.budget_layers)
 
     def begin_call(self, model: PreTrainedModel, use_cache: bool | None) -> None:
         """A model is called with this cache.
@@ -112,6 +135,7 @@ class BudgetCache(CalledCache):
     def end_call(self) -> None:
         """The call is over. ValueError where some layer did not attend through the cache."""
         self._in_call = False
+        self._warn_of_positions()
         unused = [i for i, layer in enumerate(self.budget_layers) if layer.get_seq_length() == self._seen]
         if unused:
             raise ValueError(
@@ -129,6 +153,30 @@ class BudgetCache(CalledCache):
                 "or call sinklora.hf.budget_cache.enable_budget_caches(model), before torch.compile"
             )
         return self.budget_layers[layer_idx].update(key_states, value_states, *args, **kwargs)
+
+    @staticmethod
+    def _rotation(transformer: PreTrainedModel | None) -> RotaryPositions:
+        if transformer is None:
+            raise ValueError("positions='cache': needs the model itself, not its config, to turn its keys")
+        return RotaryPositions.of_model(transformer)
+
+    def _warn_of_positions(self) -> None:
+        """Say once that attention reaches farther than the model was trained for, and what to do."""
+        reach = self.budget_layers[0].longest_reach
+        if self._warned or self._trained_length is None or reach <= self._trained_length:
+            return
+        self._warned = True
+        remedy = (
+            "count them inside the cache with BudgetCache(..., positions='cache'), or extend the model with "
+            "sinklora.extend_context"
+            if self.positions == "text"
+            else "read prompts in pieces with BudgetCache(..., prefill_chunk=...), or take a smaller budget"
+        )
+        warnings.warn(
+            f"positions reach {reach}, beyond the {self._trained_length} that the model was trained for: "
+            f"{remedy}",
+            stacklevel=2,
+        )
 
     def nbytes(self) -> int:
         """Bytes that the cache holds: keys, values, positions and scores of all layers."""
@@ -167,9 +215,9 @@ def check_config(config: PreTrainedConfig) -> None:
 
 
 def cache_factory(model: nn.Module, kv: str, budget: float | int | None) -> Callable[[], Cache] | None:
-    """What makes a fresh cache for each prompt, by name (see POLICIES); None for transformers' own.
+    """What makes a fresh cache for each prompt, by name (see POLICIES); None for "full", transformers' own.
 
     Raises ValueError for an unknown name or a wrong budget, at once.
     """
     policy = make_policy(kv, budget)
-    return None if kv == "full" else lambda: BudgetCache(model, policy)
+    return partial(BudgetCache, model, policy) if policy.bounded else None

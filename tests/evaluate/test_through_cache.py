@@ -12,7 +12,11 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from helpers import assert_close
-from sinklora.cache.policies import H2O, Full, Local, Novelty, StreamingLLM
+from sinklora.cache.full import Full
+from sinklora.cache.h2o import H2O
+from sinklora.cache.novelty import Novelty
+from sinklora.cache.sliding_window import Local
+from sinklora.cache.streaming_llm import StreamingLLM
 from sinklora.evaluate.generation_cost import cache_bound_model, cache_bytes, cost_verdict, generation_cost
 from sinklora.evaluate.through_cache import continuation_nll, pass_keys, recalled
 from sinklora.hf.budget_cache import BudgetCache

@@ -1,4 +1,4 @@
-"""The bounded cache against a brute-force simulation, and every way in which it can be used."""
+"""Every way in which a bounded cache can be used."""
 
 from collections.abc import Callable
 
@@ -7,158 +7,22 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
+from transformers import AutoModelForCausalLM, DynamicCache
 
-from cache_simulation import Simulation
+from cache_simulation import Simulation, run, tokens
 from helpers import assert_close
-from sinklora.cache.policies import H2O, CachePolicy, Full, Local, Novelty, Score, StreamingLLM
+from sinklora.cache.full import Full
+from sinklora.cache.h2o import H2O
+from sinklora.cache.novelty import Novelty
+from sinklora.cache.policies import CachePolicy
+from sinklora.cache.sliding_window import Local
+from sinklora.cache.streaming_llm import StreamingLLM
 from sinklora.evaluate.generation_cost import cache_bound_model
 from sinklora.evaluate.memory import TensorMemory
 from sinklora.hf.budget_cache import BudgetCache
-from tiny_models import ARCHITECTURES, VOCABULARY, tiny_model
+from tiny_models import tiny_model
 
-POLICIES = {
-    "h2o": H2O(8),
-    "h2o-fraction": H2O(0.4),
-    "h2o-mostly-recent": H2O(heavy=2, recent=6),
-    "h2o-heavy-only": H2O(heavy=6, recent=0),
-    "h2o-protected": H2O(8, protect=2),
-    "h2o-decayed": H2O(8, how=Score(decay=0.8)),
-    "h2o-window": H2O(8, how=Score(window=3)),
-    "h2o-averaged": H2O(8, how=Score(average=True)),
-    "local": Local(7),
-    "streaming": StreamingLLM(9, sink_tokens=2),
-    "novelty": Novelty(8, always_recent=2),
-    "novelty-half": Novelty(0.5, share=0.5, always_recent=0, protect=1),
-    "full": Full(),
-}
 TOKENS, PROMPT = 26, 17
-
-
-def tokens(rows: int = 1, length: int = TOKENS, seed: int = 3) -> Tensor:
-    return torch.randint(3, VOCABULARY, (rows, length), generator=torch.Generator().manual_seed(seed))
-
-
-@torch.no_grad()
-def run(cache: BudgetCache, model: torch.nn.Module, ids: Tensor, calls: list[int]) -> Tensor:
-    """Logits [rows, N, vocabulary], the tokens fed in calls of so many."""
-    parts = ids.split(calls, dim=1)
-    return torch.cat([model(part, past_key_values=cache).logits for part in parts], 1)
-
-
-def compare(
-    model: torch.nn.Module, policy: CachePolicy, calls: list[int], chunk: int | None, rows: int = 2
-) -> None:
-    ids = tokens(rows, sum(calls))
-    cache = BudgetCache(model, policy, prefill_chunk=chunk)
-    logits = run(cache, model, ids, calls)
-    for row in range(rows):
-        truth = Simulation(model, policy, chunk)  # type: ignore[arg-type]
-        assert_close(logits[row], truth.run(ids[row], calls), atol=1e-9)
-        for (layer, head), kept in truth.heads.items():
-            found = cache.kept_positions(layer)[row, head]
-            assert found[found >= 0].tolist() == sorted(kept.kept)
-
-
-@pytest.mark.parametrize("chunk", [None, 1, 5], ids=lambda c: f"chunk-{c}")
-@pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
-def test_every_policy_equals_the_simulation(policy: CachePolicy, chunk: int | None) -> None:
-    model = tiny_model("llama-gqa").double()
-    compare(model, policy, [PROMPT] + [1] * (TOKENS - PROMPT), chunk)
-
-
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_every_architecture_equals_the_simulation(architecture: str) -> None:
-    model = tiny_model(architecture).double()
-    compare(model, H2O(8), [PROMPT] + [1] * (TOKENS - PROMPT), None)
-
-
-@pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
-def test_one_row_with_one_key_value_head_equals_the_simulation(policy: CachePolicy) -> None:
-    # A slot of it is a view without gaps, which reading and writing at once would mix up.
-    compare(tiny_model("gemma-mqa").double(), policy, [PROMPT] + [1] * (TOKENS - PROMPT), None, rows=1)
-
-
-@pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
-@pytest.mark.parametrize(
-    "calls",
-    # The last: a fraction grows by more than a turn brings, so slots are free that no token may claim.
-    [[1] * 20, [10, 1, 1, 9, 1, 1], [4, 4, 4, 1, 1], [6, *[1] * 14, 3, 1, 1, 1, 2, 1, 1, 1, 1]],
-    ids=lambda c: f"{len(c)}-calls",
-)
-def test_several_turns_equal_the_simulation(policy: CachePolicy, calls: list[int]) -> None:
-    compare(tiny_model("llama-gqa").double(), policy, calls, None)
-
-
-@pytest.mark.parametrize("side", ["left", "right"])
-@pytest.mark.parametrize("chunk", [None, 4])
-@pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
-def test_a_padded_row_is_what_it_is_alone(policy: CachePolicy, chunk: int | None, side: str) -> None:
-    model = tiny_model("llama-gqa").double()
-    ids, after = tokens(3, PROMPT), tokens(3, 6, seed=4)
-    lengths = [PROMPT, 5, 11]
-    mask = torch.zeros_like(ids)
-    for row, length in enumerate(lengths):
-        mask[row, -length:] = 1
-    if side == "right":
-        mask = mask.flip(1)
-    whole = BudgetCache(model, policy, prefill_chunk=chunk)
-    positions = (mask.cumsum(1) - 1).clamp(min=0)
-    with torch.no_grad():
-        first = model(ids, attention_mask=mask, position_ids=positions, past_key_values=whole).logits
-        rest = []
-        for step in range(6):
-            mask = torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
-            at = mask.sum(1, keepdim=True) - 1
-            new = after[:, step : step + 1]
-            rest.append(model(new, attention_mask=mask, position_ids=at, past_key_values=whole).logits)
-    for row, length in enumerate(lengths):
-        mine = ids[row, mask[row, :PROMPT].bool()]
-        alone = BudgetCache(model, policy, prefill_chunk=chunk)
-        expected = run(alone, model, torch.cat([mine, after[row]])[None], [length] + [1] * 6)[0]
-        assert_close(first[row, mask[row, :PROMPT].bool()], expected[:length], atol=1e-9)
-        assert_close(torch.cat(rest, 1)[row], expected[length:], atol=1e-9)
-        for layer in range(2):
-            kept = whole.kept_positions(layer)[row]
-            own = alone.kept_positions(layer)[0]
-            assert kept[:, : own.shape[1]].tolist() == own.tolist()
-            assert (kept[:, own.shape[1] :] == -1).all()
-
-
-@pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
-def test_the_trained_base_model_equals_the_simulation(policy: CachePolicy) -> None:
-    model = AutoModelForCausalLM.from_pretrained("data/base", use_cache=True).double().eval()
-    tokenizer = AutoTokenizer.from_pretrained("data/base")
-    ids = tokenizer("def add(first, second):\n    return first + second\n\n\nprint(add(1, 2))")["input_ids"]
-    row = torch.tensor(ids)
-    calls = [12] + [1] * (len(row) - 12)
-    truth = Simulation(model, policy)
-    cache = BudgetCache(model, policy)
-    assert_close(run(cache, model, row[None], calls)[0], truth.run(row, calls), atol=1e-9)
-    for (layer, head), kept in truth.heads.items():
-        assert cache.kept_positions(layer)[0, head].tolist() == sorted(kept.kept)
-
-
-@pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
-def test_padded_rows_read_one_token_a_call_are_what_they_are_alone(policy: CachePolicy) -> None:
-    model = tiny_model("llama-gqa").double()
-    ids, lengths = tokens(3, PROMPT), [PROMPT, 5, 11]
-    mask = torch.stack([(torch.arange(PROMPT) >= PROMPT - length).long() for length in lengths])
-    whole = BudgetCache(model, policy)
-    parts = []
-    with torch.no_grad():
-        for at in range(PROMPT):
-            positions = (mask[:, : at + 1].sum(1, keepdim=True) - 1).clamp(min=0)
-            given = {"attention_mask": mask[:, : at + 1], "position_ids": positions}
-            parts.append(model(ids[:, at : at + 1], past_key_values=whole, **given).logits)
-    logits = torch.cat(parts, 1)
-    for row, length in enumerate(lengths):
-        alone = BudgetCache(model, policy)
-        expected = run(alone, model, ids[row : row + 1, -length:], [1] * length)[0]
-        assert_close(logits[row, -length:], expected, atol=1e-9)
-        for layer in range(2):
-            own, kept = alone.kept_positions(layer)[0], whole.kept_positions(layer)[row]
-            assert kept[:, : own.shape[1]].tolist() == own.tolist()
 
 
 # --- generation ---------------------------------------------------------------------------------------------
@@ -375,67 +239,7 @@ def test_decoding_moves_no_storage() -> None:
     assert cache.budget_layers[0].keys.data_ptr() == before
 
 
-def test_equal_scores_evict_the_oldest() -> None:
-    model = tiny_model("llama-gqa").double()
-    for name, parameter in model.named_parameters():
-        if "q_proj" in name:
-            torch.nn.init.zeros_(parameter)  # every query sees all keys alike
-    cache = BudgetCache(model, H2O(heavy=3, recent=2, how=Score(window=2)))
-    run(cache, model, tokens(1, 9), [9])
-    # The last two queries gave 0..7 the same attention, so of 0..6 the newest three stay.
-    assert cache.kept_positions(0)[0, 0].tolist() == [4, 5, 6, 7, 8]
-    compare(model, H2O(heavy=3, recent=2, how=Score(window=2)), [9, 1, 1, 1, 1, 1], None)
-
-
 # --- bad input ----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("make", "words"),
-    [
-        (lambda: H2O(0), "budget=0"),
-        (lambda: H2O(-3), "budget=-3"),
-        (lambda: H2O(1.5), "budget=1.5"),
-        (lambda: H2O(True), "budget=True"),
-        (lambda: H2O("0.2"), "budget='0.2'"),
-        (lambda: H2O(float("nan")), "budget=nan"),
-        (lambda: H2O(8, recent=9), "recent=9 is larger than budget=8"),
-        (lambda: H2O(8, recent=0.5), "fractions"),
-        (lambda: H2O(heavy=4), "give budget"),
-        (lambda: H2O(heavy=0.7, recent=0.7), r"heavy \+ recent=1.4"),
-        (lambda: H2O(), "give budget"),
-        (lambda: H2O(8, protect=8), "protect=8"),
-        (lambda: H2O(heavy=4, recent=4, protect=5), "protect=5: more than the 4 heavy hitters"),
-        (lambda: H2O(8, recent=6, protect=3), "protect=3: more than the 2 heavy hitters"),
-        (lambda: H2O(8, protect=-1), "protect=-1"),
-        (lambda: StreamingLLM(4), "sink_tokens=4"),
-        (lambda: Local(0.0), "budget=0.0"),
-        (lambda: Novelty(8, share=1), "share=1"),
-        (lambda: Score(decay=0), "decay=0"),
-        (lambda: Score(window=-1), "window=-1"),
-        (lambda: Score(decay=0.5, average=True), "give one of"),
-    ],
-)
-def test_wrong_policies_are_named(make: object, words: str) -> None:
-    with pytest.raises(ValueError, match=words):
-        make()  # type: ignore[operator]
-
-
-@pytest.mark.parametrize(
-    ("policy", "split"),
-    [
-        (H2O(10, protect=8), (8, 0, 2)),
-        (H2O(10, protect=4), (4, 1, 5)),
-        (H2O(0.2, protect=8), (8, 2, 10)),
-        (H2O(0.04, protect=8), (3, 0, 1)),
-        (H2O(heavy=0.05, recent=0.05, protect=8), (8, 0, 2)),
-        (H2O(heavy=6, recent=0, protect=2), (2, 4, 0)),
-        (Novelty(0.1, share=0.5, always_recent=0, protect=8), (8, 0, 2)),
-    ],
-    ids=str,
-)
-def test_recent_tokens_give_way_to_protected_ones(policy: CachePolicy, split: tuple[int, int, int]) -> None:
-    assert policy.split(100) == split
 
 
 def test_wrong_arguments_are_named() -> None:

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import pandas as pd
 import typer
 
-from sinklora.cache.policies import POLICIES, make_policy
+from sinklora.cache.policies import POLICIES, make_policy, parse_budget
 from sinklora.evaluate.longbench.metrics import category_table, check_references, score_file
 from sinklora.evaluate.longbench.predictions import as_it_is, chat_format, check_request, predict
 from sinklora.evaluate.longbench.records import Record, load_records
@@ -75,7 +75,9 @@ def predict_command(
     """Write greedy predictions, one file per data set; run it again after a kill and it goes on."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    amount = _budget(kv, budget)
+    with _refused():
+        amount = parse_budget(budget)
+        make_policy(kv, amount)
     sets = {
         name: _records(data, name, max_length=max_length, limit=limit)
         for name in dataset or _datasets_in(data)
@@ -149,21 +151,8 @@ def _keep_settings(folder: Path, settings: dict[str, Any]) -> None:
         write_json(folder / "settings.json", settings)
 
 
-def _budget(kv: str, budget: str) -> int | float | None:
-    """The budget as a number; a wrong one, a wrong `kv`, or the two together are refused."""
-    try:
-        amount = None if not budget else int(budget) if budget.isdecimal() else float(budget)
-    except ValueError:
-        raise typer.BadParameter(
-            f"budget={budget!r}: --kv {kv} needs a share (0.2) or tokens (512)"
-        ) from None
-    with _refused():
-        make_policy(kv, amount)
-    return amount
-
-
 def _cache_factory(model: Any, kv: str, budget: int | float | None) -> Callable[[], Any] | None:
-    if kv == "full":
+    if not POLICIES[kv].bounded:
         return None
     factory: Callable[[], Any] | None
     factory = importlib.import_module("sinklora.hf.budget_cache").cache_factory(model, kv, budget)

@@ -1,6 +1,7 @@
 """Pictures of a bounded cache: accuracy against budget, and the text itself with the tokens that are kept."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import cycle
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -24,6 +25,8 @@ MARKS = {
     "novelty": ("black", "-.", "D"),
 }
 
+OTHER_MARKS = [("0.65", line, mark) for line in ("-", "--", "-.") for mark in "vPX<>*"]  # of policies without
+
 COUNTED = {PERPLEXITY: "documents", QUESTIONS: "questions"}
 
 
@@ -39,8 +42,9 @@ def budget_figure(rows: pd.DataFrame) -> Figure:
         axes = grid.flatten()
         for axis, measure in zip(axes, shown, strict=False):
             mine = found[found.measure == measure]
-            for policy in (name for name in MARKS if name in set(mine.policy)):
-                _line(axis, mine[mine.policy == policy].sort_values("budget"), policy)
+            for policy, mark in marks(found.policy).items():
+                if policy in set(mine.policy):
+                    _line(axis, mine[mine.policy == policy].sort_values("budget"), policy, mark)
             axis.set_xlabel("budget (% of the prompt)")
             n = int(mine.n.iloc[0])
             axis.set_title(f"{measure} (n = {n} {COUNTED.get(measure, 'trials')})")
@@ -59,8 +63,17 @@ def budget_figure(rows: pd.DataFrame) -> Figure:
     return figure
 
 
-def _line(axis: Axes, points: pd.DataFrame, policy: str) -> None:
-    grey, line, mark = MARKS[policy]
+def marks(names: Iterable[str]) -> dict[str, tuple[str, str, str]]:
+    """Grey, line and mark of each policy: first those of MARKS, then others in their order."""
+    named = list(dict.fromkeys(names))
+    others = [name for name in named if name not in MARKS]
+    return {name: MARKS[name] for name in MARKS if name in named} | dict(
+        zip(others, cycle(OTHER_MARKS), strict=False)
+    )
+
+
+def _line(axis: Axes, points: pd.DataFrame, policy: str, style: tuple[str, str, str]) -> None:
+    grey, line, mark = style
     if policy == "full":
         axis.axhline(points.value.iloc[0], color=grey, linestyle=line, linewidth=0.8, label=policy)
         return

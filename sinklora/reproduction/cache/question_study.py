@@ -15,7 +15,8 @@ import pandas as pd
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
-from sinklora.cache.policies import CachePolicy, Full, policy_key
+from sinklora.cache.full import Full
+from sinklora.cache.policies import CachePolicy, policy_key
 from sinklora.evaluate.fitting import longest
 from sinklora.hf.device import default_device
 from sinklora.records.files import atomic_write, file_hash, write_json

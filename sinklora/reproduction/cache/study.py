@@ -16,7 +16,12 @@ import pandas as pd
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from sinklora.cache.policies import H2O, CachePolicy, Full, Local, Novelty, Score, StreamingLLM, policy_key
+from sinklora.cache.attention_scores import Score
+from sinklora.cache.full import Full
+from sinklora.cache.h2o import H2O
+from sinklora.cache.novelty import Novelty
+from sinklora.cache.policies import POLICIES, CachePolicy, make_policy, policy_key
+from sinklora.cache.sliding_window import SlidingWindow
 from sinklora.evaluate.statistics import Accuracy, interval
 from sinklora.evaluate.through_cache import continuation_nll, pass_keys, recalled
 from sinklora.hf.budget_cache import BudgetCache
@@ -41,17 +46,20 @@ CHANCE = {RECALL: 1e-5, RECALL_LATER: 1e-5, QUESTIONS: 0.25}  # of 100,000 five-
 
 SMALL = 0.2  # the budget up to which H2O is said to stand out
 
-RIVALS = ("h2o", "local", "streaming")
-
 
 def policies(budget: float) -> dict[str, CachePolicy]:
-    """The paper's policies and ours (`novelty`) at a budget, a fraction of the prompt."""
-    return {
-        "h2o": H2O(budget),
-        "local": Local(budget),
-        "streaming": StreamingLLM(budget),
-        "novelty": Novelty(budget),
-    }
+    """Every policy that has a budget, at this one (a fraction of the prompt): published ones, then ours."""
+    return {name: make_policy(name, budget) for name in (*published_policies(), *our_policies())}
+
+
+def published_policies() -> list[str]:
+    """The policies that others have published, by name."""
+    return [name for name, policy in POLICIES.items() if policy.bounded and policy.paper]
+
+
+def our_policies() -> list[str]:
+    """The policies that nobody has published, by name."""
+    return [name for name, policy in POLICIES.items() if policy.bounded and not policy.paper]
 
 
 def h2o_variants(budget: float) -> dict[str, CachePolicy]:
@@ -60,11 +68,11 @@ def h2o_variants(budget: float) -> dict[str, CachePolicy]:
         "h2o": H2O(budget),
         "h2o, 1/4 heavy": H2O(budget, recent=0.75 * budget),
         "h2o, 1/8 heavy": H2O(budget, recent=0.875 * budget),
-        "h2o, last 32 queries": H2O(budget, how=Score(window=32)),
-        "h2o, decayed 0.97": H2O(budget, how=Score(decay=0.97)),
-        "h2o, averaged": H2O(budget, how=Score(average=True)),
-        "h2o, 4 protected": H2O(budget, protect=4),
-        "local": Local(budget),
+        "h2o, last 32 queries": H2O(budget, scoring=Score(window=32)),
+        "h2o, decayed 0.97": H2O(budget, scoring=Score(decay=0.97)),
+        "h2o, averaged": H2O(budget, scoring=Score(average=True)),
+        "h2o, 4 protected": H2O(budget, sink_tokens=4),
+        "local": SlidingWindow(budget),
         **{f"novelty, share {share}": Novelty(budget, share=share) for share in (0.125, 0.25, 0.5)},
     }
 
@@ -104,9 +112,9 @@ def measure(
 ) -> pd.DataFrame:
     """Every measurement of every policy: one row per policy, budget, measure and item.
 
-    `chosen`: name -> the policy at each budget; the full cache is measured as well. Columns: ``policy``,
-    ``budget`` (fraction), ``measure``, ``item`` (document, or trial of a seed), ``value`` (nats a token, or
-    0 and 1). ``rows.attrs["data"]`` records the documents.
+    `chosen`: name -> the policy at each budget; the full cache is measured as well. Columns: `policy`,
+    `budget` (fraction), `measure`, `item` (document, or trial of a seed), `value` (nats a token, or
+    0 and 1). `rows.attrs["data"]` records the documents.
     """
     tokenizer = AutoTokenizer.from_pretrained(study.base)
     documents, data = _documents(study, tokenizer, cache)
@@ -229,17 +237,19 @@ def lead(rows: pd.DataFrame, measure: str, policy: str, rival: str, budget: floa
     return -difference if measure == PERPLEXITY else difference
 
 
-def duels(rows: pd.DataFrame, policy: str = "novelty", rivals: Sequence[str] = RIVALS) -> pd.DataFrame:
-    """A policy against the best of its rivals at each budget, paired by item.
+def duels(rows: pd.DataFrame, policy: str = "novelty", rivals: Sequence[str] | None = None) -> pd.DataFrame:
+    """A policy against the best of its rivals at each budget, paired by item; rivals: the published ones.
 
-    ``lead`` in nats a token or share of answers, with its 95 % t-interval; ``worse`` where all of the
+    `lead` in nats a token or share of answers, with its 95 % t-interval; `worse` where all of the
     interval is below 0.
     """
     lines = []
+    against = list(published_policies() if rivals is None else rivals)
     for measure in measures(rows):
         mine = rows[rows.measure == measure]
         for budget in sorted(mine[mine.policy == policy].budget.unique()):
-            means = mine[mine.budget == budget].groupby("policy").value.mean()[list(rivals)]
+            at_budget = mine[(mine.budget == budget) & mine.policy.isin(against)]
+            means = at_budget.groupby("policy").value.mean()
             best = means.idxmin() if measure == PERPLEXITY else means.idxmax()
             leads = lead(rows, measure, policy, best, budget)
             low, high = interval(leads)
@@ -249,7 +259,7 @@ def duels(rows: pd.DataFrame, policy: str = "novelty", rivals: Sequence[str] = R
 
 
 def verdict(rows: pd.DataFrame) -> str:
-    """What the numbers say of H2O against Local, and of our policy against the best of the others.
+    """What the numbers say of H2O against Local, and of our policies against the best of the others.
 
     The claim holds for a measure where H2O is better than Local at some small budget and worse at none.
     """
@@ -269,21 +279,23 @@ def verdict(rows: pd.DataFrame) -> str:
         sentences.append(f"{measure}: H2O is better than Local at {won}, worse at {lost}.")
     claim = f"H2O better than Local at {100 * SMALL:g} % or less"
     first = f"Held for {', '.join(held)} ({claim})." if held else f"Did not hold ({claim}: in no measure)."
-    return " ".join([first, *sentences, _verdict_on_ours(duels(rows))])
+    ours = [_verdict_on(name, rows) for name in our_policies() if name in set(rows.policy)]
+    return " ".join([first, *sentences, *ours])
 
 
-def _verdict_on_ours(found: pd.DataFrame) -> str:
+def _verdict_on(policy: str, rows: pd.DataFrame) -> str:
+    found, rivals = duels(rows, policy), ", ".join(published_policies())
     better, compared = int((found.low > 0).sum()), len(found)
     worse = found[found.worse]
     if worse.empty:
         return (
-            f"Ours, novelty: never worse than the best of {', '.join(RIVALS)} within the paired 95 % "
+            f"Ours, {policy}: never worse than the best of {rivals} within the paired 95 % "
             f"intervals ({compared} comparisons); better in {better}."
         )
     places = zip(worse.measure, worse.budget, strict=True)
     where = ", ".join(f"{measure} at {100 * budget:g} %" for measure, budget in places)
     return (
-        f"Ours, novelty: worse than the best of {', '.join(RIVALS)} in {where}, {len(worse)} of {compared} "
+        f"Ours, {policy}: worse than the best of {rivals} in {where}, {len(worse)} of {compared} "
         f"comparisons ({0.025 * compared:.1f} would be by chance alone); better in {better}."
     )
 

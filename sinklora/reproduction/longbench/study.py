@@ -12,7 +12,7 @@ from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from sinklora.cache.policies import CachePolicy
+from sinklora.cache.policies import CachePolicy, policy_text
 from sinklora.evaluate.longbench.metrics import category_table, check_references, score_predictions
 from sinklora.evaluate.longbench.predictions import as_it_is, chat_format, predict
 from sinklora.evaluate.longbench.records import Prediction, Record, load_records
@@ -83,7 +83,7 @@ def predictions(
         for cache, policy in policies.items():
             setting = {
                 "model": key,
-                "cache": repr(policy),
+                "cache": policy_text(policy),
                 "max_length": max_length,
                 "max_new_tokens": max_new_tokens,
                 "records": {n: [record.id for record in records] for n, records in sets.items()},

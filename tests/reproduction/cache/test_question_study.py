@@ -7,7 +7,10 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
-from sinklora.cache.policies import H2O, Local, Novelty, StreamingLLM
+from sinklora.cache.h2o import H2O
+from sinklora.cache.novelty import Novelty
+from sinklora.cache.sliding_window import Local
+from sinklora.cache.streaming_llm import StreamingLLM
 from sinklora.reproduction.cache.figures import budget_figure
 from sinklora.reproduction.cache.question_study import (
     answer_questions,

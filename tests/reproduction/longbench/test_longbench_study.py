@@ -9,7 +9,7 @@ import pytest
 from torch import nn
 from transformers import AutoTokenizer
 
-from sinklora.cache.policies import H2O
+from sinklora.cache.h2o import H2O
 from sinklora.evaluate.longbench.records import Prediction, Record
 from sinklora.evaluate.longbench.tasks import SMALL
 from sinklora.records.files import json_hash

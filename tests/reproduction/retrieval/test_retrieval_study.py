@@ -12,7 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from pass_keys_by_hand import pass_key_rows
-from sinklora.cache.policies import Local
+from sinklora.cache.sliding_window import Local
 from sinklora.reproduction.names import BASE
 from sinklora.reproduction.retrieval import study as retrieval_study
 from sinklora.reproduction.retrieval.figures import depth_figure, retrieval_figure

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from sinklora.cache.policies import Local
+from sinklora.cache.sliding_window import Local
 from sinklora.evaluate.topics import make_topics, topic_accuracy, topic_answers
 from sinklora.hf.device import default_device
 from sinklora.reproduction.retrieval.study import Subject

@@ -1,0 +1,131 @@
+"""Scores from attention: what a token receives from queries, summed as in H2O (arXiv 2306.14048)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sinklora.cache.scored_attention import attention_rows
+from sinklora.cache.scores import NewTokens
+from sinklora.cache.slots import like
+
+
+@dataclass(frozen=True)
+class Score:
+    """How the attention that a token receives becomes its score, per layer and key/value head, in float32.
+
+    The plain sum over all queries is H2O's. `decay` < 1 multiplies what was before with every query,
+    `window` counts the last queries only, `average` divides the sum by the number of queries that could
+    see the token. Raises ValueError naming the argument.
+    """
+
+    decay: float = 1.0
+    window: int = 0
+    average: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 < self.decay <= 1:
+            raise ValueError(f"decay={self.decay!r}: expected a number above 0 and at most 1")
+        if isinstance(self.window, bool) or not isinstance(self.window, int) or self.window < 0:
+            raise ValueError(f"window={self.window!r}: expected a number of queries, or 0 for all")
+        if (self.decay < 1) + (self.window > 0) + self.average > 1:
+            raise ValueError(f"{self}: give one of decay, window and average")
+
+
+SUMMED = Score()
+
+
+SUMMED = Score()
+
+
+class AttentionScores:
+    """Attention received: summed (H2O), decayed, or averaged over the queries that could see the token."""
+
+    needs_sums: ClassVar[bool] = True
+    needs_weights: ClassVar[bool] = True
+
+    def __init__(self, rule: Score, empty: Tensor) -> None:
+        self.rule = rule
+        self.state = {"scores": empty}
+
+    def query_weights(self, new: NewTokens) -> Tensor | None:
+        """How much each query [B, Q] counts at the end of its chunk; padding counts nothing."""
+        queries = new.query.shape[2]
+        if self.rule.decay == 1 and min(new.counts) == queries:
+            return None
+        age = new.rows(new.counts) - 1 - torch.arange(queries, device=new.query.device)
+        return torch.where(age >= 0, self.rule.decay ** age.clamp(min=0).float(), 0.0)
+
+    def extend(self, new: NewTokens, sums: Tensor | None) -> None:
+        """Take in a chunk; `sums` [B, Hkv, L]: the weighted column sums of its attention."""
+        assert sums is not None
+        faded = new.rows([self.rule.decay**count for count in new.counts])[..., None].to(sums.dtype)
+        sums[..., : new.used] += self.state["scores"][..., : new.used] * faded
+        self.state["scores"] = sums
+
+    def step(self, received: Tensor | None, values: Tensor, value: Tensor, seen: list[int]) -> None:
+        """Account for one query a row; `received` [B, Hkv, used]: its attention, grouped heads summed."""
+        assert received is not None
+        mine = self.state["scores"][..., : received.shape[-1]]
+        if self.rule.decay < 1:
+            mine.mul_(self.rule.decay)
+        mine.add_(received)
+
+    def fresh(self, own: Tensor | None, value: Tensor, seen: list[int]) -> dict[str, Tensor]:
+        """The columns of a token that enters; `own` [B, Hkv, 1]: the attention to itself."""
+        assert own is not None
+        return {"scores": own}
+
+    def rank(self, scores: Tensor, positions: Tensor, seen: Any) -> Tensor:
+        """What decides between tokens when so many have been `seen`; the lowest is evicted first."""
+        return scores / (seen - positions).clamp(min=1) if self.rule.average else scores
+
+
+class WindowScores(AttentionScores):
+    """Attention received from the last queries alone: query t is in row t % window of the history."""
+
+    needs_sums = False
+
+    def __init__(self, rule: Score, empty: Tensor) -> None:
+        super().__init__(rule, empty)
+        self.state["history"] = empty.unsqueeze(2).repeat(1, 1, rule.window, 1)
+
+    def extend(self, new: NewTokens, sums: Tensor | None) -> None:
+        """Take in a chunk."""
+        window, width = self.rule.window, new.query.shape[2]
+        history = F.pad(self.state["history"][..., : new.used], (0, width))
+        last = min(window, width)
+        # Below 0 where a row has fewer new tokens. [B, last]
+        chosen = new.rows(new.counts) - last + torch.arange(last, device=new.query.device)
+        real, rows, before = chosen >= 0, chosen.clamp(min=0), new.rows(new.before)
+        picked = new.query.gather(2, like(rows[:, None, :, None], new.query[:, :, :last]))
+        reach = (before + rows)[:, None, :, None]
+        valid = (new.positions[:, :, None] >= 0) & (new.positions[:, :, None] <= reach)
+        weights = attention_rows(picked, new.keys, new.scale, valid)
+        # Counted on below 0, a missing query has the row of an older one: no two share a row.
+        place = like(((before + chosen) % window)[:, None, :, None], weights)
+        old = history.gather(2, place)
+        history.scatter_(2, place, torch.where(real[:, None, :, None], weights, old))
+        self.state = {"scores": history.sum(2), "history": history}
+
+    def step(self, received: Tensor | None, values: Tensor, value: Tensor, seen: list[int]) -> None:
+        """Account for one query a row in place of the one that leaves the window."""
+        assert received is not None
+        past = self.state["history"][..., : received.shape[-1]]
+        past.scatter_(2, self._turn(seen, past[:, :, :1]), received[:, :, None])
+        self.state["scores"][..., : received.shape[-1]] = past.sum(2)
+
+    def fresh(self, own: Tensor | None, value: Tensor, seen: list[int]) -> dict[str, Tensor]:
+        """The columns of a token that enters."""
+        assert own is not None
+        column = own.new_zeros(*own.shape[:2], self.rule.window, 1)
+        column.scatter_(2, self._turn(seen, column[:, :, :1]), own[:, :, None])
+        return {"scores": own, "history": column}
+
+    def _turn(self, seen: list[int], x: Tensor) -> Tensor:
+        turn = torch.tensor([n % self.rule.window for n in seen], device=x.device)
+        return like(turn[:, None, None, None], x)

@@ -1,0 +1,125 @@
+"""Novelty, ours: of the older tokens those stay whose value no newer token repeats."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sinklora.cache.policies import (
+    CachePolicy,
+    Split,
+    budget_in_tokens,
+    check_count,
+    check_sinks,
+    in_tokens,
+    split_with_sinks,
+)
+from sinklora.cache.scored_attention import blocks, precise
+from sinklora.cache.scores import NewTokens, Scorer
+
+
+@dataclass(frozen=True)
+class Novelty(CachePolicy):
+    """The newest tokens, and of the older ones those whose value no newer token repeats.
+
+    Ours, not the paper's: `share` of the budget goes to tokens chosen by `NoveltyScores`, per layer and
+    key/value head, as far as it leaves `always_recent` newest ones; `sink_tokens` as in H2O. R-KV
+    (arXiv 2505.24133) scores by the similarity of keys together with attention; here the values alone
+    decide, so the prompt needs no attention weights.
+    """
+
+    name: ClassVar[str] = "novelty"
+    stored_names: ClassVar[Mapping[str, str]] = MappingProxyType({"sink_tokens": "protect"})
+
+    share: float = 0.25
+    always_recent: int = 32
+    sink_tokens: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.share, bool) or not isinstance(self.share, float) or not 0 < self.share < 1:
+            raise ValueError(f"share={self.share!r}: expected a fraction of the budget between 0 and 1")
+        check_count("always_recent", self.always_recent)
+        check_sinks(self.sink_tokens, self.budget)
+
+    def split(self, prompt_tokens: int) -> Split:
+        total = budget_in_tokens(self.budget, prompt_tokens)
+        heavy = max(0, min(in_tokens(self.share, total), total - max(self.always_recent, 1)))
+        return split_with_sinks(self.sink_tokens, heavy, total - heavy)
+
+    def make_scorer(self, empty: Tensor) -> Scorer:
+        return NoveltyScores(empty)
+
+
+class NoveltyScores:
+    """1 - cos(value, the most similar value of a newer token); a token with none newer has 2, the most.
+
+    Of repetitions the newest scores highest. What is below eight roundings of the values' dtype is 0: equal
+    values are equal, however they were multiplied.
+    """
+
+    needs_sums: ClassVar[bool] = False
+    needs_weights: ClassVar[bool] = False
+
+    def __init__(self, empty: Tensor) -> None:
+        self.state = {"scores": empty, "norms": empty.clone()}
+
+    def query_weights(self, new: NewTokens) -> Tensor | None:
+        """No attention enters."""
+        return None
+
+    def extend(self, new: NewTokens, sums: Tensor | None) -> None:
+        """Compare every token with the newer ones of a chunk, a block of them at a time."""
+        width = new.query.shape[2]
+        lengths = norms(new.values)
+        scores = F.pad(self.state["scores"][..., : new.used], (0, width), value=2.0)
+        values = new.values.contiguous()  # every block would copy all of a view
+        index = torch.arange(width, device=scores.device)
+        for row, heads, begin, end in blocks(values, width):
+            end = min(end, new.counts[row])
+            if begin >= end:
+                continue
+            upto = new.used + end  # no token after the block is older than one in it
+            newer = values[row, heads, new.used + begin : upto]
+            newer = newer / lengths[row, heads, new.used + begin : upto, None].to(newer.dtype)
+            similar = (values[row, heads, :upto] @ newer.mT).to(lengths.dtype)
+            similar /= lengths[row, heads, :upto, None]
+            same_or_later = index[:end, None] >= index[begin:end]
+            similar[:, new.used :].masked_fill_(same_or_later, -1.0)
+            mine = scores[row, heads, :upto]
+            torch.minimum(mine, distance(similar.amax(-1), values.dtype), out=mine)
+        self.state = {"scores": scores, "norms": lengths}
+
+    def step(self, received: Tensor | None, values: Tensor, value: Tensor, seen: list[int]) -> None:
+        """Compare the stored values [B, Hkv, used, D] with a new one [B, Hkv, 1, D]."""
+        used = values.shape[2]
+        dots = (value @ values.mT)[:, :, 0].to(self.state["norms"].dtype)
+        similar = dots / (self.state["norms"][..., :used] * norms(value))
+        mine = self.state["scores"][..., :used]
+        torch.minimum(mine, distance(similar, values.dtype), out=mine)
+
+    def fresh(self, own: Tensor | None, value: Tensor, seen: list[int]) -> dict[str, Tensor]:
+        """The columns of a token that enters."""
+        norm = norms(value)
+        return {"scores": torch.full_like(norm, 2.0), "norms": norm}
+
+    def rank(self, scores: Tensor, positions: Tensor, seen: Any) -> Tensor:
+        """The lowest is evicted first."""
+        return scores
+
+
+def distance(cosine: Tensor, dtype: torch.dtype) -> Tensor:
+    """1 - cosine, 0 where only the rounding of the values' dtype tells them apart."""
+    far = 1 - cosine
+    return far.masked_fill_(far < 8 * torch.finfo(dtype).eps, 0.0)
+
+
+def norms(values: Tensor) -> Tensor:
+    """Lengths of value vectors, [B, Hkv, L, D] -> [B, Hkv, L], never 0."""
+    return values.to(precise(values.dtype)).norm(dim=-1).clamp(min=1e-12)

@@ -1,0 +1,71 @@
+"""Row by row: how many tokens were seen, how many are kept, and the budget. Plain numbers on the host."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sinklora.cache.policies import CachePolicy, Split
+
+
+class Rows:
+    """The counts of a batch; padding counts nowhere, so a padded row counts as it would alone.
+
+    They are lists and not tensors: which slot comes next is known without waiting for the device.
+    """
+
+    def __init__(self, batch: int, device: torch.device) -> None:
+        self.device = device
+        self.tokens = [0] * batch  # seen
+        self.stored = [0] * batch  # of them, those that are kept
+        self.splits = [Split(0, 0, 0)] * batch
+        self.ring_starts = [0] * batch  # tokens seen when a row is full and in the order of positions
+        self.longest_attended = 0  # the most tokens that any query has seen in the cache, itself included
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def select(self, rows: list[int]) -> None:
+        """Only these rows, in this order."""
+        for name in ("tokens", "stored", "splits", "ring_starts"):
+            values = getattr(self, name)
+            setattr(self, name, [values[row] for row in rows])
+
+    def start_turn(self, policy: CachePolicy, counts: list[int]) -> None:
+        """Budgets after a prompt or turn of so many tokens; a row keeps the one it has if that is larger.
+
+        A single further token is no turn but a decoded one, which changes no budget.
+        """
+        for row, count in enumerate(counts):
+            if count > 1 or (count and not self.tokens[row]):
+                new = policy.split(self.tokens[row] + count)
+                self.splits[row] = max(self.splits[row], new, key=lambda split: split.total)
+
+    def count(self, counts: list[int]) -> None:
+        """So many more tokens a row, of which no more stay than the budget allows."""
+        self.tokens = [seen + new for seen, new in zip(self.tokens, counts, strict=True)]
+        grown = [stored + new for stored, new in zip(self.stored, counts, strict=True)]
+        self.longest_attended = max(self.longest_attended, *grown)
+        self.stored = [min(n, split.total) for n, split in zip(grown, self.splits, strict=True)]
+
+    def start_rings(self) -> None:
+        """Note that every row is in the order of positions now."""
+        rows = zip(self.tokens, self.stored, self.splits, strict=True)
+        self.ring_starts = [seen + split.total - stored for seen, stored, split in rows]
+
+    def full(self) -> list[bool]:
+        """Whether a row has no free place."""
+        return [stored == split.total for stored, split in zip(self.stored, self.splits, strict=True)]
+
+    def numbers(self, values: list[Any], dims: int = 3) -> Any:
+        """A number a row: one where all agree, else a tensor [B, 1, ...] of so many dimensions."""
+        if len(set(values)) == 1:
+            return values[0]
+        return torch.tensor(values, device=self.device).reshape(-1, *[1] * (dims - 1))
+
+    def slots(self, places: list[int], heads: int) -> int | Tensor:
+        """A slot a row: one number where all agree, which is read and written faster, else [B, Hkv, 1]."""
+        number = self.numbers(places)
+        return number.expand(-1, heads, 1) if isinstance(number, Tensor) else int(number)

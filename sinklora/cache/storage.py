@@ -1,0 +1,122 @@
+"""Where a layer keeps its tokens: keys, values, positions and scores, one slot for each token of a row."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sinklora.cache.policies import CachePolicy
+from sinklora.cache.rows import Rows
+from sinklora.cache.scored_attention import precise
+from sinklora.cache.scores import Scorer
+from sinklora.cache.slots import EMPTY, read_slot, write_slot
+
+
+class TokenStorage:
+    """Keys and values [B, Hkv, slots, D], their positions [B, Hkv, slots], and the scores of one layer.
+
+    `used` slots hold tokens, row by row as many as `rows.stored` says, each head its own. After a prompt they
+    are in the order of positions; decoding writes a new token over the evicted one.
+    """
+
+    keys: Tensor | None
+    values: Tensor | None
+
+    def __init__(self, policy: CachePolicy) -> None:
+        self.policy = policy
+        self.forget()
+
+    def forget(self) -> None:
+        """Hold nothing; the next tokens may come in another batch."""
+        self.keys = self.values = None
+        self.positions: Tensor | None = None
+        self.scorer: Scorer | None = None
+        self.rows: Rows | None = None
+        self.used = 0
+
+    def allocate(self, key: Tensor, value: Tensor) -> None:
+        """Empty storage like the first keys and values."""
+        batch, kv_heads, _, size = key.shape
+        self.dtype, self.device = key.dtype, key.device
+        self.keys = key.new_empty(batch, kv_heads, 0, size)
+        self.values = value.new_empty(batch, kv_heads, 0, value.shape[-1])
+        self.positions = torch.empty(batch, kv_heads, 0, dtype=torch.int32, device=self.device)
+        self.scorer = self.policy.make_scorer(
+            key.new_empty(batch, kv_heads, 0, dtype=precise(self.dtype)),
+        )
+        self.rows = Rows(batch, self.device)
+
+    def columns(self) -> dict[str, Tensor]:
+        """The tensors besides keys and values; their last dimension is slots."""
+        assert self.positions is not None
+        return {"positions": self.positions} | ({} if self.scorer is None else self.scorer.state)
+
+    def replace(self, keys: Tensor, values: Tensor, columns: dict[str, Tensor]) -> None:
+        """Hold these tensors instead."""
+        self.keys, self.values, self.positions = keys, values, columns["positions"]
+        if self.scorer is not None:
+            self.scorer.state = {name: columns[name] for name in self.scorer.state}
+
+    def nbytes(self) -> int:
+        """Bytes of all tensors; 0 where there is none."""
+        if self.keys is None or self.values is None:
+            return 0
+        tensors = [self.keys, self.values, *self.columns().values()]
+        return sum(x.numel() * x.element_size() for x in tensors)
+
+    def kept_positions(self) -> Tensor:
+        """Kept positions, ascending [B, Hkv, slots] (int32); EMPTY at the end of short rows."""
+        if self.positions is None:
+            raise ValueError("the cache is empty: give it to a model first")
+        last = torch.iinfo(torch.int32).max
+        kept = self.positions[..., : self.used]
+        kept = kept.masked_fill(kept == EMPTY, last).sort(-1).values
+        return kept.masked_fill(kept == last, EMPTY)
+
+    def select(self, indices: Tensor) -> None:
+        """Only these rows, in this order."""
+        if self.keys is None or self.values is None or self.rows is None:
+            return
+        at = indices.to(self.device)
+        columns = {name: x[at] for name, x in self.columns().items()}
+        self.replace(self.keys[at], self.values[at], columns)
+        self.rows.select(torch.arange(len(self.rows))[indices.cpu()].tolist())
+
+    def with_stored(self, key: Tensor, value: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Stored tokens and new ones behind them: keys, values, positions."""
+        if not self.used:
+            return key.detach(), value.detach(), positions.contiguous()
+        assert self.keys is not None and self.values is not None and self.positions is not None
+        keys = torch.cat([self.keys[:, :, : self.used], key], 2)
+        values = torch.cat([self.values[:, :, : self.used], value], 2)
+        return keys, values, torch.cat([self.positions[..., : self.used], positions], -1)
+
+    def grow(self, slots: int) -> None:
+        """Room for so many slots; a quarter more than asked while the budget allows it."""
+        assert self.keys is not None and self.values is not None and self.rows is not None
+        self.used = max(self.used, slots)
+        if slots <= self.keys.shape[2]:
+            return
+        most = max(split.total for split in self.rows.splits)
+        extra = min(most, slots + slots // 4 + 16) - self.keys.shape[2]
+        keys, values = (F.pad(x, (0, 0, 0, extra)) for x in (self.keys, self.values))
+        empty = {"positions": EMPTY}
+        columns = {name: F.pad(x, (0, extra), value=empty.get(name, 0)) for name, x in self.columns().items()}
+        self.replace(keys, values, columns)
+
+    def write(self, slot: int | Tensor, key: Tensor, value: Tensor, columns: dict[str, Tensor | int]) -> None:
+        """Put one token a row into a slot, in place."""
+        assert self.keys is not None and self.values is not None
+        write_slot(self.keys, slot, key, 2)
+        write_slot(self.values, slot, value, 2)
+        for name, x in self.columns().items():
+            write_slot(x, slot, columns[name], -1)
+
+    def move(self, source: int | Tensor, target: int | Tensor) -> None:
+        """Copy one token a row from slot to slot, in place."""
+        assert self.keys is not None and self.values is not None
+        for x in (self.keys, self.values):
+            write_slot(x, target, read_slot(x, source, 2), 2)
+        for x in self.columns().values():
+            write_slot(x, target, read_slot(x, source, -1), -1)

@@ -1,0 +1,134 @@
+"""Positions inside a BudgetCache (StreamingLLM, arXiv 2309.17453, section 3.2), and how far positions may go.
+
+A model rotates queries and keys to their positions in the text before a cache sees them. Here that is taken
+off, exactly and with the model's own functions, so that kept tokens can count 0, 1, 2, ... instead.
+"""
+
+from __future__ import annotations
+
+import copy
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.cache_utils import Cache
+
+from sinklora.cache.layer import BudgetLayer
+from sinklora.cache.scored_attention import precise
+
+# Their frequencies depend on the longest input so far, so that what was written cannot be turned back later.
+CHANGING_FREQUENCIES = ("dynamic", "longrope")
+
+
+@dataclass(frozen=True)
+class RotaryPositions:
+    """The rotary position embeddings of a model, apart from it: to put positions on, and to take them off.
+
+    `rotary` is a copy of the module that computes cosines and sines, `home` the name of the module whose
+    `apply_rotary_pos_emb` turns queries and keys by them.
+    """
+
+    rotary: nn.Module
+    home: str
+
+    @classmethod
+    def of_model(cls, model: PreTrainedModel) -> RotaryPositions:
+        """Those of a model; ValueError with the reason where its keys cannot be turned back."""
+        kind = f"model_type={model.config.model_type!r}"
+        modules: list[Any] = [module for module in model.modules() if hasattr(module, "inv_freq")]
+        if not modules or not getattr(model.config, "rope_parameters", None):
+            raise ValueError(
+                f"positions='cache': {kind} has no rotary position embeddings that could be turned to other "
+                "positions; leave it at positions='text'"
+            )
+        rotary = modules[0]
+        rope_type = getattr(rotary, "rope_type", "default")
+        if rope_type in CHANGING_FREQUENCIES:
+            raise ValueError(
+                f"positions='cache': rope_type={rope_type!r} changes its frequencies with the length of the "
+                "input, so what was written cannot be turned; inside a cache positions stay small: take the "
+                "model without this scaling"
+            )
+        home = type(rotary).__module__
+        if any(not torch.equal(m.inv_freq, rotary.inv_freq) for m in modules) or not hasattr(
+            sys.modules[home], "apply_rotary_pos_emb"
+        ):
+            raise ValueError(
+                f"positions='cache': the layers of {kind} do not all turn keys in one known way; leave it at "
+                "positions='text'"
+            )
+        return cls(copy.deepcopy(rotary), home)
+
+    def rotated(self, x: Tensor, positions: Tensor, length: int) -> Tensor:
+        """Queries or keys [B, H, N, D] without positions, put at `positions` [B|1, H|1, N] below `length`."""
+        batch, heads, count, size = x.shape
+        exact = x.to(precise(x.dtype))
+        # Cosines of the few positions there are; every head takes its own out of them.
+        cos, sin = self.rotary(exact, torch.arange(length, device=x.device)[None])
+        if positions.shape[1] == 1:
+            at = positions[:, 0].expand(batch, count)
+        else:
+            at, exact = positions.reshape(batch * heads, count), exact.reshape(batch * heads, 1, count, size)
+        turned, _ = self._apply(exact, exact[:, :0], cos[0, at], sin[0, at])
+        return turned.reshape(x.shape).to(x.dtype)
+
+    def unrotated(self, query: Tensor, key: Tensor, position_ids: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Query and key [B, H or Hkv, N, D] as they were before the model turned them; dtypes stay.
+
+        `position_ids` [B or 1, N]: where the model put them. ValueError where they are not known.
+        """
+        if position_ids is None or position_ids.ndim != 2:
+            raise ValueError(
+                "positions='cache': the model does not tell its attention the position_ids, so that keys "
+                "cannot be turned; leave it at positions='text'"
+            )
+        # In the model's dtype: an angle that was rounded is turned back as it was rounded.
+        cos, sin = (x.to(precise(x.dtype)) for x in self.rotary(key, position_ids.expand(len(key), -1)))
+        norm = cos.square() + sin.square()  # not 1 where rounded, or scaled (YaRN)
+        query_back, key_back = self._apply(
+            query.to(precise(query.dtype)), key.to(precise(key.dtype)), cos / norm, -sin / norm
+        )
+        return query_back.to(query.dtype), key_back.to(key.dtype)
+
+    def _apply(self, query: Tensor, key: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+        turned: tuple[Tensor, Tensor] = sys.modules[self.home].apply_rotary_pos_emb(query, key, cos, sin)
+        return turned
+
+
+@torch.no_grad()
+def check_rotation(model: PreTrainedModel, cache: Cache, layers: Sequence[BudgetLayer]) -> None:
+    """ValueError unless keys without positions are the same wherever the same tokens stand.
+
+    `cache` (its layers: `layers`) must be empty and keep everything; it is filled by one call of the model
+    with two rows of four tokens. Found are layers without positions, and turns that are not the model's own.
+    """
+    tokens = torch.arange(1, 5, device=model.device) % model.config.vocab_size
+    positions = torch.arange(4, device=model.device) + torch.tensor([[0], [9]], device=model.device)
+    model(input_ids=tokens.expand(2, -1), position_ids=positions, past_key_values=cache, use_cache=True)
+    for index, layer in enumerate(layers):
+        assert layer.keys is not None
+        here, there = layer.keys.double()
+        tolerance = 1e-3 if layer.keys.dtype in (torch.float32, torch.float64) else 0.1
+        if not bool((here - there).abs().max() <= tolerance * here.abs().max()):
+            raise ValueError(
+                f"positions='cache': layer {index} of model_type={model.config.model_type!r} does not turn "
+                "its keys as its rotary position embeddings say (it may have none); leave it at "
+                "positions='text'"
+            )
+
+
+def trained_length(config: PreTrainedConfig) -> int | None:
+    """The positions that a model was trained for, or extended to; None where the config does not say."""
+    length: int | None = getattr(config, "max_position_embeddings", None)
+    parameters: dict[str, Any] = getattr(config, "rope_parameters", None) or {}
+    factor = parameters.get("factor")
+    if length is None or not isinstance(factor, int | float):
+        return length
+    original = parameters.get("original_max_position_embeddings")
+    if parameters.get("rope_type") == "dynamic":
+        original = getattr(config, "original_max_position_embeddings", None) or length
+    return length if original is None else max(length, round(original * factor))

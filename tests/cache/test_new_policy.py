@@ -1,0 +1,147 @@
+"""A new policy is a file: everything that works with policies finds it, and nothing else has to name it."""
+
+import importlib.util
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from matplotlib.colors import to_rgb
+from transformers import PreTrainedModel
+
+from cache_contract import check_contract
+from cache_simulation import Head, compare, compare_turns, tokens
+from sinklora.cache.policies import POLICIES, CachePolicy, make_policy, policy_key
+from sinklora.evaluate.lm_eval_model import LMEvalModel
+from sinklora.hf.budget_cache import BudgetCache
+from sinklora.reproduction.cache.figures import budget_figure, kept_share
+from sinklora.reproduction.cache.study import policies, summary, table, verdict
+from tiny_models import tiny_model
+
+FILE = '''
+"""The newest tokens, and of the older ones those with the longest values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from sinklora.cache.policies import CachePolicy, Split, budget_in_tokens
+from sinklora.cache.scores import NewTokens, Scorer
+
+
+@dataclass(frozen=True)
+class LongestValues(CachePolicy):
+    name: ClassVar[str] = "longest"
+
+    def split(self, prompt_tokens: int) -> Split:
+        total = budget_in_tokens(self.budget, prompt_tokens)
+        return Split(0, total // 2, total - total // 2)
+
+    def make_scorer(self, empty: Tensor) -> Scorer:
+        return Lengths(empty)
+
+
+class Lengths:
+    needs_sums: ClassVar[bool] = False
+    needs_weights: ClassVar[bool] = False
+
+    def __init__(self, empty: Tensor) -> None:
+        self.state = {"scores": empty}
+
+    def query_weights(self, new: NewTokens) -> Tensor | None:
+        return None
+
+    def extend(self, new: NewTokens, sums: Tensor | None) -> None:
+        self.state = {"scores": new.values.norm(dim=-1)}
+
+    def step(self, received: Tensor | None, values: Tensor, value: Tensor, seen: list[int]) -> None:
+        pass
+
+    def fresh(self, own: Tensor | None, value: Tensor, seen: list[int]) -> dict[str, Tensor]:
+        return {"scores": value.norm(dim=-1)}
+
+    def rank(self, scores: Tensor, positions: Tensor, seen: Any) -> Tensor:
+        return scores
+'''
+
+
+def length_of_value(head: Head, position: int, now: int, policy: Any) -> float:
+    """By hand, what `Lengths` says."""
+    return float(head.values[position].square().sum().sqrt())
+
+
+@pytest.fixture(scope="module")
+def model() -> PreTrainedModel:
+    return tiny_model("llama-gqa").double()
+
+
+@pytest.fixture(scope="module")
+def added(tmp_path_factory: pytest.TempPathFactory) -> Iterator[type[CachePolicy]]:
+    """The policy, from its file, as long as this module's tests run."""
+    file = tmp_path_factory.mktemp("added") / "longest.py"
+    file.write_text(FILE)
+    spec = importlib.util.spec_from_file_location("longest", file)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["longest"] = module
+    spec.loader.exec_module(module)
+    yield module.LongestValues
+    del sys.modules["longest"], POLICIES["longest"]
+
+
+@pytest.mark.parametrize("name", [name for name, policy in POLICIES.items() if policy.bounded])
+def test_every_policy_keeps_the_contract(model: PreTrainedModel, name: str) -> None:
+    check_contract(model, name)
+
+
+def test_a_new_policy_keeps_the_contract_and_equals_its_simulation(
+    model: PreTrainedModel, added: type[CachePolicy]
+) -> None:
+    check_contract(model, "longest")
+    for chunk in (None, 3):
+        compare(model, added(8), [17, *[1] * 6], chunk, score=length_of_value)
+    compare_turns(model, added(8), [[9, 2], [1, 1], [0, 5], [1, 1]], "left", score=length_of_value)
+
+
+def test_a_new_policy_generates(model: PreTrainedModel, added: type[CachePolicy]) -> None:
+    cache = BudgetCache(model, added(0.5))
+    written = model.generate(tokens(2, 12), past_key_values=cache, max_new_tokens=5, do_sample=False)
+    assert written.shape == (2, 17) and cache.kept_positions(0).shape[-1] == 6
+    assert kept_share(model, tokens(1, 12)[0].tolist(), added(0.5)).sum(-1).tolist() == pytest.approx([6, 6])
+
+
+def test_a_new_policy_is_in_the_study_and_its_figure(added: type[CachePolicy]) -> None:
+    chosen = policies(0.1)
+    assert list(chosen) == ["h2o", "local", "streaming", "novelty", "longest"]
+    assert chosen["longest"] == added(0.1)
+    rows = pd.DataFrame(
+        [
+            {"measure": "perplexity", "policy": name, "budget": budget, "item": str(item), "value": value}
+            for number, name in enumerate(["full", *chosen])
+            for budget in ((1.0,) if name == "full" else (0.1, 0.2))
+            for item, value in enumerate((1.0 + number / 10, 1.2 + number / 10))
+        ]
+    ).assign(split="some")
+    assert "longest" in set(summary(rows).policy) and "longest" in set(table(rows, "perplexity").policy)
+    assert "Ours, novelty: " in verdict(rows) and "Ours, longest: worse than" in verdict(rows)
+    figure = budget_figure(rows)
+    labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert labels == ["full", "h2o", "local", "streaming", "novelty", "longest"]
+    looks = {
+        (to_rgb(line.lines[0].get_color()), line.lines[0].get_linestyle(), line.lines[0].get_marker())
+        for line in figure.axes[0].containers
+    }
+    assert len(looks) == 5  # no two policies look alike
+
+
+def test_a_new_policy_answers_the_harness(added: type[CachePolicy]) -> None:
+    reader = LMEvalModel("data/base", kv="longest", budget="0.3", device="cpu", dtype="float32")
+    assert reader.policy == added(0.3) == make_policy("longest", 0.3)
+    assert policy_key(reader.policy) == {"kind": "LongestValues", "budget": 0.3}
+    [(likely, _)] = reader._loglikelihood_tokens([(None, list(range(5, 25)), [7, 8])], disable_tqdm=True)
+    assert torch.isfinite(torch.tensor(likely))

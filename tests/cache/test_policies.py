@@ -1,0 +1,190 @@
+"""What policies say of themselves: names, budgets, splits, and the keys under which runs are stored."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import pytest
+
+from sinklora.cache.attention_scores import Score
+from sinklora.cache.full import Full
+from sinklora.cache.h2o import H2O
+from sinklora.cache.novelty import Novelty
+from sinklora.cache.policies import (
+    POLICIES,
+    CachePolicy,
+    make_policy,
+    parse_budget,
+    policy_key,
+    policy_text,
+)
+from sinklora.cache.sliding_window import Local, SlidingWindow
+from sinklora.cache.streaming_llm import StreamingLLM
+from sinklora.records.files import json_hash
+
+# Made by the code before classes and fields were renamed: hashes of runs that are finished, and their text.
+STORED = [
+    (
+        Full(),
+        "56c5b333f85bd997e0169bce0100bcae3fd26e020229f62c9781d0de80475d22",
+        "Full(budget=4611686018427387904)",
+    ),
+    (
+        H2O(0.2),
+        "130966a17ed1d758a4210bd68efbbd0bd0e135b00394cddd80bb4a49b85ad5ad",
+        "H2O(budget=0.2, heavy=None, recent=None, protect=0, how=Score(decay=1.0, window=0, average=False))",
+    ),
+    (
+        H2O(heavy=10, recent=20),
+        "6e44f0cd6349eb3409e49fa50fc9978479ea2433a87d68124efca8d7faebfa7e",
+        "H2O(budget=None, heavy=10, recent=20, protect=0, how=Score(decay=1.0, window=0, average=False))",
+    ),
+    (
+        H2O(0.1, recent=0.05, sink_tokens=4, scoring=Score(decay=0.9)),
+        "ffcd266cfcadf36915715db9d0713122aa36e53ab23b3674dbe901675c7cd5d8",
+        "H2O(budget=0.1, heavy=None, recent=0.05, protect=4, how=Score(decay=0.9, window=0, average=False))",
+    ),
+    (
+        H2O(64, sink_tokens=2, scoring=Score(window=32)),
+        "878b4553c9e91d87094c90330d8c9ae6f47976f1e48c6d945e458b2970005367",
+        "H2O(budget=64, heavy=None, recent=None, protect=2, how=Score(decay=1.0, window=32, average=False))",
+    ),
+    (
+        SlidingWindow(64),
+        "6c356c2a0d64704ef739bcf892ef15a57dffe0d124bb39d58af5f32bcca3a4ec",
+        "Local(budget=64)",
+    ),
+    (
+        StreamingLLM(0.5, sink_tokens=2),
+        "cc79ff24f15e1fead6e44321ff6436fd43b01669587d1cc5360e2ec1d47be8e8",
+        "StreamingLLM(budget=0.5, sink_tokens=2)",
+    ),
+    (
+        Novelty(0.2),
+        "7d18b88fd8eaef54f6a368886b1151dbb88931283ddd00784f7ef58033755801",
+        "Novelty(budget=0.2, share=0.25, always_recent=32, protect=0)",
+    ),
+    (
+        Novelty(128, share=0.5, always_recent=8, sink_tokens=4),
+        "3ae4d6e7aeda9d0c81ff504005aa73213e0122a9799316b177ddc4b2f0e0e3a5",
+        "Novelty(budget=128, share=0.5, always_recent=8, protect=4)",
+    ),
+    (None, "74234e98afe7498fb5daf1f36ac2d78acc339464f950703b8c019892f982b90b", "None"),
+]
+
+
+@pytest.mark.parametrize(("policy", "digest", "text"), STORED, ids=lambda value: str(value)[:24])
+def test_finished_runs_are_found_under_the_names_of_then(
+    policy: CachePolicy | None, digest: str, text: str
+) -> None:
+    assert json_hash(policy_key(policy)) == digest
+    assert policy_text(policy) == text
+
+
+# --- the registry -------------------------------------------------------------------------------------------
+
+
+def test_every_policy_is_found_by_its_name() -> None:
+    assert {"full", "h2o", "local", "streaming", "novelty"} <= set(POLICIES)
+    assert Local is SlidingWindow is POLICIES["local"]
+    for name, policy in POLICIES.items():
+        made = make_policy(name, 8 if policy.bounded else None)
+        assert type(made) is policy and policy.name == name
+        assert made.split(100).total == (8 if policy.bounded else made.split(1).total)
+
+
+def test_a_name_is_given_once() -> None:
+    with pytest.raises(ValueError, match=r"name='h2o' of .*Mine: sinklora.cache.h2o.H2O has it already"):
+
+        @dataclass(frozen=True)
+        class Mine(CachePolicy):
+            name: ClassVar[str] = "h2o"
+
+    assert POLICIES["h2o"] is H2O
+
+
+def test_a_policy_without_a_name_of_its_own_is_not_registered() -> None:
+    @dataclass(frozen=True)
+    class Variant(H2O):
+        pass
+
+    assert Variant(8).split(20) == H2O(8).split(20)
+    assert POLICIES["h2o"] is H2O and Variant not in POLICIES.values()
+
+
+@pytest.mark.parametrize(
+    ("name", "budget", "words"),
+    [
+        ("h3o", 0.2, "kv='h3o': expected one of full, h2o"),
+        ("full", 0.2, "budget=0.2: kv='full' takes no budget"),
+        ("h2o", None, "kv='h2o' needs a budget"),
+        ("local", 2.0, "budget=2.0"),
+    ],
+)
+def test_wrong_requests_are_named(name: str, budget: float | None, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        make_policy(name, budget)
+
+
+def test_budgets_are_read_from_text() -> None:
+    given = ["0.2", "64", " 64 ", "1.0", "1", "2e-1", "", None, 0.3, 12]
+    expected = [0.2, 64, 64, 1.0, 1, 0.2, None, None, 0.3, 12]
+    read = [parse_budget(budget) for budget in given]
+    assert read == expected
+    assert [type(budget) for budget in read] == [type(budget) for budget in expected]
+    with pytest.raises(ValueError, match=r"budget='much': expected a fraction such as 0.2, or tokens"):
+        parse_budget("much")
+
+
+# --- budgets and splits -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: H2O(0), "budget=0: expected more than 0"),
+        (lambda: H2O(-3), "budget=-3"),
+        (lambda: H2O(1.5), "budget=1.5"),
+        (lambda: H2O(True), "budget=True"),
+        (lambda: H2O("0.2"), "budget='0.2'"),
+        (lambda: H2O(float("nan")), "budget=nan"),
+        (lambda: H2O(8, recent=9), "recent=9 is larger than budget=8"),
+        (lambda: H2O(8, recent=0.5), "fractions"),
+        (lambda: H2O(8, recent=-1), "recent=-1: expected 0 or more"),
+        (lambda: H2O(heavy=4), "give budget"),
+        (lambda: H2O(heavy=0.7, recent=0.7), r"heavy \+ recent=1.4"),
+        (lambda: H2O(), "give budget"),
+        (lambda: H2O(8, sink_tokens=8), "sink_tokens=8"),
+        (lambda: H2O(heavy=4, recent=4, sink_tokens=5), "sink_tokens=5: more than the 4 heavy hitters"),
+        (lambda: H2O(8, recent=6, sink_tokens=3), "sink_tokens=3: more than the 2 heavy hitters"),
+        (lambda: H2O(8, sink_tokens=-1), "sink_tokens=-1"),
+        (lambda: H2O(8, scoring="sum"), "scoring='sum': expected a Score"),
+        (lambda: StreamingLLM(4), "sink_tokens=4"),
+        (lambda: SlidingWindow(0.0), "budget=0.0"),
+        (lambda: Novelty(8, share=1), "share=1"),
+        (lambda: Novelty(8, always_recent=2.5), "always_recent=2.5"),
+        (lambda: Novelty(8, sink_tokens=8), "sink_tokens=8"),
+        (lambda: Score(decay=0), "decay=0"),
+        (lambda: Score(window=-1), "window=-1"),
+        (lambda: Score(decay=0.5, average=True), "give one of"),
+    ],
+)
+def test_wrong_policies_are_named(make: object, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        make()  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    ("policy", "split"),
+    [
+        (H2O(10, sink_tokens=8), (8, 0, 2)),
+        (H2O(10, sink_tokens=4), (4, 1, 5)),
+        (H2O(0.2, sink_tokens=8), (8, 2, 10)),
+        (H2O(0.04, sink_tokens=8), (3, 0, 1)),
+        (H2O(heavy=0.05, recent=0.05, sink_tokens=8), (8, 0, 2)),
+        (H2O(heavy=6, recent=0, sink_tokens=2), (2, 4, 0)),
+        (Novelty(0.1, share=0.5, always_recent=0, sink_tokens=8), (8, 0, 2)),
+    ],
+    ids=str,
+)
+def test_recent_tokens_give_way_to_sink_tokens(policy: CachePolicy, split: tuple[int, int, int]) -> None:
+    assert policy.split(100) == split

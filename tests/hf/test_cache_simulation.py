@@ -1,0 +1,164 @@
+"""A bounded cache in a model against the brute-force simulation."""
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from cache_simulation import Simulation, check_kept, compare, compare_turns, run, tokens
+from helpers import assert_close
+from sinklora.cache.attention_scores import Score
+from sinklora.cache.full import Full
+from sinklora.cache.h2o import H2O
+from sinklora.cache.novelty import Novelty
+from sinklora.cache.policies import CachePolicy
+from sinklora.cache.sliding_window import SlidingWindow
+from sinklora.cache.streaming_llm import StreamingLLM
+from sinklora.hf.budget_cache import BudgetCache
+from tiny_models import ARCHITECTURES, tiny_model
+
+POLICIES = {
+    "h2o": H2O(8),
+    "h2o-fraction": H2O(0.4),
+    "h2o-mostly-recent": H2O(heavy=2, recent=6),
+    "h2o-heavy-only": H2O(heavy=6, recent=0),
+    "h2o-protected": H2O(8, sink_tokens=2),
+    "h2o-decayed": H2O(8, scoring=Score(decay=0.8)),
+    "h2o-window": H2O(8, scoring=Score(window=3)),
+    "h2o-averaged": H2O(8, scoring=Score(average=True)),
+    "local": SlidingWindow(7),
+    "streaming": StreamingLLM(9, sink_tokens=2),
+    "novelty": Novelty(8, always_recent=2),
+    "novelty-half": Novelty(0.5, share=0.5, always_recent=0, sink_tokens=1),
+    "full": Full(),
+}
+TOKENS, PROMPT = 26, 17
+
+
+@pytest.mark.parametrize("chunk", [None, 1, 5], ids=lambda c: f"chunk-{c}")
+@pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
+def test_every_policy_equals_the_simulation(policy: CachePolicy, chunk: int | None) -> None:
+    model = tiny_model("llama-gqa").double()
+    compare(model, policy, [PROMPT] + [1] * (TOKENS - PROMPT), chunk)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_every_architecture_equals_the_simulation(architecture: str) -> None:
+    model = tiny_model(architecture).double()
+    compare(model, H2O(8), [PROMPT] + [1] * (TOKENS - PROMPT), None)
+
+
+@pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
+def test_one_row_with_one_key_value_head_equals_the_simulation(policy: CachePolicy) -> None:
+    # A slot of it is a view without gaps, which reading and writing at once would mix up.
+    compare(tiny_model("gemma-mqa").double(), policy, [PROMPT] + [1] * (TOKENS - PROMPT), None, rows=1)
+
+
+@pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
+@pytest.mark.parametrize(
+    "calls",
+    # The last: a fraction grows by more than a turn brings, so slots are free that no token may claim.
+    [[1] * 20, [10, 1, 1, 9, 1, 1], [4, 4, 4, 1, 1], [6, *[1] * 14, 3, 1, 1, 1, 2, 1, 1, 1, 1]],
+    ids=lambda c: f"{len(c)}-calls",
+)
+def test_several_turns_equal_the_simulation(policy: CachePolicy, calls: list[int]) -> None:
+    compare(tiny_model("llama-gqa").double(), policy, calls, None)
+
+
+# New tokens of three rows, turn by turn: rows of one token, rows without any, decoding in between.
+TURNS = [[9, 4, 1], [1, 1, 3], [5, 1, 0], [1, 1, 1], [1, 1, 1], [0, 7, 2], [1, 1, 1]]
+ONE_TOKEN_A_CALL = [[int(call >= first) for first in (0, 6, 3)] for call in range(12)]
+
+
+@pytest.mark.parametrize(("side", "chunk"), [("left", 4), ("right", None), ("middle", 3)], ids=str)
+@pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
+def test_turns_of_padded_rows_are_what_each_row_is_alone(
+    policy: CachePolicy, side: str, chunk: int | None
+) -> None:
+    compare_turns(tiny_model("llama-gqa").double(), policy, TURNS, side, chunk)
+
+
+@pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
+def test_padded_rows_read_one_token_a_call_are_what_they_are_alone(policy: CachePolicy) -> None:
+    compare_turns(tiny_model("llama-gqa").double(), policy, ONE_TOKEN_A_CALL, "left")
+
+
+@pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
+def test_the_trained_base_model_equals_the_simulation(policy: CachePolicy) -> None:
+    model = AutoModelForCausalLM.from_pretrained("data/base", use_cache=True).double().eval()
+    tokenizer = AutoTokenizer.from_pretrained("data/base")
+    ids = tokenizer("def add(first, second):\n    return first + second\n\n\nprint(add(1, 2))")["input_ids"]
+    row = torch.tensor(ids)
+    calls = [12] + [1] * (len(row) - 12)
+    truth = Simulation(model, policy)
+    cache = BudgetCache(model, policy)
+    assert_close(run(cache, model, row[None], calls)[0], truth.run(row, calls), atol=1e-9)
+    check_kept(cache, 0, truth)
+
+
+def test_equal_scores_evict_the_oldest() -> None:
+    model = tiny_model("llama-gqa").double()
+    for name, parameter in model.named_parameters():
+        if "q_proj" in name:
+            torch.nn.init.zeros_(parameter)  # every query sees all keys alike
+    cache = BudgetCache(model, H2O(heavy=3, recent=2, scoring=Score(window=2)))
+    run(cache, model, tokens(1, 9), [9])
+    # The last two queries gave 0..7 the same attention, so of 0..6 the newest three stay.
+    assert cache.kept_positions(0)[0, 0].tolist() == [4, 5, 6, 7, 8]
+    compare(model, H2O(heavy=3, recent=2, scoring=Score(window=2)), [9, 1, 1, 1, 1, 1], None)
+
+
+@pytest.mark.parametrize("policy", [H2O(8), StreamingLLM(6), H2O(0.4), Novelty(8), Full()], ids=str)
+def test_a_conversation_in_a_batch_is_what_each_row_is_alone(policy: CachePolicy) -> None:
+    model = tiny_model("llama-gqa").double()
+    options = {"max_new_tokens": 6, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+    turns = [tokens(2, 12), tokens(2, 6, seed=4)]
+    lengths = [[8, 12], [3, 6]]
+    rows, masks = torch.zeros(2, 0, dtype=torch.long), torch.zeros(2, 0, dtype=torch.long)
+    cache = BudgetCache(model, policy)
+    for turn, length in zip(turns, lengths, strict=True):
+        # The last written token has not been read yet: it comes with the padding and the turn after it.
+        real = torch.arange(turn.shape[1]) >= turn.shape[1] - torch.tensor(length)[:, None]
+        rows, masks = torch.cat([rows, turn * real], 1), torch.cat([masks, real.long()], 1)
+        rows = model.generate(rows, attention_mask=masks, past_key_values=cache, **options)
+        masks = torch.cat([masks, torch.ones(2, 6, dtype=torch.long)], 1)
+    for row in range(2):
+        alone, said = BudgetCache(model, policy), torch.zeros(1, 0, dtype=torch.long)
+        for turn, length in zip(turns, lengths, strict=True):
+            said = torch.cat([said, turn[row : row + 1, -length[row] :]], 1)
+            real = torch.ones_like(said)  # the filler, too, may be written
+            said = model.generate(said, attention_mask=real, past_key_values=alone, **options)
+        assert rows[row, masks[row].bool()].tolist() == said[0].tolist()
+        for layer in range(2):
+            kept, own = cache.kept_positions(layer)[row], alone.kept_positions(layer)[0]
+            assert kept[:, : own.shape[1]].tolist() == own.tolist()
+
+
+@pytest.mark.parametrize("policy", [H2O(6), StreamingLLM(6), Novelty(6), SlidingWindow(6)], ids=str)
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_row_that_is_no_number_stays_bounded_and_spoils_no_other(policy: CachePolicy, value: float) -> None:
+    model, ids = tiny_model("llama-gqa").double(), tokens(2, 20)
+    embedded = model.get_input_embeddings()(ids).detach()
+    broken = embedded.clone()
+    broken[0, 5] = value
+    found = []
+    for inputs in (embedded, broken):
+        cache = BudgetCache(model, policy)
+        logits, seen = [], 0
+        for part in inputs.split([14, *[1] * 6], dim=1):
+            with torch.no_grad():
+                logits.append(model(inputs_embeds=part, past_key_values=cache).logits[1])
+            seen += part.shape[1]
+            newest = torch.arange(seen - policy.split(14).recent, seen)
+            for layer in range(2):
+                kept = cache.kept_positions(layer)
+                assert kept.shape[-1] == 6 and (kept.diff(dim=-1) > 0).all()
+                assert (kept[..., -len(newest) :] == newest).all()
+        found.append(torch.cat(logits))
+    assert torch.equal(found[0], found[1])
+
+
+def test_the_smallest_caches_equal_the_simulation() -> None:
+    model = tiny_model("llama-gqa").double()
+    for policy in (H2O(1), SlidingWindow(1), StreamingLLM(0.01), Novelty(1), H2O(heavy=1, recent=0)):
+        compare(model, policy, [3, 1, 1, 1, 4, 1], rows=1)
+        compare_turns(model, policy, [[3, 1], [1, 1], [0, 4], [1, 1]], "left", chunk=2)

@@ -28,8 +28,8 @@ def extend_context(model: nn.Module, length: int, method: str = "linear") -> nn.
     with the input, `yarn` arXiv 2309.00071 (an `attention_factor` of the config is kept). The factor is
     `length` over the length of pretraining, so that extending twice by the same method equals extending once.
 
-    A model that was trained with a scaling goes on with it. `llama3` (Llama 3.1): short wavelengths keep their
-    frequencies, the factor of the long ones grows by `length` over the present context. `longrope`
+    A model that was trained with a scaling goes on with it. `llama3` (Llama 3.1): short wavelengths keep
+    their frequencies, the factor of the long ones grows by `length` over the present context. `longrope`
     (arXiv 2402.13753, Phi-3): beyond the length of pretraining every frequency is divided by as much, up to
     it nothing changes. Where layer types have RoPE parameters of their own (Gemma 3), sliding windows keep
     theirs.
@@ -96,17 +96,16 @@ def _check_reload(config: PreTrainedConfig, state: dict[str, Any], method: str) 
     try:
         read = rope_of_config(type(config).from_dict(trial.to_dict()))
     except Exception as error:
-        raise ValueError(
-            _not_reloadable(config, method, str(error).strip().splitlines()[-1].strip())
-        ) from error
+        reason = str(error).strip().splitlines()[-1].strip()
+        raise ValueError(_not_reloadable(config, method, reason)) from error
     if read != state:
         raise ValueError(_not_reloadable(config, method, f"it reads {read['rope_parameters']}"))
 
 
 def _not_reloadable(config: PreTrainedConfig, method: str, reason: str) -> str:
     return (
-        f"method={method!r}: {type(config).__name__} does not read these positions back from its file, so the "
-        f"extended model could not be loaded again ({reason}); choose another method or model"
+        f"method={method!r}: {type(config).__name__} does not read these positions back from its file, so "
+        f"the extended model could not be loaded again ({reason}); choose another method or model"
     )
 
 

@@ -97,8 +97,8 @@ def _lengths(entry: dict[str, Any], config: PreTrainedConfig, method: str) -> tu
         raise ValueError(f"rope_type={kind!r} cannot be extended; those that can are {', '.join(METHODS)}")
     if kind != method:
         raise ValueError(
-            f"the model's positions are already scaled with rope_type={kind!r}, which method={method!r} would "
-            f"undo: pass method={kind!r}, which keeps its frequencies and stretches them further"
+            f"the model's positions are already scaled with rope_type={kind!r}, which method={method!r} "
+            f"would undo: pass method={kind!r}, which goes on from them"
         )
     if entry.get("mscale_all_dim"):
         raise ValueError(

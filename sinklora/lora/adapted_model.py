@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
-from peft import LoraConfig, PeftModel, PeftModelForCausalLM
+from peft import LoraConfig, LoraModel, PeftModel, PeftModelForCausalLM
 from peft.utils import ModulesToSaveWrapper
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -30,6 +30,7 @@ class LoraPlusModel(PeftModelForCausalLM):
         selected_adapters: list[str] | None = None,
         save_embedding_layers: str | bool = "auto",
         is_main_process: bool = True,
+        path_initial_model_for_weight_conversion: str | None = None,
         **options: Any,
     ) -> None:
         """Write as peft does, then `sinklora.json`; `save_adapter` also keeps the last good files."""
@@ -40,6 +41,7 @@ class LoraPlusModel(PeftModelForCausalLM):
             # Trained embeddings are saved anyway; "auto" would ask the network about the base model.
             save_embedding_layers=False if save_embedding_layers == "auto" else save_embedding_layers,
             is_main_process=is_main_process,
+            path_initial_model_for_weight_conversion=path_initial_model_for_weight_conversion,
             **options,
         )
         if is_main_process:
@@ -52,12 +54,12 @@ class LoraPlusModel(PeftModelForCausalLM):
     def merge_and_unload(self, *arguments: Any, **options: Any) -> PreTrainedModel:
         """The base model with the adapter folded in, in its own dtypes, without peft."""
         originals = original_layers(self)
-        return in_base_dtypes(self.base_model.merge_and_unload(*arguments, **options), originals)
+        return in_base_dtypes(lora_model(self).merge_and_unload(*arguments, **options), originals)
 
     def unload(self) -> PreTrainedModel:
         """The base model without LoRA, in its own dtypes; as in peft, layers trained in full stay trained."""
         originals = original_layers(self)
-        return in_base_dtypes(self.base_model.unload(), originals)
+        return in_base_dtypes(lora_model(self).unload(), originals)
 
     def tie_weights(self, *unused: Any, **unused_options: Any) -> None:
         """Do nothing: tied embeddings stay tied under peft, and transformers would replace peft's layers."""
@@ -82,6 +84,11 @@ def wrap(model: PreTrainedModel, configs: dict[str, LoraConfig]) -> LoraPlusMode
     return wrapped
 
 
+def lora_model(model: PeftModel) -> LoraModel:
+    """The layer of peft below `model` that holds LoRA."""
+    return cast(LoraModel, model.base_model)
+
+
 def saved_layers(model: nn.Module) -> dict[str, ModulesToSaveWrapper]:
     """The layers that an adapter trains in full, by their names in `model`."""
     return {
@@ -94,10 +101,11 @@ def original_layers(model: PeftModel) -> dict[str, nn.Module]:
     return {name: layer.original_module for name, layer in saved_layers(model.get_base_model()).items()}
 
 
-def in_base_dtypes(merged: PreTrainedModel, originals: dict[str, nn.Module]) -> PreTrainedModel:
-    """`merged`, as peft leaves it, with its fully trained layers in the dtypes and classes of `originals`."""
+def in_base_dtypes(unwrapped: nn.Module, originals: dict[str, nn.Module]) -> PreTrainedModel:
+    """`unwrapped`, as peft leaves it, with fully trained layers in the dtypes and classes of `originals`."""
+    merged = cast(PreTrainedModel, unwrapped)
     for name, original in originals.items():
-        merged.get_submodule(name).to(original.weight.dtype)
+        merged.get_submodule(name).to(next(original.parameters()).dtype)
     if is_tied(merged):
         stand_in = merged.get_output_embeddings()  # peft's, with its sizes exchanged
         for name, original in originals.items():

@@ -16,7 +16,14 @@ from transformers.pytorch_utils import Conv1D
 
 from sinklora.hf.models import remove_pattern
 from sinklora.hf.rope import find_transformer
-from sinklora.lora.adapted_model import LoraPlusModel, in_base_dtypes, original_layers, saved_layers, wrap
+from sinklora.lora.adapted_model import (
+    LoraPlusModel,
+    in_base_dtypes,
+    lora_model,
+    original_layers,
+    saved_layers,
+    wrap,
+)
 from sinklora.lora.adapter_files import check_lora
 from sinklora.lora.base_model import added_rows, check_base_model
 from sinklora.lora.trained_modules import (
@@ -119,7 +126,7 @@ def merge_adapter(model: PeftModel) -> PreTrainedModel:
     for name, config in model.peft_config.items():
         check_lora(config, f"model (adapter {name!r})")
     originals = original_layers(model)
-    merged = in_base_dtypes(model.base_model.merge_and_unload(safe_merge=True), originals)
+    merged = in_base_dtypes(lora_model(model).merge_and_unload(safe_merge=True), originals)
     remove_pattern(merged)
     merged.requires_grad_(True)
     return merged
@@ -173,9 +180,9 @@ def _warn_of_added_rows(model: PreTrainedModel, saved: list[str], tied: bool) ->
     if count:
         options = " and ".join(f"{option}=True" for option in untrained)
         warnings.warn(
-            f"{count} rows of {' and '.join(untrained.values())} are new since {model.name_or_path} was loaded, "
-            f"and will be neither trained nor saved with the adapter: pass {options}, or save the resized base "
-            "model and train on that",
+            f"{count} rows of {' and '.join(untrained.values())} are new since {model.name_or_path} was "
+            f"loaded, and will be neither trained nor saved with the adapter: pass {options}, or save the "
+            "resized base model and train on that",
             stacklevel=3,
         )
 

@@ -1,4 +1,4 @@
-"""What lies in an adapter's folder beside peft's files: `sinklora.json`, and a note for whoever opens it with peft.
+"""What lies in an adapter's folder beside peft's files: `sinklora.json`, and a note for peft's own loaders.
 
 `sinklora.json` remembers RoPE, pattern, base model and adapters; it is written last, with the hashes of the
 weights that it belongs to.
@@ -32,7 +32,7 @@ NOTE = "sinklora.load_adapter restores what peft alone loses"  # begins the key 
 
 @dataclass(frozen=True)
 class AdapterState:
-    """The content of `sinklora.json`. `weights`: SHA-256 by file; the last four may be missing in older files."""
+    """The content of `sinklora.json`; older files lack the last four. `weights`: SHA-256 by file."""
 
     base: dict[str, Any]
     rope: dict[str, Any]
@@ -126,9 +126,7 @@ def check_lora(config: PeftConfig, source: str) -> None:
     """ValueError for adapters of other kinds (prefix tuning, IA3, ...), which LoRA+ does not know."""
     if not isinstance(config, LoraConfig):
         kind = getattr(config.peft_type, "value", config.peft_type)
-        raise ValueError(
-            f"{source} holds an adapter of type {kind}, expected LoRA: save and load it with peft"
-        )
+        raise ValueError(f"{source} holds an adapter of type {kind}, expected LoRA: use peft itself")
 
 
 def check_base(state: AdapterState, base: dict[str, Any], folder: Path) -> None:

@@ -33,8 +33,8 @@ def check_base_model(model: Any, argument: str = "model") -> None:
         )
     if _is_distributed(model):
         raise TypeError(
-            f"{argument} is wrapped for several devices ({type(model).__name__}): take the model before it is "
-            "wrapped, and wrap the result"
+            f"{argument} is wrapped for several devices ({type(model).__name__}): take the model before it "
+            "is wrapped, and wrap the result"
         )
     if not isinstance(model, PreTrainedModel):
         raise TypeError(f"{argument} must be a transformers PreTrainedModel, got {type(model).__name__}")
@@ -75,7 +75,7 @@ def different_rows(saved: dict[str, list[float]], present: dict[str, list[float]
 
 
 def config_on_disk(model: PreTrainedModel) -> PreTrainedConfig | None:
-    """The config that the base model was loaded with, if it lies on this machine; the network is not asked."""
+    """The config that the base model was loaded with, if it is on this machine; asks no network."""
     name = getattr(model, "name_or_path", "")
     if not name:
         return None
@@ -92,7 +92,7 @@ def added_rows(model: PreTrainedModel) -> int:
 
 
 def _is_distributed(model: Any) -> bool:
-    """Whether `model` is in DataParallel, DistributedDataParallel or FSDP, of which the second version mixes in."""
+    """Whether `model` is wrapped for several devices; the second version of FSDP mixes a class in."""
     if isinstance(model, PreTrainedModel):
         return any(ancestor.__name__ == "FSDPModule" for ancestor in type(model).__mro__)
     return isinstance(model, nn.Module) and isinstance(getattr(model, "module", None), nn.Module)

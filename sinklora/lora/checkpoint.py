@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from sinklora.attention.patterns import pattern_from_dict
 from sinklora.hf.models import use_pattern
 from sinklora.hf.rope import restore_rope
-from sinklora.lora.adapted_model import LoraPlusModel, wrap
+from sinklora.lora.adapted_model import LoraPlusModel, lora_model, wrap
 from sinklora.lora.adapter import set_weights
 from sinklora.lora.adapter_files import (
     CONFIG_FILE,
@@ -63,7 +63,7 @@ def save_adapter(model: PeftModel, directory: str | os.PathLike[str]) -> None:
     with replaced_files(target) as new:
         if (target / CARD_FILE).is_file():
             shutil.copyfile(target / CARD_FILE, new / CARD_FILE)
-        model.save_pretrained(new, save_embedding_layers=False)
+        model.save_pretrained(str(new), save_embedding_layers=False)
         if not isinstance(model, LoraPlusModel):
             write_model_card(model, new)
             complete_folder(model, new)
@@ -111,16 +111,16 @@ def _activate(model: LoraPlusModel, state: AdapterState) -> None:
     if len(state.active) == 1:
         model.set_adapter(state.active[0])
     elif state.active:
-        model.base_model.set_adapter(state.active)
+        lora_model(model).set_adapter(state.active)
 
 
 def _warn_of_other_rows(model: LoraPlusModel, state: AdapterState) -> None:
     if names := different_rows(state.last_rows, last_rows(model)):
         warnings.warn(
-            f"the last row of {' and '.join(names)} is not the one that the adapter was trained with: rows that "
-            "resize_token_embeddings adds are drawn at random, and an adapter brings only what it trains. Train "
-            "it with train_output_layer=True (and train_embeddings=True), or save the resized base model and "
-            "load it for both",
+            f"the last row of {' and '.join(names)} is not the one that the adapter was trained with: rows "
+            "that resize_token_embeddings adds are drawn at random, and an adapter brings only what it "
+            "trains. Train it with train_output_layer=True (and train_embeddings=True), or save the resized "
+            "base model and load that for both",
             stacklevel=3,
         )
 

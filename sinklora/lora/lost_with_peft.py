@@ -19,7 +19,7 @@ def lost_with_peft(model: nn.Module) -> list[str]:
 
 
 def has_other_positions(model: nn.Module) -> bool:
-    """Whether positions differ from the base model's on disk; where there is none, whether they are scaled."""
+    """Whether positions differ from the base model's on disk; without one, whether they are scaled."""
     rope, config = rope_state(model), config_on_disk(find_transformer(model))
     if config is not None:
         return rope != rope_of_config(config)

@@ -60,7 +60,8 @@ def _contents(model: PeftModel) -> str:
     rope, pattern = rope_state(model), current_pattern(model)
     lines = ["## What it holds", "", f"- Base model: {sizes}."]
     for adapter, config in model.peft_config.items():
-        lines.append(f"- Adapter `{adapter}`: {_adapter_line(model, adapter, config)}.")
+        if isinstance(config, LoraConfig):
+            lines.append(f"- Adapter `{adapter}`: {_adapter_line(model, adapter, config)}.")
     if rope:
         lines.append(f"- Positions (RoPE): {describe_rope(rope)}.")
     attention = "full attention" if pattern is None else f"the pattern `{pattern.to_dict()}`"
@@ -69,8 +70,6 @@ def _contents(model: PeftModel) -> str:
 
 
 def _adapter_line(model: PeftModel, adapter: str, config: LoraConfig) -> str:
-    if not isinstance(config, LoraConfig):
-        return str(config.peft_type)
     projections = sum(name.endswith(f".lora_A.{adapter}") for name, _ in model.named_modules())
     whole = [
         (name, value) for name, value in model.named_parameters() if f".modules_to_save.{adapter}." in name

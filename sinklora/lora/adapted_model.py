@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any, cast
 
@@ -69,10 +70,10 @@ def wrap(model: PreTrainedModel, configs: dict[str, LoraConfig]) -> LoraPlusMode
     """`model` with the new adapters that `configs` describe, the first active; their numbers are float32."""
     for config in configs.values():
         config.base_model_name_or_path = getattr(model, "name_or_path", None) or None
-    (name, config), *others = configs.items()
-    wrapped = LoraPlusModel(model, config, name)
-    for name, config in others:
-        wrapped.add_adapter(name, config)
+    (first, config), *others = configs.items()
+    wrapped = LoraPlusModel(model, config, first)
+    for name, further in others:
+        _add_adapter(wrapped, name, further, config)
     for name, parameter in wrapped.named_parameters():
         if ".lora_" in name or ".modules_to_save." in name:
             parameter.data = parameter.data.float()
@@ -82,6 +83,15 @@ def wrap(model: PreTrainedModel, configs: dict[str, LoraConfig]) -> LoraPlusMode
             layer.register_forward_pre_hook(_to_weight_dtype)
             layer.register_forward_hook(_to_model_dtype)
     return wrapped
+
+
+def _add_adapter(wrapped: LoraPlusModel, name: str, config: LoraConfig, first: LoraConfig) -> None:
+    with warnings.catch_warnings():
+        if config.ensure_weight_tying:
+            # peft sees what is tied only before the first adapter: it notes it in the config, and warns here.
+            config.modules_to_tie = getattr(first, "modules_to_tie", None)
+            warnings.filterwarnings("ignore", "You have requested `ensure_weight_tying`, but no tied")
+        wrapped.add_adapter(name, config)
 
 
 def lora_model(model: PeftModel) -> LoraModel:

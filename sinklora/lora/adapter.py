@@ -128,7 +128,8 @@ def merge_adapter(model: PeftModel) -> PreTrainedModel:
     originals = original_layers(model)
     merged = in_base_dtypes(lora_model(model).merge_and_unload(safe_merge=True), originals)
     remove_pattern(merged)
-    merged.requires_grad_(True)
+    for parameter in merged.parameters():
+        parameter.requires_grad_(parameter.is_floating_point())  # quantized ones are integers
     return merged
 
 

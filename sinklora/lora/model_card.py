@@ -90,7 +90,7 @@ def _opening(model: PeftModel, name: str) -> str:
         "import sinklora",
         "from transformers import AutoModelForCausalLM",
         "",
-        f"base = AutoModelForCausalLM.from_pretrained({name!r})",
+        f'base = AutoModelForCausalLM.from_pretrained("{name}")',
         'model = sinklora.load_adapter(base, "path/of/this/folder")',
         "```",
         "",
@@ -98,7 +98,10 @@ def _opening(model: PeftModel, name: str) -> str:
     ]
     lost = lost_with_peft(model)
     if not lost:
-        return "\n".join([*lines, "", "peft alone opens it too; it restores no training pattern."])
+        without = (
+            "peft alone opens it too, without a pattern; in half precision it rounds embeddings and norms."
+        )
+        return "\n".join([*lines, "", without])
     lines += ["", f"peft alone (`PeftModel`, `AutoPeftModelForCausalLM`) loses {', '.join(lost)}."]
     return "\n".join(lines + (_peft_alone(model, name) if has_other_positions(model) else []))
 
@@ -113,9 +116,9 @@ def _peft_alone(model: nn.Module, name: str) -> list[str]:
         "from peft import PeftModel",
         "from transformers import AutoConfig, AutoModelForCausalLM",
         "",
-        f"config = AutoConfig.from_pretrained({name!r})",
+        f'config = AutoConfig.from_pretrained("{name}")',
         *settings,
-        f"base = AutoModelForCausalLM.from_pretrained({name!r}, config=config)",
+        f'base = AutoModelForCausalLM.from_pretrained("{name}", config=config)',
         'model = PeftModel.from_pretrained(base, "path/of/this/folder")',
         "```",
     ]

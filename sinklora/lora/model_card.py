@@ -98,9 +98,7 @@ def _opening(model: PeftModel, name: str) -> str:
     ]
     lost = lost_with_peft(model)
     if not lost:
-        without = (
-            "peft alone opens it too, without a pattern; in half precision it rounds embeddings and norms."
-        )
+        without = "peft alone opens it too, without a pattern, and in half precision with rounded norms."
         return "\n".join([*lines, "", without])
     lines += ["", f"peft alone (`PeftModel`, `AutoPeftModelForCausalLM`) loses {', '.join(lost)}."]
     return "\n".join(lines + (_peft_alone(model, name) if has_other_positions(model) else []))

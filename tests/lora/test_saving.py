@@ -2,10 +2,8 @@
 
 import itertools
 import json
-import os
 import shutil
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -50,41 +48,47 @@ def with_reference(tied: bool = False) -> tuple[PeftModel, Tensor, Tensor]:
 WRITES = {"open", "os.rename", "os.link", "os.remove", "os.rmdir", "os.mkdir"}
 
 
-def die() -> None:
-    os._exit(9)
+class Killed(BaseException):
+    """Raised by every operation from one on: what is on the disk then is what a killed process leaves."""
 
 
-def full_disk() -> None:
-    raise OSError(28, "No space left on device")
+class Disk:
+    """Watches operations on files below a folder, lets the chosen one fail; a hook cannot be removed."""
 
+    def __init__(self) -> None:
+        self.folder: Path | None = None
+        sys.addaudithook(self.watch)
 
-def save_until(step: int, end: Callable[[], None], model: nn.Module, folder: Path) -> bool:
-    """Save in a child process that ends at its `step`-th operation in `folder`; False: got through."""
-    child = os.fork()
-    if not child:
-        count = 0
+    def watch(self, event: str, arguments: tuple[object, ...]) -> None:
+        if self.folder is None or event not in WRITES:
+            return
+        if any(str(value).startswith(str(self.folder)) for value in arguments):
+            self.count += 1
+            if self.dies and self.count >= self.step:
+                raise Killed
+            if self.count == self.step:
+                raise OSError(28, "No space left on device")
 
-        def watch(event: str, arguments: tuple[object, ...]) -> None:
-            nonlocal count
-            if event in WRITES and any(str(value).startswith(str(folder)) for value in arguments):
-                count += 1
-                if count == step:
-                    end()
-
-        sys.addaudithook(watch)
-        code = 9
+    def save(self, model: nn.Module, folder: Path, step: int, dies: bool) -> bool:
+        """Save, failing at the `step`-th operation (`dies`: and at all after it); False: there are fewer."""
+        self.folder, self.count, self.step, self.dies = folder, 0, step, dies
         try:
             save_adapter(model, folder)
-            code = 9 if count >= step else 0
+        except (Killed, OSError):
+            pass
         finally:
-            os._exit(code)
-    _, status = os.waitpid(child, 0)
-    return os.waitstatus_to_exitcode(status) == 9
+            self.folder = None
+        return self.count >= step
 
 
-@pytest.mark.parametrize("end", [die, full_disk])
+@pytest.fixture(scope="module")
+def disk() -> Disk:
+    return Disk()
+
+
+@pytest.mark.parametrize("dies", [True, False], ids=["killed", "full-disk"])
 def test_a_save_that_ends_at_any_step_leaves_the_old_adapter_or_the_new_one(
-    end: Callable[[], None], tmp_path: Path
+    dies: bool, disk: Disk, tmp_path: Path
 ) -> None:
     old_folder, folder = tmp_path / "old", tmp_path / "adapter"
     old = randomized(lora_plus(extend_context(base(), 128)), seed=4)
@@ -98,14 +102,14 @@ def test_a_save_that_ends_at_any_step_leaves_the_old_adapter_or_the_new_one(
     for step in itertools.count(1):
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(old_folder, folder)
-        if not save_until(step, end, new, folder):
+        if not disk.save(new, folder, step, dies):
             break
         present = tuple(f"{name} {file_hash(folder / name)}" for name in sorted(finished_files(folder)))
         if present not in outcomes:
             outcomes[present] = check_whole(folder, before, after, {"default", "draft"}, {"default", "ref"})
     assert len(outcomes) >= 8 and {*outcomes.values()} == {False, True}
 
-    save_until(step // 2, end, new, folder)
+    disk.save(new, folder, step // 2, dies)
     save_adapter(new, folder)
     assert files_of(folder) == FILES | {"ref/adapter_config.json", "ref/adapter_model.safetensors"}
     assert torch.equal(logits_of(load_adapter(base(), folder)), after)
@@ -125,12 +129,12 @@ def check_whole(folder: Path, before: Tensor, after: Tensor, old: set[str], new:
     return is_new
 
 
-def test_a_first_save_that_is_interrupted_is_not_loaded(tmp_path: Path) -> None:
+def test_a_first_save_that_is_interrupted_is_not_loaded(disk: Disk, tmp_path: Path) -> None:
     folder = tmp_path / "adapter"
     model = randomized(lora_plus(base()))
     refused = 0
     for step in itertools.count(1):
-        if not save_until(step, die, model, folder):
+        if not disk.save(model, folder, step, dies=True):
             break
         if not (folder / ".written").is_dir() and not (folder / "sinklora.json").is_file():
             with pytest.raises(ValueError, match=r"not a complete adapter of sinklora: .*sinklora.json"):

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-METHODS = ("linear", "dynamic", "yarn")
+from sinklora.hf.rope_scaling import METHODS, extended_rope
 
 ROPE_KEYS = ("rope_parameters", "max_position_embeddings", "original_max_position_embeddings")
 
@@ -25,40 +25,40 @@ def extend_context(model: nn.Module, length: int, method: str = "linear") -> nn.
     """Let a loaded `model` address `length` positions; returns the same object.
 
     `linear` is position interpolation (arXiv 2306.15595, used by LongLoRA), `dynamic` NTK scaling that grows
-    with the input, `yarn` arXiv 2309.00071. The factor is `length` over the length of pretraining, so that
-    extending twice by the same method equals extending once. The config keeps everything needed to reload:
-    `rope_parameters` (its `rope_theta` kept), `max_position_embeddings` (for `dynamic` it stays the original
-    length, from which transformers computes) and `original_max_position_embeddings`.
+    with the input, `yarn` arXiv 2309.00071 (an `attention_factor` of the config is kept). The factor is
+    `length` over the length of pretraining, so that extending twice by the same method equals extending once.
 
-    ValueError: unknown method, `length` not above the present one, a model without RoPE or with a scaling of
-    its own.
+    A model that was trained with a scaling goes on with it. `llama3` (Llama 3.1): short wavelengths keep
+    their frequencies, the factor of the long ones grows by `length` over the present context. `longrope`
+    (arXiv 2402.13753, Phi-3): beyond the length of pretraining every frequency is divided by as much, up to
+    it nothing changes. Where layer types have RoPE parameters of their own (Gemma 3), sliding windows keep
+    theirs.
+
+    The config keeps everything needed to reload: `rope_parameters` (its `rope_theta` kept),
+    `max_position_embeddings` (for `dynamic` it stays the original length, from which transformers computes)
+    and, but for `llama3` and `longrope`, `original_max_position_embeddings`.
+
+    ValueError: unknown method, `length` not above the present one, a model without RoPE or with a scaling
+    that the method would undo, a config class that could not be loaded again.
     """
     transformer = find_transformer(model)
-    config = transformer.config
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
     if isinstance(length, bool) or not isinstance(length, int):
         raise TypeError(f"length must be a number of tokens (int), got {length!r}")
-    original, current = _context_lengths(config, method)
-    if length <= current:
-        raise ValueError(f"length must exceed the present context of {current} tokens, got {length}")
-    parameters = {**config.rope_parameters, "rope_type": method, "factor": length / original}
-    if method == "yarn":
-        parameters["original_max_position_embeddings"] = original
-    restore_rope(
-        transformer,
-        {
-            "rope_parameters": parameters,
-            "max_position_embeddings": original if method == "dynamic" else length,
-            "original_max_position_embeddings": original,
-        },
-    )
+    state = extended_rope(transformer.config, length, method)
+    _check_reload(transformer.config, state, method)
+    restore_rope(transformer, state)
     return model
 
 
 def rope_state(model: nn.Module) -> dict[str, Any]:
     """The config attributes that define positions, as JSON types; empty for a model without RoPE."""
-    config = find_transformer(model).config
+    return rope_of_config(find_transformer(model).config)
+
+
+def rope_of_config(config: PreTrainedConfig) -> dict[str, Any]:
+    """The attributes of `config` that define positions, as JSON types; empty for a model without RoPE."""
     if getattr(config, "rope_parameters", None) is None:
         return {}
     return {key: copy.deepcopy(getattr(config, key)) for key in ROPE_KEYS if hasattr(config, key)}
@@ -70,7 +70,7 @@ def restore_rope(model: nn.Module, state: dict[str, Any]) -> nn.Module:
     if state == rope_state(transformer):
         return model
     before = rope_state(transformer)
-    names = [name for name, module in transformer.named_modules() if hasattr(module, "inv_freq")]
+    names = [name for name, module in transformer.named_modules() if _is_rotary(module)]
     if not names or not before:
         raise ValueError(f"{type(transformer).__name__} has no rotary position embeddings to change")
     try:
@@ -84,6 +84,31 @@ def restore_rope(model: nn.Module, state: dict[str, Any]) -> nn.Module:
     return model
 
 
+def _is_rotary(module: nn.Module) -> bool:
+    """Whether `module` holds frequencies: `inv_freq`, or one such buffer per layer type."""
+    return any(name.endswith("inv_freq") for name, _ in module.named_buffers(recurse=False))
+
+
+def _check_reload(config: PreTrainedConfig, state: dict[str, Any], method: str) -> None:
+    """ValueError if the config's class would refuse `state` or read something else from its own file."""
+    trial = copy.deepcopy(config)
+    _set_attributes(trial, state)
+    try:
+        read = rope_of_config(type(config).from_dict(trial.to_dict()))
+    except Exception as error:
+        reason = str(error).strip().splitlines()[-1].strip()
+        raise ValueError(_not_reloadable(config, method, reason)) from error
+    if read != state:
+        raise ValueError(_not_reloadable(config, method, f"it reads {read['rope_parameters']}"))
+
+
+def _not_reloadable(config: PreTrainedConfig, method: str, reason: str) -> str:
+    return (
+        f"method={method!r}: {type(config).__name__} does not read these positions back from its file, so "
+        f"the extended model could not be loaded again ({reason}); choose another method or model"
+    )
+
+
 def _set_attributes(config: PreTrainedConfig, state: dict[str, Any]) -> None:
     for key in ROPE_KEYS:
         if key in state:
@@ -94,35 +119,8 @@ def _set_attributes(config: PreTrainedConfig, state: dict[str, Any]) -> None:
 
 def _rebuild(rotary: nn.Module) -> nn.Module:
     # Frequencies stay float32 as after loading, even where the model was cast to half precision.
+    config = getattr(rotary, "config", None)
+    if config is None:
+        raise ValueError(f"{type(rotary).__name__} keeps no config from which it could be built again")
     device = next(rotary.buffers()).device
-    return type(rotary)(config=rotary.config).to(device).train(rotary.training)
-
-
-def _context_lengths(config: PreTrainedConfig, method: str) -> tuple[int, int]:
-    """(length of pretraining, present length) in tokens."""
-    parameters = getattr(config, "rope_parameters", None)
-    if not parameters:
-        raise ValueError(
-            f"model_type={config.model_type!r} has no rotary position embeddings (rope_parameters) to extend"
-        )
-    kind = parameters.get("rope_type")
-    if kind is None:
-        raise ValueError(
-            f"model_type={config.model_type!r} has rope_parameters per layer type, which is not supported"
-        )
-    if kind == "default":
-        return config.max_position_embeddings, config.max_position_embeddings
-    if kind != method:
-        raise ValueError(
-            f"the model's positions are already scaled with rope_type={kind!r}, which method={method!r} "
-            "would undo: extend the base model instead, or keep to the same method"
-        )
-    original = getattr(config, "original_max_position_embeddings", None) or parameters.get(
-        "original_max_position_embeddings"
-    )
-    if original is None:
-        raise ValueError(
-            f"the model's positions are scaled with rope_type={kind!r}, but its length of pretraining is "
-            "unknown: set model.config.original_max_position_embeddings"
-        )
-    return original, round(original * parameters["factor"])
+    return type(rotary)(config=config).to(device).train(rotary.training)

@@ -6,23 +6,42 @@ with trainable embeddings and norms does; this module calls that LoRA+.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 
-import torch
-from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
-from peft.utils import ModulesToSaveWrapper
-from peft.utils.constants import EMBEDDING_LAYER_NAMES
+from peft import LoraConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from sinklora.hf.models import remove_pattern
 from sinklora.hf.rope import find_transformer
+from sinklora.lora.adapted_model import (
+    LoraPlusModel,
+    in_base_dtypes,
+    lora_model,
+    original_layers,
+    saved_layers,
+    wrap,
+)
+from sinklora.lora.adapter_files import check_lora
+from sinklora.lora.base_model import added_rows, check_base_model
+from sinklora.lora.trained_modules import (
+    attention_projections,
+    check_tying,
+    embedding_name,
+    is_tied,
+    norm_layers,
+    output_name,
+)
 
 
 @dataclass(frozen=True)
 class AdapterSize:
-    """Trainable numbers of an adapter by kind, and the bytes they take (the file adds a header)."""
+    """Trainable numbers of an adapter by kind, and the bytes they take (the file adds a header).
+
+    An output layer that is trained counts among the embeddings.
+    """
 
     lora: int
     embeddings: int
@@ -37,64 +56,51 @@ def lora_plus(
     dropout: float = 0.0,
     train_embeddings: bool = True,
     train_norms: bool = True,
-) -> PeftModel:
+    train_output_layer: bool = False,
+) -> LoraPlusModel:
     """Wrap `model` in LoRA on its attention projections and make its input embeddings and norms trainable.
 
-    What is adapted is decided by module types, not by names: every linear layer directly inside a
+    What is adapted is decided by module types, not by names: every linear layer directly inside an
     `...Attention` module (q, k, v, o or a fused projection and the output), the input embedding, and every
     normalization layer with weights, among them the query and key norms of Qwen3. An output layer tied to the
-    embedding stays tied and so is trained too. Trainable parameters are float32; with a model in half
-    precision they compute on its dtype.
+    embedding stays tied and so is trained too; one of its own is with `train_output_layer`, which a model
+    with added tokens needs: a warning says so where the base model on disk has fewer. Trainable parameters
+    are float32; with a model in half precision they compute on its dtype.
 
-    ValueError: values out of range, an architecture without such attention layers, an adapter already
-    present.
+    TypeError: `model` is wrapped (peft, `torch.compile`, several devices). ValueError: values out of range,
+    no causal language model, an architecture without such attention layers, a quantization that peft does
+    not adapt, layers of an adapter inside.
     """
     _check_values(rank, alpha, dropout)
-    if not isinstance(model, PreTrainedModel):
-        raise TypeError(
-            f"model must be a transformers PreTrainedModel without an adapter, got {type(model).__name__}"
-        )
+    check_base_model(model)
     projections = attention_projections(model)
+    tied = is_tied(model)
+    if train_embeddings:
+        check_tying(model)
     saved = (norm_layers(model) if train_norms else []) + (
         [embedding_name(model)] if train_embeddings else []
     )
-    tied = train_embeddings and _is_tied(model)
-    if tied and embedding_name(model).rpartition(".")[2] not in EMBEDDING_LAYER_NAMES:
-        raise ValueError(
-            f"peft cannot keep the embeddings of {type(model).__name__} tied: pass train_embeddings=False"
-        )
+    if train_output_layer and not (tied and train_embeddings):
+        saved.append(_own_output_name(model))
+    _warn_of_added_rows(model, saved, tied)
     config = LoraConfig(
         r=rank,
         lora_alpha=alpha,
         lora_dropout=dropout,
         target_modules=projections,
         modules_to_save=saved or None,
-        ensure_weight_tying=tied,
+        ensure_weight_tying=tied and train_embeddings,
         fan_in_fan_out=all(isinstance(model.get_submodule(name), Conv1D) for name in projections),
         task_type="CAUSAL_LM",
     )
-    wrapped = wrap(model, config)
-    _check_wrapped(wrapped, projections, saved, tied)
+    wrapped = wrap(model, {"default": config})
+    _check_wrapped(wrapped, projections, saved, tied and train_embeddings)
     return wrapped
 
 
-def wrap(model: PreTrainedModel, config: LoraConfig) -> PeftModel:
-    """`model` with the (new) adapter that `config` describes; trainable parameters in float32."""
-    wrapped = get_peft_model(model, config)
-    for parameter in wrapped.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.float()
-    for layer in _saved_layers(wrapped).values():
-        # A float32 layer inside a half-precision model would hand float32 to layers that cannot take it.
-        if layer.original_module.weight.dtype != torch.float32:
-            layer.register_forward_pre_hook(_to_weight_dtype)
-            layer.register_forward_hook(_to_model_dtype)
-    return wrapped
-
-
-def set_weights(model: PeftModel, weights: dict[str, Tensor], source: str) -> None:
-    """Copy adapter `weights` (peft's names) into `model`; ValueError unless names and shapes match."""
-    wanted = get_peft_model_state_dict(model, save_embedding_layers=False)
+def set_weights(model: PeftModel, weights: dict[str, Tensor], source: str, adapter: str = "default") -> None:
+    """Copy `weights` (peft's names) into an adapter of `model`; ValueError unless names and shapes match."""
+    wanted = get_peft_model_state_dict(model, adapter_name=adapter, save_embedding_layers=False)
     problems = [f"missing {name}" for name in wanted.keys() - weights.keys()]
     problems += [f"unknown {name}" for name in weights.keys() - wanted.keys()]
     problems += [
@@ -107,25 +113,23 @@ def set_weights(model: PeftModel, weights: dict[str, Tensor], source: str) -> No
         raise ValueError(
             f"the weights of {source} do not fit the model ({len(problems)} differences): {shown}"
         )
-    set_peft_model_state_dict(model, weights)
+    set_peft_model_state_dict(model, weights, adapter_name=adapter)
 
 
 def merge_adapter(model: PeftModel) -> PreTrainedModel:
-    """Fold the adapter into the base model: a plain transformers model in the base model's dtypes.
+    """Fold the active adapter into the base model: a plain transformers model in the base model's dtypes.
 
     `model` is used up. The extended RoPE stays in the config, the pattern is removed: the result needs
-    neither sinklora nor peft.
+    neither sinklora nor peft. ValueError: an adapter of another kind than LoRA.
     """
     _check_adapter(model)
-    originals = {name: layer.original_module for name, layer in _saved_layers(model.get_base_model()).items()}
-    merged = model.merge_and_unload(safe_merge=True)
-    for name, original in originals.items():
-        layer = merged.get_submodule(name).to(original.weight.dtype)
-        if isinstance(original, nn.Linear):  # a tied output layer: peft's stand-in has its sizes exchanged
-            original.weight = layer.weight
-            merged.set_submodule(name, original)
+    for name, config in model.peft_config.items():
+        check_lora(config, f"model (adapter {name!r})")
+    originals = original_layers(model)
+    merged = in_base_dtypes(lora_model(model).merge_and_unload(safe_merge=True), originals)
     remove_pattern(merged)
-    merged.requires_grad_(True)
+    for parameter in merged.parameters():
+        parameter.requires_grad_(parameter.is_floating_point())  # quantized ones are integers
     return merged
 
 
@@ -159,56 +163,29 @@ def adapter_size(model: PeftModel) -> AdapterSize:
     return AdapterSize(**counts, bytes=size)
 
 
-def attention_projections(model: PreTrainedModel) -> list[str]:
-    """Full names of the linear layers directly inside attention modules; ValueError when there are none."""
-    names = [
-        f"{name}.{child_name}"
-        for name, module in model.named_modules()
-        if type(module).__name__.endswith("Attention")
-        for child_name, child in module.named_children()
-        if isinstance(child, nn.Linear | Conv1D)
-    ]
-    if not names:
-        raise ValueError(f"found no attention projections in {type(model).__name__} to put LoRA on")
-    return names
+def _own_output_name(model: PreTrainedModel) -> str:
+    if is_tied(model):
+        raise ValueError(
+            "train_output_layer=True, train_embeddings=False: the output layer is tied to the embedding, so "
+            "both are trained or neither"
+        )
+    return output_name(model)
 
 
-def norm_layers(model: PreTrainedModel) -> list[str]:
-    """Full names of the normalization layers with weights (LayerNorm and RMSNorm classes of any model)."""
-    return [
-        name
-        for name, module in model.named_modules()
-        if type(module).__name__.endswith(("LayerNorm", "RMSNorm")) and any(True for _ in module.parameters())
-    ]
-
-
-def embedding_name(model: PreTrainedModel) -> str:
-    """Full name of the input embedding."""
-    embedding = model.get_input_embeddings()
-    return next(name for name, module in model.named_modules() if module is embedding)
-
-
-def _is_tied(model: PreTrainedModel) -> bool:
-    output = model.get_output_embeddings()
-    return output is not None and output.weight is model.get_input_embeddings().weight
-
-
-def _saved_layers(model: nn.Module) -> dict[str, ModulesToSaveWrapper]:
-    return {
-        name: module for name, module in model.named_modules() if isinstance(module, ModulesToSaveWrapper)
-    }
-
-
-def _to_weight_dtype(layer: ModulesToSaveWrapper, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    # Only a tied output layer needs it: norms take any dtype, embeddings take integers.
-    first = inputs[0]
-    if first.is_floating_point() and isinstance(layer.original_module, nn.Linear):
-        first = first.to(layer.weight.dtype)
-    return (first, *inputs[1:])
-
-
-def _to_model_dtype(layer: ModulesToSaveWrapper, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-    return output.to(layer.original_module.weight.dtype)
+def _warn_of_added_rows(model: PreTrainedModel, saved: list[str], tied: bool) -> None:
+    untrained = {"train_embeddings": embedding_name(model), "train_output_layer": output_name(model)}
+    if tied:
+        untrained.pop("train_output_layer")
+    untrained = {option: name for option, name in untrained.items() if name not in saved}
+    count = added_rows(model) if untrained else 0
+    if count:
+        options = " and ".join(f"{option}=True" for option in untrained)
+        warnings.warn(
+            f"{count} rows of {' and '.join(untrained.values())} are new since {model.name_or_path} was "
+            f"loaded, and will be neither trained nor saved with the adapter: pass {options}, or save the "
+            "resized base model and train on that",
+            stacklevel=3,
+        )
 
 
 def _check_values(rank: int, alpha: float, dropout: float) -> None:
@@ -231,7 +208,7 @@ def _check_wrapped(wrapped: PeftModel, projections: list[str], saved: list[str],
     # peft finds modules by the ends of their names; make sure that it found these and no others.
     base = wrapped.get_base_model()
     adapted = {name for name, module in base.named_modules() if hasattr(module, "lora_A")}
-    stored = set(_saved_layers(base))
+    stored = set(saved_layers(base))
     head = find_transformer(base).get_output_embeddings()
     output = {name for name, module in base.named_modules() if module is head}
     if adapted != set(projections) or stored != set(saved) | (output if tied else set()):

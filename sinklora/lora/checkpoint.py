@@ -1,127 +1,141 @@
-"""Adapters: everything a user needs of them, and how they lie on disk.
-
-A directory holds peft's two files and `sinklora.json`, which remembers RoPE, pattern and base model. That
-file is written last: a directory without it is not a complete adapter.
-"""
+"""Adapters on disk: saved so that the last good one is never lost, loaded with everything they need."""
 
 from __future__ import annotations
 
-import json
 import os
-import tempfile
+import shutil
+import warnings
 from pathlib import Path
-from typing import Any
 
-from peft import LoraConfig, PeftConfig, PeftModel
+from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
 from sinklora.attention.patterns import pattern_from_dict
-from sinklora.hf.models import current_pattern, evaluates_with_pattern, use_pattern
-from sinklora.hf.rope import find_transformer, restore_rope, rope_state
-from sinklora.lora.adapter import set_weights, wrap
-
-STATE_FILE = "sinklora.json"
-
-WEIGHTS_FILE = "adapter_model.safetensors"
-
-FORMAT = 1
-
-BASE_KEYS = ("model_type", "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads")
+from sinklora.hf.models import use_pattern
+from sinklora.hf.rope import restore_rope
+from sinklora.lora.adapted_model import LoraPlusModel, lora_model, wrap
+from sinklora.lora.adapter import set_weights
+from sinklora.lora.adapter_files import (
+    CONFIG_FILE,
+    STATE_FILE,
+    WEIGHTS_FILE,
+    AdapterState,
+    adapter_folder,
+    check_base,
+    check_files,
+    check_lora,
+    complete_folder,
+    is_plain_name,
+    read_config,
+    read_state,
+)
+from sinklora.lora.base_model import check_base_model, describe_base, different_rows, last_rows
+from sinklora.lora.folder_replacement import replaced_files, valid_folder
+from sinklora.lora.model_card import CARD_FILE, write_model_card
 
 
 def save_adapter(model: PeftModel, directory: str | os.PathLike[str]) -> None:
-    """Write the adapter of `model` to `directory`: safetensors weights, peft's config, and `sinklora.json`.
+    """Write the adapters of `model` to `directory`: safetensors weights, peft's configs, and `sinklora.json`.
 
-    An interrupted call leaves no directory that `load_adapter` would accept. Raises ValueError for parameters
-    that other processes hold (ZeRO-3).
+    An adapter that lies there is replaced as a whole: whenever the call is interrupted, `load_adapter` gives
+    the old one or the new one. Other files stay, among them a README.md that a person wrote. One process
+    saves at a time.
+
+    TypeError: no PeftModel. ValueError: adapters of other kinds than LoRA, parameters that other processes
+    hold (ZeRO-3).
     """
     if not isinstance(model, PeftModel):
         raise TypeError(
             f"model must be a PeftModel (from lora_plus or load_adapter), got {type(model).__name__}"
         )
+    for name, config in model.peft_config.items():
+        check_lora(config, f"model (adapter {name!r})")
+        if not is_plain_name(name):
+            raise ValueError(f"adapter {name!r} cannot name a folder: give it a plain name")
     divided = [name for name, p in model.named_parameters() if p.requires_grad and p.numel() == 0]
     if divided:
         raise ValueError(
             f"{divided[0]} is empty here (ZeRO-3 divides it): save inside deepspeed.zero.GatheredParameters"
         )
     target = Path(directory)
-    target.mkdir(parents=True, exist_ok=True)
-    (target / STATE_FILE).unlink(missing_ok=True)
-    with tempfile.TemporaryDirectory(dir=target, prefix=".saving-") as staging:
-        # Trained embeddings are saved anyway; "auto" would ask the network about the base model.
-        model.save_pretrained(staging, save_embedding_layers=False)
-        (Path(staging) / STATE_FILE).write_text(json.dumps(_state(model), indent=2) + "\n", encoding="utf-8")
-        names = sorted(path.name for path in Path(staging).iterdir() if path.name != STATE_FILE)
-        for name in [*names, STATE_FILE]:
-            os.replace(Path(staging) / name, target / name)
+    before = _saved_adapters(target)
+    with replaced_files(target) as new:
+        if (target / CARD_FILE).is_file():
+            shutil.copyfile(target / CARD_FILE, new / CARD_FILE)
+        model.save_pretrained(str(new), save_embedding_layers=False)
+        if not isinstance(model, LoraPlusModel):
+            write_model_card(model, new)
+            complete_folder(model, new)
+    _remove_adapters(target, before - model.peft_config.keys())
 
 
 def load_adapter(
     base_model: PreTrainedModel, directory: str | os.PathLike[str], *, trainable: bool = False
-) -> PeftModel:
-    """`base_model` with the adapter from `directory`: same logits bit for bit, RoPE and pattern restored.
+) -> LoraPlusModel:
+    """`base_model` with the adapters from `directory`: same logits bit for bit, RoPE and pattern restored.
 
-    The result is in evaluation mode and frozen, or in the base model's mode and trainable. ValueError: the
-    directory is not a complete adapter, or belongs to another base model.
+    `directory` was written by `save_adapter`, or by `save_pretrained` of a model from `lora_plus`, as the
+    Trainer's checkpoints are. The result is in evaluation mode and frozen, or in the base model's mode and
+    trainable. A warning tells of embeddings that neither the adapter nor the base model brings.
+
+    TypeError: `base_model` is wrapped. ValueError: it is no causal language model or another one than the
+    adapter's; the directory is not a complete adapter, or a file is damaged.
     """
-    path = Path(directory)
-    state = _read_state(path)
-    if not isinstance(base_model, PreTrainedModel):
-        raise TypeError(f"base_model must be a transformers PreTrainedModel, got {type(base_model).__name__}")
-    _check_base(state["base"], _base(base_model), path)
-    config = PeftConfig.from_pretrained(str(path))
-    if not isinstance(config, LoraConfig):
-        raise ValueError(f"{path} holds an adapter of type {config.peft_type}, expected LoRA")
-    config.inference_mode = False
-    if state["rope"]:
-        restore_rope(base_model, state["rope"])
-    model = wrap(base_model, config)
-    set_weights(model, load_file(path / WEIGHTS_FILE), str(path))
+    path = valid_folder(Path(directory))
+    state = read_state(path)
+    check_files(state, path)
+    check_base_model(base_model, "base_model")
+    check_base(state, describe_base(base_model), path)
+    configs = {name: read_config(adapter_folder(path, name)) for name in state.adapters}
+    for config in configs.values():
+        config.inference_mode = False
+    if state.rope:
+        restore_rope(base_model, state.rope)
+    model = wrap(base_model, configs)
+    for name in configs:
+        file = adapter_folder(path, name) / WEIGHTS_FILE
+        set_weights(model, load_file(file), str(file), name)
+    _activate(model, state)
     if not trainable:
         model.requires_grad_(False).eval()
-    if state["pattern"] is not None:
+    if state.pattern is not None:
         use_pattern(
-            model, pattern_from_dict(state["pattern"]), evaluate_with_pattern=state["evaluate_with_pattern"]
+            model, pattern_from_dict(state.pattern), evaluate_with_pattern=state.evaluate_with_pattern
         )
+    _warn_of_other_rows(model, state)
     return model
 
 
-def _state(model: PeftModel) -> dict[str, Any]:
-    pattern = current_pattern(model)
-    return {
-        "format": FORMAT,
-        "base": _base(find_transformer(model)),
-        "rope": rope_state(model),
-        "pattern": None if pattern is None else pattern.to_dict(),
-        "evaluate_with_pattern": evaluates_with_pattern(model),
-    }
+def _activate(model: LoraPlusModel, state: AdapterState) -> None:
+    if len(state.active) == 1:
+        model.set_adapter(state.active[0])
+    elif state.active:
+        lora_model(model).set_adapter(state.active)
 
 
-def _read_state(path: Path) -> dict[str, Any]:
-    missing = [
-        name for name in (STATE_FILE, "adapter_config.json", WEIGHTS_FILE) if not (path / name).is_file()
-    ]
-    if missing:
-        raise ValueError(
-            f"{path} is not a complete adapter of sinklora: {', '.join(missing)} missing "
-            "(for LongLoRA's two-file format use import_longlora)"
+def _warn_of_other_rows(model: LoraPlusModel, state: AdapterState) -> None:
+    if names := different_rows(state.last_rows, last_rows(model)):
+        warnings.warn(
+            f"the last row of {' and '.join(names)} is not the one that the adapter was trained with: rows "
+            "that resize_token_embeddings adds are drawn at random, and an adapter brings only what it "
+            "trains. Train it with train_output_layer=True (and train_embeddings=True), or save the resized "
+            "base model and load that for both",
+            stacklevel=3,
         )
-    state = json.loads((path / STATE_FILE).read_text(encoding="utf-8"))
-    if state.get("format") != FORMAT:
-        raise ValueError(
-            f"{path / STATE_FILE} has format {state.get('format')!r}, this version reads {FORMAT}"
-        )
-    return state
 
 
-def _base(model: PreTrainedModel) -> dict[str, Any]:
-    return {key: getattr(model.config, key, None) for key in BASE_KEYS}
+def _saved_adapters(target: Path) -> set[str]:
+    """Names of the further adapters that lie in a folder; none where there is no readable state."""
+    try:
+        return set(read_state(valid_folder(target)).adapters) - {"default"}
+    except ValueError:
+        return set()
 
 
-def _check_base(saved: dict[str, Any], given: dict[str, Any], path: Path) -> None:
-    different = [
-        f"{key}={saved[key]!r} there, {given[key]!r} here" for key in BASE_KEYS if saved[key] != given[key]
-    ]
-    if different:
-        raise ValueError(f"the adapter in {path} belongs to another base model: {'; '.join(different)}")
+def _remove_adapters(target: Path, names: set[str]) -> None:
+    for name in names:
+        for file in (STATE_FILE, CONFIG_FILE, WEIGHTS_FILE):
+            (target / name / file).unlink(missing_ok=True)
+        if (target / name).is_dir() and not any((target / name).iterdir()):
+            (target / name).rmdir()

@@ -544,7 +544,7 @@ def test_order_of_pattern_and_extension_does_not_matter() -> None:
     [
         (64, "linear", "length must exceed the present context of 64 tokens, got 64"),
         (0, "yarn", "length must exceed"),
-        (128, "ntk", "method must be one of linear, dynamic, yarn, got 'ntk'"),
+        (128, "ntk", "method must be one of linear, dynamic, yarn, llama3, longrope, got 'ntk'"),
     ],
 )
 def test_wrong_extension(length: int, method: str, message: str) -> None:

@@ -12,6 +12,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, PreTrainedModel
 
+from adapted_models import BATCH, logits_of, randomized, trainable
 from helpers import assert_close
 from sinklora.attention.patterns import S2, SF
 from sinklora.hf.models import current_pattern, evaluates_with_pattern, use_pattern
@@ -20,26 +21,6 @@ from sinklora.lora.adapter import adapter_size, check_gradients, lora_plus, merg
 from sinklora.lora.checkpoint import load_adapter, save_adapter
 from sinklora.lora.longlora_import import import_longlora
 from tiny_models import ARCHITECTURES, VOCABULARY, make_batch, tiny_model
-
-BATCH = make_batch("plain")
-
-
-def logits_of(model: nn.Module) -> Tensor:
-    return model(**BATCH.inputs, use_cache=False).logits
-
-
-def randomized(model: PeftModel, seed: int = 5) -> PeftModel:
-    """As after training: every trainable number moved, so that a lost or swapped tensor shows."""
-    torch.manual_seed(seed)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter.add_(0.1 * torch.randn(parameter.shape))
-    return model
-
-
-def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
-    return {name: value for name, value in model.named_parameters() if value.requires_grad}
 
 
 def adapted_modules(model: PeftModel) -> tuple[set[str], set[str]]:
@@ -257,20 +238,6 @@ def test_saving_again_replaces(tmp_path) -> None:
     assert current_pattern(loaded) == S2
 
 
-def test_interrupted_save_is_not_loaded(tmp_path, monkeypatch) -> None:
-    model = randomized(lora_plus(tiny_model("llama-gqa")))
-    save_adapter(model, tmp_path)
-
-    def interrupt(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(model, "save_pretrained", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        save_adapter(model, tmp_path)
-    with pytest.raises(ValueError, match=r"not a complete adapter of sinklora: sinklora.json missing"):
-        load_adapter(tiny_model("llama-gqa"), tmp_path)
-
-
 @pytest.mark.parametrize(
     "change", [{"num_hidden_layers": 3}, {"hidden_size": 64}, {"vocab_size": 62}], ids=str
 )
@@ -448,11 +415,11 @@ def test_wrong_values(values: dict[str, object], message: str) -> None:
 
 def test_wrong_models(tmp_path) -> None:
     wrapped = lora_plus(tiny_model("llama-gqa"))
-    with pytest.raises(TypeError, match="without an adapter, got PeftModelForCausalLM"):
+    with pytest.raises(TypeError, match="model has an adapter already \\(LoraPlusModel\\): fold it in"):
         lora_plus(wrapped)
     with pytest.raises(TypeError, match="must be a PeftModel"):
         save_adapter(tiny_model("llama-gqa"), tmp_path)
-    with pytest.raises(TypeError, match="base_model must be a transformers PreTrainedModel"):
+    with pytest.raises(TypeError, match="base_model has an adapter already"):
         save_adapter(wrapped, tmp_path)
         load_adapter(wrapped, tmp_path)
 

@@ -53,8 +53,8 @@ class Pattern(ABC):
         object.__setattr__(self, "group_size", _check_group_size(self.group_size))
         # The simplest fraction near: 0.1 of 30 tokens is 3, not ceil(3.0000000000000004). As integers, with
         # which compilers compute for documents of any length.
-        ratio = Fraction(self.group_size).limit_denominator(10**6)
-        object.__setattr__(self, "_ratio", (max(1, ratio.numerator), ratio.denominator))
+        ratio = max(Fraction(self.group_size).limit_denominator(10**6), Fraction(1, 10**6))
+        object.__setattr__(self, "_ratio", ratio.as_integer_ratio())
 
     @abstractmethod
     def sees(
@@ -195,7 +195,9 @@ def check_integer(name: str, value: Any, minimum: int) -> int:
 
 def _check_group_size(value: Any) -> int | float:
     if isinstance(value, bool) or not isinstance(value, Real):
-        raise ValueError(f"group_size must be tokens (int) or a fraction of the document (float), got {value!r}")
+        raise ValueError(
+            f"group_size must be tokens (int) or a fraction of the document (float), got {value!r}"
+        )
     if isinstance(value, Integral):
         return check_integer("group_size", value, minimum=1)
     if not 0 < float(value) <= 1:

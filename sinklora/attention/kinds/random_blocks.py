@@ -1,4 +1,4 @@
-"""Random blocks, one of the patterns that SinkLoRA's ablation compares (arXiv 2406.05678, Fig. 7, Table 9)."""
+"""Random blocks, of the patterns that SinkLoRA's ablation compares (arXiv 2406.05678, Fig. 7, Table 9)."""
 
 from __future__ import annotations
 

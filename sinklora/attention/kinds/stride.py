@@ -1,4 +1,4 @@
-"""Strided columns, one of the patterns that SinkLoRA's ablation compares (arXiv 2406.05678, Fig. 7, Table 9)."""
+"""Strided columns, of the patterns that SinkLoRA's ablation compares (arXiv 2406.05678, Fig. 7, Table 9)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
 from sinklora.attention.pattern import Pattern

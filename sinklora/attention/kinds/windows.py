@@ -1,5 +1,5 @@
-"""Windows, half-shifted heads and sinks: LongLoRA's S²-Attn (arXiv 2309.12307, section 3.2) and SinkLoRA's SF-Attn
-(arXiv 2406.05678, section 3.1, Figs. 2 and 4).
+"""Windows, half-shifted heads and sinks: S²-Attn of LongLoRA (arXiv 2309.12307, section 3.2) and SF-Attn of
+SinkLoRA (arXiv 2406.05678, section 3.1, Figs. 2 and 4).
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class AttentionPattern(Pattern):
         return max(length - half, half)
 
     def shifted_heads(self, num_heads: int) -> int:
-        """How many heads are shifted: always the last ones, `shifted_fraction * num_heads` rounded half up."""
+        """How many heads are shifted: always the last `shifted_fraction * num_heads`, rounded half up."""
         return math.floor(self.shifted_fraction * num_heads + 0.5)
 
     def group_tokens(self, length: Any) -> Any:

@@ -11,7 +11,6 @@ of resident memory, each case in its own process. Cases with too many scores are
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import functools
 import json
 import multiprocessing
@@ -94,7 +93,7 @@ def make_cases(length: int, options: argparse.Namespace) -> list[Case]:
         return attend(query, key, value, SF, document_ids=ids)
 
     def packed_ideal() -> float:
-        half = dataclasses.replace(SF, group_size=group).density(heads, length // 2)
+        half = SF.density(heads, length // 2)
         return half * 2 * triangle(length // 2) / triangle(length)
 
     cases = [

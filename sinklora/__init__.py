@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sinklora.attention.dispatch import attend
+    from sinklora.attention.kinds.windows import AttentionPattern
     from sinklora.attention.pattern import Pattern
     from sinklora.attention.patterns import (
         FIXED,
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
         SF_SHIFTED,
         SHORT,
         STRIDE,
-        AttentionPattern,
     )
     from sinklora.cache.full import Full
     from sinklora.cache.h2o import H2O
@@ -49,7 +49,7 @@ _HOMES = {
     "SF_SHIFTED": "attention.patterns",
     "SHORT": "attention.patterns",
     "STRIDE": "attention.patterns",
-    "AttentionPattern": "attention.patterns",
+    "AttentionPattern": "attention.kinds.windows",
     "BudgetCache": "hf.budget_cache",
     "CachePolicy": "cache.policies",
     "Full": "cache.full",

@@ -1,5 +1,4 @@
-"""Four ways to compute the same attention. Inputs are already checked: see attention.py, which is the
-entrance.
+"""Four ways to compute the same attention. Inputs are already checked: see dispatch.py, the entrance.
 
 `dense` is the truth and holds the mask. `sdpa` takes windows as the batch of plain causal attention, with no
 mask in memory (SinkLoRA, arXiv 2406.05678, section 3.1: segmentation and reassembly, then global sinks).
@@ -11,16 +10,16 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
-from itertools import groupby, pairwise
+from itertools import pairwise
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sinklora.attention.kinds.windows import AttentionPattern
 from sinklora.attention.packed_windows import collect, packed_rows, padded_rows, rearrange, windows_of
 from sinklora.attention.pattern import Pattern
-from sinklora.attention.patterns import AttentionPattern
 
 HALF_PRECISION = (torch.float16, torch.bfloat16)
 
@@ -39,35 +38,41 @@ def dense(
 
 
 def sdpa(
-    query: Tensor, key: Tensor, value: Tensor, pattern: AttentionPattern, scale: float, ids: Tensor | None
+    query: Tensor, key: Tensor, value: Tensor, pattern: Pattern, scale: float, ids: Tensor | None
 ) -> Tensor:
     """Windows as the batch of plain causal SDPA, chunk of heads by chunk of heads."""
+    windows, num_tokens = _windows(pattern), query.shape[2]
     outputs = []
-    for q, k, v, shifted in _head_chunks(query, key, value, pattern):
-        lengths, roll = _window_lengths(pattern, q.shape[2], shifted)
+    for q, k, v, shifted in _head_chunks(query, key, value, windows):
+        runs, roll = _runs(windows, num_tokens, shifted)
         # A window that begins among the sinks sees fewer of them: the index counts them window by window.
-        uneven = len(lengths) > 1 and lengths[0] < pattern.sink_tokens
+        uneven = len(runs) > 1 and runs[0][1] < windows.sink_tokens
         if ids is not None or uneven:
-            outputs.append(_indexed(q, k, v, pattern, shifted, scale, ids))
+            outputs.append(_indexed(q, k, v, windows, shifted, scale, ids))
         else:
-            outputs.append(_regular(q, k, v, pattern.sink_tokens, lengths, roll, scale))
+            outputs.append(_regular(q, k, v, windows.sink_tokens, runs, roll, scale))
     return _join(outputs, dim=1)
 
 
 def _regular(
-    query: Tensor, key: Tensor, value: Tensor, sinks: int, lengths: list[int], roll: int, scale: float
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    sinks: int,
+    runs: list[tuple[int, int]],
+    roll: int,
+    scale: float,
 ) -> Tensor:
     """Rows without documents: equal windows are views, copied only where the memory layout demands it."""
-    if len(lengths) == 1 and not roll:
+    if runs[0] == (1, query.shape[2]) and not roll:
         return _causal(query, key, value, scale=scale)
-    runs = _runs(lengths, first_alone=sinks > 0)
     sizes = [count * length for count, length in runs]
     tensors = [x.roll(-roll, 2) if roll else x for x in (query, key, value)]
     pieces = zip(*(_split(x, sizes, 2) for x in tensors), strict=True)
     outputs: list[Tensor] = []
     prefix: list[Tensor] = []
-    for (count, _), piece in zip(runs, pieces, strict=True):
-        own = [x.unflatten(2, (count, -1)).transpose(1, 2).flatten(0, 1) for x in piece]
+    for (count, length), piece in zip(runs, pieces, strict=True):
+        own = [x.unflatten(2, (count, length)).transpose(1, 2).flatten(0, 1) for x in piece]
         if prefix:
             # Sinks before queries, keys and values: plain causality then sees exactly sinks and own past.
             own = [torch.cat([s.repeat_interleave(count, 0), x], 2) for s, x in zip(prefix, own, strict=True)]
@@ -100,7 +105,7 @@ def _indexed(
 
 
 def flash_attn(
-    query: Tensor, key: Tensor, value: Tensor, pattern: AttentionPattern, scale: float, ids: Tensor | None
+    query: Tensor, key: Tensor, value: Tensor, pattern: Pattern, scale: float, ids: Tensor | None
 ) -> Tensor:
     """One varlen call per chunk of heads; its causal mask ends at the last key: [sinks; window] fit."""
     try:
@@ -110,6 +115,7 @@ def flash_attn(
             "backend='flash_attn' needs the package flash-attn: pip install 'sinklora[gpu]', "
             "or use backend='auto'"
         ) from error
+    pattern = _windows(pattern)
     outputs = []
     for q, k, v, shifted in _head_chunks(query, key, value, pattern):
         windows = windows_of(pattern, shifted, _ids(query, ids))
@@ -193,28 +199,38 @@ def _head_chunks(
         yield q, k, v, begin >= first
 
 
-def _window_lengths(pattern: AttentionPattern, num_tokens: int, shifted: bool) -> tuple[list[int], int]:
-    """Lengths of the windows in order, and how far to roll rows back for every window to be in one piece."""
-    bounds = pattern.window_boundaries(num_tokens, shifted)
-    lengths = [end - begin for begin, end in pairwise(bounds)]
-    if pattern.wrapped and shifted and len(lengths) > 1:
-        return [*lengths[1:-1], lengths[-1] + lengths[0]], lengths[0]
-    return lengths, 0
+def _windows(pattern: Pattern) -> AttentionPattern:
+    windows = pattern.windows()
+    if windows is None:
+        raise ValueError(f"{type(pattern).__name__} does not consist of windows")
+    return windows
 
 
-def _runs(lengths: list[int], first_alone: bool) -> list[tuple[int, int]]:
-    """(count, length) of runs of equal lengths; `first_alone` keeps the first window apart."""
-    rest = [(len(list(run)), length) for length, run in groupby(lengths[1:] if first_alone else lengths)]
-    return [(1, lengths[0]), *rest] if first_alone else rest
+def _runs(pattern: AttentionPattern, num_tokens: int, shifted: bool) -> tuple[list[tuple[int, int]], int]:
+    """Runs of windows (count, length) in order, and how far to roll rows back for every window to be in one
+    piece. Before sinks go to the others, the first window is a run of its own.
+    """
+    runs = pattern.window_runs(num_tokens, shifted)
+    if pattern.wrapped and shifted and len(runs) > 1:
+        *between, (_, last) = runs[1:]
+        joined = runs[0][1] + last
+        if between and between[-1][1] == joined:
+            return [*between[:-1], (between[-1][0] + 1, joined)], runs[0][1]
+        return [*between, (1, joined)], runs[0][1]
+    (count, length), *rest = runs
+    if pattern.sink_tokens and count > 1:
+        return [(1, length), (count - 1, length), *rest], 0
+    return runs, 0
 
 
 def _causal(query: Tensor, key: Tensor, value: Tensor, *, scale: float) -> Tensor:
-    grouped = query.shape[1] != key.shape[1]
-    if grouped and query.is_cuda and query.dtype not in HALF_PRECISION:
+    if query.shape[1] == key.shape[1]:
+        return F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale)
+    if query.is_cuda and query.dtype not in HALF_PRECISION:
         # CUDA's grouped kernels take half precision only; what else it has would hold all scores.
         key, value = (x.repeat_interleave(query.shape[1] // x.shape[1], 1) for x in (key, value))
-        grouped = False
-    return F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale, enable_gqa=grouped)
+        return F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale)
+    return F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale, enable_gqa=True)
 
 
 def _split(x: Tensor, sizes: list[int], dim: int) -> tuple[Tensor, ...]:

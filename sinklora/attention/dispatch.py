@@ -10,8 +10,6 @@ from torch import Tensor
 
 from sinklora.attention.backends import BACKENDS, HALF_PRECISION
 from sinklora.attention.pattern import Pattern
-from sinklora.attention.patterns import AttentionPattern
-from sinklora.attention.sparse_baselines import RolledPattern
 
 
 def attend(
@@ -28,8 +26,8 @@ def attend(
 
     `query` [B, H, N, D], `key` and `value` [B, Hkv, N, D], H a multiple of Hkv, of one floating-point dtype
     on one device -> [B, H, N, D]. `scale` > 0, default 1/sqrt(D). `document_ids` [B, N] (int): runs of equal
-    ids are documents, which never see each other. `backend`: "auto", "dense", "sdpa", "flash_attn" or "flex"
-    (backends.py).
+    ids are documents, which never see each other; each is attended as it would be alone, whatever it is
+    packed with. `backend`: "auto", "dense", "sdpa", "flash_attn" or "flex" (backends.py).
 
     TypeError or ValueError for inputs that do not fit, ValueError for a backend that cannot serve them here,
     ImportError where its package is missing. SinkLoRA, arXiv 2406.05678, section 3.
@@ -41,34 +39,19 @@ def attend(
     _check_documents(document_ids, query)
     if document_ids is not None and bool((document_ids == document_ids[:, :1]).all()):
         document_ids = None  # one document per row: no index needed
-    if isinstance(pattern, RolledPattern):
-        return _rolled(query, key, value, pattern, scale, document_ids, backend)
+    if document_ids is not None and pattern.whole_rows_only:
+        raise ValueError(f"{pattern} is for rows of one document without padding: leave document_ids out")
     if backend == "auto":
         backend = _best_backend(query, pattern)
     obstacle = _obstacle(backend, query, pattern)
     if obstacle:
         raise ValueError(f"backend={backend!r} {obstacle}: use backend='auto'")
     scale = query.shape[-1] ** -0.5 if scale is None else float(scale)
-    return BACKENDS[backend](query, key, value, pattern, scale, document_ids)
 
+    def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        return BACKENDS[backend](query, key, value, pattern, scale, document_ids)
 
-def _rolled(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    pattern: RolledPattern,
-    scale: float | None,
-    document_ids: Tensor | None,
-    backend: str,
-) -> Tensor:
-    """Half of the heads rolled before or after plain windows (an ablation; keys repeated, so never fast)."""
-    if document_ids is not None:
-        raise ValueError(f"{pattern} is for single documents: leave document_ids out")
-    groups = query.shape[1] // key.shape[1]
-    key, value = (x.repeat_interleave(groups, 1) for x in (key, value))
-    query, key, value = (pattern.before(x) for x in (query, key, value))
-    windows = AttentionPattern(pattern.group_size)
-    return pattern.after(attend(query, key, value, windows, scale=scale, backend=backend))
+    return pattern.around(attention, query, key, value)
 
 
 def available_backends(query: Tensor, pattern: Pattern) -> list[str]:
@@ -78,7 +61,7 @@ def available_backends(query: Tensor, pattern: Pattern) -> list[str]:
 
 
 def _best_backend(query: Tensor, pattern: Pattern) -> str:
-    if isinstance(pattern, AttentionPattern):
+    if pattern.windows() is not None:
         return "sdpa"
     return "flex" if query.is_cuda else "dense"
 
@@ -90,7 +73,7 @@ def _obstacle(backend: str, query: Tensor, pattern: Pattern) -> str:
             " and the package flash-attn (pip install 'sinklora[gpu]')" if backend == "flash_attn" else ""
         )
         return f"needs tensors on a CUDA device{package}, got {query.device}"
-    if backend in ("sdpa", "flash_attn") and not isinstance(pattern, AttentionPattern):
+    if backend in ("sdpa", "flash_attn") and pattern.windows() is None:
         return f"computes windows, which {type(pattern).__name__} does not consist of"
     if backend == "flash_attn" and query.dtype not in HALF_PRECISION:
         return f"computes in float16 or bfloat16, got {query.dtype}"

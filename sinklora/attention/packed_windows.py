@@ -11,8 +11,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from sinklora.attention.kinds.windows import AttentionPattern
 from sinklora.attention.pattern import document_spans
-from sinklora.attention.patterns import AttentionPattern
 
 
 @dataclass(frozen=True)
@@ -52,10 +52,11 @@ def windows_of(pattern: AttentionPattern, shifted: bool, document_ids: Tensor) -
     starts, lengths = document_spans(document_ids, num_tokens)
     row = torch.arange(batch, device=document_ids.device)[:, None] * num_tokens
     position = torch.arange(num_tokens, device=document_ids.device) - starts
-    begin = pattern.window_start(position, shifted, num_tokens, lengths)
+    group = pattern.group_tokens(lengths)
+    begin = pattern.window_start(position, shifted, group, lengths)
     slot = position - begin
     if pattern.wrapped and shifted:
-        tail = pattern.wrapped_tail(num_tokens, lengths)
+        tail = pattern.wrapped_tail(group, lengths)
         joined = (begin == 0) & (tail < lengths)  # the first half window comes after the last one
         slot = torch.where(joined, lengths - tail + position, slot)
         begin = torch.where(joined, tail, begin)

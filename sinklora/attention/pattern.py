@@ -3,51 +3,97 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from numbers import Integral, Real
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, overload
 
 import torch
 from torch import Tensor
 
+if TYPE_CHECKING:
+    from sinklora.attention.kinds.windows import AttentionPattern
+
 MaskMod = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+
+Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+KINDS: dict[str, type[Pattern]] = {}
+"""Every class of patterns by its `kind`; a class enters itself when it is defined."""
 
 
 @dataclass(frozen=True)
 class Pattern(ABC):
-    """Which keys a query sees; a new pattern defines `kind` and `sees`, and is entered in patterns.py.
+    """Which keys a query sees; a new kind of pattern is a frozen dataclass that defines `kind` and `sees`.
 
-    `group_size` is the window `G`: tokens (int), or a fraction of the row length (float in (0, 1]).
+    `group_size` is the window `G`: tokens (int), or a fraction (float in (0, 1]) of the length of each
+    document. Padding and what a document is packed with do not count, so that a document is attended alike
+    alone, padded and packed. Every field has a default.
     """
 
     kind: ClassVar[str]
     whole_rows_only: ClassVar[bool] = False  # no padding, no packed documents
+    former_names: ClassVar[Mapping[str, str]] = {}  # of fields, as stored by earlier versions -> present name
+    _ratio: ClassVar[tuple[int, int]]  # no field, because it follows from `group_size`
     group_size: int | float = 0.25
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        kind = cls.__dict__.get("kind")
+        if not isinstance(kind, str):
+            raise TypeError(f"{cls.__name__} needs a `kind` of its own, by which it is stored and found")
+        other = KINDS.get(kind)
+        if other is not None and (other.__module__, other.__qualname__) != (cls.__module__, cls.__qualname__):
+            raise ValueError(f"kind={kind!r} of {cls.__name__} is taken by {other.__name__}: choose another")
+        KINDS[kind] = cls
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "group_size", _check_group_size(self.group_size))
+        # The simplest fraction near: 0.1 of 30 tokens is 3, not ceil(3.0000000000000004). As integers, with
+        # which compilers compute for documents of any length.
+        ratio = max(Fraction(self.group_size).limit_denominator(10**6), Fraction(1, 10**6))
+        object.__setattr__(self, "_ratio", ratio.as_integer_ratio())
 
     @abstractmethod
     def sees(
-        self, head: Tensor, query: Tensor, key: Tensor, num_heads: int, num_tokens: int, length: int | Tensor
+        self,
+        head: Tensor,
+        query: Tensor,
+        key: Tensor,
+        *,
+        num_heads: int,
+        group: int | Tensor,
+        length: int | Tensor,
     ) -> Tensor:
         """Visible (bool), for int tensors that broadcast; `query` and `key` count from their document's
         start.
 
-        `num_tokens` is the row length, which fractions refer to; `length` is the length of the document.
-        Integer arithmetic only, within 32 bits: FlexAttention compiles it into its kernel.
+        `length` is the length of the document in tokens and `group` its `group_tokens`. Integer arithmetic
+        only, within 32 bits: FlexAttention compiles it into its kernel.
         """
 
-    def group_tokens(self, num_tokens: int) -> int:
-        """The window `G` in tokens for rows of `num_tokens`: a fraction is rounded up, to at least 1."""
+    def windows(self) -> AttentionPattern | None:
+        """Windows that see the same, which the fast kernels take; None (the default) where there are none."""
+        return None
+
+    def around(self, attention: Attention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """`attention` by this pattern; one that moves tokens before or after it is more than a mask."""
+        return attention(query, key, value)
+
+    @overload
+    def group_tokens(self, length: int) -> int: ...
+
+    @overload
+    def group_tokens(self, length: Tensor) -> int | Tensor: ...
+
+    def group_tokens(self, length: int | Tensor) -> int | Tensor:
+        """The window `G` in tokens, in documents of `length` tokens (int, or ints): fractions round up."""
         if isinstance(self.group_size, int):
             return self.group_size
-        # Through the decimal form, so that 0.1 of 30 tokens is 3 and not ceil(3.0000000000000004).
-        return max(1, math.ceil(Fraction(repr(self.group_size)) * num_tokens))
+        numerator, denominator = self._ratio
+        return -(length * -numerator // denominator)
 
     def mask_mod(self, num_heads: int, num_tokens: int, document_ids: Tensor | None = None) -> MaskMod:
         """The pattern as FlexAttention's `mask_mod(b, h, q_idx, kv_idx) -> bool`.
@@ -57,15 +103,18 @@ class Pattern(ABC):
         """
         check_integer("num_heads", num_heads, minimum=1)
         check_integer("num_tokens", num_tokens, minimum=1)
-        # FlexAttention's compiler traces integers, not the arithmetic that turns a fraction into tokens.
-        fixed = dataclasses.replace(self, group_size=self.group_tokens(num_tokens))
         if document_ids is None:
-            return lambda b, h, q_idx, kv_idx: fixed.sees(h, q_idx, kv_idx, num_heads, num_tokens, num_tokens)
+            sizes = {"num_heads": num_heads, "group": self.group_tokens(num_tokens), "length": num_tokens}
+            return lambda b, h, q_idx, kv_idx: self.sees(h, q_idx, kv_idx, **sizes)
         starts, lengths = document_spans(document_ids, num_tokens)
+        # Fractions become tokens here, once for each document: kernels count in 32 bits.
+        groups = self.group_tokens(lengths)
 
         def packed(b: Tensor, h: Tensor, q_idx: Tensor, kv_idx: Tensor) -> Tensor:
-            start = starts[b, q_idx]
-            seen = fixed.sees(h, q_idx - start, kv_idx - start, num_heads, num_tokens, lengths[b, q_idx])
+            start, length = starts[b, q_idx], lengths[b, q_idx]
+            group = groups[b, q_idx] if isinstance(groups, Tensor) else groups
+            query, key = q_idx - start, kv_idx - start
+            seen = self.sees(h, query, key, num_heads=num_heads, group=group, length=length)
             return (start == starts[b, kv_idx]) & seen
 
         return packed
@@ -99,18 +148,14 @@ class Pattern(ABC):
     def picture(self, num_tokens: int = 16, num_heads: int = 2, document_ids: Tensor | None = None) -> Any:
         """A matplotlib Figure: one square per head, queries down, keys across; legible in grey.
 
-        `document_ids` [1, N] (int). Dark: the own window; grey: what is visible beyond it (sinks); hatched:
-        keys in the future.
+        `document_ids` [1, N] (int). Dark: the own window (all, in patterns without windows); grey: what is
+        visible beyond it (sinks); hatched: keys in the future.
         """
-        mask = self.visible(num_heads, num_tokens, document_ids).reshape(
-            -1, num_heads, num_tokens, num_tokens
-        )[0]
-        own = self.windows_only(num_tokens).visible(num_heads, num_tokens, document_ids)
-        return _draw(mask, own.reshape(-1, num_heads, num_tokens, num_tokens)[0])
-
-    def windows_only(self, num_tokens: int) -> Pattern:
-        """The part of the pattern that pictures show dark: for most patterns all of it."""
-        return self
+        windows = self.windows()
+        own = self if windows is None else dataclasses.replace(windows, sink_tokens=0)
+        shape = (-1, num_heads, num_tokens, num_tokens)
+        masks = (p.visible(num_heads, num_tokens, document_ids).reshape(shape)[0] for p in (self, own))
+        return _draw(*masks)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON types only; `pattern_from_dict` restores an equal pattern."""
@@ -150,7 +195,9 @@ def check_integer(name: str, value: Any, minimum: int) -> int:
 
 def _check_group_size(value: Any) -> int | float:
     if isinstance(value, bool) or not isinstance(value, Real):
-        raise ValueError(f"group_size must be tokens (int) or a fraction of the row (float), got {value!r}")
+        raise ValueError(
+            f"group_size must be tokens (int) or a fraction of the document (float), got {value!r}"
+        )
     if isinstance(value, Integral):
         return check_integer("group_size", value, minimum=1)
     if not 0 < float(value) <= 1:

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sinklora.attention.pattern import Pattern
+from sinklora.attention.pattern import KINDS, Pattern
 from sinklora.attention.patterns import find_pattern
 from sinklora.records.files import file_hash
 from sinklora.train.pattern_schedules import find_schedule
@@ -122,4 +122,15 @@ def identity(spec: TrainSpec, corpus: TokenizedCorpus) -> dict[str, Any]:
     """What a run directory is keyed by: the spec and the hashes of what it is fed."""
     curriculum = find_schedule(spec.pattern)
     named = {} if curriculum is None else {"curriculum": curriculum.to_list()}
-    return {**asdict(spec), **named, "base_sha256": base_hash(spec.base), "data_sha256": corpus.sha256}
+    hashes = {"base_sha256": base_hash(spec.base), "data_sha256": corpus.sha256}
+    return _with_former_names({**asdict(spec), **named, **hashes})
+
+
+def _with_former_names(values: dict[str, Any]) -> dict[str, Any]:
+    """Patterns by the field names that they had when the first runs were made, so that those stay found."""
+    stages = []
+    for stage in values.get("curriculum", []):
+        former = {now: before for before, now in KINDS[stage["pattern"]["kind"]].former_names.items()}
+        stages.append(stage | {"pattern": {former.get(k, k): v for k, v in stage["pattern"].items()}})
+    name = values["pattern"].replace("shifted_fraction=", "shifted=")
+    return values | {"pattern": name} | ({"curriculum": stages} if stages else {})

@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from helpers import assert_close
 from sinklora.attention.backends import BACKENDS
 from sinklora.attention.dispatch import attend, available_backends
+from sinklora.attention.kinds.windows import AttentionPattern
 from sinklora.attention.packed_windows import collect, packed_rows, padded_rows, rearrange, windows_of
 from sinklora.attention.pattern import Pattern
 from sinklora.attention.patterns import (
@@ -26,7 +27,6 @@ from sinklora.attention.patterns import (
     S2_WRAPPED,
     SF,
     SF_SHIFTED,
-    AttentionPattern,
 )
 
 WINDOWED: dict[str, AttentionPattern] = {
@@ -38,12 +38,14 @@ WINDOWED: dict[str, AttentionPattern] = {
     "windows longer than rows": AttentionPattern(64, 4, 0.5),
     "all heads shifted": AttentionPattern(8, 2, 1.0),
     "few heads shifted": AttentionPattern(8, 2, 0.2),
-    "wrapped, small": AttentionPattern(6, shifted=0.5, wrapped=True),
-    "wrapped, all heads": AttentionPattern(2, shifted=1.0, wrapped=True),
+    "wrapped, small": AttentionPattern(6, shifted_fraction=0.5, wrapped=True),
+    "wrapped, all heads": AttentionPattern(2, shifted_fraction=1.0, wrapped=True),
     "more sinks than tokens": AttentionPattern(4, 100),
 }
 NO_FUTURE = {
-    name: pattern for name, pattern in (WINDOWED | PATTERNS).items() if not getattr(pattern, "wrapped", False)
+    name: pattern
+    for name, pattern in {**WINDOWED, **PATTERNS}.items()
+    if not getattr(pattern, "wrapped", False)
 }
 HEADS = ((4, 4), (4, 2), (6, 2), (4, 1), (3, 1), (5, 5), (1, 1))  # MHA, GQA, MQA; the shift inside a group
 LENGTHS = (1, 2, 5, 8, 13, 21)
@@ -236,7 +238,7 @@ def test_not_a_number_stays_in_its_document(pattern: AttentionPattern, poisoned:
     (
         (AttentionPattern(4, 2), (2, 1), None),
         (AttentionPattern(4, 1, 0.5), (3, 1), None),
-        (AttentionPattern(4, shifted=0.5, wrapped=True), (2, 2), None),
+        (AttentionPattern(4, shifted_fraction=0.5, wrapped=True), (2, 2), None),
         (AttentionPattern(2, 3), (2, 1), None),
         (AttentionPattern(4, 2, 0.5), (2, 2), torch.tensor([[0] * 6 + [1] * 3])),
     ),

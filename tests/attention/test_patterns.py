@@ -14,6 +14,10 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import create_mask
 
 from sinklora.attention import patterns as patterns
+from sinklora.attention.kinds.fixed import FixedPattern
+from sinklora.attention.kinds.random_blocks import RandomPattern
+from sinklora.attention.kinds.stride import StridePattern
+from sinklora.attention.kinds.windows import AttentionPattern
 from sinklora.attention.pattern import Pattern, document_spans
 from sinklora.attention.patterns import (
     FIXED,
@@ -26,11 +30,9 @@ from sinklora.attention.patterns import (
     SF_SHIFTED,
     SHORT,
     STRIDE,
-    AttentionPattern,
     find_pattern,
     pattern_from_dict,
 )
-from sinklora.attention.sparse_baselines import FixedPattern, RandomPattern, StridePattern
 
 LENGTHS = (1, 2, 3, 7, 8, 16, 21, 32)
 WINDOWED = {name: pattern for name, pattern in PATTERNS.items() if isinstance(pattern, AttentionPattern)}
@@ -66,7 +68,7 @@ def wrapped_rule(group: int, length: int) -> Callable[[int, int], bool]:
 
 def formula(pattern: AttentionPattern, group: int, heads: int, length: int) -> Tensor:
     """The mask [H, N, N] by the letter of METHOD, pair by pair."""
-    shifted_heads = int(pattern.shifted * heads + 0.5)
+    shifted_heads = int(pattern.shifted_fraction * heads + 0.5)
     mask = torch.zeros(heads, length, length, dtype=torch.bool)
     for head in range(heads):
         shifted = head >= heads - shifted_heads
@@ -89,7 +91,7 @@ def quarter(num_tokens: int, even: bool) -> int:
 @pytest.mark.parametrize("name", WINDOWED)
 def test_visible_is_the_formula(name: str, num_tokens: int, heads: int) -> None:
     pattern = WINDOWED[name]
-    group = num_tokens if pattern == FULL else quarter(num_tokens, even=pattern.shifted > 0)
+    group = num_tokens if pattern == FULL else quarter(num_tokens, even=pattern.shifted_fraction > 0)
     assert torch.equal(pattern.visible(heads, num_tokens), formula(pattern, group, heads, num_tokens))
 
 
@@ -105,13 +107,13 @@ def test_visible_is_the_formula_for_any_numbers(
 ) -> None:
     pattern = AttentionPattern(2 * half, sinks, shifted)
     assert torch.equal(pattern.visible(heads, num_tokens), formula(pattern, 2 * half, heads, num_tokens))
-    wrapped = AttentionPattern(2 * half, shifted=shifted or 1.0, wrapped=True)
+    wrapped = AttentionPattern(2 * half, shifted_fraction=shifted or 1.0, wrapped=True)
     assert torch.equal(wrapped.visible(heads, num_tokens), formula(wrapped, 2 * half, heads, num_tokens))
 
 
 def test_visible_by_eye() -> None:
     """N = 8, G = 4, one sink; the second head is shifted."""
-    rows = AttentionPattern(4, sink_tokens=1, shifted=0.5).visible(2, 8).int().tolist()
+    rows = AttentionPattern(4, sink_tokens=1, shifted_fraction=0.5).visible(2, 8).int().tolist()
     assert ["".join(map(str, row)) for row in rows[0]] == [
         "10000000",
         "11000000",
@@ -166,7 +168,7 @@ def test_fixed(num_tokens: int) -> None:
 
 @pytest.mark.parametrize("num_tokens", LENGTHS)
 def test_stride(num_tokens: int) -> None:
-    heads, stride = 3, STRIDE.stride_tokens(num_tokens)
+    heads, stride = 3, STRIDE.group_tokens(num_tokens)
     mask = STRIDE.visible(heads, num_tokens)
     for h, i, j in product(range(heads), range(num_tokens), range(num_tokens)):
         near, far = i - j < stride, (i - j) % stride == h * stride // heads
@@ -208,7 +210,7 @@ def test_ids_that_never_change_are_one_document(name: str) -> None:
     "pattern",
     (
         AttentionPattern(4, 2, 0.5),
-        AttentionPattern(4, shifted=0.5, wrapped=True),
+        AttentionPattern(4, shifted_fraction=0.5, wrapped=True),
         AttentionPattern(2, 4),
         FixedPattern(4),
         RandomPattern(4, block_tokens=2),
@@ -226,11 +228,20 @@ def test_documents_are_patterns_of_their_own(pattern: Pattern) -> None:
         assert mask[row].equal(expected.bool())
 
 
-def test_a_fraction_of_packed_rows_refers_to_the_row() -> None:
+def test_a_fraction_is_of_each_document() -> None:
+    """Ten tokens have windows of three and six have windows of two, whatever else is in the row."""
     ids = torch.tensor([[0] * 10 + [1] * 6])
-    expected = torch.block_diag(AttentionPattern(4).visible(1, 10)[0], AttentionPattern(4).visible(1, 6)[0])
+    expected = torch.block_diag(AttentionPattern(3).visible(1, 10)[0], AttentionPattern(2).visible(1, 6)[0])
     assert SHORT.visible(1, 16, ids)[0, 0].equal(expected.bool())
-    assert SHORT.window_boundaries(10, shifted=False, row_tokens=16) == [0, 4, 8, 10]
+    assert SHORT.window_boundaries(10, shifted=False) == [0, 3, 6, 9, 10]
+
+
+@pytest.mark.parametrize("share", (0.25, 0.125, 0.1, 0.3, 1 / 3, 2 / 3, 5 / 6, 0.001, 1.0))
+@pytest.mark.parametrize("kind", (AttentionPattern, StridePattern))
+def test_many_lengths_at_once_are_each_length_alone(kind: type[Pattern], share: float) -> None:
+    for pattern in (kind(share), *([kind(share, shifted_fraction=0.5)] if kind is AttentionPattern else [])):
+        expected = [pattern.group_tokens(length) for length in range(1, 2000)]
+        assert pattern.group_tokens(torch.arange(1, 2000)).tolist() == expected
 
 
 def test_document_spans() -> None:
@@ -281,6 +292,10 @@ def test_ablation_patterns_are_as_dense_as_sf(pattern: Pattern, num_tokens: int)
         (SHORT, 1, 1),
         (AttentionPattern(0.1), 30, 3),  # 0.1 * 30 is 3.0000000000000004 in binary
         (AttentionPattern(0.001), 30, 1),
+        (AttentionPattern(1e-9), 30, 1),
+        (AttentionPattern(1 / 3), 9, 3),
+        (AttentionPattern(5 / 6), 6, 5),  # 5/6 is 0.8333333333333334
+        (AttentionPattern(0.30001), 100_000, 30_001),
         (AttentionPattern(5), 3, 5),
         (FULL, 77, 77),
     ),
@@ -295,7 +310,7 @@ def test_group_tokens(pattern: AttentionPattern, num_tokens: int, group: int) ->
     ((0.5, 8, 4), (0.5, 3, 2), (0.5, 1, 1), (0.25, 2, 1), (0.2, 2, 0), (1, 3, 3)),
 )
 def test_shifted_heads_round_half_up(shifted: float, heads: int, count: int) -> None:
-    assert AttentionPattern(shifted=shifted).shifted_heads(heads) == count
+    assert AttentionPattern(shifted_fraction=shifted).shifted_heads(heads) == count
 
 
 @pytest.mark.parametrize(
@@ -309,7 +324,7 @@ def test_shifted_heads_round_half_up(shifted: float, heads: int, count: int) -> 
     ),
 )
 def test_window_boundaries(num_tokens: int, plain: list[int], shifted: list[int], wrapped: list[int]) -> None:
-    s2, s2_wrapped = (AttentionPattern(4, shifted=0.5, wrapped=wraps) for wraps in (False, True))
+    s2, s2_wrapped = (AttentionPattern(4, shifted_fraction=0.5, wrapped=wraps) for wraps in (False, True))
     assert s2.window_boundaries(num_tokens, shifted=False) == plain
     assert s2.window_boundaries(num_tokens, shifted=True) == shifted
     assert s2_wrapped.window_boundaries(num_tokens, shifted=True) == wrapped
@@ -339,18 +354,18 @@ def test_the_named_patterns() -> None:
         ({"group_size": "4"}, "group_size"),
         ({"group_size": None}, "group_size"),
         ({"group_size": True}, "group_size"),
-        ({"group_size": 3, "shifted": 0.5}, "group_size"),
+        ({"group_size": 3, "shifted_fraction": 0.5}, "group_size"),
         ({"sink_tokens": -1}, "sink_tokens"),
         ({"sink_tokens": 1.5}, "sink_tokens"),
         ({"sink_tokens": "4"}, "sink_tokens"),
-        ({"shifted": -0.1}, "shifted"),
-        ({"shifted": 1.1}, "shifted"),
-        ({"shifted": float("nan")}, "shifted"),
-        ({"shifted": "half"}, "shifted"),
-        ({"shifted": True}, "shifted"),
-        ({"wrapped": 1, "shifted": 0.5}, "wrapped"),
+        ({"shifted_fraction": -0.1}, "shifted_fraction"),
+        ({"shifted_fraction": 1.1}, "shifted_fraction"),
+        ({"shifted_fraction": float("nan")}, "shifted_fraction"),
+        ({"shifted_fraction": "half"}, "shifted_fraction"),
+        ({"shifted_fraction": True}, "shifted_fraction"),
+        ({"wrapped": 1, "shifted_fraction": 0.5}, "wrapped"),
         ({"wrapped": True}, "wrapped"),
-        ({"wrapped": True, "shifted": 0.5, "sink_tokens": 4}, "wrapped"),
+        ({"wrapped": True, "shifted_fraction": 0.5, "sink_tokens": 4}, "wrapped"),
     ),
     ids=str,
 )
@@ -416,7 +431,8 @@ def test_dict_keeps_every_value(pattern: Pattern) -> None:
     (
         ({"kind": "spiral"}, "kind"),
         ({"sinks": 4}, "sinks"),
-        ({"shifted": None}, "shifted"),
+        ({"shifted_fraction": None}, "shifted_fraction"),
+        ({"shifted": 0.5}, "present and its former name"),
     ),
 )
 def test_wrong_dicts(change: dict[str, object], message: str) -> None:
@@ -472,16 +488,32 @@ def test_picture_shows_the_mask(name: str, packed: bool) -> None:
 
 
 def test_a_name_may_give_fields() -> None:
-    assert find_pattern("sf(sink_tokens=8, shifted=0.25)") == dataclasses.replace(
-        SF, sink_tokens=8, shifted=0.25
-    )
+    expected = dataclasses.replace(SF, sink_tokens=8, shifted_fraction=0.25)
+    assert find_pattern("sf(sink_tokens=8, shifted_fraction=0.25)") == expected
     assert find_pattern("sf()") == SF
     assert find_pattern("shift_up").to_dict()["kind"] == "rolled"
 
 
 @pytest.mark.parametrize(
-    "name", ["sf(8)", "sf(sinks=8)", "sf(sink_tokens=8", "sf(sink_tokens=print(1))", "sff(sink_tokens=8)"]
+    "name",
+    [
+        "sf(8)",
+        "sf(sinks=8)",
+        "sf(sink_tokens=8",
+        "sf(sink_tokens=print(1))",
+        "sff(sink_tokens=8)",
+        "sf(shifted=0.5, shifted_fraction=0.5)",
+    ],
 )
 def test_wrong_fields_are_named(name: str) -> None:
     with pytest.raises(ValueError, match="sf"):
         find_pattern(name)
+
+
+# --- names that fields had before ---------------------------------------------------------------------------
+
+
+def test_former_names_are_read() -> None:
+    stored = {"kind": "windows", "group_size": 0.25, "sink_tokens": 4, "shifted": 0.25, "wrapped": False}
+    assert pattern_from_dict(stored) == AttentionPattern(0.25, 4, 0.25) == find_pattern("sf(shifted=0.25)")
+    assert "shifted" not in AttentionPattern(0.25, 4, 0.25).to_dict()

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from sinklora.attention.patterns import PATTERNS, SF
+from sinklora.attention.patterns import PATTERNS, find_pattern
 from sinklora.reproduction.ablations.tables import attention_costs
 from sinklora.reproduction.extension.study import ExtensionStudy, measure
 from sinklora.train.sources import CorpusSpec
@@ -60,8 +60,7 @@ def sweep_methods(field: str, values: Sequence[float]) -> dict[float, str]:
     """
     names = {}
     for value in values:
-        changed: dict[str, Any] = {field: value}
-        wanted = dataclasses.replace(SF, **changed)
+        wanted = find_pattern(f"sf({field}={value})")
         known = [name for name, pattern in PATTERNS.items() if pattern == wanted]
         names[value] = known[0] if known else f"sf({field}={value})"
     return names

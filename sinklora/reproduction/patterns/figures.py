@@ -10,8 +10,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
+from sinklora.attention.kinds.windows import AttentionPattern
 from sinklora.attention.pattern import Pattern
-from sinklora.attention.patterns import AttentionPattern, find_pattern
+from sinklora.attention.patterns import find_pattern
 from sinklora.reproduction.patterns.study import heavy_hitter_share, influence, segmentation_steps, sink_mass
 from sinklora.reproduction.report.style import COLUMN_WIDTH, PAGE_WIDTH, figure_style
 
@@ -144,13 +145,13 @@ def heavy_hitter_figure(maps: Tensor) -> Figure:
 
 
 def pattern_explorer() -> object:
-    """Sliders for tokens, group size, sinks and shifted heads that redraw the mask (needs a running
-    notebook).
+    """Sliders for tokens, group size, sinks and the shifted fraction of heads that redraw the mask (needs a
+    running notebook).
     """
     import ipywidgets
 
-    def draw(tokens: int, group: int, sinks: int, shifted: float) -> None:
-        pattern = AttentionPattern(group_size=2 * group, sink_tokens=sinks, shifted=shifted)
+    def draw(tokens: int, group: int, sinks: int, shifted_fraction: float) -> None:
+        pattern = AttentionPattern(2 * group, sink_tokens=sinks, shifted_fraction=shifted_fraction)
         plt.show(mask_figure([pattern], tokens, num_heads=4))
 
     return ipywidgets.interactive(
@@ -158,5 +159,5 @@ def pattern_explorer() -> object:
         tokens=ipywidgets.IntSlider(32, 4, 96, description="N tokens"),
         group=ipywidgets.IntSlider(4, 1, 24, description="G / 2"),
         sinks=ipywidgets.IntSlider(4, 0, 16, description="sinks s"),
-        shifted=ipywidgets.FloatSlider(0.0, min=0, max=1, step=0.25, description="shifted"),
+        shifted_fraction=ipywidgets.FloatSlider(0.0, min=0, max=1, step=0.25, description="shifted"),
     )

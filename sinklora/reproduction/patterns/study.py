@@ -10,7 +10,12 @@ from transformers import PreTrainedModel
 
 from sinklora.attention.dispatch import attend
 from sinklora.attention.pattern import Pattern
-from sinklora.attention.patterns import AttentionPattern, find_pattern
+from sinklora.attention.patterns import PATTERNS, find_pattern
+
+
+def pattern_names(windows: bool) -> list[str]:
+    """Names of the patterns there are that consist of windows, or of those that do not."""
+    return [name for name, pattern in PATTERNS.items() if (pattern.windows() is not None) == windows]
 
 
 def segmentation_steps(num_tokens: int, group_size: int) -> list[tuple[str, np.ndarray, np.ndarray]]:
@@ -76,9 +81,9 @@ def leak_table(patterns: Sequence[str], num_tokens: int, num_heads: int = 2) -> 
     for name in patterns:
         pattern = find_pattern(name)
         leaks = int((influence(pattern, num_tokens, num_heads).triu(1) != 0).sum())
-        expected = 0
-        if isinstance(pattern, AttentionPattern) and pattern.wrapped:
-            expected = pattern.shifted_heads(num_heads) * (pattern.group_tokens(num_tokens) // 2) ** 2
+        expected, windows = 0, pattern.windows()
+        if windows is not None and windows.wrapped:
+            expected = windows.shifted_heads(num_heads) * (windows.group_tokens(num_tokens) // 2) ** 2
         rows.append(
             {"pattern": name, "pairs that see the future": leaks, "(G/2)² per shifted head": expected}
         )

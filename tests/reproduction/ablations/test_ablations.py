@@ -24,6 +24,7 @@ from sinklora.reproduction.ablations.tables import (
     sweep_table,
     sweep_verdict,
 )
+from sinklora.reproduction.patterns.study import pattern_names
 from sinklora.train.pattern_schedules import PATTERN_SCHEDULES
 from sinklora.train.sources import CorpusSpec
 from sinklora.train.spec import TrainSpec
@@ -136,7 +137,9 @@ def test_the_best_of_several_values_is_judged_by_a_wider_interval() -> None:
 
 def test_sweeps_reuse_the_names_of_patterns() -> None:
     assert sweep_methods("sink_tokens", [0, 2, 4]) == {0: "short", 2: "sf(sink_tokens=2)", 4: "sf"}
-    assert sweep_methods("shifted", [0.5]) == {0.5: "sf_shifted"}
+    assert sweep_methods("shifted_fraction", [0.5]) == {0.5: "sf_shifted"}
+    # The name that measurements made before are filed under.
+    assert sweep_methods("shifted", [0.25, 0.5]) == {0.25: "sf(shifted=0.25)", 0.5: "sf_shifted"}
     assert sweep_methods("group_size", [0.25]) == {0.25: "sf"}
     with pytest.raises(ValueError, match="sink_tokens"):
         sweep_methods("sink_tokens", [-1])
@@ -247,4 +250,6 @@ def test_everything_that_can_be_trained_has_a_cost(name: str) -> None:
 
 def test_a_notebook_names_every_pattern_and_schedule() -> None:
     source = Path("notebooks/08_ablations.ipynb").read_text(encoding="utf-8")
-    assert all(f'\\"{name}\\"' in source for name in [*PATTERNS, *PATTERN_SCHEDULES])
+    names = [*pattern_names(windows=True), *PATTERN_SCHEDULES]
+    assert all(f'\\"{name}\\"' in source for name in names)
+    assert "sparse = pattern_names(windows=False)" in source  # the others are read from the registry

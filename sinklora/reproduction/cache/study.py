@@ -23,6 +23,7 @@ from sinklora.hf.budget_cache import BudgetCache
 from sinklora.hf.device import default_device
 from sinklora.records.files import write_json
 from sinklora.records.runs import RunDirectory
+from sinklora.records.tables import DASH
 from sinklora.train.sources import CorpusSpec
 from sinklora.train.spec import base_hash
 from sinklora.train.tokens import corpus_record, tokenize_corpus
@@ -192,7 +193,7 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
         if measure == PERPLEXITY:
             low, high = interval(values)
             value, low, high = math.exp(values.mean()), math.exp(low), math.exp(high)
-            error, chance = value * float(values.std()) / math.sqrt(len(values)), "–"
+            error, chance = value * float(values.std()) / math.sqrt(len(values)), DASH
         else:
             accuracy = Accuracy(int(values.sum()), len(values))
             value, (low, high) = accuracy.share, accuracy.interval()
@@ -215,7 +216,7 @@ def table(rows: pd.DataFrame, measure: str) -> pd.DataFrame:
     found = found.assign(cell=cell, percent=[f"{100 * b:g} %" for b in found.budget])
     order = list(dict.fromkeys(found.sort_values("budget").percent))
     wide = found.pivot(index="policy", columns="percent", values="cell")[order]
-    wide = wide.reindex(list(dict.fromkeys(found.policy))).fillna("–").reset_index()
+    wide = wide.reindex(list(dict.fromkeys(found.policy))).fillna(DASH).reset_index()
     wide.columns.name = None
     return wide
 

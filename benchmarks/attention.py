@@ -37,11 +37,10 @@ from tqdm import tqdm
 from sinklora.attention.dispatch import attend, available_backends
 from sinklora.attention.pattern import triangle
 from sinklora.attention.patterns import PATTERNS, S2_WRAPPED, SF
+from sinklora.evaluate.memory import KEEP_MEMORY
 from sinklora.records.files import atomic_write, write_json
 from sinklora.records.provenance import current_provenance
 
-# Without these glibc hands memory back between calls, and page faults would be timed instead of attention.
-KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "2000000000", "MALLOC_TRIM_THRESHOLD_": "8000000000"}
 GIB = 2**30
 
 

@@ -37,14 +37,13 @@ from transformers.cache_utils import DynamicCache, StaticCache
 from sinklora.cache.layer import BudgetLayer
 from sinklora.cache.policies import H2O, CachePolicy, Full, Local, Novelty, StreamingLLM
 from sinklora.evaluate.generation_cost import cache_bound_model, generation_cost
+from sinklora.evaluate.memory import KEEP_MEMORY
 from sinklora.hf.budget_cache import BudgetCache
 from sinklora.hf.model_shapes import SHAPES, random_model
 from sinklora.records.files import atomic_write, write_json
 from sinklora.records.provenance import current_provenance
 from sinklora.records.tables import markdown
 
-# Without these glibc hands memory back between calls, and page faults would be timed.
-KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "2000000000", "MALLOC_TRIM_THRESHOLD_": "8000000000"}
 KINDS: dict[str, Callable[[float], CachePolicy]] = {
     "h2o": H2O,
     "local": Local,

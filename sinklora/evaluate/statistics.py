@@ -49,7 +49,8 @@ def interval(differences: "pd.Series[float]", level: float = 0.95) -> tuple[floa
     values = differences.dropna()
     if len(values) < 2:
         return math.nan, math.nan
-    half = float(stats.t.ppf((1 + level) / 2, len(values) - 1)) * float(values.sem())
+    error = float(values.std(ddof=1)) / math.sqrt(len(values))
+    half = float(stats.t.ppf((1 + level) / 2, len(values) - 1)) * error
     return float(values.mean()) - half, float(values.mean()) + half
 
 

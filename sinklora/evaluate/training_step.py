@@ -15,26 +15,23 @@ from pathlib import Path
 
 import torch
 
-from sinklora.evaluate.memory import reset_resident_peak, resident_bytes, resident_peak_bytes
+from sinklora.evaluate.memory import (
+    KEEP_MEMORY,
+    RETURN_MEMORY,
+    reset_resident_peak,
+    resident_bytes,
+    resident_peak_bytes,
+)
 from sinklora.evaluate.step_estimate import estimate
 from sinklora.evaluate.step_spec import StepCost, StepSpec, training_model, training_step
 from sinklora.records.files import write_json
 from sinklora.records.provenance import current_provenance
 from sinklora.records.runs import RunDirectory
 
-# For time glibc keeps what was freed, for memory it gives it back, else one would be measured in the other.
-KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "2000000000", "MALLOC_TRIM_THRESHOLD_": "8000000000"}
-
 # Of a CUDA device: its driver, this process's libraries and the context of the one that started it hold less.
 IDLE_BYTES = 3 * 2**30
 
 RETRY_SECONDS = 60.0  # until a process that is ending has given back what it holds of a device
-
-RETURN_MEMORY = {
-    "MALLOC_MMAP_THRESHOLD_": "65536",
-    "MALLOC_TRIM_THRESHOLD_": "65536",
-    "MALLOC_ARENA_MAX": "1",
-}
 
 
 def measure(spec: StepSpec, repeats: int = 3) -> StepCost:

@@ -8,6 +8,10 @@ import re
 import signal
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -244,7 +248,9 @@ def test_file_hash_is_sha256(tmp_path: Path) -> None:
 # --- locks --------------------------------------------------------------------------------------------------
 
 
-def test_lock_names_the_process_that_holds_it(run: RunDirectory) -> None:
+@contextmanager
+def held_elsewhere(run: RunDirectory) -> Iterator[subprocess.Popen[str]]:
+    """Another process that holds the run until its standard input is closed or it is killed."""
     code = f"""
 from sinklora.records.runs import RunDirectory
 with RunDirectory({str(run.root)!r}, {SPEC!r}, {run.prefix!r}).lock():
@@ -252,18 +258,56 @@ with RunDirectory({str(run.root)!r}, {SPEC!r}, {run.prefix!r}).lock():
     sys.stdin.read()
 """
     command = in_another_process(code)
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, **pipes) as process:  # type: ignore[call-overload]
-        assert process.stdout.readline() == "locked\n"
-        with (
-            pytest.raises(RunLockedError, match=f"process {process.pid} works in .*{run.path.name}"),
-            run.lock(),
-        ):
-            pytest.fail("two processes hold one run")
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stdout.readline() == "locked\n"
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def test_lock_names_the_process_that_holds_it(run: RunDirectory) -> None:
+    with held_elsewhere(run) as process:
+        for _ in range(2):  # whoever asks does not wipe the name out
+            with (
+                pytest.raises(RunLockedError, match=f"process {process.pid} works in .*{run.path.name}"),
+                run.lock(),
+            ):
+                pytest.fail("two processes hold one run")
         with RunDirectory(run.root, {**SPEC, "seed": 1}, run.prefix).lock():
             process.kill()
+            process.wait()
     with run.lock():  # a killed process leaves no lock behind
         assert run.state() == "missing"
+        with pytest.raises(RunLockedError, match=f"process {os.getpid()} "), run.lock():
+            pytest.fail("the lock was taken twice")
+
+
+def test_who_waits_gets_the_lock_when_the_other_process_ends(run: RunDirectory) -> None:
+    ended = threading.Event()
+
+    def work(folder: Path) -> list[str]:
+        (folder / "ended.txt").write_text(str(ended.is_set()))
+        return ["ended.txt"]
+
+    with held_elsewhere(run) as process, ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(run.reuse_or, work)
+        with pytest.raises(TimeoutError):
+            waiting.result(timeout=0.3)
+        ended.set()
+        process.communicate()
+        assert (waiting.result() / "ended.txt").read_text() == "True"
+
+
+def test_who_waits_for_itself_is_told(run: RunDirectory) -> None:
+    with run.lock(), pytest.raises(RuntimeError, match="already held"), run.lock(wait=True):
+        pytest.fail("the lock was taken twice")
+
+
+def test_a_released_lock_names_nobody(run: RunDirectory) -> None:
+    with run.lock():
+        pass
+    assert not list(run.root.glob(".*.owner"))
 
 
 def test_lock_is_released_by_an_error(run: RunDirectory) -> None:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -24,9 +25,8 @@ from sinklora.evaluate.memory import (
 )
 from sinklora.evaluate.step_estimate import estimate
 from sinklora.evaluate.step_spec import StepCost, StepSpec, training_model, training_step
-from sinklora.records.files import write_json
 from sinklora.records.provenance import current_provenance
-from sinklora.records.runs import RunDirectory
+from sinklora.records.runs import remember
 
 # Of a CUDA device: its driver, this process's libraries and the context of the one that started it hold less.
 IDLE_BYTES = 3 * 2**30
@@ -93,21 +93,18 @@ def measured(spec: StepSpec, *, runs: Path, repeats: int = 3, time_it: bool = Tr
     machine = {name: known[name] for name in ("versions", "hardware", "threads")}
     machine["versions"] = {name: machine["versions"][name] for name in ("torch", "transformers", "peft")}
     key = {"step": asdict(spec), "repeats": repeats, "time_it": time_it, "machine": machine}
-    run = RunDirectory(runs, key, prefix="step")
 
-    def work(folder: Path) -> list[str]:
+    def compute() -> dict[str, Any]:
         if spec.device == "cuda":
             cost = _on_cuda(spec, repeats)
         else:
             peak = _in_own_process(spec, 1, RETURN_MEMORY).peak_bytes
             seconds = _in_own_process(spec, repeats, KEEP_MEMORY).seconds if time_it else None
             cost = StepCost(seconds, peak)
-        kept = {"seconds": cost.seconds, "peak_bytes": cost.peak_bytes}
-        write_json(folder / "cost.json", {**kept, "provenance": known})
-        return ["cost.json"]
+        return {"seconds": cost.seconds, "peak_bytes": cost.peak_bytes, "provenance": known}
 
-    found = json.loads((run.reuse_or(work) / "cost.json").read_text(encoding="utf-8"))
-    return StepCost(found["seconds"], found["peak_bytes"])
+    kept = remember(key, compute, runs=runs, prefix="step", name="cost")
+    return StepCost(kept["seconds"], kept["peak_bytes"])
 
 
 def _on_cuda(spec: StepSpec, repeats: int) -> StepCost:

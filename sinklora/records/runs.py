@@ -168,3 +168,22 @@ class RunDirectory:
     def _damage(self, name: str, what: str) -> DamagedRunError:
         advice = "delete the directory to run it again"
         return DamagedRunError(f"run {self.path} is damaged: {name} {what}; {advice}")
+
+
+def remember(
+    key: Mapping[str, Any], compute: Callable[[], Any], *, runs: Path, prefix: str, name: str = "rows"
+) -> Any:
+    """The JSON value that belongs to `key`: computed the first time, read back ever after.
+
+    It lies in ``name.json`` of the run directory ``runs/prefix-<hash of key>``, which holds nothing else.
+    What is returned was read from the file the first time as well, so that both times it is the same (tuples
+    are lists, keys strings). Who asks while another process computes it waits for that one.
+    Raises TypeError or ValueError for a value that JSON does not hold, DamagedRunError for a changed file.
+    """
+
+    def work(folder: Path) -> list[str]:
+        write_json(folder / f"{name}.json", compute())
+        return [f"{name}.json"]
+
+    folder = RunDirectory(runs, key, prefix).reuse_or(work)
+    return json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))

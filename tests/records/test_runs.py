@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from sinklora.records.files import atomic_write, file_hash, json_hash, write_json
 from sinklora.records.provenance import _git, current_provenance
-from sinklora.records.runs import DamagedRunError, RunDirectory, RunLockedError
+from sinklora.records.runs import DamagedRunError, RunDirectory, RunLockedError, remember
 
 SPEC = {"pattern": "sf", "steps": 60, "rate": 2e-5, "corpus": {"packages": ["numpy", "sympy"]}, "base": None}
 
@@ -173,6 +173,48 @@ def test_finished_run_is_reused_and_an_unfinished_one_is_not(run: RunDirectory) 
 def test_verify_of_a_missing_run(run: RunDirectory) -> None:
     with pytest.raises(FileNotFoundError, match=run.path.name):
         run.verify()
+
+
+# --- remembered values --------------------------------------------------------------------------------------
+
+
+def never() -> object:
+    pytest.fail("computed again")
+
+
+def test_a_value_is_computed_once_and_is_the_same_the_first_time(tmp_path: Path) -> None:
+    first = remember(SPEC, lambda: {"pair": (1, 2.5), "name": "é"}, runs=tmp_path, prefix="cost")
+    again = remember(dict(reversed(SPEC.items())), never, runs=tmp_path, prefix="cost")
+    assert first == again == {"pair": [1, 2.5], "name": "é"}
+    assert remember({**SPEC, "steps": 61}, lambda: None, runs=tmp_path, prefix="cost") is None
+
+
+def test_a_value_that_was_kept_before_there_was_a_function_for_it_is_found(tmp_path: Path) -> None:
+    # What the studies wrote, file by file: neither prefix, hash, file name nor content may change.
+    text = '{"lengths":[512,1024],"model":{"run":"sf-2048-0123456789abcdef"},"policy":null,"trials":10}'
+    folder = tmp_path / f"retrieval-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    folder.mkdir()
+    key = json.loads(text)
+    rows = [{"tokens": 512, "depth": 0.0, "answer": "00123", "wrote": " 00123. é", "correct": True}]
+    content = (json.dumps(rows, indent=2, ensure_ascii=False) + "\n").encode()
+    (folder / "spec.json").write_text(json.dumps(key, indent=2) + "\n")
+    (folder / "rows.json").write_bytes(content)
+    listed = {"rows.json": {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}}
+    finished = {"spec_sha256": hashlib.sha256(text.encode()).hexdigest(), "outputs": listed}
+    (folder / "finished.json").write_text(json.dumps(finished, indent=2) + "\n")
+    assert remember({**key, "lengths": (512, 1024)}, never, runs=tmp_path, prefix="retrieval") == rows
+    (folder / "rows.json").write_bytes(content.replace(b"true", b"null"))
+    with pytest.raises(DamagedRunError, match=r"rows\.json has changed"):
+        remember(key, never, runs=tmp_path, prefix="retrieval")
+
+
+def test_what_failed_or_is_no_json_is_computed_again(tmp_path: Path) -> None:
+    with pytest.raises(KeyError, match="model"):
+        remember(SPEC, lambda: {}["model"], runs=tmp_path, prefix="cost", name="cost")
+    with pytest.raises(ValueError, match=r"value\['loss'\] is nan"):
+        remember(SPEC, lambda: {"loss": math.nan}, runs=tmp_path, prefix="cost", name="cost")
+    assert remember(SPEC, lambda: {"loss": 2.0}, runs=tmp_path, prefix="cost", name="cost") == {"loss": 2.0}
+    assert [path.name for path in tmp_path.glob("cost-*/cost.json")] == ["cost.json"]
 
 
 # --- damage -------------------------------------------------------------------------------------------------

@@ -3,7 +3,6 @@
 Measurements are run directories: a stopped study goes on where it was, a finished one is read back.
 """
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -21,8 +20,7 @@ from sinklora.evaluate.statistics import Accuracy, interval
 from sinklora.evaluate.through_cache import continuation_nll, pass_keys, recalled
 from sinklora.hf.budget_cache import BudgetCache
 from sinklora.hf.device import default_device
-from sinklora.records.files import write_json
-from sinklora.records.runs import RunDirectory
+from sinklora.records.runs import remember
 from sinklora.records.tables import DASH
 from sinklora.train.sources import CorpusSpec
 from sinklora.train.spec import base_hash
@@ -121,8 +119,7 @@ def measure(
             "policy": policy_key(policy),
         }
         work = partial(_measure_one, study, policy, tokenizer, documents, model, progress)
-        folder = RunDirectory(runs, spec, prefix="cache").reuse_or(work)
-        rows = pd.DataFrame(json.loads((folder / "rows.json").read_text()))
+        rows = pd.DataFrame(remember(spec, work, runs=runs, prefix="cache"))
         budget = 1.0 if name == "full" else policy.budget
         frames.append(
             rows.assign(policy=name, budget=budget, split=policy.described_split(study.prompt_tokens))
@@ -152,8 +149,7 @@ def _measure_one(
     documents: list[np.ndarray],
     loaded: list[PreTrainedModel],
     progress: bool,
-    folder: Path,
-) -> list[str]:
+) -> list[dict[str, Any]]:
     if not loaded:
         device = default_device()
         dtype = torch.bfloat16 if device == "cuda" else torch.float32
@@ -163,7 +159,9 @@ def _measure_one(
     make = partial(BudgetCache, model, policy)
     lengths = {"prompt_tokens": study.prompt_tokens, "scored_tokens": study.scored_tokens}
     nats = continuation_nll(model, documents, make, batch_size=64, progress=progress, **lengths).mean(1)
-    rows = [{"measure": PERPLEXITY, "item": str(i), "value": float(n)} for i, n in enumerate(nats)]
+    rows: list[dict[str, Any]] = [
+        {"measure": PERPLEXITY, "item": str(i), "value": float(n)} for i, n in enumerate(nats)
+    ]
     for seed in study.seeds:
         keys = pass_keys(tokenizer, tokens=study.recall_tokens, trials=study.trials, seed=seed)
         for measure, later in ((RECALL, False), (RECALL_LATER, True)):
@@ -173,8 +171,7 @@ def _measure_one(
             rows += [
                 {"measure": measure, "item": f"{seed}/{i}", "value": float(r)} for i, r in enumerate(right)
             ]
-    write_json(folder / "rows.json", rows)
-    return ["rows.json"]
+    return rows
 
 
 def measures(rows: pd.DataFrame) -> list[str]:

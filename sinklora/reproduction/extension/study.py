@@ -6,7 +6,6 @@ read back. `comparison` says what is made of the measurements.
 """
 
 import dataclasses
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -20,8 +19,7 @@ from transformers import AutoTokenizer
 
 from sinklora.evaluate.perplexity import measure_perplexity
 from sinklora.hf.device import default_device
-from sinklora.records.files import write_json
-from sinklora.records.runs import RunDirectory
+from sinklora.records.runs import remember
 from sinklora.reproduction.names import UNTRAINED
 from sinklora.train.run import load_base, load_trained, train
 from sinklora.train.sources import CorpusSpec
@@ -132,19 +130,17 @@ def _measured(
 ) -> list[dict[str, Any]]:
     """The rows of one model, read back if they were measured before."""
     asked = {name: getattr(study, name) for name in ("contexts", "stride", "documents", "document_tokens")}
-    run = RunDirectory(runs, {"model": key, "data": _data(study, sets), **asked}, prefix="perplexity")
 
-    def work(folder: Path) -> list[str]:
+    def compute() -> list[dict[str, Any]]:
         model = load()
-        rows = [
+        return [
             _row(study, method, seed, name, context, model, documents, progress)
             for name, (documents, _) in sets.items()
             for context in study.contexts
         ]
-        write_json(folder / "rows.json", rows)
-        return ["rows.json"]
 
-    rows: list[dict[str, Any]] = json.loads((run.reuse_or(work) / "rows.json").read_text())
+    spec = {"model": key, "data": _data(study, sets), **asked}
+    rows: list[dict[str, Any]] = remember(spec, compute, runs=runs, prefix="perplexity")
     return rows
 
 

@@ -4,7 +4,6 @@ The base model, its interpolation without training, and its extensions by patter
 directory, read back the next time.
 """
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -25,8 +24,7 @@ from sinklora.hf.budget_cache import BudgetCache
 from sinklora.hf.device import default_device
 from sinklora.hf.rope import extend_context
 from sinklora.lora.adapter import merge_adapter
-from sinklora.records.files import write_json
-from sinklora.records.runs import RunDirectory
+from sinklora.records.runs import remember
 from sinklora.reproduction.names import BASE, UNTRAINED
 from sinklora.train.run import load_base, load_trained, train
 from sinklora.train.spec import TrainSpec, base_hash
@@ -186,8 +184,7 @@ def measure(
     for subject in subjects(study, runs, cache, progress):
         spec = {"model": subject.identity, "policy": policy_key(policy), **asked}
         work = partial(_ask, study, subject, policy, tokenizer, progress)
-        folder = RunDirectory(runs, spec, prefix="retrieval").reuse_or(work)
-        rows = pd.DataFrame(json.loads((folder / "rows.json").read_text()))
+        rows = pd.DataFrame(remember(spec, work, runs=runs, prefix="retrieval"))
         frames.append(rows.assign(model=subject.name, seed=subject.seed))
     return pd.concat(frames, ignore_index=True).astype({"seed": "Int64"})
 
@@ -198,8 +195,7 @@ def _ask(
     policy: CachePolicy | None,
     tokenizer: Any,
     progress: bool,
-    folder: Path,
-) -> list[str]:
+) -> list[dict[str, Any]]:
     model: Any = subject.ready()
     make: Callable[[], Cache] = DynamicCache if policy is None else partial(BudgetCache, model, policy)
     rows = []
@@ -217,8 +213,7 @@ def _ask(
                     "correct": is_right(text, document),
                 }
             )
-    write_json(folder / "rows.json", rows)
-    return ["rows.json"]
+    return rows
 
 
 def accuracies(rows: pd.DataFrame) -> pd.DataFrame:

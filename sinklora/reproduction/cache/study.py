@@ -20,6 +20,7 @@ from sinklora.evaluate.statistics import Accuracy, interval
 from sinklora.evaluate.through_cache import continuation_nll, pass_keys, recalled
 from sinklora.hf.budget_cache import BudgetCache
 from sinklora.hf.device import default_device
+from sinklora.records.checks import Count, Distinct, check_fields
 from sinklora.records.runs import remember
 from sinklora.records.tables import DASH
 from sinklora.train.sources import CorpusSpec
@@ -78,19 +79,15 @@ class CacheStudy:
 
     base: str
     corpus: CorpusSpec
-    prompt_tokens: int = 384
-    scored_tokens: int = 128
-    documents: int = 64
-    recall_tokens: int = 480
-    trials: int = 32
-    seeds: tuple[int, ...] = (0, 1, 2)
+    prompt_tokens: Count = 384
+    scored_tokens: Count = 128
+    documents: Count = 64
+    recall_tokens: Count = 480
+    trials: Count = 32
+    seeds: Distinct[int] = (0, 1, 2)
 
     def __post_init__(self) -> None:
-        for name in ("prompt_tokens", "scored_tokens", "documents", "trials"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: expected at least 1")
-        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
-            raise ValueError(f"seeds={self.seeds}: expected at least one, and none twice")
+        check_fields(self)
 
 
 def measure(

@@ -9,7 +9,6 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from sinklora.evaluate.memory import (
 )
 from sinklora.evaluate.step_estimate import estimate
 from sinklora.evaluate.step_spec import StepCost, StepSpec, training_model, training_step
+from sinklora.evaluate.timing import timed
 from sinklora.records.provenance import current_provenance
 from sinklora.records.runs import remember
 
@@ -53,7 +53,7 @@ def measure(spec: StepSpec, repeats: int = 3) -> StepCost:
     try:
         step = training_step(spec, training_model(spec, spec.device))
         step()
-        seconds = [_timed(step, cuda) for _ in range(repeats)]
+        seconds = [timed(step, spec.device).wall for _ in range(repeats)]
     except torch.OutOfMemoryError:
         return StepCost(None, None, certain=max(held_before, _held_by_others()) <= IDLE_BYTES)
     peak = torch.cuda.max_memory_allocated() if cuda else resident_peak_bytes() - before
@@ -68,16 +68,6 @@ def _held_by_others() -> int:
 
 def _device_bytes() -> int:
     return torch.cuda.get_device_properties(0).total_memory
-
-
-def _timed(step: Callable[[], None], cuda: bool) -> float:
-    if cuda:
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    step()
-    if cuda:
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
 
 
 def measured(spec: StepSpec, *, runs: Path, repeats: int = 3, time_it: bool = True) -> StepCost:

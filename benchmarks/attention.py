@@ -19,7 +19,6 @@ import resource
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -36,11 +35,11 @@ from tqdm import tqdm
 from sinklora.attention.dispatch import attend, available_backends
 from sinklora.attention.pattern import triangle
 from sinklora.attention.patterns import PATTERNS, S2_WRAPPED, SF
+from sinklora.evaluate.memory import KEEP_MEMORY
+from sinklora.evaluate.timing import Seconds, in_rounds, median_ratio, timed
 from sinklora.records.files import atomic_write, write_json
 from sinklora.records.provenance import current_provenance
 
-# Without these glibc hands memory back between calls, and page faults would be timed instead of attention.
-KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "2000000000", "MALLOC_TRIM_THRESHOLD_": "8000000000"}
 GIB = 2**30
 
 
@@ -135,35 +134,31 @@ def run_once(case: Case, inputs: list[Tensor]) -> None:
 def measure_time(options: argparse.Namespace) -> list[dict[str, Any]]:
     """Seconds (wall, processor) of every round, and on CUDA peak bytes, of every case at every length."""
     torch.set_num_threads(options.threads)
-    found = []
+    found: list[dict[str, Any]] = []
     for length in options.lengths:
         cases, inputs = make_cases(length, options), make_inputs(length, options)
-        rows: list[dict[str, Any]] = [{"wall": [], "processor": []} for _ in cases]
-        rounds = tqdm(range(options.warmup + options.repeats), desc=f"time at {length}", disable=None)
-        for count in rounds:
-            for case, row in zip(cases, rows, strict=True):
-                wall, processor, peak = _timed(case, inputs)
-                if count >= options.warmup:
-                    row["wall"].append(wall)
-                    row["processor"].append(processor)
-                    row["peak"] = peak
-        found.extend(rows)
+        calls = {number: functools.partial(_timed, case, inputs) for number, case in enumerate(cases)}
+        what = f"time at {length}"
+        measured = in_rounds(calls, rounds=options.repeats, warmup=options.warmup, what=what)
+        found += [
+            {
+                "wall": [seconds.wall for seconds, _ in own],
+                "processor": [seconds.processor for seconds, _ in own],
+                "peak": own[-1][1],
+            }
+            for own in measured.values()
+        ]
     return found
 
 
-def _timed(case: Case, inputs: list[Tensor]) -> tuple[float, float, int | None]:
-    on_cuda = inputs[0].is_cuda
+def _timed(case: Case, inputs: list[Tensor]) -> tuple[Seconds, int | None]:
     held = 0
-    if on_cuda:
+    if inputs[0].is_cuda:
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
         held = torch.cuda.memory_allocated()
-    wall, processor = time.perf_counter(), time.process_time()
-    run_once(case, inputs)
-    if on_cuda:
-        torch.cuda.synchronize()
-    seconds = time.perf_counter() - wall, time.process_time() - processor
-    return *seconds, torch.cuda.max_memory_allocated() - held if on_cuda else None
+    seconds = timed(functools.partial(run_once, case, inputs), inputs[0].device)
+    return seconds, torch.cuda.max_memory_allocated() - held if inputs[0].is_cuda else None
 
 
 def measure_memory(options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -215,14 +210,14 @@ def make_table(
     """One row per length and case, with ratios to the first case of the same length."""
     cases = [(length, case) for length in options.lengths for case in make_cases(length, options)]
     rows = []
-    for (length, case), timed, measured in zip(cases, times, peaks, strict=True):
+    for (length, case), times_of, measured in zip(cases, times, peaks, strict=True):
         if case.run is full_sdpa:
-            base, base_peak = timed, measured["peak"]
+            base, base_peak = times_of, measured["peak"]
         row = {"tokens": length, "pattern": case.name, "backend": case.backend, "ideal": case.ideal()}
-        row["time"] = median(a / b for a, b in zip(timed["wall"], base["wall"], strict=True))
+        row["time"] = median_ratio(times_of["wall"], base["wall"])
         if options.device == "cpu":
-            row["cpu"] = median(a / b for a, b in zip(timed["processor"], base["processor"], strict=True))
-        row |= {"memory": measured["peak"] / base_peak, "seconds": median(timed["wall"])}
+            row["cpu"] = median_ratio(times_of["processor"], base["processor"])
+        row |= {"memory": measured["peak"] / base_peak, "seconds": median(times_of["wall"])}
         rows.append(row | {"peak MiB": measured["peak"] / 2**20})
     return pd.DataFrame(rows)
 

@@ -20,7 +20,6 @@ import multiprocessing
 import os
 import resource
 import sys
-import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -38,14 +37,14 @@ from sinklora.cache.full import Full
 from sinklora.cache.layer import BudgetLayer
 from sinklora.cache.policies import POLICIES, CachePolicy, make_policy
 from sinklora.evaluate.generation_cost import cache_bound_model, generation_cost
+from sinklora.evaluate.memory import KEEP_MEMORY
+from sinklora.evaluate.timing import in_rounds, median_ratio, timed
 from sinklora.hf.budget_cache import BudgetCache
 from sinklora.hf.model_shapes import SHAPES, random_model
 from sinklora.records.files import atomic_write, write_json
 from sinklora.records.provenance import current_provenance
 from sinklora.records.tables import markdown
 
-# Without these glibc hands memory back between calls, and page faults would be timed.
-KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "2000000000", "MALLOC_TRIM_THRESHOLD_": "8000000000"}
 KINDS = [name for name, policy in POLICIES.items() if policy.bounded]
 
 
@@ -169,29 +168,14 @@ def _model_steps(options: argparse.Namespace, prompt: int, budget: float) -> dic
 def _rounds(
     what: str, cases: dict[str, Callable[[], Any]], options: argparse.Namespace
 ) -> list[dict[str, Any]]:
-    seconds: dict[str, list[float]] = {name: [] for name in cases}
-    for count in tqdm(range(options.repeats + 1), desc=what, disable=None):
-        for name, run in cases.items():
-            start = _now(options)
-            run()
-            if count:  # the first round warms up
-                seconds[name].append(_now(options) - start)
+    calls = {name: functools.partial(timed, run, options.device) for name, run in cases.items()}
+    laps = in_rounds(calls, rounds=options.repeats, what=what)
+    seconds = {name: [lap.wall for lap in own] for name, own in laps.items()}
     base = next(iter(seconds.values()))
     return [
-        {
-            "what": what,
-            "cache": name,
-            "ratio": median(a / b for a, b in zip(mine, base, strict=True)),
-            "seconds": median(mine),
-        }
-        for name, mine in seconds.items()
+        {"what": what, "cache": name, "ratio": median_ratio(own, base), "seconds": median(own)}
+        for name, own in seconds.items()
     ]
-
-
-def _now(options: argparse.Namespace) -> float:
-    if options.device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter()
 
 
 def memory(options: argparse.Namespace) -> pd.DataFrame:

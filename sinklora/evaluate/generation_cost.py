@@ -1,16 +1,19 @@
 """Table 5: what a cache costs in time and memory, prompt and decoding apart, beside transformers' own."""
 
-import statistics
-import time
 from collections.abc import Callable, Mapping
+from functools import partial
+from statistics import median
+from typing import NamedTuple
 
 import pandas as pd
 import torch
-from tqdm.auto import tqdm
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache
 
+from sinklora.evaluate.timing import Stopwatch, in_rounds, median_ratio
 from sinklora.hf.budget_cache import BudgetCache
+
+OWN = "transformers' cache"  # what all others are compared with
 
 
 def cache_bound_model(layers: int = 2, heads: int = 8, head_size: int = 64) -> PreTrainedModel:
@@ -57,26 +60,24 @@ def generation_cost(
     transformers' DynamicCache with SDPA in the same round, and the medians of the rounds are given.
     """
     ids = torch.randint(3, model.config.vocab_size, (batch, prompt_tokens), device=model.device)
-    makers = {"transformers' cache": DynamicCache, **caches}
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in makers}
-    held: dict[str, int] = {}
-    for _ in tqdm(range(rounds), desc=f"{prompt_tokens} tokens", disable=not progress):
-        for name, make in makers.items():
-            prompt, decode, held[name] = _generate(model, make(), ids, new_tokens)
-            times[name].append((prompt, decode))
+    cases = {
+        name: partial(_generate, model, make, ids, new_tokens)
+        for name, make in {OWN: DynamicCache, **caches}.items()
+    }
+    what = f"{prompt_tokens} tokens"
+    costs = in_rounds(cases, rounds=rounds, warmup=0, what=what, progress=progress)
+    base = costs[OWN]
     rows = []
-    base = times["transformers' cache"]
-    for name, mine in times.items():
-        pairs = list(zip(mine, base, strict=True))
+    for name, own in costs.items():
         rows.append(
             {
                 "cache": name,
-                "prompt (s)": statistics.median(p for p, _ in mine),
-                "prompt, ratio": statistics.median(m[0] / b[0] for m, b in pairs),
-                "decoded tokens/s": statistics.median(batch * new_tokens / d for _, d in mine),
-                "decoding, times faster": statistics.median(b[1] / m[1] for m, b in pairs),
-                "cache (MiB)": held[name] / 2**20,
-                "cache, share": held[name] / held["transformers' cache"],
+                "prompt (s)": median(c.prompt for c in own),
+                "prompt, ratio": median_ratio([c.prompt for c in own], [c.prompt for c in base]),
+                "decoded tokens/s": median(batch * new_tokens / c.decoding for c in own),
+                "decoding, times faster": median_ratio([c.decoding for c in base], [c.decoding for c in own]),
+                "cache (MiB)": own[-1].held / 2**20,
+                "cache, share": own[-1].held / base[-1].held,
             }
         )
     return pd.DataFrame(rows)
@@ -96,20 +97,22 @@ def cost_verdict(costs: pd.DataFrame) -> str:
     )
 
 
+class _Generation(NamedTuple):
+    """Seconds of the prompt and of decoding, bytes of the cache at the end."""
+
+    prompt: float
+    decoding: float
+    held: int
+
+
 def _generate(
-    model: PreTrainedModel, cache: Cache, ids: torch.Tensor, new_tokens: int
-) -> tuple[float, float, int]:
-    start = _now(model)
+    model: PreTrainedModel, make_cache: Callable[[], Cache], ids: torch.Tensor, new_tokens: int
+) -> _Generation:
+    cache = make_cache()
+    watch = Stopwatch(model.device)
     logits = model(ids, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
-    prompt = _now(model)
+    prompt = watch.lap().wall
     for _ in range(new_tokens):
         token = logits[:, -1:].argmax(-1)
         logits = model(token, past_key_values=cache, use_cache=True).logits
-    end = _now(model)
-    return prompt - start, end - prompt, cache_bytes(cache)
-
-
-def _now(model: PreTrainedModel) -> float:
-    if model.device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter()
+    return _Generation(prompt, watch.lap().wall, cache_bytes(cache))

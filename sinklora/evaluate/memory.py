@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import sys
 import weakref
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
 ALLOCATION = 512  # bytes: CUDA's allocator rounds each tensor up to a multiple
+
+# glibc reads these when a process starts. For time it keeps what was freed, else page faults are timed in
+# place of the computation; for memory it gives it back. Either would be measured wrong with the other.
+KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "2000000000", "MALLOC_TRIM_THRESHOLD_": "8000000000"}
+
+RETURN_MEMORY = {
+    "MALLOC_MMAP_THRESHOLD_": "65536",
+    "MALLOC_TRIM_THRESHOLD_": "65536",
+    "MALLOC_ARENA_MAX": "1",
+}
 
 
 class TensorMemory(TorchDispatchMode):
@@ -47,21 +59,29 @@ class TensorMemory(TorchDispatchMode):
 
 
 def resident_bytes() -> int:
-    """Memory of this process that is resident now (Linux)."""
-    return _status("VmRSS")
+    """Memory of this process that is resident now."""
+    return int(psutil.Process().memory_info().rss)
 
 
 def resident_peak_bytes() -> int:
-    """The most that was resident since the process started or since `reset_resident_peak` (Linux)."""
-    return _status("VmHWM")
+    """The most that was resident since the process started or since `reset_resident_peak`; Linux only.
+
+    Raises RuntimeError elsewhere, as `reset_resident_peak` does: only Linux lets go of an earlier peak.
+    """
+    lines = _proc("status").read_text(encoding="ascii").splitlines()
+    [line] = [line for line in lines if line.startswith("VmHWM:")]
+    return int(line.split()[1]) * 1024
 
 
 def reset_resident_peak() -> None:
-    """Let `resident_peak_bytes` start again from what is resident now (Linux)."""
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    """Let `resident_peak_bytes` start again from what is resident now; Linux only."""
+    _proc("clear_refs").write_text("5", encoding="ascii")
 
 
-def _status(field: str) -> int:
-    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    [line] = [line for line in lines if line.startswith(f"{field}:")]
-    return int(line.split()[1]) * 1024
+def _proc(name: str) -> Path:
+    if sys.platform != "linux":
+        raise RuntimeError(
+            f"sys.platform={sys.platform!r}: peaks of resident memory are told apart on Linux only; "
+            "measure there or on a CUDA device, or estimate the peak without measuring"
+        )
+    return Path("/proc/self") / name

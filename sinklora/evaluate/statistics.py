@@ -2,10 +2,11 @@
 
 import math
 from dataclasses import dataclass
-from math import comb
 
-import numpy as np
 import pandas as pd
+from scipy import stats
+
+from sinklora.records.tables import DASH
 
 
 @dataclass(frozen=True)
@@ -27,14 +28,9 @@ class Accuracy:
 
     def interval(self, z: float = 1.96) -> tuple[float, float]:
         """Wilson score interval of the share (95 % for z = 1.96)."""
-        n, p = self.trials, self.share
-        middle = p + z * z / (2 * n)
-        half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-        # Rounding must not carry it out of [0, 1].
-        return max(0.0, (middle - half) / (1 + z * z / n)), min(1.0, (middle + half) / (1 + z * z / n))
-
-
-DASH = "–"
+        level = math.erf(z / math.sqrt(2))
+        ends = stats.binomtest(self.correct, self.trials).proportion_ci(level, method="wilson")
+        return float(ends.low), float(ends.high)
 
 
 def spread(values: "pd.Series[float]", digits: int = 2) -> str:
@@ -45,19 +41,6 @@ def spread(values: "pd.Series[float]", digits: int = 2) -> str:
     return mean if values.count() < 2 else f"{mean} ± {values.std(ddof=1):.{digits}f}"
 
 
-def t_quantile(freedom: int, level: float = 0.95) -> float:
-    """The t with P(-t < T < t) = ``level`` for Student's T (12.706 for 1 degree of freedom, 4.303 for 2).
-
-    T = sqrt(freedom) tan(angle) gives the angle a density proportional to cos(angle)^(freedom - 1).
-    """
-    if freedom < 1:
-        raise ValueError(f"freedom={freedom}: expected at least 1")
-    angle = np.linspace(0, np.pi / 2, 100_001)
-    density = np.cos(angle) ** (freedom - 1)
-    below = np.concatenate([[0.0], np.cumsum((density[1:] + density[:-1]) / 2)])
-    return math.sqrt(freedom) * math.tan(float(np.interp(level, below / below[-1], angle)))
-
-
 def interval(differences: "pd.Series[float]", level: float = 0.95) -> tuple[float, float]:
     """Student's t-interval of the mean of paired differences; NaN for fewer than two.
 
@@ -66,7 +49,8 @@ def interval(differences: "pd.Series[float]", level: float = 0.95) -> tuple[floa
     values = differences.dropna()
     if len(values) < 2:
         return math.nan, math.nan
-    half = t_quantile(len(values) - 1, level) * float(values.std(ddof=1)) / math.sqrt(len(values))
+    error = float(values.std(ddof=1)) / math.sqrt(len(values))
+    half = float(stats.t.ppf((1 + level) / 2, len(values) - 1)) * error
     return float(values.mean()) - half, float(values.mean()) + half
 
 
@@ -100,6 +84,4 @@ def between(differences: "pd.Series[float]") -> str:
 
 def sign_test(wins: int, losses: int) -> float:
     """Two-sided exact p-value of so many pairs one way and the other, where either way is as likely."""
-    pairs = wins + losses
-    tail = sum(comb(pairs, k) for k in range(max(wins, losses), pairs + 1)) / 2**pairs
-    return min(1.0, 2 * tail)
+    return float(stats.binomtest(wins, wins + losses).pvalue) if wins + losses else 1.0

@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 
 from sinklora.evaluate.step_estimate import estimate
-from sinklora.evaluate.step_spec import METHODS, StepSpec
+from sinklora.evaluate.step_spec import StepSpec
 from sinklora.evaluate.training_step import measured
+from sinklora.train.spec import METHODS
 
 
 def _describe(spec: StepSpec) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import nn
@@ -16,9 +16,9 @@ from sinklora.attention.patterns import find_pattern
 from sinklora.hf.model_shapes import random_model, shape_config
 from sinklora.hf.models import use_pattern
 from sinklora.lora.adapter import lora_plus
+from sinklora.records.checks import Count, check_fields, one_of
 from sinklora.train.loss import ChunkedLoss
-
-METHODS = ("lora_plus", "full")  # as in TrainSpec
+from sinklora.train.spec import METHODS
 
 EAGER = "eager"  # full attention with all scores in memory, as before FlashAttention
 
@@ -30,26 +30,20 @@ class StepSpec:
     ``shape``: a name of `model_shapes` or a model's folder. ``pattern``: a pattern's name, or "eager" for
     full attention with all scores in memory. ``method`` "lora_plus" trains adapters, embeddings and norms,
     "full" everything; what is trained is float32, what is frozen bfloat16, computed under bfloat16 autocast.
-    Raises ValueError naming the argument.
+    Raises TypeError or ValueError naming the field.
     """
 
     shape: str = "base"
-    context: int = 2048
+    context: Count = 2048
     pattern: str = "sf"
-    method: str = "lora_plus"
-    batch: int = 1
+    method: Annotated[str, one_of(METHODS)] = "lora_plus"
+    batch: Count = 1
     checkpointing: bool = True
-    loss_chunk: int = 2048
-    device: str = "cpu"
+    loss_chunk: Count = 2048
+    device: Annotated[str, one_of(("cpu", "cuda"))] = "cpu"
 
     def __post_init__(self) -> None:
-        if self.method not in METHODS:
-            raise ValueError(f"method={self.method!r}: expected one of {METHODS}")
-        for name in ("context", "batch", "loss_chunk"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: expected at least 1")
-        if self.device not in ("cpu", "cuda"):
-            raise ValueError(f"device={self.device!r}: expected 'cpu' or 'cuda'")
+        check_fields(self)
         if self.pattern != EAGER:
             find_pattern(self.pattern)
         shape_config(self.shape, self.context)

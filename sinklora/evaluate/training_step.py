@@ -9,32 +9,29 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from sinklora.evaluate.memory import reset_resident_peak, resident_bytes, resident_peak_bytes
+from sinklora.evaluate.memory import (
+    KEEP_MEMORY,
+    RETURN_MEMORY,
+    reset_resident_peak,
+    resident_bytes,
+    resident_peak_bytes,
+)
 from sinklora.evaluate.step_estimate import estimate
 from sinklora.evaluate.step_spec import StepCost, StepSpec, training_model, training_step
-from sinklora.records.files import write_json
+from sinklora.evaluate.timing import timed
 from sinklora.records.provenance import current_provenance
-from sinklora.records.runs import RunDirectory
-
-# For time glibc keeps what was freed, for memory it gives it back, else one would be measured in the other.
-KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "2000000000", "MALLOC_TRIM_THRESHOLD_": "8000000000"}
+from sinklora.records.runs import remember
 
 # Of a CUDA device: its driver, this process's libraries and the context of the one that started it hold less.
 IDLE_BYTES = 3 * 2**30
 
 RETRY_SECONDS = 60.0  # until a process that is ending has given back what it holds of a device
-
-RETURN_MEMORY = {
-    "MALLOC_MMAP_THRESHOLD_": "65536",
-    "MALLOC_TRIM_THRESHOLD_": "65536",
-    "MALLOC_ARENA_MAX": "1",
-}
 
 
 def measure(spec: StepSpec, repeats: int = 3) -> StepCost:
@@ -56,7 +53,7 @@ def measure(spec: StepSpec, repeats: int = 3) -> StepCost:
     try:
         step = training_step(spec, training_model(spec, spec.device))
         step()
-        seconds = [_timed(step, cuda) for _ in range(repeats)]
+        seconds = [timed(step, spec.device).wall for _ in range(repeats)]
     except torch.OutOfMemoryError:
         return StepCost(None, None, certain=max(held_before, _held_by_others()) <= IDLE_BYTES)
     peak = torch.cuda.max_memory_allocated() if cuda else resident_peak_bytes() - before
@@ -73,16 +70,6 @@ def _device_bytes() -> int:
     return torch.cuda.get_device_properties(0).total_memory
 
 
-def _timed(step: Callable[[], None], cuda: bool) -> float:
-    if cuda:
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    step()
-    if cuda:
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
-
-
 def measured(spec: StepSpec, *, runs: Path, repeats: int = 3, time_it: bool = True) -> StepCost:
     """`measure` in a process of its own, kept in a run directory for this machine and these versions.
 
@@ -96,21 +83,18 @@ def measured(spec: StepSpec, *, runs: Path, repeats: int = 3, time_it: bool = Tr
     machine = {name: known[name] for name in ("versions", "hardware", "threads")}
     machine["versions"] = {name: machine["versions"][name] for name in ("torch", "transformers", "peft")}
     key = {"step": asdict(spec), "repeats": repeats, "time_it": time_it, "machine": machine}
-    run = RunDirectory(runs, key, prefix="step")
 
-    def work(folder: Path) -> list[str]:
+    def compute() -> dict[str, Any]:
         if spec.device == "cuda":
             cost = _on_cuda(spec, repeats)
         else:
             peak = _in_own_process(spec, 1, RETURN_MEMORY).peak_bytes
             seconds = _in_own_process(spec, repeats, KEEP_MEMORY).seconds if time_it else None
             cost = StepCost(seconds, peak)
-        kept = {"seconds": cost.seconds, "peak_bytes": cost.peak_bytes}
-        write_json(folder / "cost.json", {**kept, "provenance": known})
-        return ["cost.json"]
+        return {"seconds": cost.seconds, "peak_bytes": cost.peak_bytes, "provenance": known}
 
-    found = json.loads((run.reuse_or(work) / "cost.json").read_text(encoding="utf-8"))
-    return StepCost(found["seconds"], found["peak_bytes"])
+    kept = remember(key, compute, runs=runs, prefix="step", name="cost")
+    return StepCost(kept["seconds"], kept["peak_bytes"])
 
 
 def _on_cuda(spec: StepSpec, repeats: int) -> StepCost:

@@ -4,8 +4,6 @@
 the latter is complete, any other can be continued or begun again.
 """
 
-import errno
-import fcntl
 import json
 import os
 import re
@@ -15,7 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from sinklora.records.files import as_json, file_hash, json_hash, sync, write_json
+from filelock import FileLock, Timeout
+
+from sinklora.records.files import as_json, atomic_write, file_hash, json_hash, sync, write_json
 
 State = Literal["missing", "unfinished", "finished"]
 
@@ -109,26 +109,27 @@ class RunDirectory:
     def lock(self, wait: bool = False) -> Iterator[None]:
         """Hold the run for this process alone; the lock ends with the process, however it ends.
 
-        With `wait` it waits for the other process, otherwise raises RunLockedError with that process's id.
-        Under torchrun the process of rank 0 holds it for all ranks: they work on one run together.
+        With `wait` it waits for the other process, otherwise raises RunLockedError with that process's id;
+        RuntimeError where a thread would wait for itself. Under torchrun the process of rank 0 holds it for
+        all ranks: they work on one run together.
         """
         if os.environ.get("RANK", "0") != "0":
             yield
             return
         self.root.mkdir(parents=True, exist_ok=True)
-        with (self.root / f".{self.path.name}.lock").open("a+", encoding="utf-8") as file:
+        lock = FileLock(self.root / f".{self.path.name}.lock")
+        owner = self.root / f".{self.path.name}.owner"  # apart: who asks for a lock may empty its file
+        try:
+            held = lock.acquire(blocking=wait)
+        except Timeout:
+            process = owner.read_text(encoding="utf-8").strip() if owner.exists() else "of unknown id"
+            raise RunLockedError(f"process {process} works in {self.path}; wait for it or stop it") from None
+        with held:
+            atomic_write(owner, f"{os.getpid()}\n")
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            except OSError as error:
-                if error.errno not in (errno.EAGAIN, errno.EACCES):
-                    raise
-                file.seek(0)
-                owner = f"process {file.read().strip() or 'of unknown id'}"
-                raise RunLockedError(f"{owner} works in {self.path}; wait for it or stop it") from None
-            file.truncate(0)
-            file.write(f"{os.getpid()}\n")
-            file.flush()
-            yield
+                yield
+            finally:
+                owner.unlink(missing_ok=True)
 
     def reuse_or(self, work: Callable[[Path], Iterable[str | Path]], wait: bool = True) -> Path:
         """The path of the finished run; unless it is there, `work(path)` makes the outputs that it returns.
@@ -167,3 +168,22 @@ class RunDirectory:
     def _damage(self, name: str, what: str) -> DamagedRunError:
         advice = "delete the directory to run it again"
         return DamagedRunError(f"run {self.path} is damaged: {name} {what}; {advice}")
+
+
+def remember(
+    key: Mapping[str, Any], compute: Callable[[], Any], *, runs: Path, prefix: str, name: str = "rows"
+) -> Any:
+    """The JSON value that belongs to `key`: computed the first time, read back ever after.
+
+    It lies in ``name.json`` of the run directory ``runs/prefix-<hash of key>``, which holds nothing else.
+    What is returned was read from the file the first time as well, so that both times it is the same (tuples
+    are lists, keys strings). Who asks while another process computes it waits for that one.
+    Raises TypeError or ValueError for a value that JSON does not hold, DamagedRunError for a changed file.
+    """
+
+    def work(folder: Path) -> list[str]:
+        write_json(folder / f"{name}.json", compute())
+        return [f"{name}.json"]
+
+    folder = RunDirectory(runs, key, prefix).reuse_or(work)
+    return json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))

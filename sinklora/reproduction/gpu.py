@@ -23,6 +23,7 @@ import torch
 import typer
 import yaml
 
+from sinklora.records.checks import read_fields
 from sinklora.records.provenance import current_provenance
 from sinklora.records.runs import RunDirectory
 from sinklora.reproduction.base_model.study import BaseRecipe, make_base
@@ -59,9 +60,9 @@ class GpuPlan:
             raise ValueError(f"{path}: expected the keys base (folder, recipe) and steps")
         recipe = values["base"].get("recipe")
         try:
-            made = None if recipe is None else BaseRecipe(**recipe)
+            made = None if recipe is None else read_fields(BaseRecipe, recipe)
             steps = tuple(Step(step["name"], tuple(map(str, step["run"]))) for step in values["steps"])
-        except (TypeError, KeyError) as error:
+        except (TypeError, ValueError, KeyError) as error:
             raise ValueError(f"{path}: {error}") from error
         names = [step.name for step in steps]
         if len(set(names)) < len(names):

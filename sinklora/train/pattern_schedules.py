@@ -1,4 +1,4 @@
-"""Curricula: the pattern changes while a model trains, so that cheap steps come first and full ones last.
+"""Pattern schedules: the pattern changes while a model trains: cheap steps come first and full ones last.
 
 Ours, not the paper's. What SF-Attn lacks at the end is that no window has ever seen the whole row; a few
 steps of full attention mend most of that, and narrower windows before them pay for it.
@@ -57,11 +57,11 @@ PATTERN_SCHEDULES: dict[str, PatternSchedule] = {
 
 
 def find_schedule(name: str) -> PatternSchedule | None:
-    """The curriculum of a name; None for the name of a pattern, ValueError for neither."""
+    """The pattern schedule of a name; None for the name of a pattern, ValueError for neither."""
     if name in PATTERN_SCHEDULES:
         return PATTERN_SCHEDULES[name]
     try:
         find_pattern(name)
     except ValueError as error:
-        raise ValueError(f"{error}, or a curriculum: {', '.join(PATTERN_SCHEDULES)}") from error
+        raise ValueError(f"{error}, or a pattern schedule: {', '.join(PATTERN_SCHEDULES)}") from error
     return None

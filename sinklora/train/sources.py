@@ -10,6 +10,9 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
+
+from sinklora.records.checks import Count, NotNegative, check_fields, one_of
 
 SPLITS = ("train", "validation", "test")
 
@@ -24,32 +27,28 @@ HELD_OUT_PERCENT = 4  # of the documents: half for validation, half (where no te
 class CorpusSpec:
     """Which documents: a source by name, a split, and limits on their length (characters).
 
-    ``total_characters`` stops after that much text; documents come in the order of the hash of their
-    names, so a smaller limit selects a prefix of a larger one.
+    `total_characters` stops after that much text; documents come in the order of the hash of their names, so
+    a smaller limit selects a prefix of a larger one. Raises TypeError or ValueError naming the field.
     """
 
     source: str = "installed:"
-    split: str = "train"
-    min_characters: int = 200
-    max_characters: int = 400_000
-    total_characters: int | None = None
+    split: Annotated[str, one_of(SPLITS)] = "train"
+    min_characters: NotNegative = 200
+    max_characters: NotNegative = 400_000
+    total_characters: Count | None = None
     text_column: str = "text"
 
     def __post_init__(self) -> None:
+        check_fields(self)
         kind = self.source.partition(":")[0]
         if kind not in READERS or ":" not in self.source:
             raise ValueError(
                 f"source={self.source!r}: expected one of {', '.join(k + ':…' for k in READERS)}"
             )
-        if self.split not in SPLITS:
-            raise ValueError(f"split={self.split!r}: expected one of {SPLITS}")
-        if not 0 <= self.min_characters <= self.max_characters:
+        if self.min_characters > self.max_characters:
             raise ValueError(
-                f"min_characters={self.min_characters}, max_characters={self.max_characters}: "
-                "expected 0 <= min_characters <= max_characters"
+                f"min_characters={self.min_characters}: expected at most max_characters={self.max_characters}"
             )
-        if self.total_characters is not None and self.total_characters < 1:
-            raise ValueError(f"total_characters={self.total_characters}: expected a positive number or None")
 
 
 @dataclass(frozen=True)

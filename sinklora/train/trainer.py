@@ -112,7 +112,7 @@ def training_arguments(spec: TrainSpec, folder: Path, progress: bool) -> Trainin
         per_device_train_batch_size=spec.micro_batch_size,
         gradient_accumulation_steps=accumulation,
         learning_rate=spec.learning_rate,
-        lr_scheduler_type=spec.schedule,
+        lr_scheduler_type=spec.lr_schedule,
         warmup_steps=spec.warmup_steps,
         weight_decay=spec.weight_decay,
         adam_beta2=spec.beta2,

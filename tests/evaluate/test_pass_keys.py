@@ -1,4 +1,4 @@
-"""Wilson intervals against known values; pass-key accuracy with models whose answers are known."""
+"""Pass-key accuracy with models whose answers are known."""
 
 from types import SimpleNamespace
 
@@ -6,22 +6,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from helpers import assert_close
 from sinklora.evaluate.pass_keys import pass_key_accuracy
 from sinklora.evaluate.statistics import Accuracy
-
-
-@pytest.mark.parametrize(
-    ("correct", "trials", "interval"),
-    [
-        (0, 10, (0.0, 0.27753)),
-        (5, 10, (0.23659, 0.76341)),
-        (10, 10, (0.72247, 1.0)),
-        (81, 263, (0.25525, 0.36619)),
-    ],
-)
-def test_wilson_interval(correct: int, trials: int, interval: tuple[float, float]) -> None:
-    assert_close(Accuracy(correct, trials).interval(), interval, atol=5e-5)
 
 
 class Parrot:

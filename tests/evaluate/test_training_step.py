@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -12,10 +13,16 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 import sinklora.evaluate.training_step as efficiency
-from sinklora.evaluate.memory import TensorMemory
+from sinklora.evaluate.memory import (
+    RETURN_MEMORY,
+    TensorMemory,
+    reset_resident_peak,
+    resident_bytes,
+    resident_peak_bytes,
+)
 from sinklora.evaluate.step_estimate import estimate
 from sinklora.evaluate.step_spec import EAGER, StepCost, StepSpec
-from sinklora.evaluate.training_step import RETURN_MEMORY, measured
+from sinklora.evaluate.training_step import measured
 from sinklora.hf.model_shapes import SHAPES, random_model, shape_config
 from sinklora.reproduction.efficiency.longest_context import (
     context_verdict,
@@ -55,6 +62,25 @@ def test_tensors_are_counted_while_they_live() -> None:
         assert memory.now == 4096, "the view keeps it"
         del view
         assert (memory.now, memory.peak) == (0, 8192)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux lets go of an earlier peak")
+def test_a_resident_peak_is_of_what_came_after_its_reset() -> None:
+    unit = 2**26  # far above what the interpreter itself takes and frees meanwhile
+    torch.ones(8 * unit // 4)
+    reset_resident_peak()
+    before = resident_bytes()
+    held = torch.ones(2 * unit // 4)
+    assert resident_bytes() - before == pytest.approx(2 * unit, rel=0.1)
+    del held
+    assert resident_peak_bytes() - before == pytest.approx(2 * unit, rel=0.1)
+
+
+def test_a_system_without_peaks_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "darwin")
+    for ask in (reset_resident_peak, resident_peak_bytes):
+        with pytest.raises(RuntimeError, match=r"sys.platform='darwin': .* Linux only"):
+            ask()
 
 
 @pytest.mark.parametrize("pattern", ["sf", "eager"])

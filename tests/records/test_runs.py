@@ -8,6 +8,10 @@ import re
 import signal
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -16,7 +20,7 @@ from hypothesis import strategies as st
 
 from sinklora.records.files import atomic_write, file_hash, json_hash, write_json
 from sinklora.records.provenance import _git, current_provenance
-from sinklora.records.runs import DamagedRunError, RunDirectory, RunLockedError
+from sinklora.records.runs import DamagedRunError, RunDirectory, RunLockedError, remember
 
 SPEC = {"pattern": "sf", "steps": 60, "rate": 2e-5, "corpus": {"packages": ["numpy", "sympy"]}, "base": None}
 
@@ -171,6 +175,48 @@ def test_verify_of_a_missing_run(run: RunDirectory) -> None:
         run.verify()
 
 
+# --- remembered values --------------------------------------------------------------------------------------
+
+
+def never() -> object:
+    pytest.fail("computed again")
+
+
+def test_a_value_is_computed_once_and_is_the_same_the_first_time(tmp_path: Path) -> None:
+    first = remember(SPEC, lambda: {"pair": (1, 2.5), "name": "é"}, runs=tmp_path, prefix="cost")
+    again = remember(dict(reversed(SPEC.items())), never, runs=tmp_path, prefix="cost")
+    assert first == again == {"pair": [1, 2.5], "name": "é"}
+    assert remember({**SPEC, "steps": 61}, lambda: None, runs=tmp_path, prefix="cost") is None
+
+
+def test_a_value_that_was_kept_before_there_was_a_function_for_it_is_found(tmp_path: Path) -> None:
+    # What the studies wrote, file by file: neither prefix, hash, file name nor content may change.
+    text = '{"lengths":[512,1024],"model":{"run":"sf-2048-0123456789abcdef"},"policy":null,"trials":10}'
+    folder = tmp_path / f"retrieval-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    folder.mkdir()
+    key = json.loads(text)
+    rows = [{"tokens": 512, "depth": 0.0, "answer": "00123", "wrote": " 00123. é", "correct": True}]
+    content = (json.dumps(rows, indent=2, ensure_ascii=False) + "\n").encode()
+    (folder / "spec.json").write_text(json.dumps(key, indent=2) + "\n")
+    (folder / "rows.json").write_bytes(content)
+    listed = {"rows.json": {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}}
+    finished = {"spec_sha256": hashlib.sha256(text.encode()).hexdigest(), "outputs": listed}
+    (folder / "finished.json").write_text(json.dumps(finished, indent=2) + "\n")
+    assert remember({**key, "lengths": (512, 1024)}, never, runs=tmp_path, prefix="retrieval") == rows
+    (folder / "rows.json").write_bytes(content.replace(b"true", b"null"))
+    with pytest.raises(DamagedRunError, match=r"rows\.json has changed"):
+        remember(key, never, runs=tmp_path, prefix="retrieval")
+
+
+def test_what_failed_or_is_no_json_is_computed_again(tmp_path: Path) -> None:
+    with pytest.raises(KeyError, match="model"):
+        remember(SPEC, lambda: {}["model"], runs=tmp_path, prefix="cost", name="cost")
+    with pytest.raises(ValueError, match=r"value\['loss'\] is nan"):
+        remember(SPEC, lambda: {"loss": math.nan}, runs=tmp_path, prefix="cost", name="cost")
+    assert remember(SPEC, lambda: {"loss": 2.0}, runs=tmp_path, prefix="cost", name="cost") == {"loss": 2.0}
+    assert [path.name for path in tmp_path.glob("cost-*/cost.json")] == ["cost.json"]
+
+
 # --- damage -------------------------------------------------------------------------------------------------
 
 
@@ -244,7 +290,9 @@ def test_file_hash_is_sha256(tmp_path: Path) -> None:
 # --- locks --------------------------------------------------------------------------------------------------
 
 
-def test_lock_names_the_process_that_holds_it(run: RunDirectory) -> None:
+@contextmanager
+def held_elsewhere(run: RunDirectory) -> Iterator[subprocess.Popen[str]]:
+    """Another process that holds the run until its standard input is closed or it is killed."""
     code = f"""
 from sinklora.records.runs import RunDirectory
 with RunDirectory({str(run.root)!r}, {SPEC!r}, {run.prefix!r}).lock():
@@ -252,18 +300,56 @@ with RunDirectory({str(run.root)!r}, {SPEC!r}, {run.prefix!r}).lock():
     sys.stdin.read()
 """
     command = in_another_process(code)
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, **pipes) as process:  # type: ignore[call-overload]
-        assert process.stdout.readline() == "locked\n"
-        with (
-            pytest.raises(RunLockedError, match=f"process {process.pid} works in .*{run.path.name}"),
-            run.lock(),
-        ):
-            pytest.fail("two processes hold one run")
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stdout.readline() == "locked\n"
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def test_lock_names_the_process_that_holds_it(run: RunDirectory) -> None:
+    with held_elsewhere(run) as process:
+        for _ in range(2):  # whoever asks does not wipe the name out
+            with (
+                pytest.raises(RunLockedError, match=f"process {process.pid} works in .*{run.path.name}"),
+                run.lock(),
+            ):
+                pytest.fail("two processes hold one run")
         with RunDirectory(run.root, {**SPEC, "seed": 1}, run.prefix).lock():
             process.kill()
+            process.wait()
     with run.lock():  # a killed process leaves no lock behind
         assert run.state() == "missing"
+        with pytest.raises(RunLockedError, match=f"process {os.getpid()} "), run.lock():
+            pytest.fail("the lock was taken twice")
+
+
+def test_who_waits_gets_the_lock_when_the_other_process_ends(run: RunDirectory) -> None:
+    ended = threading.Event()
+
+    def work(folder: Path) -> list[str]:
+        (folder / "ended.txt").write_text(str(ended.is_set()))
+        return ["ended.txt"]
+
+    with held_elsewhere(run) as process, ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(run.reuse_or, work)
+        with pytest.raises(TimeoutError):
+            waiting.result(timeout=0.3)
+        ended.set()
+        process.communicate()
+        assert (waiting.result() / "ended.txt").read_text() == "True"
+
+
+def test_who_waits_for_itself_is_told(run: RunDirectory) -> None:
+    with run.lock(), pytest.raises(RuntimeError, match="already held"), run.lock(wait=True):
+        pytest.fail("the lock was taken twice")
+
+
+def test_a_released_lock_names_nobody(run: RunDirectory) -> None:
+    with run.lock():
+        pass
+    assert not list(run.root.glob(".*.owner"))
 
 
 def test_lock_is_released_by_an_error(run: RunDirectory) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from sinklora.attention.patterns import PATTERNS, find_pattern
+from sinklora.records.checks import Count, Distinct, check_fields
 from sinklora.reproduction.ablations.tables import attention_costs
 from sinklora.reproduction.extension.study import ExtensionStudy, measure
 from sinklora.train.sources import CorpusSpec
@@ -23,12 +24,15 @@ class AblationStudy:
     """
 
     training: TrainSpec
-    seeds: tuple[int, ...]
+    seeds: Distinct[int]
     test_set: CorpusSpec
-    original_context: int
-    stride: int
-    documents: int
-    document_tokens: int
+    original_context: Count
+    stride: Count
+    documents: Count
+    document_tokens: Count
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def extension(self, methods: Iterable[str], **condition: Any) -> ExtensionStudy:
         """The study of some methods; ``condition``: fields of TrainSpec in place of ``training``'s."""

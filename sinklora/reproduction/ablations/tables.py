@@ -13,7 +13,8 @@ from itertools import pairwise
 import pandas as pd
 from transformers import AutoConfig
 
-from sinklora.evaluate.statistics import DASH, between, bonferroni, interval, judge, spread
+from sinklora.evaluate.statistics import between, bonferroni, interval, judge, spread
+from sinklora.records.tables import DASH
 from sinklora.reproduction.names import UNTRAINED
 from sinklora.train.spec import TrainSpec
 

@@ -5,11 +5,12 @@ import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
 import torch
+from pydantic import Field
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
     AutoModelForCausalLM,
@@ -23,6 +24,7 @@ from sinklora.evaluate.pass_keys import pass_key_accuracy
 from sinklora.evaluate.perplexity import measure_perplexity
 from sinklora.hf.device import default_device
 from sinklora.hf.model_shapes import SHAPES
+from sinklora.records.checks import Count, NotNegative, Positive, Share, check_fields, one_of
 from sinklora.records.files import json_hash, write_json
 from sinklora.train.run import train
 from sinklora.train.sources import CorpusSpec, content_hash, read_documents
@@ -89,24 +91,27 @@ def export(run: Path, skeleton: Path, destination: Path) -> None:
 class BaseRecipe:
     """How the embedded base model is made; the defaults made the one in ``data/base``.
 
-    ``shape``: of `model_shapes`. Characters, tokens and steps are counts; ``recall_share`` is the share of
-    training rows that are recall documents.
+    `shape`: of `model_shapes`. Characters, tokens and steps are counts; `recall_share` is the share of
+    training rows that are recall documents. Raises TypeError or ValueError naming the field.
     """
 
-    shape: str = "base"
-    vocabulary: int = 4096
-    tokenizer_characters: int = 20_000_000
-    training_characters: int = 95_000_000
-    context: int = 512
-    steps: int = 3400
-    batch_size: int = 16
-    micro_batch_size: int | None = None  # the whole batch
-    learning_rate: float = 3e-3
-    warmup_steps: int = 100
-    weight_decay: float = 0.1
-    recall_share: float = 0.05
+    shape: Annotated[str, one_of(SHAPES)] = "base"
+    vocabulary: Count = 4096
+    tokenizer_characters: Count = 20_000_000
+    training_characters: Count = 95_000_000
+    context: Count = 512
+    steps: Count = 3400
+    batch_size: Count = 16
+    micro_batch_size: Count | None = None  # the whole batch
+    learning_rate: Positive = 3e-3
+    warmup_steps: NotNegative = 100
+    weight_decay: Annotated[float, Field(ge=0)] = 0.1
+    recall_share: Share = 0.05
     compile: bool = True
-    seed: int = 0
+    seed: NotNegative = 0
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def spec(self, skeleton: Path) -> TrainSpec:
         """The training run of the recipe."""
@@ -122,7 +127,7 @@ class BaseRecipe:
             micro_batch_size=self.micro_batch_size or self.batch_size,
             learning_rate=self.learning_rate,
             warmup_steps=self.warmup_steps,
-            schedule="cosine",
+            lr_schedule="cosine",
             weight_decay=self.weight_decay,
             compile=self.compile,
             recall_share=self.recall_share,

@@ -19,8 +19,8 @@ from sinklora.cache.full import Full
 from sinklora.cache.policies import CachePolicy, policy_key
 from sinklora.evaluate.fitting import longest
 from sinklora.hf.device import default_device
-from sinklora.records.files import atomic_write, file_hash, write_json
-from sinklora.records.runs import RunDirectory
+from sinklora.records.files import atomic_write, file_hash
+from sinklora.records.runs import remember
 from sinklora.reproduction.cache.study import QUESTIONS
 from sinklora.reproduction.longbench.python_sources import plain_lines
 from sinklora.train.sources import CorpusSpec, read_documents
@@ -114,7 +114,7 @@ def answer_questions(
     runs: Path = Path("runs"),
 ) -> pd.DataFrame:
     """Whether each question is answered right through every policy's cache, in the columns of
-    `cache_study.measure`.
+    `cache.study.measure`.
 
     `data_files`: questions in OpenBookQA's format; None is OpenBookQA itself, from the hub. `chosen`: name ->
     the policy at each budget (a fraction of the question with what is shown before it); the full cache is
@@ -137,8 +137,7 @@ def answer_questions(
     for name, policy in [("full", Full()), *((n, p) for n, ps in chosen.items() for p in ps)]:
         spec = {"base_sha256": base_hash(base), "data": data, "policy": policy_key(policy)}
         work = partial(_answer, base, policy, task, limit, few_shot, loaded)
-        folder = RunDirectory(runs, spec, prefix="questions").reuse_or(work)
-        right = json.loads((folder / "right.json").read_text(encoding="utf-8"))
+        right = remember(spec, work, runs=runs, prefix="questions", name="right")
         rows = pd.DataFrame({"measure": QUESTIONS, "item": list(right), "value": map(float, right.values())})
         budget = 1.0 if name == "full" else policy.budget
         frames.append(rows.assign(policy=name, budget=budget, split=policy.described_split(prompt_tokens)))
@@ -168,8 +167,7 @@ def _answer(
     limit: int | None,
     few_shot: int,
     loaded: list[Any],
-    folder: Path,
-) -> list[str]:
+) -> Mapping[str, bool]:
     from sinklora.evaluate.lm_eval_model import LMEvalModel, answers
 
     if not loaded:
@@ -180,5 +178,4 @@ def _answer(
         loaded.append(LMEvalModel(model.to(device), tokenizer=tokenizer, batch_size=len(LETTERS)))
     reader = loaded[0]
     reader.policy = policy
-    write_json(folder / "right.json", answers(reader, task, limit=limit, few_shot=few_shot))
-    return ["right.json"]
+    return answers(reader, task, limit=limit, few_shot=few_shot)

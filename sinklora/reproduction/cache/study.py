@@ -3,7 +3,6 @@
 Measurements are run directories: a stopped study goes on where it was, a finished one is read back.
 """
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -26,8 +25,9 @@ from sinklora.evaluate.statistics import Accuracy, interval
 from sinklora.evaluate.through_cache import continuation_nll, pass_keys, recalled
 from sinklora.hf.budget_cache import BudgetCache
 from sinklora.hf.device import default_device
-from sinklora.records.files import write_json
-from sinklora.records.runs import RunDirectory
+from sinklora.records.checks import Count, Distinct, check_fields
+from sinklora.records.runs import remember
+from sinklora.records.tables import DASH
 from sinklora.train.sources import CorpusSpec
 from sinklora.train.spec import base_hash
 from sinklora.train.tokens import corpus_record, tokenize_corpus
@@ -87,19 +87,15 @@ class CacheStudy:
 
     base: str
     corpus: CorpusSpec
-    prompt_tokens: int = 384
-    scored_tokens: int = 128
-    documents: int = 64
-    recall_tokens: int = 480
-    trials: int = 32
-    seeds: tuple[int, ...] = (0, 1, 2)
+    prompt_tokens: Count = 384
+    scored_tokens: Count = 128
+    documents: Count = 64
+    recall_tokens: Count = 480
+    trials: Count = 32
+    seeds: Distinct[int] = (0, 1, 2)
 
     def __post_init__(self) -> None:
-        for name in ("prompt_tokens", "scored_tokens", "documents", "trials"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: expected at least 1")
-        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
-            raise ValueError(f"seeds={self.seeds}: expected at least one, and none twice")
+        check_fields(self)
 
 
 def measure(
@@ -128,8 +124,7 @@ def measure(
             "policy": policy_key(policy),
         }
         work = partial(_measure_one, study, policy, tokenizer, documents, model, progress)
-        folder = RunDirectory(runs, spec, prefix="cache").reuse_or(work)
-        rows = pd.DataFrame(json.loads((folder / "rows.json").read_text()))
+        rows = pd.DataFrame(remember(spec, work, runs=runs, prefix="cache"))
         budget = 1.0 if name == "full" else policy.budget
         frames.append(
             rows.assign(policy=name, budget=budget, split=policy.described_split(study.prompt_tokens))
@@ -159,8 +154,7 @@ def _measure_one(
     documents: list[np.ndarray],
     loaded: list[PreTrainedModel],
     progress: bool,
-    folder: Path,
-) -> list[str]:
+) -> list[dict[str, Any]]:
     if not loaded:
         device = default_device()
         dtype = torch.bfloat16 if device == "cuda" else torch.float32
@@ -170,7 +164,9 @@ def _measure_one(
     make = partial(BudgetCache, model, policy)
     lengths = {"prompt_tokens": study.prompt_tokens, "scored_tokens": study.scored_tokens}
     nats = continuation_nll(model, documents, make, batch_size=64, progress=progress, **lengths).mean(1)
-    rows = [{"measure": PERPLEXITY, "item": str(i), "value": float(n)} for i, n in enumerate(nats)]
+    rows: list[dict[str, Any]] = [
+        {"measure": PERPLEXITY, "item": str(i), "value": float(n)} for i, n in enumerate(nats)
+    ]
     for seed in study.seeds:
         keys = pass_keys(tokenizer, tokens=study.recall_tokens, trials=study.trials, seed=seed)
         for measure, later in ((RECALL, False), (RECALL_LATER, True)):
@@ -180,8 +176,7 @@ def _measure_one(
             rows += [
                 {"measure": measure, "item": f"{seed}/{i}", "value": float(r)} for i, r in enumerate(right)
             ]
-    write_json(folder / "rows.json", rows)
-    return ["rows.json"]
+    return rows
 
 
 def measures(rows: pd.DataFrame) -> list[str]:
@@ -200,7 +195,7 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
         if measure == PERPLEXITY:
             low, high = interval(values)
             value, low, high = math.exp(values.mean()), math.exp(low), math.exp(high)
-            error, chance = value * float(values.std()) / math.sqrt(len(values)), "–"
+            error, chance = value * float(values.std()) / math.sqrt(len(values)), DASH
         else:
             accuracy = Accuracy(int(values.sum()), len(values))
             value, (low, high) = accuracy.share, accuracy.interval()
@@ -223,7 +218,7 @@ def table(rows: pd.DataFrame, measure: str) -> pd.DataFrame:
     found = found.assign(cell=cell, percent=[f"{100 * b:g} %" for b in found.budget])
     order = list(dict.fromkeys(found.sort_values("budget").percent))
     wide = found.pivot(index="policy", columns="percent", values="cell")[order]
-    wide = wide.reindex(list(dict.fromkeys(found.policy))).fillna("–").reset_index()
+    wide = wide.reindex(list(dict.fromkeys(found.policy))).fillna(DASH).reset_index()
     wide.columns.name = None
     return wide
 

@@ -14,6 +14,7 @@ from sinklora.attention.patterns import FULL, find_pattern
 from sinklora.evaluate.step_estimate import estimate
 from sinklora.evaluate.step_spec import EAGER, StepCost, StepSpec
 from sinklora.evaluate.training_step import measured
+from sinklora.records.checks import Count, Distinct, Positive, check_fields
 from sinklora.train.pattern_schedules import PATTERN_SCHEDULES
 
 BASELINE, SF, EAGER_STEP = "LoRA+", "LoRA+, SF-Attn", "LoRA+, all scores in memory"
@@ -40,22 +41,19 @@ def check_methods(methods: Sequence[str]) -> None:
 @dataclass(frozen=True)
 class EfficiencyStudy:
     """What is measured: ``step`` gives shape and device; ``limit_gib``: steps predicted to need more are left
-    out; ``schedules``: names of curricula whose mean step is computed from the measured ones.
+    out; ``schedules``: names of pattern schedules whose mean step is computed from the measured ones.
     """
 
     step: StepSpec
-    contexts: tuple[int, ...]
-    limit_gib: float
+    contexts: Distinct[Count]
+    limit_gib: Positive
     methods: tuple[str, ...] = tuple(STEPS)
     schedules: tuple[str, ...] = ("sf_then_full",)
-    repeats: int = 3
+    repeats: Count = 3
 
     def __post_init__(self) -> None:
+        check_fields(self)
         check_methods(self.methods)
-        if not self.contexts or len(set(self.contexts)) < len(self.contexts):
-            raise ValueError(f"contexts={self.contexts}: expected at least one, and none twice")
-        if not self.limit_gib > 0:
-            raise ValueError(f"limit_gib={self.limit_gib}: expected more than 0")
         unknown = [name for name in self.schedules if name not in PATTERN_SCHEDULES]
         if unknown:
             raise ValueError(f"schedules: unknown {unknown}; known are {', '.join(PATTERN_SCHEDULES)}")

@@ -8,7 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from sinklora.evaluate.statistics import DASH, interval, judge, spread
+from sinklora.evaluate.statistics import interval, judge, spread
+from sinklora.records.tables import DASH
 from sinklora.reproduction.names import LABELS, UNTRAINED
 
 KEYS = ["test_set", "method", "seed"]

@@ -6,22 +6,22 @@ read back. `comparison` says what is made of the measurements.
 """
 
 import dataclasses
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
+from pydantic import Field
 from torch import nn
 from transformers import AutoTokenizer
 
 from sinklora.evaluate.perplexity import measure_perplexity
 from sinklora.hf.device import default_device
-from sinklora.records.files import write_json
-from sinklora.records.runs import RunDirectory
+from sinklora.records.checks import Count, Distinct, check_fields
+from sinklora.records.runs import remember
 from sinklora.reproduction.names import UNTRAINED
 from sinklora.train.run import load_base, load_trained, train
 from sinklora.train.sources import CorpusSpec
@@ -41,29 +41,28 @@ class ExtensionStudy:
     """
 
     training: TrainSpec
-    patterns: tuple[str, ...]
-    seeds: tuple[int, ...]
-    test_sets: dict[str, CorpusSpec]
-    contexts: tuple[int, ...]
-    stride: int
-    documents: int
-    document_tokens: int
-    batch_size: int = 4
+    patterns: Distinct[str]
+    seeds: Distinct[int]
+    test_sets: Annotated[dict[str, CorpusSpec], Field(min_length=1)]
+    contexts: Distinct[Count]
+    stride: Count
+    documents: Count
+    document_tokens: Count
+    batch_size: Count = 4
 
     def __post_init__(self) -> None:
-        for name in ("patterns", "seeds", "contexts", "test_sets"):
-            values = getattr(self, name)
-            if not values or len(set(values)) < len(values):
-                raise ValueError(f"{name}={values!r}: expected at least one, and none twice")
+        check_fields(self)
         if "full" not in self.patterns:
             raise ValueError(f"patterns={self.patterns}: 'full' is needed, the others are compared with it")
-        if not 1 <= self.stride < min(self.contexts):
+        if self.stride >= min(self.contexts):
             raise ValueError(
-                f"stride={self.stride}: expected 1 <= stride < the shortest context, {min(self.contexts)}"
+                f"stride={self.stride}: expected less than the shortest context, {min(self.contexts)}"
             )
-        for name, least in (("documents", 1), ("document_tokens", max(self.contexts)), ("batch_size", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name}={getattr(self, name)}: expected at least {least}")
+        if self.document_tokens < max(self.contexts):
+            raise ValueError(
+                f"document_tokens={self.document_tokens}: expected at least the longest context, "
+                f"{max(self.contexts)}"
+            )
         for _ in self.specs():  # an unknown pattern is named now, not after the first run
             pass
 
@@ -132,19 +131,17 @@ def _measured(
 ) -> list[dict[str, Any]]:
     """The rows of one model, read back if they were measured before."""
     asked = {name: getattr(study, name) for name in ("contexts", "stride", "documents", "document_tokens")}
-    run = RunDirectory(runs, {"model": key, "data": _data(study, sets), **asked}, prefix="perplexity")
 
-    def work(folder: Path) -> list[str]:
+    def compute() -> list[dict[str, Any]]:
         model = load()
-        rows = [
+        return [
             _row(study, method, seed, name, context, model, documents, progress)
             for name, (documents, _) in sets.items()
             for context in study.contexts
         ]
-        write_json(folder / "rows.json", rows)
-        return ["rows.json"]
 
-    rows: list[dict[str, Any]] = json.loads((run.reuse_or(work) / "rows.json").read_text())
+    spec = {"model": key, "data": _data(study, sets), **asked}
+    rows: list[dict[str, Any]] = remember(spec, compute, runs=runs, prefix="perplexity")
     return rows
 
 

@@ -4,16 +4,16 @@ The base model, its interpolation without training, and its extensions by patter
 directory, read back the next time.
 """
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pandas as pd
 import torch
 from peft import PeftModel
+from pydantic import Field
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.cache_utils import Cache, DynamicCache
@@ -25,8 +25,8 @@ from sinklora.hf.budget_cache import BudgetCache
 from sinklora.hf.device import default_device
 from sinklora.hf.rope import extend_context
 from sinklora.lora.adapter import merge_adapter
-from sinklora.records.files import write_json
-from sinklora.records.runs import RunDirectory
+from sinklora.records.checks import Count, Distinct, NotNegative, check_fields, one_of
+from sinklora.records.runs import remember
 from sinklora.reproduction.names import BASE, UNTRAINED
 from sinklora.train.run import load_base, load_trained, train
 from sinklora.train.spec import TrainSpec, base_hash
@@ -42,32 +42,22 @@ class RetrievalStudy:
     are interpolated further without training ("extended PI"); 0 leaves that out. `batch_size` documents are
     read at once, fewer where they would have more than `batch_tokens` tokens together. `dtype`: of the
     weights while the models are asked.
-    Raises ValueError naming the argument.
+    Raises TypeError or ValueError naming the field.
     """
 
     training: TrainSpec
-    patterns: tuple[str, ...]
-    seeds: tuple[int, ...]
-    lengths: tuple[int, ...]
-    trials: int = 10
-    further: int = 0
+    patterns: Distinct[str]
+    seeds: Distinct[int]
+    lengths: Distinct[Count]
+    trials: Annotated[int, Field(ge=2)] = 10  # the first and the last depth
+    further: NotNegative = 0
     key_seed: int = 0
-    batch_size: int = 16
-    batch_tokens: int = 65_536
-    dtype: str = "float32"
+    batch_size: Count = 16
+    batch_tokens: Count = 65_536
+    dtype: Annotated[str, one_of(DTYPES)] = "float32"
 
     def __post_init__(self) -> None:
-        for name in ("patterns", "seeds", "lengths"):
-            values = getattr(self, name)
-            if not values or len(set(values)) < len(values):
-                raise ValueError(f"{name}={values!r}: expected at least one, and none twice")
-        for name in ("batch_size", "batch_tokens"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: expected at least 1")
-        if self.dtype not in DTYPES:
-            raise ValueError(f"dtype={self.dtype!r}: expected one of {', '.join(DTYPES)}")
-        if self.trials < 2:
-            raise ValueError(f"trials={self.trials}: expected at least 2, the first and the last depth")
+        check_fields(self)
         if self.further and self.further <= self.training.context:
             raise ValueError(
                 f"further={self.further}: expected more than the trained context, {self.training.context}"
@@ -186,8 +176,7 @@ def measure(
     for subject in subjects(study, runs, cache, progress):
         spec = {"model": subject.identity, "policy": policy_key(policy), **asked}
         work = partial(_ask, study, subject, policy, tokenizer, progress)
-        folder = RunDirectory(runs, spec, prefix="retrieval").reuse_or(work)
-        rows = pd.DataFrame(json.loads((folder / "rows.json").read_text()))
+        rows = pd.DataFrame(remember(spec, work, runs=runs, prefix="retrieval"))
         frames.append(rows.assign(model=subject.name, seed=subject.seed))
     return pd.concat(frames, ignore_index=True).astype({"seed": "Int64"})
 
@@ -198,8 +187,7 @@ def _ask(
     policy: CachePolicy | None,
     tokenizer: Any,
     progress: bool,
-    folder: Path,
-) -> list[str]:
+) -> list[dict[str, Any]]:
     model: Any = subject.ready()
     make: Callable[[], Cache] = DynamicCache if policy is None else partial(BudgetCache, model, policy)
     rows = []
@@ -217,8 +205,7 @@ def _ask(
                     "correct": is_right(text, document),
                 }
             )
-    write_json(folder / "rows.json", rows)
-    return ["rows.json"]
+    return rows
 
 
 def accuracies(rows: pd.DataFrame) -> pd.DataFrame:

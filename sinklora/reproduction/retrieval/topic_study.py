@@ -2,7 +2,6 @@
 directory, read back the next time.
 """
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -17,8 +16,8 @@ from sinklora.evaluate.longbench.predictions import as_it_is, chat_format
 from sinklora.evaluate.statistics import Accuracy
 from sinklora.evaluate.topics import ANSWER_TOKENS, TopicRecord, topic_accuracy, topic_answers
 from sinklora.hf.budget_cache import BudgetCache
-from sinklora.records.files import json_hash, write_json
-from sinklora.records.runs import RunDirectory
+from sinklora.records.files import json_hash
+from sinklora.records.runs import remember
 from sinklora.reproduction.retrieval.study import Subject
 
 Sets = Mapping[str, Sequence[TopicRecord]]
@@ -50,8 +49,8 @@ def measure_topics(
     for subject in asked:
         answer = partial(topic_answers, prompt_format=prompt_format, progress=progress)
         work = partial(_ask, subject, tokenizer, sets, policy, answer)
-        folder = RunDirectory(runs, {**spec, "model": subject.identity}, prefix="topics").reuse_or(work)
-        wrote = json.loads((folder / "answers.json").read_text(encoding="utf-8"))
+        key = {**spec, "model": subject.identity}
+        wrote = remember(key, work, runs=runs, prefix="topics", name="answers")
         found[subject.name] = {name: topic_accuracy(wrote[name], records) for name, records in sets.items()}
     return found
 
@@ -62,10 +61,7 @@ def _ask(
     sets: Sets,
     policy: CachePolicy | None,
     answer: Callable[..., list[str]],
-    folder: Path,
-) -> list[str]:
+) -> dict[str, list[str]]:
     model: Any = subject.ready()
     make: Callable[[], Cache] = DynamicCache if policy is None else partial(BudgetCache, model, policy)
-    wrote = {name: answer(model, tokenizer, records, make) for name, records in sets.items()}
-    write_json(folder / "answers.json", wrote)
-    return ["answers.json"]
+    return {name: answer(model, tokenizer, records, make) for name, records in sets.items()}

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from helpers import assert_close
-from sinklora.evaluate.statistics import interval, spread, t_quantile
+from sinklora.evaluate.statistics import interval, spread
 from sinklora.reproduction.extension.comparison import comparisons, table, verdict, with_paper
 from sinklora.reproduction.names import UNTRAINED
 from sinklora.reproduction.report.published import paper_values
@@ -83,11 +83,6 @@ def test_spread() -> None:
     assert spread(pd.Series([1.0, 3.0])) == "2.00 ± 1.41"
     assert spread(pd.Series([2.0])) == "2.00"
     assert spread(pd.Series([math.nan])) == "–"
-
-
-@pytest.mark.parametrize(("freedom", "t"), [(1, 12.7062), (2, 4.3027), (4, 2.7764), (30, 2.0423)])
-def test_quantiles_of_students_distribution(freedom: int, t: float) -> None:
-    assert t_quantile(freedom) == pytest.approx(t, abs=2e-3)
 
 
 def test_the_interval_by_hand() -> None:

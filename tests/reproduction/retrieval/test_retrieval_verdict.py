@@ -4,7 +4,6 @@ import pandas as pd
 import pytest
 
 from pass_keys_by_hand import pass_key_rows
-from sinklora.evaluate.statistics import sign_test
 from sinklora.reproduction.names import BASE
 from sinklora.reproduction.retrieval.verdict import holds_to, longest, surely_better, verdict
 
@@ -35,13 +34,6 @@ def test_reach_by_hand() -> None:
     assert said.endswith(
         "none beyond 2048. Interpolated to 3072 without training: full 0 (2048), sf 512 (2048)."
     )
-
-
-@pytest.mark.parametrize(
-    ("wins", "losses", "p"), [(0, 0, 1.0), (3, 3, 1.0), (5, 0, 0.0625), (1, 9, 22 / 1024), (10, 0, 2 / 1024)]
-)
-def test_the_sign_test_against_binomial_sums(wins: int, losses: int, p: float) -> None:
-    assert sign_test(wins, losses) == pytest.approx(p)
 
 
 def test_a_difference_must_be_sure_over_all_lengths() -> None:

@@ -17,17 +17,9 @@ from sinklora.evaluate.generation_cost import cache_bound_model, cache_bytes, co
 from sinklora.evaluate.through_cache import continuation_nll, pass_keys, recalled
 from sinklora.hf.budget_cache import BudgetCache
 from sinklora.reproduction.cache.figures import budget_figure, kept_share, kept_text_figure, kept_text_html
-from sinklora.reproduction.cache.study import (
-    CacheStudy,
-    duels,
-    h2o_variants,
-    measure,
-    policies,
-    summary,
-    table,
-    variants_verdict,
-    verdict,
-)
+from sinklora.reproduction.cache.study import CacheStudy, h2o_variants, measure, policies
+from sinklora.reproduction.cache.tables import duels, summary, table
+from sinklora.reproduction.cache.verdict import variants_verdict, verdict
 from sinklora.train.retrieval_documents import NeedleDocument
 from sinklora.train.sources import CorpusSpec
 

@@ -4,7 +4,6 @@ Measurements are run directories: a stopped study goes on where it was, a finish
 """
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -17,7 +16,6 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from sinklora.cache.policies import H2O, CachePolicy, Full, Local, Novelty, Score, StreamingLLM, policy_key
-from sinklora.evaluate.statistics import Accuracy, interval
 from sinklora.evaluate.through_cache import continuation_nll, pass_keys, recalled
 from sinklora.hf.budget_cache import BudgetCache
 from sinklora.hf.device import default_device
@@ -174,147 +172,3 @@ def _measure_one(
             ]
     write_json(folder / "rows.json", rows)
     return ["rows.json"]
-
-
-def measures(rows: pd.DataFrame) -> list[str]:
-    """Those of MEASURES that the rows have."""
-    return [measure for measure in MEASURES if measure in set(rows.measure)]
-
-
-def summary(rows: pd.DataFrame) -> pd.DataFrame:
-    """One line per measure, policy and budget: value, standard error, 95 % interval, n, chance, split.
-
-    Perplexity: t-interval over documents (of the mean nats); answers: Wilson interval over trials.
-    """
-    lines = []
-    for (measure, policy, budget), group in rows.groupby(["measure", "policy", "budget"], sort=False):
-        values = group.value
-        if measure == PERPLEXITY:
-            low, high = interval(values)
-            value, low, high = math.exp(values.mean()), math.exp(low), math.exp(high)
-            error, chance = value * float(values.std()) / math.sqrt(len(values)), "–"
-        else:
-            accuracy = Accuracy(int(values.sum()), len(values))
-            value, (low, high) = accuracy.share, accuracy.interval()
-            error, chance = math.sqrt(value * (1 - value) / len(values)), f"{CHANCE[str(measure)]:g}"
-        line = {"measure": measure, "policy": policy, "budget": budget, "eviction": "real"}
-        line |= {"split": group.split.iloc[0], "value": value, "standard error": error}
-        lines.append({**line, "low": low, "high": high, "n": len(values), "chance": chance})
-    return pd.DataFrame(lines)
-
-
-def table(rows: pd.DataFrame, measure: str) -> pd.DataFrame:
-    """Policies by budgets for one measure, as text: value and 95 % interval."""
-    found = summary(rows)
-    found = found[found.measure == measure]
-    digits = 2
-    cell = [
-        f"{v:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
-        for v, low, high in zip(found.value, found.low, found.high, strict=True)
-    ]
-    found = found.assign(cell=cell, percent=[f"{100 * b:g} %" for b in found.budget])
-    order = list(dict.fromkeys(found.sort_values("budget").percent))
-    wide = found.pivot(index="policy", columns="percent", values="cell")[order]
-    wide = wide.reindex(list(dict.fromkeys(found.policy))).fillna("–").reset_index()
-    wide.columns.name = None
-    return wide
-
-
-def lead(rows: pd.DataFrame, measure: str, policy: str, rival: str, budget: float) -> "pd.Series[float]":
-    """How much better a policy is than a rival, item by item: nats saved, or answers gained."""
-    at = rows[(rows.measure == measure) & (rows.budget == budget)].pivot(
-        index="item", columns="policy", values="value"
-    )
-    difference = at[policy] - at[rival]
-    return -difference if measure == PERPLEXITY else difference
-
-
-def duels(rows: pd.DataFrame, policy: str = "novelty", rivals: Sequence[str] = RIVALS) -> pd.DataFrame:
-    """A policy against the best of its rivals at each budget, paired by item.
-
-    ``lead`` in nats a token or share of answers, with its 95 % t-interval; ``worse`` where all of the
-    interval is below 0.
-    """
-    lines = []
-    for measure in measures(rows):
-        mine = rows[rows.measure == measure]
-        for budget in sorted(mine[mine.policy == policy].budget.unique()):
-            means = mine[mine.budget == budget].groupby("policy").value.mean()[list(rivals)]
-            best = means.idxmin() if measure == PERPLEXITY else means.idxmax()
-            leads = lead(rows, measure, policy, best, budget)
-            low, high = interval(leads)
-            line = {"measure": measure, "budget": budget, "best rival": best, "lead": leads.mean()}
-            lines.append({**line, "low": low, "high": high, "n": len(leads), "worse": high < 0})
-    return pd.DataFrame(lines)
-
-
-def verdict(rows: pd.DataFrame) -> str:
-    """What the numbers say of H2O against Local, and of our policy against the best of the others.
-
-    The claim holds for a measure where H2O is better than Local at some small budget and worse at none.
-    """
-    sentences, held = [], []
-    budgets = sorted(rows[rows.policy == "h2o"].budget.unique())
-    for measure in measures(rows):
-        wins, losses = [], []
-        for budget in budgets:
-            low, high = interval(lead(rows, measure, "h2o", "local", budget))
-            if low > 0:
-                wins.append(budget)
-            if high < 0:
-                losses.append(budget)
-        if min(wins, default=1) <= SMALL < min(losses, default=1):
-            held.append(measure)
-        won, lost = percents(wins), percents(losses)
-        sentences.append(f"{measure}: H2O is better than Local at {won}, worse at {lost}.")
-    claim = f"H2O better than Local at {100 * SMALL:g} % or less"
-    first = f"Held for {', '.join(held)} ({claim})." if held else f"Did not hold ({claim}: in no measure)."
-    return " ".join([first, *sentences, _verdict_on_ours(duels(rows))])
-
-
-def _verdict_on_ours(found: pd.DataFrame) -> str:
-    better, compared = int((found.low > 0).sum()), len(found)
-    worse = found[found.worse]
-    if worse.empty:
-        return (
-            f"Ours, novelty: never worse than the best of {', '.join(RIVALS)} within the paired 95 % "
-            f"intervals ({compared} comparisons); better in {better}."
-        )
-    places = zip(worse.measure, worse.budget, strict=True)
-    where = ", ".join(f"{measure} at {100 * budget:g} %" for measure, budget in places)
-    return (
-        f"Ours, novelty: worse than the best of {', '.join(RIVALS)} in {where}, {len(worse)} of {compared} "
-        f"comparisons ({0.025 * compared:.1f} would be by chance alone); better in {better}."
-    )
-
-
-def variants_verdict(rows: pd.DataFrame) -> str:
-    """Which policy does best for which use, and whether a variant of H2O is nowhere worse than Local."""
-    sentences = []
-    for measure in measures(rows):
-        mine = rows[(rows.measure == measure) & (rows.policy != "full")]
-        best = []
-        budgets = sorted(mine.budget.unique())
-        for budget in budgets:
-            means = mine[mine.budget == budget].groupby("policy", sort=False).value.mean()
-            winner = str(means.idxmin() if measure == PERPLEXITY else means.idxmax())
-            others = [str(name) for name in means.index if name != winner]
-            level = [n for n in others if interval(lead(rows, measure, winner, n, budget))[0] <= 0]
-            also = f" ({len(level)} of {len(others)} others not surely worse)" if level else ""
-            best.append(f"{winner} at {percents([budget])}{also}")
-        variants = [name for name in dict.fromkeys(mine.policy) if name.startswith("h2o")]
-        level = [
-            name
-            for name in variants
-            if all(interval(lead(rows, measure, name, "local", budget))[1] >= 0 for budget in budgets)
-        ]
-        sentences.append(
-            f"{measure}: best are {'; '.join(best)}. Of H2O's variants, nowhere worse than Local within the "
-            f"paired 95 % intervals: {'; '.join(level) or 'none'}."
-        )
-    return " ".join(sentences)
-
-
-def percents(budgets: Sequence[float]) -> str:
-    """Budgets as they are spoken of."""
-    return ", ".join(f"{100 * budget:g} %" for budget in budgets) or "no budget"

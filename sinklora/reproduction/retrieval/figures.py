@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from sinklora.reproduction.report.style import MARKS, PAGE_WIDTH, figure_style
-from sinklora.reproduction.retrieval.study import accuracies
+from sinklora.reproduction.retrieval.tables import accuracies
 
 
 def retrieval_figure(panels: Mapping[str, pd.DataFrame], models: Sequence[str], context: int) -> Figure:

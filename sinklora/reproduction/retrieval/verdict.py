@@ -6,7 +6,7 @@ import pandas as pd
 
 from sinklora.evaluate.statistics import sign_test
 from sinklora.reproduction.names import BASE
-from sinklora.reproduction.retrieval.study import accuracies, only_interpolated
+from sinklora.reproduction.retrieval.tables import accuracies, only_interpolated
 
 HALF = 0.5  # of the keys: below this share a length counts as out of reach
 

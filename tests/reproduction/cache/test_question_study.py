@@ -14,7 +14,9 @@ from sinklora.reproduction.cache.question_study import (
     next_line_questions,
     write_next_line_questions,
 )
-from sinklora.reproduction.cache.study import QUESTIONS, duels, summary, verdict
+from sinklora.reproduction.cache.study import QUESTIONS
+from sinklora.reproduction.cache.tables import duels, summary
+from sinklora.reproduction.cache.verdict import verdict
 from sinklora.train.sources import CorpusSpec
 
 BASE = "data/base"

@@ -16,15 +16,9 @@ from sinklora.cache.policies import Local
 from sinklora.reproduction.names import BASE
 from sinklora.reproduction.retrieval import study as retrieval_study
 from sinklora.reproduction.retrieval.figures import depth_figure, retrieval_figure
-from sinklora.reproduction.retrieval.study import (
-    RetrievalStudy,
-    Subject,
-    accuracies,
-    failures,
-    measure,
-    only_interpolated,
-    table,
-)
+from sinklora.reproduction.retrieval.model_under_test import ModelUnderTest
+from sinklora.reproduction.retrieval.study import RetrievalStudy, measure
+from sinklora.reproduction.retrieval.tables import accuracies, failures, only_interpolated, table
 from sinklora.train.sources import CorpusSpec
 from sinklora.train.spec import TrainSpec
 
@@ -113,10 +107,10 @@ def test_long_documents_are_read_in_smaller_batches(tmp_path: Path, monkeypatch:
         model.generate = noted
         return model  # type: ignore[no-any-return]
 
-    def only_base(*_: object) -> Iterator[Subject]:
-        yield Subject(BASE, None, {}, load)
+    def only_base(*_: object) -> Iterator[ModelUnderTest]:
+        yield ModelUnderTest(BASE, None, {}, load)
 
-    monkeypatch.setattr(retrieval_study, "subjects", only_base)
+    monkeypatch.setattr(retrieval_study, "models_under_test", only_base)
     found = measure(study, runs=tmp_path, progress=False)
     assert [rows for rows, _ in read] == [3, 1, 2, 2] and found.correct.all()
 

@@ -2,10 +2,12 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 
 from sinklora.evaluate.statistics import Accuracy, interval
+from sinklora.records.tables import Column, Estimate, Number, Table, part
 from sinklora.reproduction.cache.study import CHANCE, MEASURES, PERPLEXITY, RIVALS
 
 
@@ -25,32 +27,38 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
         if measure == PERPLEXITY:
             low, high = interval(values)
             value, low, high = math.exp(values.mean()), math.exp(low), math.exp(high)
-            error, chance = value * float(values.std()) / math.sqrt(len(values)), "–"
+            error, chance = value * float(values.std()) / math.sqrt(len(values)), math.nan
         else:
             accuracy = Accuracy(int(values.sum()), len(values))
             value, (low, high) = accuracy.share, accuracy.interval()
-            error, chance = math.sqrt(value * (1 - value) / len(values)), f"{CHANCE[str(measure)]:g}"
+            error, chance = math.sqrt(value * (1 - value) / len(values)), CHANCE[str(measure)]
         line = {"measure": measure, "policy": policy, "budget": budget, "eviction": "real"}
         line |= {"split": group.split.iloc[0], "value": value, "standard error": error}
         lines.append({**line, "low": low, "high": high, "n": len(values), "chance": chance})
     return pd.DataFrame(lines)
 
 
-def table(rows: pd.DataFrame, measure: str) -> pd.DataFrame:
-    """Policies by budgets for one measure, as text: value and 95 % interval."""
-    found = summary(rows)
-    found = found[found.measure == measure]
-    digits = 2
-    cell = [
-        f"{v:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
-        for v, low, high in zip(found.value, found.low, found.high, strict=True)
-    ]
-    found = found.assign(cell=cell, percent=[f"{100 * b:g} %" for b in found.budget])
-    order = list(dict.fromkeys(found.sort_values("budget").percent))
-    wide = found.pivot(index="policy", columns="percent", values="cell")[order]
-    wide = wide.reindex(list(dict.fromkeys(found.policy))).fillna("–").reset_index()
-    wide.columns.name = None
-    return wide
+def summary_table(rows: pd.DataFrame) -> Table:
+    """The lines of `summary` as they are written."""
+    frame = summary(rows)
+    columns = [Number(name) if name == "chance" else Column(name) for name in frame.columns]
+    return Table(frame, columns)
+
+
+def table(rows: pd.DataFrame, measure: str) -> Table:
+    """Policies by budgets for one measure: value and 95 % interval."""
+    values = summary(rows)
+    values = values[values.measure == measure]
+    budgets = {budget: f"{100 * budget:g} %" for budget in sorted(values.budget.unique())}
+    lines = []
+    for policy, of_policy in values.groupby("policy", sort=False):
+        line: dict[str, Any] = {"policy": policy}
+        for at in of_policy.itertuples():
+            heading = budgets[at.budget]
+            line |= {heading: at.value, part(heading, "low"): at.low, part(heading, "high"): at.high}
+        lines.append(line)
+    shown = [Estimate(heading) for heading in budgets.values()]
+    return Table(pd.DataFrame(lines), [Column("policy"), *shown])
 
 
 def lead(rows: pd.DataFrame, measure: str, policy: str, rival: str, budget: float) -> "pd.Series[float]":

@@ -29,6 +29,21 @@ def paper_values(item_prefix: str, path: Path = PAPER_NUMBERS) -> pd.DataFrame:
     return found.reset_index(drop=True)
 
 
+def published_value(
+    item_prefix: str, row: str, column: str | None = None, path: Path = PAPER_NUMBERS
+) -> float:
+    """One published value, by its row and column; a row of one value needs no column.
+
+    Raises ValueError where there is none, or more than one, and where it is no number.
+    """
+    values = paper_values(item_prefix, path)
+    chosen = values[(values.row == row) & ((values.column == column) | (column is None))]
+    if len(chosen) != 1:
+        known = sorted(set(zip(values.row, values.column, strict=True)))
+        raise ValueError(f"row={row!r}, column={column!r}: {len(chosen)} values; {item_prefix} has {known}")
+    return float(chosen.value.iloc[0])
+
+
 def named_items(paper_item: str) -> list[str]:
     """The items that a phrase names, as the file writes them: "Tables 1 and 2", "Fig. 1 (perplexity)"."""
     return [

@@ -79,7 +79,7 @@ def test_a_study_asks_once_and_joins_the_others(tmp_path: Path) -> None:
     again = answer_questions(BASE, file, chosen, runs=tmp_path / "runs")
     assert again.equals(rows) and rows.attrs["data"] == again.attrs["data"]
     assert {p: p.stat().st_mtime_ns for p in tmp_path.glob("runs/*/finished.json")} == written
-    assert summary(rows).chance.unique().tolist() == ["0.25"]
+    assert summary(rows).chance.unique().tolist() == [0.25]
 
 
 def test_questions_are_a_panel_and_a_sentence_of_their_own(tmp_path: Path) -> None:

@@ -1,5 +1,5 @@
-"""The index of experiments: paper item -> notebook, parameters per profile, outputs
-(``notebooks/experiments.yaml``); and the check of parameters against the notebook that they are for.
+"""The index of experiments (`notebooks/experiments.yaml`): paper item -> notebook, parameters per profile,
+outputs; and the check of parameters against the notebook that they are for.
 """
 
 import ast
@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+
+EXPERIMENTS = Path("notebooks/experiments.yaml")
 
 PROFILES = ("smoke", "cpu", "gpu", "paper")
 
@@ -38,7 +40,7 @@ class Experiment:
                 )
 
 
-def load_experiments(path: Path = Path("notebooks/experiments.yaml")) -> tuple[Experiment, ...]:
+def load_experiments(path: Path = EXPERIMENTS) -> tuple[Experiment, ...]:
     """Read the index; unknown or missing keys, and an output named twice, raise ValueError."""
     known = {f.name for f in fields(Experiment)}
     entries = yaml.safe_load(path.read_text(encoding="utf-8"))

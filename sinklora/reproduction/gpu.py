@@ -80,7 +80,7 @@ class GpuPlan:
 
 
 def _notebook_steps(experiments: Sequence[Experiment], base: Path) -> tuple[list[Step], list[Step]]:
-    """A step for each notebook with a profile `gpu`: those that need no base, and those that start from it."""
+    """A step for each notebook with a profile `gpu`: those without a base, and those that start from it."""
     apart: list[Step] = []
     from_base: list[Step] = []
     for experiment in experiments:

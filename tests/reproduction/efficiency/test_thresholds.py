@@ -1,18 +1,9 @@
 """Where the words about training steps change: exactly at the thresholds that they name."""
 
-from pathlib import Path
-
 import pandas as pd
 import pytest
 
-from sinklora.evaluate.step_estimate import estimate
-from sinklora.evaluate.step_spec import StepSpec
-from sinklora.evaluate.training_step import measured
-from sinklora.reproduction.efficiency.longest_context import (
-    context_verdict,
-    longest_contexts,
-    training_context,
-)
+from sinklora.reproduction.efficiency.longest_context import context_verdict, training_context
 from sinklora.reproduction.efficiency.study import BASELINE, EAGER_STEP, SF, verdict
 
 
@@ -34,31 +25,6 @@ def test_the_longest_choice_that_fits_is_trained() -> None:
     frame = longest(sf=1024)
     assert training_context(frame, SF, [512, 1024, 1025]) == 1024
     assert training_context(frame, BASELINE, [512, 1000, 1024]) == 1000
-
-
-def test_a_step_fits_up_to_the_memory_itself(tmp_path: Path) -> None:
-    step = StepSpec("base", 256)
-    peak = measured(step, runs=tmp_path, repeats=1, time_it=False).peak_bytes
-    assert peak is not None
-    found = [
-        longest_contexts(
-            step,
-            memory_gib=memory / 2**30,
-            unit=256,
-            most=256,
-            methods=[BASELINE, SF],
-            runs=tmp_path,
-            progress=False,
-        ).set_index("method")
-        for memory in (peak, peak - 1)
-    ]
-    assert [frame.loc[BASELINE, "longest context (tokens)"] for frame in found] == [256, 0]
-    assert found[0].loc[BASELINE, "peak (GiB)"] == peak / 2**30
-    assert found[0].loc[BASELINE, "ratio to LoRA+"] == 1
-    predicted = [estimate(step).peak_bytes <= memory for memory in (peak, peak - 1)]
-    assert [frame.loc[BASELINE, "predicted (tokens)"] for frame in found] == [
-        256 * fits for fits in predicted
-    ]
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from sinklora.reproduction.ablations.by_seed import perplexities
 def costs_and_gaps(rows: pd.DataFrame, context: int, costs: Mapping[str, float]) -> pd.DataFrame:
     """Attention cost against quality: method, cost, gap (mean), low, high (95 %), seeds, best_at_its_cost.
 
-    ``best_at_its_cost``: no cheaper or equally dear method has a lower mean gap (the Pareto front).
+    `best_at_its_cost`: no cheaper or equally dear method has a lower mean gap (the Pareto front).
     """
     by_seed = perplexities(rows, context)
     lines = []

@@ -102,9 +102,9 @@ def measure(
 ) -> pd.DataFrame:
     """Every measurement of every policy: one row per policy, budget, measure and item.
 
-    `chosen`: name -> the policy at each budget; the full cache is measured as well. Columns: ``policy``,
-    ``budget`` (fraction), ``measure``, ``item`` (document, or trial of a seed), ``value`` (nats a token, or
-    0 and 1). ``rows.attrs["data"]`` records the documents.
+    `chosen`: name -> the policy at each budget; the full cache is measured as well. Columns: `policy`,
+    `budget` (fraction), `measure`, `item` (document, or trial of a seed), `value` (nats a token, or
+    0 and 1). `rows.attrs["data"]` records the documents.
     """
     tokenizer = AutoTokenizer.from_pretrained(study.base)
     documents, data = _documents(study, tokenizer, cache)

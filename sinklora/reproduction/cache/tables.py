@@ -73,7 +73,7 @@ def lead(rows: pd.DataFrame, measure: str, policy: str, rival: str, budget: floa
 def duels(rows: pd.DataFrame, policy: str = "novelty", rivals: Sequence[str] = RIVALS) -> pd.DataFrame:
     """A policy against the best of its rivals at each budget, paired by item.
 
-    ``lead`` in nats a token or share of answers, with its 95 % t-interval; ``worse`` where all of the
+    `lead` in nats a token or share of answers, with its 95 % t-interval; `worse` where all of the
     interval is below 0.
     """
     lines = []

@@ -44,8 +44,8 @@ def check_methods(methods: Sequence[str]) -> None:
 
 @dataclass(frozen=True)
 class EfficiencyStudy:
-    """What is measured: ``step`` gives shape and device; ``limit_gib``: steps predicted to need more are left
-    out; ``schedules``: pattern schedules whose mean step is computed from the measured ones.
+    """What is measured: `step` gives shape and device; `limit_gib`: steps predicted to need more are left
+    out; `schedules`: pattern schedules whose mean step is computed from the measured ones.
     """
 
     step: StepSpec
@@ -69,8 +69,8 @@ class EfficiencyStudy:
 def compare(study: EfficiencyStudy, *, runs: Path, progress: bool = True) -> pd.DataFrame:
     """Measure what is missing: one row per context and method.
 
-    Columns: ``tokens``, ``method``, ``seconds`` (median), ``peak_gib``, ``predicted_gib``, ``counted_tflop``,
-    ``needed_tflop``; seconds and peak are missing where the memory does not suffice.
+    Columns: `tokens`, `method`, `seconds` (median), `peak_gib`, `predicted_gib`, `counted_tflop`,
+    `needed_tflop`; seconds and peak are missing where the memory does not suffice.
     """
     cases = [(context, name) for context in study.contexts for name in study.methods]
     rows = []
@@ -101,11 +101,11 @@ def efficiency_table(rows: pd.DataFrame, schedules: Sequence[str] = ()) -> pd.Da
     patterns where all of them were measured.
     """
     parts = []
-    for _, mine in rows.groupby("tokens", sort=False):
-        mine = mine.set_index("method", drop=False)
-        extra = [line for name in schedules if (line := _mean_step(mine, name)) is not None]
-        base = mine.loc[BASELINE]
-        full = pd.concat([mine, pd.DataFrame(extra)], ignore_index=True) if extra else mine
+    for _, at_length in rows.groupby("tokens", sort=False):
+        at_length = at_length.set_index("method", drop=False)
+        extra = [line for name in schedules if (line := _mean_step(at_length, name)) is not None]
+        base = at_length.loc[BASELINE]
+        full = pd.concat([at_length, pd.DataFrame(extra)], ignore_index=True) if extra else at_length
         parts.append(
             pd.DataFrame(
                 {

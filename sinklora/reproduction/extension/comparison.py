@@ -30,8 +30,8 @@ BAD_START = 2  # p0 / pf from which the start, not the method, decides the share
 def comparisons(rows: pd.DataFrame, original: int, target: int) -> pd.DataFrame:
     """What each fine-tuned model gains: one row per test set, method and seed (METHOD, "share").
 
-    ``gap_to_full`` = pm - pf at ``target`` tokens, same seed; ``gain_from_context`` = perplexity at
-    ``original`` minus at ``target``, same model and tokens; ``share`` = (p0 - pm) / (p0 - pf), p0 without
+    `gap_to_full` = pm - pf at `target` tokens, same seed; `gain_from_context` = perplexity at
+    `original` minus at `target`, same model and tokens; `share` = (p0 - pm) / (p0 - pf), p0 without
     fine-tuning (the abstract's shares), NaN where full attention does not improve on p0.
     Raises ValueError if a context was not measured, or something twice.
     """
@@ -101,8 +101,8 @@ def _claim(lead: "pd.Series[float]", rival: str) -> str:
 def _readings(lead: "pd.Series[float]") -> str:
     outcome, words = judge(lead, "lower", "higher")
     better = {"Held": "without the half shift", "Did not hold": "with the half shift kept"}
-    found = better.get(outcome, outcome.lower())
-    return f"Better reading of SF-Attn: {found}; without the half shift perplexity is {words}."
+    reading = better.get(outcome, outcome.lower())
+    return f"Better reading of SF-Attn: {reading}; without the half shift perplexity is {words}."
 
 
 def _gains(compared: pd.DataFrame, original: int, target: int) -> str:
@@ -126,7 +126,7 @@ def _shares(compared: pd.DataFrame, start: float, full: float) -> str:
             f"improve on the model without it (perplexity {start:.1f} without, {full:.1f} with)."
         )
     rivals = [name for name in RIVALS if name in shares]
-    found = ", ".join(f"{LABELS[name]} {shares[name]:z.1f} %" for name in ("sf", *rivals))
+    said = ", ".join(f"{LABELS[name]} {shares[name]:z.1f} %" for name in ("sf", *rivals))
     paper = {name: 100 * published_value("Abstract", row) for name, row in PAPER_SHARES.items()}
     sf = bool(abs(shares["sf"] - paper["sf"]) <= NEAR)
     s2 = any(abs(shares[name] - paper["s2"]) <= NEAR for name in rivals)
@@ -134,7 +134,7 @@ def _shares(compared: pd.DataFrame, start: float, full: float) -> str:
     seeds = tuned.seed.nunique()
     return (
         f"{outcome}: the share of the improvement is near {paper['sf']:g} % with SF-Attn and "
-        f"{paper['s2']:g} % with S²-Attn; here {found} (n = {seeds}).{_caution(shares, start, full)}"
+        f"{paper['s2']:g} % with S²-Attn; here {said} (n = {seeds}).{_caution(shares, start, full)}"
     )
 
 

@@ -75,7 +75,7 @@ def predictions(
     prompt_format = chat_format(tokenizer) if chat else as_it_is
     # Without it the settings are what they were before there was a choice: predictions made then are found.
     asked = {"chat_template": tokenizer.chat_template} if chat else {}
-    found = {}
+    by_model = {}
     for name, key, load in subjects:
         loaded = load()
         model: Any = merge_adapter(loaded) if isinstance(loaded, PeftModel) else loaded
@@ -100,10 +100,10 @@ def predictions(
                 progress=progress,
             )
             folder = runs / f"longbench-{json_hash(setting)[:16]}"
-            found[name if policy is None else f"{name}, {cache}"] = {
+            by_model[name if policy is None else f"{name}, {cache}"] = {
                 n: predict_set(records, n, out=folder / f"{n}.jsonl") for n, records in sets.items()
             }
-    return found
+    return by_model
 
 
 def chance(dataset: str, made: Sequence[Prediction], seed: int = 0) -> tuple[float, float]:
@@ -119,14 +119,14 @@ def chance(dataset: str, made: Sequence[Prediction], seed: int = 0) -> tuple[flo
     return float(np.mean(scores)), float(np.percentile(scores, 95))
 
 
-def scores_table(found: Mapping[str, Mapping[str, Sequence[Prediction]]]) -> pd.DataFrame:
+def scores_table(by_model: Mapping[str, Mapping[str, Sequence[Prediction]]]) -> pd.DataFrame:
     """Score (0 to 100) of each model on each data set, beside chance.
 
-    Columns: model, dataset, category, n, score, ``chance`` (mean of the same answers shuffled over the
-    records), ``at chance`` (the score is within 95 % of the shuffles).
+    Columns: model, dataset, category, n, score, `chance` (mean of the same answers shuffled over the
+    records), `at chance` (the score is within 95 % of the shuffles).
     """
     rows = []
-    for model, by_set in found.items():
+    for model, by_set in by_model.items():
         for dataset, made in by_set.items():
             value, (mean, high) = score_predictions(dataset, made), chance(dataset, made)
             category = DATASETS[scored_as(dataset)].category

@@ -1,4 +1,4 @@
-"""The values that the paper published, as ``data/paper_numbers.csv`` holds them."""
+"""The values that the paper published, as `data/paper_numbers.csv` holds them."""
 
 import re
 from pathlib import Path
@@ -21,12 +21,12 @@ def paper_values(item_prefix: str, path: Path = PAPER_NUMBERS) -> pd.DataFrame:
     "Table 1" is not the beginning of "Table 10". Raises ValueError where there are none.
     """
     published = pd.read_csv(path, dtype=str)
-    found = published[published.item.str.match(rf"{re.escape(item_prefix)}(?!\d)")]
-    if not item_prefix or found.empty:
+    values = published[published.item.str.match(rf"{re.escape(item_prefix)}(?!\d)")]
+    if not item_prefix or values.empty:
         raise ValueError(
             f"item_prefix={item_prefix!r}: no published value; {path} has {sorted(published.item.unique())}"
         )
-    return found.reset_index(drop=True)
+    return values.reset_index(drop=True)
 
 
 def published_value(

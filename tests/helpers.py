@@ -30,4 +30,6 @@ def assert_close(actual: Numbers, expected: Numbers, atol: float, rtol: float = 
 
 
 def _precise(numbers: Numbers) -> Tensor:
-    return torch.as_tensor(numbers).detach().to("cpu", torch.float64)
+    if isinstance(numbers, Tensor):
+        return numbers.detach().to("cpu", torch.float64)
+    return torch.tensor(numbers, dtype=torch.float64)  # Python's numbers would become float32 on the way

@@ -83,20 +83,6 @@ def generation_cost(
     return pd.DataFrame(rows)
 
 
-def cost_verdict(costs: pd.DataFrame) -> str:
-    """What H2O at 20 % gains over transformers' cache, and over the same code with everything kept."""
-    rows = costs.set_index("cache")
-    fast, kept = rows.loc["h2o 20%"], rows.loc["full (ours)"]
-    own = fast["decoded tokens/s"] / kept["decoded tokens/s"]
-    return (
-        f"H2O at 20 % decodes {fast['decoding, times faster']:.1f} times as fast as transformers' cache, "
-        f"which copies itself at every step, and {own:.1f} times as fast as ours with everything kept; "
-        f"the prompt takes {fast['prompt, ratio']:.2f} times as long. The model's decoding is bound by its "
-        "cache; where weights weigh more, less is gained. The paper reports 4.4 hours against 4.7 on a whole "
-        "benchmark, with 100 % of the cache; such times do not compare."
-    )
-
-
 class _Generation(NamedTuple):
     """Seconds of the prompt and of decoding, bytes of the cache at the end."""
 

@@ -12,7 +12,6 @@ from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import torch
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -183,16 +182,3 @@ def topic_accuracy(answers: Sequence[str], records: Sequence[TopicRecord]) -> Ac
     """Share of conversations whose first topic is given."""
     right = sum(is_first_topic(a, r) for a, r in zip(answers, records, strict=True))
     return Accuracy(right, len(records))
-
-
-def topic_table(found: dict[str, dict[str, Accuracy]], chance: dict[str, float]) -> pd.DataFrame:
-    """Models by lengths: accuracy with its 95 % Wilson interval, and what naming any topic would give."""
-    rows = []
-    for model, by_length in found.items():
-        cells = {}
-        for length, accuracy in by_length.items():
-            low, high = accuracy.interval()
-            cells[length] = f"{accuracy.share:.2f} ({low:.2f} to {high:.2f})"
-        rows.append({"model": model, **cells})
-    rows.append({"model": "any topic of the record", **{k: f"{v:.2f}" for k, v in chance.items()}})
-    return pd.DataFrame(rows)

@@ -1,7 +1,8 @@
-"""Everything that wants a GPU, step by step: ``make gpu`` runs ``python -m sinklora.reproduction.gpu``.
+"""Everything that wants a GPU, step by step: `make gpu` runs `python -m sinklora.reproduction.gpu`.
 
-``configs/gpu.yaml`` says which steps. A step that succeeded with this commit is not run again, one that was
-stopped goes on from what its training runs and measurements kept; ``--minutes`` stops in time for a lease.
+`configs/gpu.yaml` says which steps come before the notebooks; the notebooks are those with a profile `gpu` in
+`notebooks/experiments.yaml`. A step that succeeded with this commit is not run again, one that was stopped
+goes on from what its training runs and measurements kept; `--minutes` stops in time for a lease.
 """
 
 import os
@@ -10,7 +11,6 @@ import signal
 import subprocess
 import sys
 import time
-import uuid
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -27,8 +27,9 @@ from sinklora.records.checks import read_fields
 from sinklora.records.provenance import current_provenance
 from sinklora.records.runs import RunDirectory
 from sinklora.reproduction.base_model.study import BaseRecipe, make_base
+from sinklora.reproduction.report.experiments import EXPERIMENTS, Experiment, load_experiments
 
-MARK = "SINKLORA_GPU_STEP"  # in the environment of everything that a step starts
+PROFILE = "gpu"
 
 # The run that a base was copied from. No JSON: such files of a base decide the hash of what starts from it.
 MADE_FROM = "made_from.txt"
@@ -46,15 +47,20 @@ class Step:
 
 @dataclass(frozen=True)
 class GpuPlan:
-    """The folder of the base, its recipe (None: a model that is there already), and the steps in order."""
+    """The folder of the base, its recipe (None: a model that is there already), and the steps in order: those
+    of the file, the notebooks that need no base, the base, the notebooks that start from it.
+    """
 
     folder: Path
     recipe: BaseRecipe | None
     steps: tuple[Step, ...]
 
     @classmethod
-    def read(cls, path: Path) -> "GpuPlan":
-        """The plan of a YAML file; ValueError for keys that are missing or unknown, or steps named twice."""
+    def read(cls, path: Path, experiments: Path = EXPERIMENTS) -> "GpuPlan":
+        """The plan of a YAML file and an index of experiments.
+
+        Raises ValueError for keys that are missing or unknown, or steps named twice.
+        """
         values: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
         if not isinstance(values, dict) or set(values) != {"base", "steps"} or "folder" not in values["base"]:
             raise ValueError(f"{path}: expected the keys base (folder, recipe) and steps")
@@ -64,10 +70,27 @@ class GpuPlan:
             steps = tuple(Step(step["name"], tuple(map(str, step["run"]))) for step in values["steps"])
         except (TypeError, ValueError, KeyError) as error:
             raise ValueError(f"{path}: {error}") from error
+        folder = Path(values["base"]["folder"])
+        base = Step("base", ("-m", "sinklora.reproduction.gpu", "--base", "--config", str(path)))
+        apart, from_base = _notebook_steps(load_experiments(experiments), folder)
+        steps = (*steps, *apart, base, *from_base)
         names = [step.name for step in steps]
         if len(set(names)) < len(names):
             raise ValueError(f"{path}: steps are named twice in {names}")
-        return cls(Path(values["base"]["folder"]), made, steps)
+        return cls(folder, made, steps)
+
+
+def _notebook_steps(experiments: Sequence[Experiment], base: Path) -> tuple[list[Step], list[Step]]:
+    """A step for each notebook with a profile `gpu`: those without a base, and those that start from it."""
+    apart: list[Step] = []
+    from_base: list[Step] = []
+    for experiment in experiments:
+        if PROFILE in experiment.parameters:
+            name = experiment.notebook
+            step = Step(name, ("-m", "sinklora.reproduction.notebooks", "--profile", PROFILE, "--only", name))
+            starts_there = experiment.parameters[PROFILE].get("base") == base.as_posix()
+            (from_base if starts_there else apart).append(step)
+    return apart, from_base
 
 
 def make_gpu_base(plan: GpuPlan, *, runs: Path) -> Path:
@@ -158,33 +181,32 @@ def _run(step: Step, run: RunDirectory, seconds: float, say: Callable[[str], Non
 
 
 def _call(arguments: Sequence[str], seconds: float, log: TextIO) -> int:
-    """Exit status of the interpreter with these arguments; whatever it started is gone afterwards.
+    """Exit status of the interpreter with these arguments; raises subprocess.TimeoutExpired.
 
-    Raises subprocess.TimeoutExpired. A process that lived on would hold the card against the next step.
+    A process that lived on would hold the card against the next step.
     """
-    mark = uuid.uuid4().hex
     process = subprocess.Popen(
-        [sys.executable, *arguments],
-        stdout=log,
-        stderr=subprocess.STDOUT,
-        env={**os.environ, MARK: mark},
-        start_new_session=True,
+        [sys.executable, *arguments], stdout=log, stderr=subprocess.STDOUT, start_new_session=True
     )
     try:
         return process.wait(seconds)
     finally:  # also where this process is told to stop: a session of its own hears nothing of that
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        _kill_marked(mark)
+        end_family(process)
 
 
-def _kill_marked(mark: str) -> None:
-    """Kill what a step started outside its group: kernels of notebooks have sessions of their own."""
-    for process in psutil.process_iter():
-        with suppress(psutil.Error):
-            if process.environ().get(MARK) == mark:
-                process.kill()
+def end_family(process: "subprocess.Popen[Any]") -> None:
+    """Kill a process started in a session of its own, its group, and all descendants.
+
+    The kernel of a notebook has a session of its own and would end by itself a second later, but what it
+    started to measure something, in a process of its own on the same card, would not.
+    """
+    descendants = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    for descendant in descendants:
+        with suppress(psutil.NoSuchProcess):
+            descendant.kill()
+    process.wait()
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

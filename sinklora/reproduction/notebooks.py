@@ -1,4 +1,4 @@
-"""Run the notebooks of a profile in order, each into ``results/<profile>/notebooks``, and rewrite the
+"""Run the notebooks of a profile in order, each into `results/<profile>/notebooks`, and rewrite the
 index of results.
 
 `python -m sinklora.reproduction.notebooks --profile cpu` is what `make reproduce` does. A notebook that
@@ -38,7 +38,7 @@ def plan(
 ) -> list[tuple[Experiment, dict[str, Any]]]:
     """The notebooks of a profile with their parameters, checked against the notebooks before any runs.
 
-    ``only`` keeps those whose names start with it; ``seeds`` replaces the parameter of that name where a
+    `only` keeps those whose names start with it; `seeds` replaces the parameter of that name where a
     notebook has one. Raises ValueError where nothing is left to run or to replace, and for wrong parameters.
     """
     if profile not in PROFILES:
@@ -66,7 +66,7 @@ def plan(
 def execute(
     experiment: Experiment, profile: str, parameters: dict[str, Any], repository: Path = Path()
 ) -> Path:
-    """Execute one notebook into ``results/<profile>/notebooks``; raises PapermillExecutionError where a
+    """Execute one notebook into `results/<profile>/notebooks`; raises PapermillExecutionError where a
     cell fails, and then leaves what was there as it was.
     """
     import papermill

@@ -17,21 +17,13 @@ from sinklora.cache.h2o import H2O
 from sinklora.cache.novelty import Novelty
 from sinklora.cache.sliding_window import Local
 from sinklora.cache.streaming_llm import StreamingLLM
-from sinklora.evaluate.generation_cost import cache_bound_model, cache_bytes, cost_verdict, generation_cost
+from sinklora.evaluate.generation_cost import cache_bound_model, cache_bytes, generation_cost
 from sinklora.evaluate.through_cache import continuation_nll, pass_keys, recalled
 from sinklora.hf.budget_cache import BudgetCache
 from sinklora.reproduction.cache.figures import budget_figure, kept_share, kept_text_figure, kept_text_html
-from sinklora.reproduction.cache.study import (
-    CacheStudy,
-    duels,
-    h2o_variants,
-    measure,
-    policies,
-    summary,
-    table,
-    variants_verdict,
-    verdict,
-)
+from sinklora.reproduction.cache.study import CacheStudy, h2o_variants, measure, policies
+from sinklora.reproduction.cache.tables import duels, summary, summary_table, table
+from sinklora.reproduction.cache.verdict import cost_verdict, variants_verdict, verdict
 from sinklora.train.retrieval_documents import NeedleDocument
 from sinklora.train.sources import CorpusSpec
 
@@ -166,11 +158,14 @@ def test_the_summary_by_hand() -> None:
     # t(1) = 12.706, standard error 0.1: 1.1 +- 1.2706 nats.
     assert found.loc[("perplexity", "local"), "high"] == pytest.approx(math.exp(2.3706), rel=1e-3)
     assert found.loc[("perplexity", "local"), "standard error"] == pytest.approx(0.1 * math.exp(1.1))
-    assert found.loc[("perplexity", "local"), "chance"] == "–"
+    assert math.isnan(found.loc[("perplexity", "local"), "chance"])
     assert found.loc[("recall", "novelty"), "value"] == 1.0
     assert found.loc[("recall", "h2o"), "standard error"] == pytest.approx(math.sqrt(0.25 / 2))
-    assert found.loc[("recall", "h2o"), "chance"] == "1e-05"
-    assert table(HAND, "recall").set_index("policy").loc["h2o", "10 %"].startswith("0.50 (")
+    assert found.loc[("recall", "h2o"), "chance"] == 1e-5
+    assert summary_table(HAND).written().chance.unique().tolist() == ["–", "1e-05"]
+    by_budget = table(HAND, "recall")
+    assert by_budget.frame.set_index("policy").loc["h2o", "10 %"] == 0.5
+    assert by_budget.written().set_index("policy").loc["h2o", "10 %"] == "0.50 (0.09 to 0.91)"
 
 
 def test_a_gain_over_transformers_cache_is_not_called_one_over_the_full_cache() -> None:

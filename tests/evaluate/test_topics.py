@@ -13,7 +13,6 @@ from sinklora.evaluate.topics import (
     read_topics,
     topic_accuracy,
     topic_answers,
-    topic_table,
 )
 from tiny_models import tiny_model
 
@@ -118,5 +117,3 @@ def test_answers_and_their_accuracy(tokenizer: PreTrainedTokenizerBase) -> None:
     assert len(answers) == 2 and topic_accuracy(answers, records).correct == 0
     with pytest.raises(ValueError, match="training mode"):
         topic_answers(model.train(), tokenizer, records)
-    table = topic_table({"m": {"512": topic_accuracy(answers, records)}}, {"512": 0.25})
-    assert table["512"].tolist()[1] == "0.25" and table["512"][0].startswith("0.00 (0.00 to ")

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import sys
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -186,17 +187,23 @@ def test_a_good_guess_saves_measurements() -> None:
 
 
 def test_the_longest_contexts_of_methods(tmp_path: Path) -> None:
-    frame = longest_contexts(
+    search = partial(
+        longest_contexts,
         StepSpec("base", 256),
-        memory_gib=0.2,
         unit=1024,
         most=1024,
         methods=[BASELINE, SF],
         runs=tmp_path,
         progress=False,
     )
+    frame = search(memory_gib=0.2)
     assert frame["longest context (tokens)"].tolist() == [1024, 1024]
     assert (frame["peak (GiB)"] < 0.2).all()
+    assert frame["ratio to LoRA+"].tolist() == [1, 1]
+    # A step fits up to its own peak, whatever was predicted.
+    full, sf = frame["peak (GiB)"]
+    assert search(memory_gib=max(full, sf))["longest context (tokens)"].tolist() == [1024, 1024]
+    assert search(memory_gib=full - 2**-30)["longest context (tokens)"][0] == 0
     assert training_context(frame, SF, [512, 1024, 2048]) == 1024
     assert "SF-Attn fits 1024 tokens" in context_verdict(frame)
     with pytest.raises(ValueError, match="allow more memory"):

@@ -170,7 +170,9 @@ def quantized(model: PreTrainedModel) -> nn.Module:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:torch.quantize_per_tensor")
-@pytest.mark.parametrize("wrap", [wrapped_by_lora, quantized, nn.DataParallel], ids=lambda wrap: wrap.__name__)
+@pytest.mark.parametrize(
+    "wrap", [wrapped_by_lora, quantized, nn.DataParallel], ids=lambda wrap: wrap.__name__
+)
 def test_wrapped_and_quantized_models_answer(wrap: Callable[[PreTrainedModel], nn.Module]) -> None:
     model = wrap(tiny_model("llama-gqa"))
     expected = call(model, DynamicCache())

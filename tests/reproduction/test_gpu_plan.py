@@ -4,16 +4,19 @@ import dataclasses
 import os
 import subprocess
 import sys
+import time
 from contextlib import suppress
 from pathlib import Path
 
+import nbformat
 import psutil
 import pytest
 import torch
-import yaml
 
 from sinklora.reproduction.base_model.study import BaseRecipe
-from sinklora.reproduction.gpu import GpuPlan, Step, make_gpu_base, run_steps
+from sinklora.reproduction.gpu import GpuPlan, Step, end_family, make_gpu_base, run_steps
+from sinklora.reproduction.notebooks import plan as notebook_plan
+from sinklora.reproduction.report.experiments import declared_parameters, load_experiments
 from sinklora.train.spec import base_hash
 
 COMMITTED = GpuPlan.read(Path("configs/gpu.yaml"))
@@ -25,14 +28,40 @@ def plan(*steps: Step) -> GpuPlan:
 
 def test_the_committed_plan_names_what_there_is() -> None:
     names = [step.name for step in COMMITTED.steps]
-    assert names[:5] == ["tests", "attention", "kv_cache", "training", "efficiency"]
-    assert names.index("base") < names.index("perplexity")
+    assert names[:6] == ["tests", "attention", "kv_cache", "training", "07_efficiency", "base"]
     assert COMMITTED.recipe is not None and COMMITTED.recipe.shape == "llama-100m"
     for step in COMMITTED.steps:
         first = step.run[0]
         assert first == "-m" or Path(first).is_file(), step
         if first != "-m":
             assert step.run[step.run.index("--device") + 1] == "cuda", step
+
+
+def test_every_notebook_with_a_gpu_profile_is_a_step_after_the_base_that_it_starts_from() -> None:
+    names = [step.name for step in COMMITTED.steps]
+    experiments = {e.notebook: e for e in load_experiments() if "gpu" in e.parameters}
+    at = names.index("base")
+    apart, from_base = names[4:at], names[at + 1 :]
+    assert {*apart, *from_base} == set(experiments)
+    for part in (apart, from_base):
+        assert part == [notebook for notebook in experiments if notebook in part], "in the index's order"
+    for notebook, experiment in experiments.items():
+        [step] = [step for step in COMMITTED.steps if step.name == notebook]
+        assert [e.notebook for e, _ in notebook_plan(load_experiments(), "gpu", step.run[-1])] == [notebook]
+        if "base" in declared_parameters(Path("notebooks") / f"{notebook}.ipynb"):
+            assert experiment.parameters["gpu"]["base"] == str(COMMITTED.folder)
+            assert notebook in from_base
+
+
+def test_a_new_notebook_with_a_gpu_profile_is_a_new_step(tmp_path: Path) -> None:
+    index = tmp_path / "experiments.yaml"
+    entry = "- {{notebook: {0}, reproduces: x, outputs: [], parameters: {{{1}}}}}\n"
+    here = ("20_new", "gpu: {base: runs/gpu-base}"), ("21_apart", "gpu: {}"), ("22_other", "cpu: {}")
+    index.write_text("".join(entry.format(*e) for e in here), encoding="utf-8")
+    made = GpuPlan.read(Path("configs/gpu.yaml"), index)
+    assert [step.name for step in made.steps[4:]] == ["21_apart", "base", "20_new"]
+    assert made.steps[-1].run[-2:] == ("--only", "20_new")
+    assert made.steps[-2].run[-2:] == ("--config", "configs/gpu.yaml")
 
 
 def test_without_a_gpu_nothing_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,20 +80,6 @@ def test_without_a_gpu_nothing_is_run(tmp_path: Path, monkeypatch: pytest.Monkey
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 2 and "not available" in done.stderr, done.stderr
     assert not marker.exists() and not runs.exists()
-
-
-def test_notebooks_of_the_plan_have_a_gpu_profile_that_starts_from_its_base() -> None:
-    experiments = {
-        e["notebook"][:2]: e for e in yaml.safe_load(Path("notebooks/experiments.yaml").read_text())
-    }
-    run = {step.run[-1] for step in COMMITTED.steps if "--only" in step.run}
-    assert run == {number for number, entry in experiments.items() if "gpu" in entry["parameters"]}
-    assert run == {"02", "03", "04", "05", "06", "07", "08"}
-    for step in COMMITTED.steps:
-        if "--only" in step.run:
-            given = experiments[step.run[-1]]["parameters"]["gpu"]
-            assert given.get("base", str(COMMITTED.folder)) == str(COMMITTED.folder)
-            assert given["shape"] == "llama2-7b" if step.name == "efficiency" else "base" in given
 
 
 def test_finished_steps_are_kept_failed_ones_run_again(tmp_path: Path) -> None:
@@ -92,26 +107,49 @@ def test_the_time_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert run_steps(plan(later), runs=tmp_path, minutes=1, needs_gpu=False, say=said.append) == []
 
 
-@pytest.mark.parametrize("own_session", [False, True])
+def gone(pid: int) -> bool:
+    """Whether a process ended; one whose status nobody asked for yet is a zombie, which holds nothing."""
+    with suppress(psutil.NoSuchProcess):
+        psutil.wait_procs([psutil.Process(pid)], timeout=5)
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    return True
+
+
 @pytest.mark.parametrize("ending", ["time.sleep(60)", "pass"])
 def test_nothing_that_a_step_started_lives_on(
-    own_session: bool, ending: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ending: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sinklora.reproduction.gpu.LEAST_SECONDS", 0)
     started = tmp_path / "started"
     code = (
-        "import pathlib, subprocess, time; "
-        f"child = subprocess.Popen(['sleep', '77'], start_new_session={own_session}); "
+        "import pathlib, subprocess, time; child = subprocess.Popen(['sleep', '77']); "
         f"pathlib.Path({str(started)!r}).write_text(str(child.pid)); {ending}"
     )
     run_steps(
         plan(Step("parent", ("-c", code))), runs=tmp_path, minutes=0.05, needs_gpu=False, say=lambda _: None
     )
-    child = int(started.read_text())
-    with suppress(psutil.NoSuchProcess):
-        # Nobody may have asked for its status yet: then it is a zombie, which holds nothing.
-        psutil.wait_procs([psutil.Process(child)], timeout=5)
-        assert psutil.Process(child).status() == psutil.STATUS_ZOMBIE
+    assert gone(int(started.read_text()))
+
+
+def test_a_stopped_notebook_takes_its_kernel_and_what_that_started_along(tmp_path: Path) -> None:
+    started, source = tmp_path / "started", tmp_path / "notebook.ipynb"
+    cell = (
+        "import os, pathlib, subprocess, time\nchild = subprocess.Popen(['sleep', '77'])\n"
+        f"pathlib.Path({str(tmp_path / 'writing')!r}).write_text(f'{{os.getpid()}} {{child.pid}}')\n"
+        f"os.rename({str(tmp_path / 'writing')!r}, {str(started)!r})\ntime.sleep(77)"
+    )
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell)]), source)
+    code = f"import papermill; papermill.execute_notebook({str(source)!r}, None, kernel_name='python3')"
+    process = subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
+    try:
+        while not started.exists():
+            assert process.poll() is None, "the notebook ended before it was stopped"
+            time.sleep(0.1)
+        kernel, child = map(int, started.read_text().split())
+        assert os.getpgid(kernel) != process.pid, "a kernel has a group of its own"
+    finally:
+        end_family(process)
+    assert gone(kernel) and gone(child)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from sinklora.reproduction.ablations.tables import perplexities
+from sinklora.reproduction.ablations.by_seed import perplexities
 from sinklora.reproduction.report.style import MARKS, PAGE_WIDTH, figure_style
 
 
@@ -17,11 +17,11 @@ def sweep_figure(rows: pd.DataFrame, context: int, sweeps: Mapping[str, Mapping[
 
     `sweeps`: field -> value -> the method that has it.
     """
-    found = perplexities(rows, context)
+    by_seed = perplexities(rows, context)
     with figure_style():
         figure, axes = plt.subplots(1, len(sweeps), figsize=(PAGE_WIDTH, 2.3), sharey=True, squeeze=False)
         for axis, (field, methods) in zip(axes[0], sweeps.items(), strict=True):
-            gaps = pd.DataFrame({value: found[method] - found.full for value, method in methods.items()})
+            gaps = pd.DataFrame({value: by_seed[method] - by_seed.full for value, method in methods.items()})
             places = range(len(gaps.columns))
             axis.plot(places, gaps.mean(), "k-", linewidth=0.9)
             for place, value in zip(places, gaps.columns, strict=True):
@@ -30,7 +30,7 @@ def sweep_figure(rows: pd.DataFrame, context: int, sweeps: Mapping[str, Mapping[
             axis.set_xlabel(field)
             axis.axhline(0, color="0.6", linewidth=0.6)
         axes[0][0].set_ylabel(f"perplexity at {context} tokens\nminus full attention's")
-        figure.suptitle(f"n = {len(found)} seeds", fontsize=8)
+        figure.suptitle(f"n = {len(by_seed)} seeds", fontsize=8)
     return figure
 
 

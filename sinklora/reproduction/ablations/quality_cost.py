@@ -8,18 +8,18 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from sinklora.evaluate.statistics import bonferroni, interval, spread
-from sinklora.reproduction.ablations.tables import perplexities
+from sinklora.reproduction.ablations.by_seed import perplexities
 
 
 def costs_and_gaps(rows: pd.DataFrame, context: int, costs: Mapping[str, float]) -> pd.DataFrame:
     """Attention cost against quality: method, cost, gap (mean), low, high (95 %), seeds, best_at_its_cost.
 
-    ``best_at_its_cost``: no cheaper or equally dear method has a lower mean gap (the Pareto front).
+    `best_at_its_cost`: no cheaper or equally dear method has a lower mean gap (the Pareto front).
     """
-    found = perplexities(rows, context)
+    by_seed = perplexities(rows, context)
     lines = []
     for method in costs:
-        gaps = (found[method] - found.full).dropna()
+        gaps = (by_seed[method] - by_seed.full).dropna()
         low, high = interval(gaps)
         lines.append(
             {
@@ -57,16 +57,16 @@ def front_verdict(rows: pd.DataFrame, context: int, costs: Mapping[str, float]) 
 
 
 def _best_within(rows: pd.DataFrame, context: int, front: pd.DataFrame, limit: str, most: float) -> str:
-    found = perplexities(rows, context)
+    by_seed = perplexities(rows, context)
     best = best_at_cost(front, most)
-    gaps = (found[best] - found.full).dropna()
+    gaps = (by_seed[best] - by_seed.full).dropna()
     named = f"Best on average at no more than {limit}: {best}, gap to full {spread(gaps)}"
     if len(gaps) < 2:
         return f"{named} (one seed, not decided)."
     low, high = interval(gaps)
     others = [str(name) for name in front[front["attention cost"] <= most].method if name != best]
     level = bonferroni(len(others))
-    near = _not_told_apart(found, best, others, level)
+    near = _not_told_apart(by_seed, best, others, level)
     apart = f"not told apart from it: {', '.join(near)}" if near else "better than every other one"
     return (
         f"{named} (95 % t-interval {low:z.2f} to {high:z.2f}); {apart} (paired {100 * level:.4g} % "
@@ -74,6 +74,6 @@ def _best_within(rows: pd.DataFrame, context: int, front: pd.DataFrame, limit: s
     )
 
 
-def _not_told_apart(found: pd.DataFrame, best: str, others: Sequence[str], level: float) -> list[str]:
+def _not_told_apart(by_seed: pd.DataFrame, best: str, others: Sequence[str], level: float) -> list[str]:
     """Those that are not surely worse than the best, paired by seed; also those with fewer than two seeds."""
-    return [name for name in others if not interval(found[name] - found[best], level)[0] > 0]
+    return [name for name in others if not interval(by_seed[name] - by_seed[best], level)[0] > 0]

@@ -1,24 +1,37 @@
 """Which models the ablations need: one base and one test set, methods and training conditions vary."""
 
 import dataclasses
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from transformers import AutoConfig
 
 from sinklora.attention.patterns import PATTERNS, find_pattern
 from sinklora.records.checks import Count, Distinct, check_fields
-from sinklora.reproduction.ablations.tables import attention_costs
 from sinklora.reproduction.extension.study import ExtensionStudy, measure
 from sinklora.train.sources import CorpusSpec
 from sinklora.train.spec import TrainSpec
 
 
+def attention_costs(training: TrainSpec, methods: Iterable[str]) -> dict[str, float]:
+    """Query-key pairs over causal pairs, mean over the steps of a training with each method: 1 is full."""
+    heads = AutoConfig.from_pretrained(training.base).num_attention_heads
+    costs = {}
+    for method in methods:
+        spec = dataclasses.replace(training, pattern=method)
+        used = Counter(spec.attention_pattern(step) for step in range(spec.steps))
+        pairs = sum(pattern.density(heads, spec.context) * count for pattern, count in used.items())
+        costs[method] = pairs / spec.steps
+    return costs
+
+
 @dataclass(frozen=True)
 class AblationStudy:
-    """``training`` gives what is not varied; tested on one test set at the original and the trained context.
+    """`training` gives what is not varied; tested on one test set at the original and the trained context.
 
     Lengths in tokens. Raises ValueError for what training or testing would refuse later.
     """
@@ -35,7 +48,7 @@ class AblationStudy:
         check_fields(self)
 
     def extension(self, methods: Iterable[str], **condition: Any) -> ExtensionStudy:
-        """The study of some methods; ``condition``: fields of TrainSpec in place of ``training``'s."""
+        """The study of some methods; `condition`: fields of TrainSpec in place of `training`'s."""
         training = dataclasses.replace(self.training, **condition)
         return ExtensionStudy(
             training=training,

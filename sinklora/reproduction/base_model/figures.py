@@ -8,7 +8,7 @@ from sinklora.reproduction.report.style import COLUMN_WIDTH, figure_style
 
 
 def training_curve(curve: pd.DataFrame, title: str, smooth: int = 50) -> Figure:
-    """Training loss (nats a token) against steps: each step in light grey, a running mean over ``smooth``
+    """Training loss (nats a token) against steps: each step in light grey, a running mean over `smooth`
     steps in black.
     """
     with figure_style():

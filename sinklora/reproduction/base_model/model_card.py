@@ -127,7 +127,7 @@ def _made_on(made: dict[str, Any]) -> str:
 
 
 def publish(model_folder: Path, table: pd.DataFrame, destination: Path) -> None:
-    """Put an exported model with its card in the place of ``destination``, whole or not at all.
+    """Put an exported model with its card in the place of `destination`, whole or not at all.
 
     Raises ValueError if its weights are larger than 12 MB, which the repository should not hold, or if it is
     already there.

@@ -34,7 +34,7 @@ BOS, EOS, PAD = "<s>", "</s>", "<pad>"
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizerFast:
-    """Byte-level BPE of ``vocabulary`` tokens; every digit is a token of its own, so that a number is
+    """Byte-level BPE of `vocabulary` tokens; every digit is a token of its own, so that a number is
     copied digit by digit.
     """
     tokenizer = Tokenizer(models.BPE())
@@ -76,7 +76,7 @@ def write_skeleton(folder: Path, tokenizer: PreTrainedTokenizerFast, config: Lla
 
 
 def export(run: Path, skeleton: Path, destination: Path) -> None:
-    """The run's model in bfloat16 with its tokenizer, as ``from_pretrained`` expects it, its loss curve
+    """The run's model in bfloat16 with its tokenizer, as `from_pretrained` expects it, its loss curve
     and its record.
     """
     AutoModelForCausalLM.from_pretrained(run / "model", dtype=torch.bfloat16).save_pretrained(destination)
@@ -89,7 +89,7 @@ def export(run: Path, skeleton: Path, destination: Path) -> None:
 
 @dataclass(frozen=True)
 class BaseRecipe:
-    """How the embedded base model is made; the defaults made the one in ``data/base``.
+    """How the embedded base model is made; the defaults made the one in `data/base`.
 
     `shape`: of `model_shapes`. Characters, tokens and steps are counts; `recall_share` is the share of
     training rows that are recall documents. Raises TypeError or ValueError naming the field.
@@ -139,7 +139,7 @@ class BaseRecipe:
 def make_base(recipe: BaseRecipe, *, runs: Path, cache: Path | None = None, progress: bool = True) -> Path:
     """Train tokenizer and model by the recipe (or go on, or reuse); returns the folder of the exported model.
 
-    The folder holds the model in bfloat16, the tokenizer, ``loss.csv`` and ``record.json`` (spec, data,
+    The folder holds the model in bfloat16, the tokenizer, `loss.csv` and `record.json` (spec, data,
     provenance).
     """
     documents, _ = read_documents(CorpusSpec(total_characters=recipe.tokenizer_characters))
@@ -172,10 +172,10 @@ def measure_base(
     """What the base model can do: perplexity on unseen files and on unseen packages, pass-key recall by
     length.
 
-    Each test set is the first ``documents`` documents of its split, in the order of the hash of their names,
-    cut to ``document_tokens`` tokens: a draw over all packages that does not change, and no more than that is
+    Each test set is the first `documents` documents of its split, in the order of the hash of their names,
+    cut to `document_tokens` tokens: a draw over all packages that does not change, and no more than that is
     tokenized. Columns: measure, value, low, high (95 % Wilson interval of recall), n (tokens predicted, or
-    trials); ``attrs["data"]`` records the test sets. Raises ValueError if a split has fewer documents.
+    trials); `attrs["data"]` records the test sets. Raises ValueError if a split has fewer documents.
     """
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(base)

@@ -14,7 +14,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sinklora.cache.policies import CachePolicy
 from sinklora.hf.budget_cache import BudgetCache
-from sinklora.reproduction.cache.study import CHANCE, PERPLEXITY, QUESTIONS, measures, summary
+from sinklora.reproduction.cache.study import CHANCE, PERPLEXITY, QUESTIONS
+from sinklora.reproduction.cache.tables import measures, summary
 from sinklora.reproduction.report.style import PAGE_WIDTH, figure_style
 
 MARKS = {

@@ -119,7 +119,7 @@ def answer_questions(
     `data_files`: questions in OpenBookQA's format; None is OpenBookQA itself, from the hub. `chosen`: name ->
     the policy at each budget (a fraction of the question with what is shown before it); the full cache is
     asked as well. `prompt_tokens`: for which length the rows say how a budget is split.
-    ``rows.attrs["data"]`` records the questions. Raises what `check_arguments` raises, before a model is
+    `rows.attrs["data"]` records the questions. Raises what `check_arguments` raises, before a model is
     loaded.
     """
     check_arguments(data_files, train_files, few_shot)

@@ -3,7 +3,6 @@
 Measurements are run directories: a stopped study goes on where it was, a finished one is read back.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -21,13 +20,11 @@ from sinklora.cache.h2o import H2O
 from sinklora.cache.novelty import Novelty
 from sinklora.cache.policies import POLICIES, CachePolicy, make_policy, policy_key
 from sinklora.cache.sliding_window import SlidingWindow
-from sinklora.evaluate.statistics import Accuracy, interval
 from sinklora.evaluate.through_cache import continuation_nll, pass_keys, recalled
 from sinklora.hf.budget_cache import BudgetCache
 from sinklora.hf.device import default_device
 from sinklora.records.checks import Count, Distinct, check_fields
 from sinklora.records.runs import remember
-from sinklora.records.tables import DASH
 from sinklora.train.sources import CorpusSpec
 from sinklora.train.spec import base_hash
 from sinklora.train.tokens import corpus_record, tokenize_corpus
@@ -177,151 +174,3 @@ def _measure_one(
                 {"measure": measure, "item": f"{seed}/{i}", "value": float(r)} for i, r in enumerate(right)
             ]
     return rows
-
-
-def measures(rows: pd.DataFrame) -> list[str]:
-    """Those of MEASURES that the rows have."""
-    return [measure for measure in MEASURES if measure in set(rows.measure)]
-
-
-def summary(rows: pd.DataFrame) -> pd.DataFrame:
-    """One line per measure, policy and budget: value, standard error, 95 % interval, n, chance, split.
-
-    Perplexity: t-interval over documents (of the mean nats); answers: Wilson interval over trials.
-    """
-    lines = []
-    for (measure, policy, budget), group in rows.groupby(["measure", "policy", "budget"], sort=False):
-        values = group.value
-        if measure == PERPLEXITY:
-            low, high = interval(values)
-            value, low, high = math.exp(values.mean()), math.exp(low), math.exp(high)
-            error, chance = value * float(values.std()) / math.sqrt(len(values)), DASH
-        else:
-            accuracy = Accuracy(int(values.sum()), len(values))
-            value, (low, high) = accuracy.share, accuracy.interval()
-            error, chance = math.sqrt(value * (1 - value) / len(values)), f"{CHANCE[str(measure)]:g}"
-        line = {"measure": measure, "policy": policy, "budget": budget, "eviction": "real"}
-        line |= {"split": group.split.iloc[0], "value": value, "standard error": error}
-        lines.append({**line, "low": low, "high": high, "n": len(values), "chance": chance})
-    return pd.DataFrame(lines)
-
-
-def table(rows: pd.DataFrame, measure: str) -> pd.DataFrame:
-    """Policies by budgets for one measure, as text: value and 95 % interval."""
-    found = summary(rows)
-    found = found[found.measure == measure]
-    digits = 2
-    cell = [
-        f"{v:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
-        for v, low, high in zip(found.value, found.low, found.high, strict=True)
-    ]
-    found = found.assign(cell=cell, percent=[f"{100 * b:g} %" for b in found.budget])
-    order = list(dict.fromkeys(found.sort_values("budget").percent))
-    wide = found.pivot(index="policy", columns="percent", values="cell")[order]
-    wide = wide.reindex(list(dict.fromkeys(found.policy))).fillna(DASH).reset_index()
-    wide.columns.name = None
-    return wide
-
-
-def lead(rows: pd.DataFrame, measure: str, policy: str, rival: str, budget: float) -> "pd.Series[float]":
-    """How much better a policy is than a rival, item by item: nats saved, or answers gained."""
-    at = rows[(rows.measure == measure) & (rows.budget == budget)].pivot(
-        index="item", columns="policy", values="value"
-    )
-    difference = at[policy] - at[rival]
-    return -difference if measure == PERPLEXITY else difference
-
-
-def duels(rows: pd.DataFrame, policy: str = "novelty", rivals: Sequence[str] | None = None) -> pd.DataFrame:
-    """A policy against the best of its rivals at each budget, paired by item; rivals: the published ones.
-
-    `lead` in nats a token or share of answers, with its 95 % t-interval; `worse` where all of the
-    interval is below 0.
-    """
-    lines = []
-    against = list(published_policies() if rivals is None else rivals)
-    for measure in measures(rows):
-        mine = rows[rows.measure == measure]
-        for budget in sorted(mine[mine.policy == policy].budget.unique()):
-            at_budget = mine[(mine.budget == budget) & mine.policy.isin(against)]
-            means = at_budget.groupby("policy").value.mean()
-            best = means.idxmin() if measure == PERPLEXITY else means.idxmax()
-            leads = lead(rows, measure, policy, best, budget)
-            low, high = interval(leads)
-            line = {"measure": measure, "budget": budget, "best rival": best, "lead": leads.mean()}
-            lines.append({**line, "low": low, "high": high, "n": len(leads), "worse": high < 0})
-    return pd.DataFrame(lines)
-
-
-def verdict(rows: pd.DataFrame) -> str:
-    """What the numbers say of H2O against Local, and of our policies against the best of the others.
-
-    The claim holds for a measure where H2O is better than Local at some small budget and worse at none.
-    """
-    sentences, held = [], []
-    budgets = sorted(rows[rows.policy == "h2o"].budget.unique())
-    for measure in measures(rows):
-        wins, losses = [], []
-        for budget in budgets:
-            low, high = interval(lead(rows, measure, "h2o", "local", budget))
-            if low > 0:
-                wins.append(budget)
-            if high < 0:
-                losses.append(budget)
-        if min(wins, default=1) <= SMALL < min(losses, default=1):
-            held.append(measure)
-        won, lost = percents(wins), percents(losses)
-        sentences.append(f"{measure}: H2O is better than Local at {won}, worse at {lost}.")
-    claim = f"H2O better than Local at {100 * SMALL:g} % or less"
-    first = f"Held for {', '.join(held)} ({claim})." if held else f"Did not hold ({claim}: in no measure)."
-    ours = [_verdict_on(name, rows) for name in our_policies() if name in set(rows.policy)]
-    return " ".join([first, *sentences, *ours])
-
-
-def _verdict_on(policy: str, rows: pd.DataFrame) -> str:
-    found, rivals = duels(rows, policy), ", ".join(published_policies())
-    better, compared = int((found.low > 0).sum()), len(found)
-    worse = found[found.worse]
-    if worse.empty:
-        return (
-            f"Ours, {policy}: never worse than the best of {rivals} within the paired 95 % "
-            f"intervals ({compared} comparisons); better in {better}."
-        )
-    places = zip(worse.measure, worse.budget, strict=True)
-    where = ", ".join(f"{measure} at {100 * budget:g} %" for measure, budget in places)
-    return (
-        f"Ours, {policy}: worse than the best of {rivals} in {where}, {len(worse)} of {compared} "
-        f"comparisons ({0.025 * compared:.1f} would be by chance alone); better in {better}."
-    )
-
-
-def variants_verdict(rows: pd.DataFrame) -> str:
-    """Which policy does best for which use, and whether a variant of H2O is nowhere worse than Local."""
-    sentences = []
-    for measure in measures(rows):
-        mine = rows[(rows.measure == measure) & (rows.policy != "full")]
-        best = []
-        budgets = sorted(mine.budget.unique())
-        for budget in budgets:
-            means = mine[mine.budget == budget].groupby("policy", sort=False).value.mean()
-            winner = str(means.idxmin() if measure == PERPLEXITY else means.idxmax())
-            others = [str(name) for name in means.index if name != winner]
-            level = [n for n in others if interval(lead(rows, measure, winner, n, budget))[0] <= 0]
-            also = f" ({len(level)} of {len(others)} others not surely worse)" if level else ""
-            best.append(f"{winner} at {percents([budget])}{also}")
-        variants = [name for name in dict.fromkeys(mine.policy) if name.startswith("h2o")]
-        level = [
-            name
-            for name in variants
-            if all(interval(lead(rows, measure, name, "local", budget))[1] >= 0 for budget in budgets)
-        ]
-        sentences.append(
-            f"{measure}: best are {'; '.join(best)}. Of H2O's variants, nowhere worse than Local within the "
-            f"paired 95 % intervals: {'; '.join(level) or 'none'}."
-        )
-    return " ".join(sentences)
-
-
-def percents(budgets: Sequence[float]) -> str:
-    """Budgets as they are spoken of."""
-    return ", ".join(f"{100 * budget:g} %" for budget in budgets) or "no budget"

@@ -26,14 +26,14 @@ def efficiency_figure(rows: pd.DataFrame, where: str) -> Figure:
         figure, (time, memory) = plt.subplots(1, 2, figsize=(PAGE_WIDTH, 3.0))
         base = rows[rows.method == BASELINE].set_index("tokens")
         for name, (grey, line, mark) in LINES.items():
-            mine = rows[rows.method == name].set_index("tokens")
-            if mine.empty:
+            of_method = rows[rows.method == name].set_index("tokens")
+            if of_method.empty:
                 continue
             style = {"color": grey, "linestyle": line, "marker": mark, "markersize": 3.5}
-            time.plot(mine.index, mine.seconds, label=name, **style)
-            memory.plot(mine.index, mine.peak_gib, **style)
-            ideal = mine.needed_tflop / base.needed_tflop * base.seconds
-            time.plot(mine.index, ideal, color=grey, linestyle=line, linewidth=0.4)
+            time.plot(of_method.index, of_method.seconds, label=name, **style)
+            memory.plot(of_method.index, of_method.peak_gib, **style)
+            ideal = of_method.needed_tflop / base.needed_tflop * base.seconds
+            time.plot(of_method.index, ideal, color=grey, linestyle=line, linewidth=0.4)
         for axis, label in ((time, "seconds a step"), (memory, "peak memory (GiB)")):
             axis.set_xscale("log", base=2)
             axis.set_yscale("log")

@@ -61,17 +61,17 @@ def longest_contexts(
     limit = memory_gib * 2**30
     rows = []
     for name in tqdm(methods, desc="longest context", disable=not progress):
-        found = partial(_measured_peak, step, STEPS[name], runs)
+        peak_at = partial(_measured_peak, step, STEPS[name], runs)
         predicted = longest(
             partial(_predicted_fits, step, STEPS[name], limit), unit=unit, most=most, near=step.context
         )
         tokens = longest(
-            lambda context, found=found: (peak := found(context)) is not None and peak <= limit,  # type: ignore[misc]
+            lambda context, peak_at=peak_at: (peak := peak_at(context)) is not None and peak <= limit,  # type: ignore[misc]
             unit=unit,
             most=most,
             near=predicted,
         )
-        peak = found(tokens) if tokens else None
+        peak = peak_at(tokens) if tokens else None
         rows.append(
             {
                 "method": name,
@@ -127,13 +127,13 @@ def ladder_verdict(rows: pd.DataFrame, method: str = "sf") -> str:
 
     Each step is judged by its differences paired by seed: all of them must hold.
     """
-    mine = rows[(rows.method == method) & rows.seed.notna()]
-    found = mine.pivot_table(index="seed", columns="context", values="perplexity").astype(float)
+    of_method = rows[(rows.method == method) & rows.seed.notna()]
+    by_context = of_method.pivot_table(index="seed", columns="context", values="perplexity").astype(float)
     judged = {
-        (short, long): judge(found[short] - found[long], "falls", "rises")
-        for short, long in pairwise(found.columns)
+        (short, long): judge(by_context[short] - by_context[long], "falls", "rises")
+        for short, long in pairwise(by_context.columns)
     }
-    values = ", ".join(f"{context}: {value:.2f}" for context, value in found.mean().items())
+    values = ", ".join(f"{context}: {value:.2f}" for context, value in by_context.mean().items())
     steps = "; ".join(
         f"{short} to {long}: {outcome[0].lower()}{outcome[1:]}, {words}"
         for (short, long), (outcome, words) in judged.items()

@@ -1,22 +1,24 @@
-"""Measurements compared: gap to full attention, gain from context, share of the improvement; the table and
-the verdict that are made of them.
+"""Measurements compared: gap to full attention, gain from context, share of the improvement; and the
+verdict that is made of them.
 """
 
 import math
-from collections.abc import Sequence
-from typing import Any
 
 import pandas as pd
 
-from sinklora.evaluate.statistics import interval, judge, spread
-from sinklora.records.tables import DASH
+from sinklora.evaluate.statistics import judge
 from sinklora.reproduction.names import LABELS, UNTRAINED
+from sinklora.reproduction.report.published import published_value
 
 KEYS = ["test_set", "method", "seed"]
 
 RIVALS = ("s2_wrapped", "s2")  # the two readings of S²-Attn
 
-PAPER_SHARE = {"sf": 92, "s2": 39}  # per cent, from the abstract
+PAPER_SHARES = {
+    "sf": "SF-Attn share of full attention's improvement",
+    "s2": "S2-Attn share of full attention's improvement",
+}
+"""The abstract's rows."""
 
 NEAR = 5  # points: a share this close to the abstract's counts as reproduced
 
@@ -28,9 +30,9 @@ BAD_START = 2  # p0 / pf from which the start, not the method, decides the share
 def comparisons(rows: pd.DataFrame, original: int, target: int) -> pd.DataFrame:
     """What each fine-tuned model gains: one row per test set, method and seed (METHOD, "share").
 
-    ``gap_to_full`` = pm - pf at ``target`` tokens, same seed; ``gain_from_context`` = perplexity at
-    ``original`` minus at ``target``, same model and tokens; ``share`` = (p0 - pm) / (p0 - pf), p0 without
-    fine-tuning (the abstract's 39 % and 92 %), NaN where full attention does not improve on p0.
+    `gap_to_full` = pm - pf at `target` tokens, same seed; `gain_from_context` = perplexity at
+    `original` minus at `target`, same model and tokens; `share` = (p0 - pm) / (p0 - pf), p0 without
+    fine-tuning (the abstract's shares), NaN where full attention does not improve on p0.
     Raises ValueError if a context was not measured, or something twice.
     """
     _check_contexts(rows, original, target)
@@ -62,77 +64,22 @@ def _check_contexts(rows: pd.DataFrame, original: int, target: int) -> None:
             raise ValueError(f"{name}={value}: not among the measured contexts {known}")
 
 
-def _of(rows: pd.DataFrame, test_set: str) -> pd.DataFrame:
+def of_test_set(rows: pd.DataFrame, test_set: str) -> pd.DataFrame:
+    """The rows of one test set; raises ValueError if it was not measured."""
     chosen = rows[rows.test_set == test_set]
     if chosen.empty:
         raise ValueError(f"test_set={test_set!r}: measured are {sorted(rows.test_set.unique())}")
     return chosen
 
 
-def table(
-    rows: pd.DataFrame, test_set: str, methods: Sequence[str], original: int, target: int
-) -> pd.DataFrame:
-    """Perplexity by context and the three comparisons, as text for people.
-
-    Mean ± standard deviation over seeds; the gap's 95 % t-interval has a column where a method has two seeds
-    or more. Not measured is a dash; full attention has no gap to itself and all of its own improvement.
-    Raises ValueError for a test set or context that was not measured.
-    """
-    chosen = _of(rows, test_set)
-    compared = comparisons(chosen, original, target)
-    lines = [_line(chosen, compared, method) for method in (UNTRAINED, *methods)]
-    frame = pd.DataFrame(lines).dropna(axis="columns", how="all")
-    return frame.fillna(DASH)
-
-
-def _line(rows: pd.DataFrame, compared: pd.DataFrame, method: str) -> dict[str, Any]:
-    mine, own = rows[rows.method == method], compared[compared.method == method]
-    line: dict[str, Any] = {"trained with": method}
-    line |= {
-        str(context): spread(mine[mine.context == context].perplexity)
-        for context in sorted(rows.context.unique())
-    }
-    gap, share = (DASH, DASH) if method == "full" else (spread(own.gap_to_full), spread(100 * own.share, 1))
-    low, high = interval(own.gap_to_full)
-    paired = method != "full" and not math.isnan(low)
-    return line | {
-        "gap to full": gap,
-        "95 % interval of the gap": f"{low:z.2f} to {high:z.2f}" if paired else None,
-        "gain from context": spread(own.gain_from_context),
-        "share of improvement (%)": share,
-        "seeds": str(len(own)) if len(own) else DASH,
-    }
-
-
-def with_paper(
-    frame: pd.DataFrame, published: pd.DataFrame, target: int, trained_at: int = 8192
-) -> pd.DataFrame:
-    """A `table` with the published rows under it, each value in the column of the same share of its target.
-
-    So 4096 of the paper's 8192 tokens stands under 1024 of a ``target`` of 2048; a length without a column is
-    left out. `published` comes from `paper_values`. Perplexities of other models on other text: their fall
-    from left to right compares, their level does not.
-    """
-    lines = []
-    for row, values in published.groupby("row", sort=False):
-        line = dict.fromkeys(map(str, frame.columns), DASH)
-        line["trained with"] = f"paper: {row}, at {', '.join(values.column)} of {trained_at} tokens"
-        for length, value in zip(values.column, values.value, strict=True):
-            place, rest = divmod(int(length) * target, trained_at)
-            if not rest and str(place) in line:
-                line[str(place)] = str(value)
-        lines.append(line)
-    return pd.concat([frame, pd.DataFrame(lines, columns=frame.columns)], ignore_index=True)
-
-
 def verdict(rows: pd.DataFrame, test_set: str, original: int, target: int) -> str:
     """What became of the paper's claims, from the numbers alone.
 
     Is SF-Attn better than S²-Attn (each reading of it); does the longer context help; are the shares near the
-    abstract's 92 % and 39 %; which reading of SF-Attn is better. A difference counts where its paired 95 %
+    abstract's; which reading of SF-Attn is better. A difference counts where its paired 95 %
     t-interval leaves out 0: one seed decides nothing. Raises ValueError as `comparisons` does.
     """
-    chosen = _of(rows, test_set)
+    chosen = of_test_set(rows, test_set)
     compared = comparisons(chosen, original, target)
     if "sf" not in set(compared.method):
         return "Not tested: SF-Attn was not trained."
@@ -154,8 +101,8 @@ def _claim(lead: "pd.Series[float]", rival: str) -> str:
 def _readings(lead: "pd.Series[float]") -> str:
     outcome, words = judge(lead, "lower", "higher")
     better = {"Held": "without the half shift", "Did not hold": "with the half shift kept"}
-    found = better.get(outcome, outcome.lower())
-    return f"Better reading of SF-Attn: {found}; without the half shift perplexity is {words}."
+    reading = better.get(outcome, outcome.lower())
+    return f"Better reading of SF-Attn: {reading}; without the half shift perplexity is {words}."
 
 
 def _gains(compared: pd.DataFrame, original: int, target: int) -> str:
@@ -179,14 +126,15 @@ def _shares(compared: pd.DataFrame, start: float, full: float) -> str:
             f"improve on the model without it (perplexity {start:.1f} without, {full:.1f} with)."
         )
     rivals = [name for name in RIVALS if name in shares]
-    found = ", ".join(f"{LABELS[name]} {shares[name]:z.1f} %" for name in ("sf", *rivals))
-    sf = bool(abs(shares["sf"] - PAPER_SHARE["sf"]) <= NEAR)
-    s2 = any(abs(shares[name] - PAPER_SHARE["s2"]) <= NEAR for name in rivals)
+    said = ", ".join(f"{LABELS[name]} {shares[name]:z.1f} %" for name in ("sf", *rivals))
+    paper = {name: 100 * published_value("Abstract", row) for name, row in PAPER_SHARES.items()}
+    sf = bool(abs(shares["sf"] - paper["sf"]) <= NEAR)
+    s2 = any(abs(shares[name] - paper["s2"]) <= NEAR for name in rivals)
     outcome = ("Did not hold", "Held in part", "Held")[int(sf) + int(s2)] if rivals else "Not tested"
     seeds = tuned.seed.nunique()
     return (
-        f"{outcome}: the share of the improvement is near {PAPER_SHARE['sf']} % with SF-Attn and "
-        f"{PAPER_SHARE['s2']} % with S²-Attn; here {found} (n = {seeds}).{_caution(shares, start, full)}"
+        f"{outcome}: the share of the improvement is near {paper['sf']:g} % with SF-Attn and "
+        f"{paper['s2']:g} % with S²-Attn; here {said} (n = {seeds}).{_caution(shares, start, full)}"
     )
 
 

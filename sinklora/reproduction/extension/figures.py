@@ -39,14 +39,16 @@ def context_figure(rows: pd.DataFrame, methods: Sequence[str]) -> Figure:
         for axis, test_set in zip(axes[0], sets, strict=True):
             for method in methods:
                 grey, line, mark = MARKS.get(method, ("0.5", "-", "."))
-                mine = (
+                by_context = (
                     rows[(rows.test_set == test_set) & (rows.method == method)].groupby("context").perplexity
                 )
-                mean = mine.mean()
+                mean = by_context.mean()
                 axis.plot(
                     mean.index, mean, color=grey, linestyle=line, marker=mark, markersize=3.5, label=method
                 )
-                axis.fill_between(mean.index, mine.min(), mine.max(), color=grey, alpha=0.15, linewidth=0)
+                axis.fill_between(
+                    mean.index, by_context.min(), by_context.max(), color=grey, alpha=0.15, linewidth=0
+                )
             axis.set_xlabel("context at test time (tokens)")
             axis.set_title(f"{test_set} (n = {rows.seed.nunique()} seeds)")
         axes[0][0].set_ylabel("perplexity")

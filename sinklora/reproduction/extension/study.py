@@ -33,9 +33,9 @@ TestSets = dict[str, tuple[list[np.ndarray], TokenizedCorpus]]
 
 @dataclass(frozen=True)
 class ExtensionStudy:
-    """What is compared: ``training`` gives all but pattern and seed; ``contexts`` and ``stride`` in tokens.
+    """What is compared: `training` gives all but pattern and seed; `contexts` and `stride` in tokens.
 
-    Of each test set the first ``documents`` documents of at least ``document_tokens`` tokens are taken,
+    Of each test set the first `documents` documents of at least `document_tokens` tokens are taken,
     cut to that length, so that every context length predicts the same tokens.
     Raises ValueError naming the argument for anything that training or testing would refuse later.
     """
@@ -78,9 +78,9 @@ def measure(
 ) -> pd.DataFrame:
     """Train what is missing and test everything: one row per method, seed, test set and context.
 
-    Columns: ``method``, ``seed`` (missing for the base without fine-tuning, its positions interpolated),
-    ``test_set``, ``context``, ``perplexity``, ``tokens`` (predicted), ``documents``, ``attention`` (at test
-    time). ``rows.attrs["data"]`` records the test sets.
+    Columns: `method`, `seed` (missing for the base without fine-tuning, its positions interpolated),
+    `test_set`, `context`, `perplexity`, `tokens` (predicted), `documents`, `attention` (at test
+    time). `rows.attrs["data"]` records the test sets.
     """
     tokenizer = AutoTokenizer.from_pretrained(study.training.base)
     sets = {name: _test_documents(study, name, tokenizer, cache) for name in study.test_sets}

@@ -1,5 +1,5 @@
-"""What the small data sets ask about Python sources: functions, their defaults and summaries, and stretches
-of text around them.
+"""What the synthetic data sets ask about Python sources: functions with defaults and summaries, and the text
+around them.
 """
 
 import ast

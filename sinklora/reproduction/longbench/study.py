@@ -1,4 +1,4 @@
-"""Table 6: LongBench by category for a model and its extensions, from local data or small generated sets."""
+"""Table 6: LongBench by category for a model and its extensions, from local data or synthetic sets."""
 
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -21,13 +21,13 @@ from sinklora.hf.budget_cache import BudgetCache
 from sinklora.hf.device import default_device
 from sinklora.lora.adapter import merge_adapter
 from sinklora.records.files import json_hash
-from sinklora.reproduction.longbench.small_sets import small_dataset
+from sinklora.reproduction.longbench.synthetic_sets import synthetic_dataset
 from sinklora.train.sources import CorpusSpec, read_documents
 
 SHUFFLES = 200  # of which chance is the mean
 
 
-def small_sets(
+def make_synthetic_sets(
     tokenizer: PreTrainedTokenizerBase, corpus: CorpusSpec, *, examples: int, tokens: int, seed: int
 ) -> dict[str, list[Record]]:
     """The generated stand-ins, one per category, from the documents of a corpus (Python sources)."""
@@ -36,7 +36,7 @@ def small_sets(
         return len(tokenizer(text)["input_ids"])
 
     documents = [(document.name, document.text) for document in read_documents(corpus)[0]]
-    make = partial(small_dataset, examples=examples, count_tokens=count, tokens=tokens, seed=seed)
+    make = partial(synthetic_dataset, examples=examples, count_tokens=count, tokens=tokens, seed=seed)
     return {name: make(name, documents) for name in SMALL}
 
 
@@ -75,7 +75,7 @@ def predictions(
     prompt_format = chat_format(tokenizer) if chat else as_it_is
     # Without it the settings are what they were before there was a choice: predictions made then are found.
     asked = {"chat_template": tokenizer.chat_template} if chat else {}
-    found = {}
+    by_model = {}
     for name, key, load in subjects:
         loaded = load()
         model: Any = merge_adapter(loaded) if isinstance(loaded, PeftModel) else loaded
@@ -100,10 +100,10 @@ def predictions(
                 progress=progress,
             )
             folder = runs / f"longbench-{json_hash(setting)[:16]}"
-            found[name if policy is None else f"{name}, {cache}"] = {
+            by_model[name if policy is None else f"{name}, {cache}"] = {
                 n: predict_set(records, n, out=folder / f"{n}.jsonl") for n, records in sets.items()
             }
-    return found
+    return by_model
 
 
 def chance(dataset: str, made: Sequence[Prediction], seed: int = 0) -> tuple[float, float]:
@@ -119,14 +119,14 @@ def chance(dataset: str, made: Sequence[Prediction], seed: int = 0) -> tuple[flo
     return float(np.mean(scores)), float(np.percentile(scores, 95))
 
 
-def scores_table(found: Mapping[str, Mapping[str, Sequence[Prediction]]]) -> pd.DataFrame:
+def scores_table(by_model: Mapping[str, Mapping[str, Sequence[Prediction]]]) -> pd.DataFrame:
     """Score (0 to 100) of each model on each data set, beside chance.
 
-    Columns: model, dataset, category, n, score, ``chance`` (mean of the same answers shuffled over the
-    records), ``at chance`` (the score is within 95 % of the shuffles).
+    Columns: model, dataset, category, n, score, `chance` (mean of the same answers shuffled over the
+    records), `at chance` (the score is within 95 % of the shuffles).
     """
     rows = []
-    for model, by_set in found.items():
+    for model, by_set in by_model.items():
         for dataset, made in by_set.items():
             value, (mean, high) = score_predictions(dataset, made), chance(dataset, made)
             category = DATASETS[scored_as(dataset)].category
@@ -147,14 +147,14 @@ def benchmark_table(scores: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["model", "Data sets", "Avg", *CATEGORIES])
 
 
-def verdict(scores: pd.DataFrame, small: bool) -> str:
+def verdict(scores: pd.DataFrame, synthetic: bool) -> str:
     """What the scores say of the paper's claim, or that generated sets cannot."""
     above = scores[scores["at chance"] == "no"].groupby("model", sort=False).dataset.count()
     counts = "; ".join(f"{m}: {above.get(m, 0)}" for m in dict.fromkeys(scores.model))
     total = scores.dataset.nunique()
     luck = f"{0.05 * len(scores):.1f} of all {len(scores)} would be by chance alone"
     said = f"Sets above chance, of {total}: {counts}; {luck}."
-    if small:
+    if synthetic:
         return f"Not LongBench: generated sets for a small model of source text. {said}"
     means = scores.groupby("model", sort=False).score.mean()
     return f"{said} Mean over the sets: " + "; ".join(f"{m}: {v:.1f}" for m, v in means.items()) + "."

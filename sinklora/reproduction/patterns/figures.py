@@ -27,13 +27,13 @@ def mask_figure(patterns: Sequence[str | Pattern], num_tokens: int, num_heads: i
 
     Under each column the pattern's density: its visible pairs as a share of full causal attention's.
     """
-    found = [find_pattern(pattern) for pattern in patterns]
+    shown = [find_pattern(pattern) for pattern in patterns]
     names = [pattern if isinstance(pattern, str) else "" for pattern in patterns]
     with figure_style():
         figure, axes = plt.subplots(
-            2, len(found), figsize=(PAGE_WIDTH, 2.2 + PAGE_WIDTH / len(found)), squeeze=False
+            2, len(shown), figsize=(PAGE_WIDTH, 2.2 + PAGE_WIDTH / len(shown)), squeeze=False
         )
-        for column, (name, pattern) in enumerate(zip(names, found, strict=True)):
+        for column, (name, pattern) in enumerate(zip(names, shown, strict=True)):
             visible = pattern.visible(num_heads, num_tokens)
             for row, head in enumerate((0, num_heads - 1)):
                 _draw_mask(axes[row][column], visible[head])

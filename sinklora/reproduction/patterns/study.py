@@ -22,7 +22,7 @@ def segmentation_steps(num_tokens: int, group_size: int) -> list[tuple[str, np.n
     """Segmentation and reassembly (paper Fig. 4) on token numbers: (what happens, tokens [2, N], windows
     [2, N]).
 
-    Row 0 is the un-shifted chunk of heads, row 1 the shifted one; ``windows`` numbers the window that each
+    Row 0 is the un-shifted chunk of heads, row 1 the shifted one; `windows` numbers the window that each
     place lies in.
     """
     if num_tokens % group_size or group_size % 2:
@@ -97,14 +97,14 @@ def attention_maps(model: PreTrainedModel, ids: Sequence[int]) -> Tensor:
     implementation = model.config._attn_implementation
     model.set_attn_implementation("eager")
     try:
-        found = model(tokens, output_attentions=True, use_cache=False).attentions
+        attentions = model(tokens, output_attentions=True, use_cache=False).attentions
     finally:
         model.set_attn_implementation(implementation)
-    return torch.stack([layer[0].float() for layer in found])
+    return torch.stack([layer[0].float() for layer in attentions])
 
 
 def sink_mass(maps: Tensor, tokens: int, after: int = 64) -> Tensor:
-    """Mean share of attention that queries from ``after`` on give to the first ``tokens`` tokens: [layers,
+    """Mean share of attention that queries from `after` on give to the first `tokens` tokens: [layers,
     H].
     """
     return maps[:, :, after:, :tokens].sum(-1).mean(-1)

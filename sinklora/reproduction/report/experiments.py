@@ -1,5 +1,5 @@
-"""The index of experiments: paper item -> notebook, parameters per profile, outputs
-(``notebooks/experiments.yaml``); and the check of parameters against the notebook that they are for.
+"""The index of experiments (`notebooks/experiments.yaml`): paper item -> notebook, parameters per profile,
+outputs; and the check of parameters against the notebook that they are for.
 """
 
 import ast
@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+
+EXPERIMENTS = Path("notebooks/experiments.yaml")
 
 PROFILES = ("smoke", "cpu", "gpu", "paper")
 
@@ -31,14 +33,14 @@ class Experiment:
         unknown = set(self.parameters) - set(PROFILES)
         if unknown:
             raise ValueError(f"{self.notebook}: unknown profiles {sorted(unknown)}; known are {PROFILES}")
-        for profile, given in self.parameters.items():
-            if not isinstance(given, dict):
+        for profile, values in self.parameters.items():
+            if not isinstance(values, dict):
                 raise ValueError(
-                    f"{self.notebook}, profile {profile}: {given!r}; expected a mapping, if empty {{}}"
+                    f"{self.notebook}, profile {profile}: {values!r}; expected a mapping, if empty {{}}"
                 )
 
 
-def load_experiments(path: Path = Path("notebooks/experiments.yaml")) -> tuple[Experiment, ...]:
+def load_experiments(path: Path = EXPERIMENTS) -> tuple[Experiment, ...]:
     """Read the index; unknown or missing keys, and an output named twice, raise ValueError."""
     known = {f.name for f in fields(Experiment)}
     entries = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -74,14 +76,14 @@ def declared_parameters(notebook: Path) -> dict[str, Any]:
     return declared
 
 
-def check_parameters(notebook: Path, given: dict[str, Any]) -> None:
+def check_parameters(notebook: Path, parameters: dict[str, Any]) -> None:
     """Raise ValueError if a parameter is unknown to a notebook or has another type than its default.
 
     papermill itself only warns of unknown parameters. A whole number passes for a float; the entries of a
     list are compared with those of the default.
     """
     declared = declared_parameters(notebook)
-    for name, value in given.items():
+    for name, value in parameters.items():
         if name not in declared:
             raise ValueError(f"{notebook.name}: unknown parameter {name!r}; it has {sorted(declared)}")
         if not _same_kind(value, declared[name]):
@@ -89,8 +91,8 @@ def check_parameters(notebook: Path, given: dict[str, Any]) -> None:
             raise ValueError(
                 f"{notebook.name}: parameter {name}={value!r}: expected {kind}, like {declared[name]!r}"
             )
-    if "profile" in declared and given.get("profile", declared["profile"]) not in PROFILES:
-        raise ValueError(f"{notebook.name}: profile={given['profile']!r}: expected one of {PROFILES}")
+    if "profile" in declared and parameters.get("profile", declared["profile"]) not in PROFILES:
+        raise ValueError(f"{notebook.name}: profile={parameters['profile']!r}: expected one of {PROFILES}")
 
 
 def _same_kind(value: Any, default: Any) -> bool:

@@ -31,29 +31,29 @@ def records(root: Path, profile: str) -> dict[str, dict[str, Any]]:
 
 
 def results_index(root: Path, experiments: Sequence[Experiment], paper_numbers: Path = PAPER_NUMBERS) -> str:
-    """The text of ``results/README.md``: every output of every profile but smoke, in the order of the
+    """The text of `results/README.md`: every output of every profile but smoke, in the order of the
     notebooks.
 
     An output that a notebook of the profile has not written yet is listed as not measured.
     """
     parts = [HEAD]
     for profile in PROFILES:
-        found = records(root, profile)
-        if profile == "smoke" or not (found or profile == "gpu"):
+        by_name = records(root, profile)
+        if profile == "smoke" or not (by_name or profile == "gpu"):
             continue
         parts.append(f"## Profile `{profile}`\n")
-        if not found:
+        if not by_name:
             parts.append(f"{MISSING} `make gpu` measures it.\n")
             continue
         for experiment in experiments:
-            if profile in experiment.parameters or set(experiment.outputs) & set(found):
-                parts += _notebook(experiment, found, root, profile, paper_numbers)
+            if profile in experiment.parameters or set(experiment.outputs) & set(by_name):
+                parts += _notebook(experiment, by_name, root, profile, paper_numbers)
     return "\n".join(parts).rstrip() + "\n"
 
 
 def _notebook(
     experiment: Experiment,
-    found: dict[str, dict[str, Any]],
+    by_name: dict[str, dict[str, Any]],
     root: Path,
     profile: str,
     paper_numbers: Path,
@@ -61,8 +61,8 @@ def _notebook(
     said: dict[str, str] = {}  # long verdicts and values stand once a notebook
     parts = []
     for name in experiment.outputs:
-        if name in found:
-            parts.append(_show(found[name], root / profile, paper_numbers, said))
+        if name in by_name:
+            parts.append(_show(by_name[name], root / profile, paper_numbers, said))
         else:
             parts.append(f"### {name}\n\n{MISSING}\n")
     return parts
@@ -105,7 +105,7 @@ def _table(root: Path, quoted: str) -> str:
 
 
 def quote_tables(text: str, root: Path) -> str:
-    """Refill every ``<!-- table: PROFILE/NAME -->`` … ``<!-- end of table -->`` block of a text from the
+    """Refill every `<!-- table: PROFILE/NAME -->` … `<!-- end of table -->` block of a text from the
     results.
 
     Raises ValueError for a block without its end, and for a table of the smoke profile, which measures
@@ -120,7 +120,7 @@ def quote_tables(text: str, root: Path) -> str:
 
 
 def write_index(repository: Path = Path()) -> None:
-    """Rewrite ``results/README.md`` and the tables quoted in ``README.md``."""
+    """Rewrite `results/README.md` and the tables quoted in `README.md`."""
     root = repository / "results"
     readme = repository / "README.md"
     experiments = load_experiments(repository / "notebooks" / "experiments.yaml")

@@ -7,15 +7,17 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
 from matplotlib.figure import Figure
 
 from sinklora.records.files import atomic_write, write_json
 from sinklora.records.provenance import current_provenance
-from sinklora.records.tables import latex, markdown
+from sinklora.records.tables import Table, latex, markdown
 from sinklora.reproduction.report.experiments import PROFILES
+
+TableOf = TypeVar("TableOf", Table, pd.DataFrame)
 
 
 def from_repository_root() -> Path:
@@ -35,7 +37,7 @@ def from_repository_root() -> Path:
 class Report:
     """Where one notebook, run with one profile and parameters, puts what it found.
 
-    Each output has a record in ``provenance/``: paper item, caption, verdict, parameters, seeds, data,
+    Each output has a record in `provenance/`: paper item, caption, verdict, parameters, seeds, data,
     versions, commit, and the seconds since the report was made. Raises ValueError for an unknown profile.
     """
 
@@ -52,29 +54,31 @@ class Report:
     def table(
         self,
         name: str,
-        frame: pd.DataFrame,
+        table: TableOf,
         *,
         paper_item: str,
         caption: str,
         verdict: str,
         seeds: Sequence[int] = (),
         data: dict[str, Any] | None = None,
-    ) -> pd.DataFrame:
-        """Write a table (its index is not written) and its record; returns the table, for display.
+    ) -> TableOf:
+        """Write a table and its record; returns the table, for display.
 
-        ``data`` describes the data; without it ``frame.attrs["data"]`` does, where there is one.
+        The csv holds all numbers of its frame (not the index), Markdown and LaTeX what its columns show.
+        `data` describes the data; without it the frame's `attrs["data"]` does, where there is one.
         """
+        frame = table.frame if isinstance(table, Table) else table
         folder = self._folder("tables", name)
         texts = {
             "csv": frame.to_csv(index=False),
-            "md": markdown(frame) + "\n",
-            "tex": latex(frame, caption),
+            "md": markdown(table) + "\n",
+            "tex": latex(table, caption),
         }
         for suffix, text in texts.items():
             atomic_write(folder / f"{name}.{suffix}", text)
         data = data or frame.attrs.get("data")
         self._record("table", name, paper_item, caption, verdict, seeds, data)
-        return frame
+        return table
 
     def figure(
         self,

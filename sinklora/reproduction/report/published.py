@@ -1,4 +1,4 @@
-"""The values that the paper published, as ``data/paper_numbers.csv`` holds them."""
+"""The values that the paper published, as `data/paper_numbers.csv` holds them."""
 
 import re
 from pathlib import Path
@@ -21,12 +21,27 @@ def paper_values(item_prefix: str, path: Path = PAPER_NUMBERS) -> pd.DataFrame:
     "Table 1" is not the beginning of "Table 10". Raises ValueError where there are none.
     """
     published = pd.read_csv(path, dtype=str)
-    found = published[published.item.str.match(rf"{re.escape(item_prefix)}(?!\d)")]
-    if not item_prefix or found.empty:
+    values = published[published.item.str.match(rf"{re.escape(item_prefix)}(?!\d)")]
+    if not item_prefix or values.empty:
         raise ValueError(
             f"item_prefix={item_prefix!r}: no published value; {path} has {sorted(published.item.unique())}"
         )
-    return found.reset_index(drop=True)
+    return values.reset_index(drop=True)
+
+
+def published_value(
+    item_prefix: str, row: str, column: str | None = None, path: Path = PAPER_NUMBERS
+) -> float:
+    """One published value, by its row and column; a row of one value needs no column.
+
+    Raises ValueError where there is none, or more than one, and where it is no number.
+    """
+    values = paper_values(item_prefix, path)
+    chosen = values[(values.row == row) & ((values.column == column) | (column is None))]
+    if len(chosen) != 1:
+        known = sorted(set(zip(values.row, values.column, strict=True)))
+        raise ValueError(f"row={row!r}, column={column!r}: {len(chosen)} values; {item_prefix} has {known}")
+    return float(chosen.value.iloc[0])
 
 
 def named_items(paper_item: str) -> list[str]:

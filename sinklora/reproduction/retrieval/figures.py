@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from sinklora.reproduction.report.style import MARKS, PAGE_WIDTH, figure_style
-from sinklora.reproduction.retrieval.study import accuracies
+from sinklora.reproduction.retrieval.tables import accuracies
 
 
 def retrieval_figure(panels: Mapping[str, pd.DataFrame], models: Sequence[str], context: int) -> Figure:
@@ -33,15 +33,15 @@ def retrieval_figure(panels: Mapping[str, pd.DataFrame], models: Sequence[str], 
     return figure
 
 
-def _lengths(axis: Axes, found: pd.DataFrame, models: Sequence[str], context: int) -> None:
-    lengths = sorted(found.tokens.unique())
+def _lengths(axis: Axes, shares: pd.DataFrame, models: Sequence[str], context: int) -> None:
+    lengths = sorted(shares.tokens.unique())
     for place, model in enumerate(models):
         grey, line, mark = MARKS.get(model, ("0.6", "-", "x"))
-        mine = found[found.model == model].sort_values("tokens")
-        places = [lengths.index(tokens) + 0.06 * (place - len(models) / 2) for tokens in mine.tokens]
-        error = [(mine.accuracy - mine.low).clip(lower=0), (mine.high - mine.accuracy).clip(lower=0)]
+        points = shares[shares.model == model].sort_values("tokens")
+        places = [lengths.index(tokens) + 0.06 * (place - len(models) / 2) for tokens in points.tokens]
+        error = [(points.accuracy - points.low).clip(lower=0), (points.high - points.accuracy).clip(lower=0)]
         style: dict[str, Any] = {"color": grey, "linestyle": line, "marker": mark, "markersize": 3.5}
-        axis.errorbar(places, mine.accuracy, yerr=error, elinewidth=0.6, label=model, **style)
+        axis.errorbar(places, points.accuracy, yerr=error, elinewidth=0.6, label=model, **style)
     axis.axvline(lengths.index(context) if context in lengths else -1, color="black", linestyle=":")
     axis.set_xticks(range(len(lengths)), [str(tokens) for tokens in lengths], rotation=45)
 
@@ -51,8 +51,8 @@ def depth_figure(rows: pd.DataFrame, models: Sequence[str]) -> Figure:
     with figure_style():
         figure, axes = plt.subplots(1, len(models), figsize=(PAGE_WIDTH, 2.3), sharey=True, squeeze=False)
         for axis, model in zip(axes[0], models, strict=True):
-            mine = rows[rows.model == model].assign(correct=rows.correct.astype(float))
-            grid = mine.pivot_table(index="depth", columns="tokens", values="correct")
+            answers = rows[rows.model == model].assign(correct=rows.correct.astype(float))
+            grid = answers.pivot_table(index="depth", columns="tokens", values="correct")
             image = axis.imshow(grid, cmap="Greys", vmin=0, vmax=1, aspect="auto", origin="upper")
             axis.set_xticks(range(len(grid.columns)), [str(c) for c in grid.columns], rotation=90)
             axis.set_yticks([0, len(grid.index) - 1], ["first", "last"])

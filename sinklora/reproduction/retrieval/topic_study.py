@@ -18,13 +18,13 @@ from sinklora.evaluate.topics import ANSWER_TOKENS, TopicRecord, topic_accuracy,
 from sinklora.hf.budget_cache import BudgetCache
 from sinklora.records.files import json_hash
 from sinklora.records.runs import remember
-from sinklora.reproduction.retrieval.study import Subject
+from sinklora.reproduction.retrieval.model_under_test import ModelUnderTest
 
 Sets = Mapping[str, Sequence[TopicRecord]]
 
 
 def measure_topics(
-    asked: Iterable[Subject],
+    asked: Iterable[ModelUnderTest],
     tokenizer: PreTrainedTokenizerBase,
     sets: Sets,
     *,
@@ -56,7 +56,7 @@ def measure_topics(
 
 
 def _ask(
-    subject: Subject,
+    subject: ModelUnderTest,
     tokenizer: PreTrainedTokenizerBase,
     sets: Sets,
     policy: CachePolicy | None,

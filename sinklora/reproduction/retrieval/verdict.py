@@ -6,7 +6,7 @@ import pandas as pd
 
 from sinklora.evaluate.statistics import sign_test
 from sinklora.reproduction.names import BASE
-from sinklora.reproduction.retrieval.study import accuracies, only_interpolated
+from sinklora.reproduction.retrieval.tables import accuracies, only_interpolated
 
 HALF = 0.5  # of the keys: below this share a length counts as out of reach
 
@@ -30,8 +30,8 @@ def longest(rows: pd.DataFrame, model: str, least: float = HALF) -> int:
 
 
 def _shares(rows: pd.DataFrame, model: str) -> "pd.Series[float]":
-    found = accuracies(rows[rows.model == model])
-    return found.set_index("tokens").accuracy.sort_index()
+    shares = accuracies(rows[rows.model == model])
+    return shares.set_index("tokens").accuracy.sort_index()
 
 
 def surely_better(rows: pd.DataFrame, model: str, rival: str) -> list[int]:
@@ -41,18 +41,18 @@ def surely_better(rows: pd.DataFrame, model: str, rival: str) -> list[int]:
     Both were asked for the same keys; several training seeds count as keys of their own, which the same
     documents make a little too many.
     """
-    mine, theirs = (rows[rows.model == name] for name in (model, rival))
-    seeded = mine.seed.notna().all() and theirs.seed.notna().all()
+    answered, rivals = (rows[rows.model == name] for name in (model, rival))
+    seeded = answered.seed.notna().all() and rivals.seed.notna().all()
     on = ["tokens", "depth", *(["seed"] if seeded else [])]
-    pairs = mine.merge(theirs, on=on, suffixes=("", "_rival"))
-    found = []
+    pairs = answered.merge(rivals, on=on, suffixes=("", "_rival"))
+    tests = []
     for tokens, group in pairs.groupby("tokens"):
         ours, other = group.correct.astype(bool), group.correct_rival.astype(bool)
         wins, losses = int((ours & ~other).sum()), int((~ours & other).sum())
-        found.append((sign_test(wins, losses), int(str(tokens)), wins > losses))
+        tests.append((sign_test(wins, losses), int(str(tokens)), wins > losses))
     better = []
-    for rank, (p, tokens, ahead) in enumerate(sorted(found)):
-        if p > LEVEL / (len(found) - rank):
+    for rank, (p, tokens, ahead) in enumerate(sorted(tests)):
+        if p > LEVEL / (len(tests) - rank):
             break
         if ahead:
             better.append(tokens)
@@ -100,8 +100,8 @@ def _judged(rows: pd.DataFrame, context: int) -> tuple[str, str]:
     more back than full attention; against it where full attention surely gives more back; not at all where,
     beyond the trained context, full attention's interval lies below half. Any other is open.
     """
-    found = accuracies(rows).set_index(["model", "tokens"])
-    sf, full = found.loc["sf"], found.loc["full"]
+    shares = accuracies(rows).set_index(["model", "tokens"])
+    sf, full = shares.loc["sf"], shares.loc["full"]
     better, worse = surely_better(rows, "sf", "full"), surely_better(rows, "full", "sf")
     kept = [t for t in sf.index if sf.low[t] >= HALF or t in better]
     lost = [t for t in worse if t not in kept]

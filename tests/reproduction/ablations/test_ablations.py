@@ -8,20 +8,20 @@ import pandas as pd
 import pytest
 
 from sinklora.attention.patterns import PATTERNS, SF
+from sinklora.reproduction.ablations.by_seed import closed_gap, perplexities
 from sinklora.reproduction.ablations.figures import front_figure, sweep_figure
 from sinklora.reproduction.ablations.quality_cost import best_at_cost, costs_and_gaps, front_verdict
-from sinklora.reproduction.ablations.study import AblationStudy, sweep_methods
+from sinklora.reproduction.ablations.study import AblationStudy, attention_costs, sweep_methods
 from sinklora.reproduction.ablations.tables import (
     ablation_table,
-    attention_costs,
-    closed_gap,
     condition_table,
+    schedule_table,
+    sweep_table,
+)
+from sinklora.reproduction.ablations.verdict import (
     condition_verdict,
     order_verdict,
-    perplexities,
-    recipe_table,
-    recipe_verdict,
-    sweep_table,
+    schedule_verdict,
     sweep_verdict,
 )
 from sinklora.reproduction.patterns.study import pattern_names
@@ -74,14 +74,22 @@ def test_perplexities_are_one_column_a_method() -> None:
 
 def test_an_ablation_shows_gaps_and_leads_paired_by_seed() -> None:
     labels = {"sf": "SF-Attn", "s2": "S²-Attn", "full": "full", "fixed": "never run"}
-    table = ablation_table(rows(), 2048, labels, reference="s2", published={"sf": "8.64"}).set_index("name")
+    made = ablation_table(rows(), 2048, labels, reference="s2", item="Table 7")
+    numbers = made.frame.set_index("name")
+    assert numbers.loc["sf", "gap to full"] == 2 and numbers.loc["sf", "lower than s2 by"] == pytest.approx(
+        4.1
+    )
+    assert numbers.loc["sf", "lower than s2 by (low)"] == pytest.approx(2.8294, abs=1e-3)
+    assert numbers.loc["sf", "paper"] == 8.64 and math.isnan(numbers.loc["s2", "paper"])
+    assert math.isnan(numbers.loc["full", "gap to full"]) and math.isnan(numbers.loc["fixed", "gap to full"])
+    table = made.written().set_index("name")
     assert table.loc["sf", "gap to full"] == "2.00 ± 0.00"
     assert table.loc["sf", "lower than s2 by"] == "4.10 ± 0.14"
     # mean 4.1, standard deviation 0.1414, t(1) = 12.706: 4.1 ± 12.706 * 0.1414 / sqrt(2)
     assert table.loc["sf", "95 % interval"] == "2.83 to 5.37"
     assert table.loc["sf", "paper"] == "8.64" and table.loc["s2", "paper"] == "–"
     assert table.loc["full", "gap to full"] == "–" and table.loc["s2", "lower than s2 by"] == "–"
-    assert table.loc["fixed", "seeds"] == 0 and table.loc["fixed", "perplexity at 2048"] == "–"
+    assert table.loc["fixed", "seeds"] == "0" and table.loc["fixed", "perplexity at 2048"] == "–"
 
 
 def test_the_papers_order_is_judged_pair_by_pair() -> None:
@@ -98,8 +106,10 @@ def test_conditions_stand_side_by_side() -> None:
     measured = {"1024": rows({"full": (9.0,), "sf": (9.5,), "s2": (9.4,)}, 1024), "2048": rows()}
     methods = ["full", "sf", "s2"]
     costs = {"1024": dict.fromkeys(methods, 0.2566), "2048": {"full": 1.0, "sf": 0.2533, "s2": 0.23}}
-    table = condition_table(measured, methods, costs)
-    table = table.set_index("trained with")
+    made = condition_table(measured, methods, costs)
+    assert made.frame["2048: gap to full"].tolist()[1:] == pytest.approx([2.0, 6.1])
+    assert made.frame["1024: seeds"].tolist() == [1, 1, 1] and made.frame["2048: seeds"].tolist() == [2, 2, 2]
+    table = made.written().set_index("trained with")
     assert table.loc["sf", "1024: gap to full"] == "0.50"
     assert table.loc["sf", "2048: gap to full"] == "2.00 ± 0.00"
     assert table.loc["sf", "1024: attention cost"] == "0.2566"
@@ -114,8 +124,11 @@ def test_conditions_stand_side_by_side() -> None:
 def test_sweeps_name_the_best_value() -> None:
     methods = {0: "short", 4: "sf", 8: "sf(sink_tokens=8)"}
     costs = {"short": 0.25, "sf": 0.253, "sf(sink_tokens=8)": 0.256}
-    table = sweep_table(rows(), 2048, "sink_tokens", methods, costs).set_index("sink_tokens")
-    assert table.loc["8", "gap to full"] == "1.55 ± 0.07" and table.loc["0", "attention cost"] == 0.25
+    made = sweep_table(rows(), 2048, "sink_tokens", methods, costs)
+    assert made.frame.sink_tokens.tolist() == [0, 4, 8]
+    assert made.frame["gap to full"].tolist() == pytest.approx([5.05, 2.0, 1.55])
+    table = made.written().set_index("sink_tokens")
+    assert table.loc["8", "gap to full"] == "1.55 ± 0.07" and table.loc["0", "attention cost"] == "0.250"
     assert sweep_verdict(rows(), 2048, "sink_tokens", methods).startswith(
         "Lowest mean perplexity with sink_tokens = 8. Not decided: better than SF-Attn's 4"
     )
@@ -183,11 +196,12 @@ def test_a_schedule_closes_a_share_of_the_gap_at_a_cost() -> None:
     # seed 0: (12 - 10.5) / (12 - 10) = 75 %; seed 1: (13 - 11.6) / (13 - 11) = 70 %
     assert closed_gap(rows(), 2048, "sf_then_full").tolist() == pytest.approx([75, 70])
     costs = {"sf": 0.25, "sf_then_full": 0.325}
-    table = recipe_table(rows(), 2048, ["sf", "sf_then_full"], costs).set_index("trained with")
-    assert table.loc["sf_then_full", "of SF-Attn's gap closed (%)"] == "72.5 ± 3.5"
-    assert table.loc["sf_then_full", "cost, times SF-Attn's"] == pytest.approx(1.3)
+    made = schedule_table(rows(), 2048, ["sf", "sf_then_full"], costs)
+    assert made.frame["of SF-Attn's gap closed (%)"].tolist() == pytest.approx([0, 72.5])
+    assert made.frame["cost, times SF-Attn's"].tolist() == pytest.approx([1, 1.3])
+    assert made.written()["of SF-Attn's gap closed (%)"].tolist() == ["0.0 ± 0.0", "72.5 ± 3.5"]
     dear = {"sf": 0.25, "sf_then_full": 0.35}
-    assert recipe_verdict(rows(), 2048, ["sf_then_full"], dear).startswith("Not reached")
+    assert schedule_verdict(rows(), 2048, ["sf_then_full"], dear).startswith("Not reached")
 
 
 @pytest.mark.parametrize(
@@ -211,7 +225,7 @@ def test_a_goal_is_reached_where_the_interval_says_so(shares: tuple[float, ...],
         "sf_then_full": tuple(12 - share / 50 for share in shares),
     }
     costs = {"sf": 0.25, "sf_then_full": 0.325}
-    assert recipe_verdict(rows(values), 2048, ["sf_then_full"], costs).startswith(said)
+    assert schedule_verdict(rows(values), 2048, ["sf_then_full"], costs).startswith(said)
 
 
 def test_a_study_trains_full_attention_beside_every_method() -> None:

@@ -17,7 +17,9 @@ from sinklora.reproduction.cache.question_study import (
     next_line_questions,
     write_next_line_questions,
 )
-from sinklora.reproduction.cache.study import QUESTIONS, duels, summary, verdict
+from sinklora.reproduction.cache.study import QUESTIONS
+from sinklora.reproduction.cache.tables import duels, summary
+from sinklora.reproduction.cache.verdict import verdict
 from sinklora.train.sources import CorpusSpec
 
 BASE = "data/base"
@@ -80,7 +82,7 @@ def test_a_study_asks_once_and_joins_the_others(tmp_path: Path) -> None:
     again = answer_questions(BASE, file, chosen, runs=tmp_path / "runs")
     assert again.equals(rows) and rows.attrs["data"] == again.attrs["data"]
     assert {p: p.stat().st_mtime_ns for p in tmp_path.glob("runs/*/finished.json")} == written
-    assert summary(rows).chance.unique().tolist() == ["0.25"]
+    assert summary(rows).chance.unique().tolist() == [0.25]
 
 
 def test_questions_are_a_panel_and_a_sentence_of_their_own(tmp_path: Path) -> None:

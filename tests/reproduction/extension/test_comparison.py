@@ -7,7 +7,9 @@ import pytest
 
 from helpers import assert_close
 from sinklora.evaluate.statistics import interval, spread
-from sinklora.reproduction.extension.comparison import comparisons, table, verdict, with_paper
+from sinklora.records.tables import part
+from sinklora.reproduction.extension.comparison import comparisons, verdict
+from sinklora.reproduction.extension.tables import table, with_paper
 from sinklora.reproduction.names import UNTRAINED
 from sinklora.reproduction.report.published import paper_values
 
@@ -62,7 +64,14 @@ def test_what_was_not_measured_or_measured_twice_is_named() -> None:
 
 
 def test_the_table_by_hand() -> None:
-    made = table(HAND, "A", ["full", "sf"], 512, 2048).set_index("trained with")
+    numbers = table(HAND, "A", ["full", "sf"], 512, 2048).frame.set_index("trained with")
+    assert_close(numbers.loc["sf", ["2048", "2048 (sd)"]].tolist(), [17.25, 0.5 / math.sqrt(2)], atol=1e-12)
+    gap = [part("gap to full", end) for end in ("low", "high")]
+    assert_close(numbers.loc["sf", ["gap to full", *gap]].tolist(), [1.75, -7.7796, 11.2796], atol=1e-3)
+    assert_close(numbers.loc["sf", "gain from context"], 0.75, atol=1e-12)
+    assert_close(numbers.loc["sf", "share of improvement (%)"], 50 * (23 / 24 + 22.5 / 25), atol=1e-10)
+    assert numbers.seeds.isna().tolist() == [True, False, False] and numbers.loc["full", gap].isna().all()
+    made = table(HAND, "A", ["full", "sf"], 512, 2048).written().set_index("trained with")
     assert made.loc[UNTRAINED, "2048"] == "40.00"
     assert made.loc["sf", "2048"] == "17.25 ± 0.35"
     assert made.loc["sf", "gap to full"] == "1.75 ± 1.06"
@@ -75,7 +84,8 @@ def test_the_table_by_hand() -> None:
 def test_one_seed_has_no_interval() -> None:
     one = HAND[HAND.seed.isna() | (HAND.seed == 0)]
     made = table(one, "A", ["full", "sf"], 512, 2048)
-    assert "95 % interval of the gap" not in made
+    assert "95 % interval of the gap" not in made.written()
+    assert made.frame[part("2048", "sd")].isna().all()
     assert "Not decided (one seed): SF-Attn is better than S²-Attn" in verdict(one, "A", 512, 2048)
 
 
@@ -128,7 +138,9 @@ def test_the_verdict_without_rivals_claims_nothing_about_them() -> None:
 
 
 def test_published_rows_stand_under_the_same_share_of_the_context() -> None:
-    made = with_paper(table(HAND, "A", ["full", "sf"], 512, 2048), paper_values("Table 2"), 2048)
+    joined = with_paper(table(HAND, "A", ["full", "sf"], 512, 2048), paper_values("Table 2"), 2048)
+    assert joined.frame["2048"].tolist() == [40.0, 15.5, 17.25, 7.85, 4.66]
+    made = joined.written()
     last = made[made["trained with"].str.startswith("paper: SF-Attn 7B Llama2")].iloc[0]
     assert last["2048"] == "7.85"  # trained and tested at 8192
     assert last["512"] == "–"  # 2048 of 8192 was not published

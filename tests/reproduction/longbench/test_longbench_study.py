@@ -16,9 +16,9 @@ from sinklora.records.files import json_hash
 from sinklora.reproduction.longbench.study import (
     benchmark_table,
     chance,
+    make_synthetic_sets,
     predictions,
     scores_table,
-    small_sets,
     verdict,
 )
 from sinklora.train.sources import CorpusSpec
@@ -46,14 +46,14 @@ def test_a_model_that_always_says_the_same_is_at_chance() -> None:
     knowing = scores_table({"m": {"hotpotqa": [prediction(w, w, i) for i, w in enumerate(words)]}})
     assert knowing["at chance"].tolist() == ["no"]
     assert "m: 1; 0.1 of all 1 would be by chance" in verdict(
-        knowing, small=True
-    ) and "Not LongBench" in verdict(knowing, small=True)
+        knowing, synthetic=True
+    ) and "Not LongBench" in verdict(knowing, synthetic=True)
 
 
-def test_small_sets_are_predicted_by_every_model_and_cache(tmp_path: Path) -> None:
+def test_synthetic_sets_are_predicted_by_every_model_and_cache(tmp_path: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained("data/base")
     corpus = CorpusSpec("installed:", "test", 4_000, total_characters=1_500_000)
-    sets = small_sets(tokenizer, corpus, examples=2, tokens=700, seed=0)
+    sets = make_synthetic_sets(tokenizer, corpus, examples=2, tokens=700, seed=0)
     assert set(sets) == set(SMALL)
     load = partial(tiny_model, "llama-gqa", vocab_size=4096, max_position_embeddings=1024)
     ask = partial(

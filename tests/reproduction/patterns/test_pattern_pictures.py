@@ -16,6 +16,7 @@ from sinklora.reproduction.patterns.study import (
     segmentation_steps,
     sink_mass,
     sink_table,
+    sink_verdict,
     uniform_mass,
 )
 
@@ -73,3 +74,27 @@ def test_maps_of_the_base_model_are_attention() -> None:
 def test_figures_have_a_panel_for_every_pattern_and_step() -> None:
     assert len(mask_figure(["sf", "fixed", "random"], 16).axes) == 6
     assert len(segmentation_figure(16, 4).axes) == 4
+
+
+def test_sinks_are_measured_from_token_64_on() -> None:
+    maps = torch.zeros(1, 1, 66, 66)
+    maps[0, 0, 63, 0] = 1.0
+    assert sink_mass(maps, 1).item() == 0, "query 63 does not count"
+    maps[0, 0, 64, 0] = 1.0
+    assert sink_mass(maps, 1).item() == 0.5, "query 64 does"
+    assert_close(uniform_mass(66, 4), (4 / 65 + 4 / 66) / 2, atol=1e-12)
+
+
+def test_a_head_has_a_sink_from_twice_the_even_share_on() -> None:
+    even = uniform_mass(66, 4)
+    maps = torch.zeros(1, 3, 66, 66)
+    for head, times in enumerate((0.5, 1.99, 2.01)):
+        maps[0, head, 64:, 1] = times * even
+    said = sink_verdict(maps)
+    assert "1 of 3 heads give them more than twice that" in said
+    assert f"The first 4 tokens draw {1.5 * even:.1%} of attention on average" in said
+    assert f"{2.01 * even:.1%} in the strongest head; even attention would give {even:.1%}" in said
+    table = sink_table(maps).set_index("layer")
+    assert table.loc["0", "first 1"] == 0
+    assert_close(float(table.loc["0", "first 4"]), 1.5 * even, atol=1e-6)
+    assert_close(float(table.loc["uniform attention", "first 4"]), even, atol=1e-12)

@@ -13,18 +13,13 @@ from transformers import AutoModelForCausalLM
 
 from pass_keys_by_hand import pass_key_rows
 from sinklora.cache.sliding_window import Local
+from sinklora.evaluate.statistics import Accuracy
 from sinklora.reproduction.names import BASE
 from sinklora.reproduction.retrieval import study as retrieval_study
 from sinklora.reproduction.retrieval.figures import depth_figure, retrieval_figure
-from sinklora.reproduction.retrieval.study import (
-    RetrievalStudy,
-    Subject,
-    accuracies,
-    failures,
-    measure,
-    only_interpolated,
-    table,
-)
+from sinklora.reproduction.retrieval.model_under_test import ModelUnderTest
+from sinklora.reproduction.retrieval.study import RetrievalStudy, measure
+from sinklora.reproduction.retrieval.tables import accuracies, failures, only_interpolated, table, topic_table
 from sinklora.train.sources import CorpusSpec
 from sinklora.train.spec import TrainSpec
 
@@ -42,7 +37,17 @@ def test_accuracies_by_hand() -> None:
     found = accuracies(HAND).set_index(["model", "tokens"])
     assert found.loc[("sf", 1024), "accuracy"] == 0.9
     assert found.loc[("sf", 1024), "low"] == pytest.approx(0.596, abs=1e-3)  # Wilson, 9 of 10
-    assert table(HAND).set_index("model").loc[BASE, "1024"].startswith("0.00")
+    made = table(HAND)
+    assert made.written().set_index("model").loc["sf", "1024"] == "0.90 (0.60 to 0.98)"
+    numbers = made.frame.set_index("model").loc["sf"]
+    assert (numbers["1024"], numbers["1024 (n)"]) == (0.9, 10)
+    assert numbers["1024 (low)"] == found.loc[("sf", 1024), "low"]
+
+
+def test_topics_stand_above_what_naming_any_would_give() -> None:
+    made = topic_table({"m": {"512": Accuracy(1, 2)}}, {"512": 0.125})
+    assert made.frame["512"].tolist() == [0.5, 0.125] and made.frame["512 (n)"].tolist() == [2, pd.NA]
+    assert made.written()["512"].tolist() == ["0.50 (0.09 to 0.91)", "0.12"]
 
 
 def test_failures_are_shown_shortest_first() -> None:
@@ -113,10 +118,10 @@ def test_long_documents_are_read_in_smaller_batches(tmp_path: Path, monkeypatch:
         model.generate = noted
         return model  # type: ignore[no-any-return]
 
-    def only_base(*_: object) -> Iterator[Subject]:
-        yield Subject(BASE, None, {}, load)
+    def only_base(*_: object) -> Iterator[ModelUnderTest]:
+        yield ModelUnderTest(BASE, None, {}, load)
 
-    monkeypatch.setattr(retrieval_study, "subjects", only_base)
+    monkeypatch.setattr(retrieval_study, "models_under_test", only_base)
     found = measure(study, runs=tmp_path, progress=False)
     assert [rows for rows, _ in read] == [3, 1, 2, 2] and found.correct.all()
 

@@ -12,7 +12,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from sinklora.cache.sliding_window import Local
 from sinklora.evaluate.topics import make_topics, topic_accuracy, topic_answers
 from sinklora.hf.device import default_device
-from sinklora.reproduction.retrieval.study import Subject
+from sinklora.reproduction.retrieval.model_under_test import ModelUnderTest
 from sinklora.reproduction.retrieval.topic_study import measure_topics
 from tiny_models import tiny_model
 
@@ -44,8 +44,8 @@ class Models:
         self.loaded.append(name)
         return model  # type: ignore[no-any-return]
 
-    def subjects(self, *names: str) -> list[Subject]:
-        return [Subject(name, None, {"name": name}, partial(self.load, name)) for name in names]
+    def under_test(self, *names: str) -> list[ModelUnderTest]:
+        return [ModelUnderTest(name, None, {"name": name}, partial(self.load, name)) for name in names]
 
 
 def test_a_stopped_study_goes_on_with_the_model_where_it_was(
@@ -56,13 +56,13 @@ def test_a_stopped_study_goes_on_with_the_model_where_it_was(
     ask = partial(measure_topics, tokenizer=tokenizer, sets=sets, runs=tmp_path, progress=False)
     models.missing = "second"
     with pytest.raises(KeyboardInterrupt):
-        ask(models.subjects("first", "second"))
+        ask(models.under_test("first", "second"))
     models.missing = ""
-    found = ask(models.subjects("first", "second"))
+    found = ask(models.under_test("first", "second"))
     assert models.loaded == ["first", "second"] and models.places == [default_device()] * 2
     answers = topic_answers(models.load("by hand").eval(), tokenizer, sets["512"], progress=False)  # type: ignore[arg-type]
     assert found == {name: {"512": topic_accuracy(answers, sets["512"])} for name in ("first", "second")}
-    assert ask(models.subjects("first")) == {"first": found["first"]}
+    assert ask(models.under_test("first")) == {"first": found["first"]}
     assert models.loaded == ["first", "second", "by hand"]
 
 
@@ -73,12 +73,12 @@ def test_caches_conversations_and_chat_formats_are_kept_apart(
     models = Models()
     ask = partial(measure_topics, tokenizer=tokenizer, runs=tmp_path, progress=False)
     with pytest.raises(ValueError, match="no chat template"):
-        ask(models.subjects("m"), sets=sets, chat=True)
-    ask(models.subjects("m"), sets=sets)
-    ask(models.subjects("m"), sets=sets, policy=Local(8))
-    ask(models.subjects("m"), sets={"512": make_topics(tokenizer, tokens=512, records=1, seed=1)})
+        ask(models.under_test("m"), sets=sets, chat=True)
+    ask(models.under_test("m"), sets=sets)
+    ask(models.under_test("m"), sets=sets, policy=Local(8))
+    ask(models.under_test("m"), sets={"512": make_topics(tokenizer, tokens=512, records=1, seed=1)})
     tokenizer.chat_template = "{% for m in messages %}<ask>{{ m['content'] }}</ask>{% endfor %}"
-    ask(models.subjects("m"), sets=sets, chat=True)
+    ask(models.under_test("m"), sets=sets, chat=True)
     assert len(models.loaded) == len(list(tmp_path.glob("topics-*/finished.json"))) == 4
     answers = {path.read_text() for path in tmp_path.glob("topics-*/answers.json")}
     assert len(answers) > 2
@@ -86,9 +86,9 @@ def test_caches_conversations_and_chat_formats_are_kept_apart(
 
 def test_weights_are_cast_and_rotary_angles_are_not() -> None:
     models = Models()
-    [plain] = models.subjects("m")
+    [plain] = models.under_test("m")
     assert plain.identity == plain.key and plain.ready().dtype == torch.float32
-    half = Subject("m", None, {"name": "m"}, partial(models.load, "m"), dtype="bfloat16")
+    half = ModelUnderTest("m", None, {"name": "m"}, partial(models.load, "m"), dtype="bfloat16")
     model = half.ready()
     assert half.identity == {"name": "m", "dtype": "bfloat16"}
     assert {weight.dtype for weight in model.parameters()} == {torch.bfloat16}

@@ -1,5 +1,5 @@
-"""Small data sets in LongBench's format, made of Python sources: one per category, for models and machines
-too small for LongBench. They are not LongBench, and their names (``small_…``) say so.
+"""Synthetic data sets in LongBench's format, made of Python sources: one per category, for models and
+machines too small for LongBench. They are not LongBench, and their names (`small_…`) say so.
 """
 
 import hashlib
@@ -8,12 +8,12 @@ from collections.abc import Callable, Sequence
 
 from sinklora.evaluate.longbench.records import Record
 from sinklora.evaluate.longbench.tasks import SMALL, task_of
-from sinklora.reproduction.longbench.question_makers import MAKERS, Draft, Sources
+from sinklora.reproduction.longbench.synthetic_questions import DRAFTERS, Draft, Sources
 
 ATTEMPTS = 60  # drafts for each example wanted, before giving up
 
 
-def small_dataset(
+def synthetic_dataset(
     name: str,
     documents: Sequence[tuple[str, str]],
     *,
@@ -22,11 +22,11 @@ def small_dataset(
     tokens: int,
     seed: int,
 ) -> list[Record]:
-    """`examples` records of the small data set `name` (a key of SMALL) from `documents`, pairs of a path
-    like ``package/module.py`` and its Python source.
+    """`examples` records of the synthetic data set `name` (a key of SMALL) from `documents`, pairs of a path
+    like `package/module.py` and its Python source.
 
     The whole prompt, LongBench's wording included, has at most `tokens` tokens by `count_tokens`. The same
-    arguments give the same records; ``length`` is the context's words, as in LongBench.
+    arguments give the same records; `length` is the context's words, as in LongBench.
     Raises ValueError for bad arguments, and where the documents and the budget do not give enough examples.
     """
     if name not in SMALL:
@@ -42,7 +42,7 @@ def small_dataset(
     sources = Sources(documents, random.Random(f"{name}/{seed}"), fits)
     found: dict[str, Record] = {}
     for _ in range(ATTEMPTS * examples):
-        draft = MAKERS[name](sources)
+        draft = DRAFTERS[name](sources)
         if draft is not None and fits(draft):
             record = _record(name, draft)
             found.setdefault(record.id, record)

@@ -1,4 +1,4 @@
-"""The small data sets in LongBench's format that are generated from Python sources."""
+"""The synthetic data sets in LongBench's format, made of Python sources."""
 
 import email
 import json
@@ -16,7 +16,7 @@ from sinklora.evaluate.longbench.metrics import score
 from sinklora.evaluate.longbench.records import Record, load_records, write_records
 from sinklora.evaluate.longbench.tasks import SMALL, task_of
 from sinklora.reproduction.longbench.python_sources import functions_of, window
-from sinklora.reproduction.longbench.small_sets import small_dataset
+from sinklora.reproduction.longbench.synthetic_sets import synthetic_dataset
 
 
 def words(text: str) -> int:
@@ -33,11 +33,11 @@ def documents() -> list[tuple[str, str]]:
 
 def small(name: str, documents: list[tuple[str, str]], **options: Any) -> list[Record]:
     settings = {"examples": 4, "count_tokens": words, "tokens": 400, "seed": 0} | options
-    return small_dataset(name, documents, **settings)
+    return synthetic_dataset(name, documents, **settings)
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_small_sets_are_reproducible_and_fit(
+def test_synthetic_sets_are_reproducible_and_fit(
     name: str, documents: list[tuple[str, str]], tmp_path: Path
 ) -> None:
     made = small(name, documents)
@@ -54,7 +54,7 @@ def test_small_sets_are_reproducible_and_fit(
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_the_answers_of_small_sets_score_in_full(name: str, documents: list[tuple[str, str]]) -> None:
+def test_the_answers_of_synthetic_sets_score_in_full(name: str, documents: list[tuple[str, str]]) -> None:
     made = small(name, documents, examples=8)
     assert len({r.all_classes for r in made}) == 1
     answers = [r.answers for r in made]
@@ -62,7 +62,7 @@ def test_the_answers_of_small_sets_score_in_full(name: str, documents: list[tupl
     assert score(name, [""] * 8, answers, made[0].all_classes) == 0
 
 
-def test_small_sets_ask_what_the_context_answers(documents: list[tuple[str, str]]) -> None:
+def test_synthetic_sets_ask_what_the_context_answers(documents: list[tuple[str, str]]) -> None:
     texts = [text for _, text in documents]
     for r in small("small_lcc", documents):
         assert any(r.context + r.answers[0] + "\n" in text for text in texts)
@@ -96,7 +96,7 @@ def test_small_sets_ask_what_the_context_answers(documents: list[tuple[str, str]
         ("small_multifieldqa_en", {"documents": [("a/b.py", "def f(:\n" * 50)]}, "only 0 of"),
     ],
 )
-def test_impossible_small_sets_say_what_to_change(
+def test_impossible_synthetic_sets_say_what_to_change(
     name: str, options: dict[str, Any], message: str, documents: list[tuple[str, str]]
 ) -> None:
     with pytest.raises(ValueError, match=message):

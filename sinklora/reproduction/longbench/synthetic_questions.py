@@ -1,4 +1,4 @@
-"""How one question of each small data set (`longbench_small.py`) is drawn from Python sources."""
+"""How one question of each synthetic data set is drawn from Python sources."""
 
 import random
 import re
@@ -185,7 +185,7 @@ def _numbered(word: str, passages: Sequence[str]) -> str:
     return "\n\n".join(f"{word} {number}:\n{passage}" for number, passage in enumerate(passages, 1))
 
 
-MAKERS: dict[str, Callable[[Sources], Draft | None]] = {
+DRAFTERS: dict[str, Callable[[Sources], Draft | None]] = {
     "small_multifieldqa_en": _default,
     "small_hotpotqa": _two_defaults,
     "small_gov_report": _first_docstring_line,

@@ -1,0 +1,42 @@
+"""The benchmarks' ratios: to the first row of a length, and the right way up."""
+
+import importlib
+import sys
+from types import ModuleType
+
+import pytest
+
+
+def benchmark(name: str) -> ModuleType:
+    """A script of `benchmarks/` as a module."""
+    sys.path.insert(0, "benchmarks")
+    try:
+        return importlib.import_module(name)
+    finally:
+        sys.path.remove("benchmarks")
+
+
+def test_patterns_are_compared_with_full_attention_of_the_same_round() -> None:
+    attention = benchmark("attention")
+    options = attention.parse(["--lengths", "64", "--heads", "2", "--head-size", "8", "--device", "cpu"])
+    count = len(attention.make_cases(64, options))
+    times = [{"wall": [2.0, 4.0, 1.0], "processor": [1.0, 1.0, 1.0]}]
+    times += [{"wall": [6.0, 8.0, 5.0], "processor": [2.0, 4.0, 3.0]}] * (count - 1)
+    peaks = [{"peak": 2 * 2**20}] + [{"peak": 3 * 2**20}] * (count - 1)
+    table = attention.make_table(options, times, peaks)
+    assert table.pattern[0] == "full causal SDPA" and len(table) == count
+    full, other = table.iloc[0], table.iloc[1]
+    assert (full.time, full.cpu, full.memory) == (1, 1, 1)
+    assert (other.time, other.cpu, other.memory) == (3, 3, 1.5)  # medians of 3, 2, 5 and of 2, 4, 3
+    assert (other.seconds, other["peak MiB"]) == (6, 3)
+
+
+def test_caches_are_compared_with_the_first_of_each_group() -> None:
+    kv_cache = benchmark("kv_cache")
+    small = ["--prompts", "16", "--budgets", "0.5", "--steps", "2", "--repeats", "1", "--batch", "1"]
+    small += ["--heads", "2", "--head-size", "8", "--device", "cpu", "--dtype", "float32"]
+    table = kv_cache.operators(kv_cache.parse(small))
+    for _, group in table.groupby("what", sort=False):
+        # One round: the ratio of the times is the ratio.
+        assert group.ratio.tolist() == pytest.approx((group.seconds / group.seconds.iloc[0]).tolist())
+        assert group.ratio.nunique() > 1

@@ -1,0 +1,29 @@
+"""Table 5: which way its ratios point, and what is said of them."""
+
+from functools import partial
+
+import pytest
+
+from sinklora.cache.policies import H2O, Full
+from sinklora.evaluate.generation_cost import cache_bound_model, generation_cost
+from sinklora.hf.budget_cache import BudgetCache
+from sinklora.reproduction.cache.verdict import cost_verdict
+
+
+def test_times_faster_and_times_as_long_are_to_transformers_cache() -> None:
+    model = cache_bound_model(layers=1, heads=2, head_size=8)
+    caches = {
+        "full (ours)": partial(BudgetCache, model, Full()),
+        "h2o 20%": partial(BudgetCache, model, H2O(0.2)),
+    }
+    costs = generation_cost(model, caches, prompt_tokens=40, new_tokens=3, batch=2, rounds=1, progress=False)
+    base = costs[costs.cache == "transformers' cache"].iloc[0]
+    # One round: medians are the values themselves, and more tokens a second is faster.
+    faster = costs["decoded tokens/s"] / base["decoded tokens/s"]
+    assert costs["decoding, times faster"].tolist() == pytest.approx(faster.tolist())
+    longer = costs["prompt (s)"] / base["prompt (s)"]
+    assert costs["prompt, ratio"].tolist() == pytest.approx(longer.tolist())
+    assert costs["decoding, times faster"].nunique() == costs["prompt, ratio"].nunique() == 3
+    shares = costs["cache (MiB)"] / base["cache (MiB)"]
+    assert costs["cache, share"].tolist() == pytest.approx(shares.tolist())
+    assert "The paper reports 4.4 hours against 4.7" in cost_verdict(costs)

@@ -1,0 +1,77 @@
+"""What the figures of the bounded cache show: values and intervals by budget, and which tokens are kept."""
+
+import math
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from figure_data import error_bars, grey_of, unlabelled, xy
+from helpers import assert_close
+from sinklora.evaluate.statistics import Accuracy, interval
+from sinklora.reproduction.cache.figures import budget_figure, kept_text_figure, kept_text_html
+from sinklora.reproduction.cache.study import CHANCE, PERPLEXITY, QUESTIONS
+
+NATS = {("h2o", 0.1): [2.0, 2.4], ("h2o", 0.5): [1.0, 1.2], ("full", 1.0): [0.5, 0.7]}
+ANSWERS = {("h2o", 0.1): [1.0, 0.0, 0.0, 0.0], ("h2o", 0.5): [1.0, 1.0, 1.0, 0.0], ("full", 1.0): [1.0] * 4}
+ROWS = pd.DataFrame(
+    [
+        {"measure": measure, "policy": policy, "budget": budget, "item": str(i), "value": value, "split": ""}
+        for measure, by_policy in ((PERPLEXITY, NATS), (QUESTIONS, ANSWERS))
+        for (policy, budget), values in by_policy.items()
+        for i, value in enumerate(values)
+    ]
+)
+
+
+def test_values_stand_over_their_budgets_within_their_intervals() -> None:
+    perplexity, questions = budget_figure(ROWS).axes
+    [(label, points)] = error_bars(perplexity)
+    assert label == "h2o"
+    for point, budget in zip(points, (0.1, 0.5), strict=True):
+        nats = pd.Series(NATS["h2o", budget])
+        low, high = (math.exp(end) for end in interval(nats))
+        assert_close(point, [100 * budget, low, math.exp(nats.mean()), high], atol=1e-9, rtol=1e-9)
+    [(_, points)] = error_bars(questions)
+    for point, budget in zip(points, (0.1, 0.5), strict=True):
+        right = int(sum(ANSWERS["h2o", budget]))
+        low, high = Accuracy(right, 4).interval()
+        assert_close(point, [100 * budget, low, right / 4, high], atol=1e-9)
+
+
+def test_the_full_cache_and_chance_are_levels() -> None:
+    perplexity, questions = budget_figure(ROWS).axes
+    [full] = [line for line in perplexity.lines if line.get_label() == "full"]
+    assert_close(xy(full)[1], [math.exp(0.6)] * 2, atol=1e-12)
+    [chance] = [y for _, y in unlabelled(questions) if y == [CHANCE[QUESTIONS]] * 2]
+    assert chance == [0.25, 0.25]
+    assert perplexity.get_yscale() == "log" and perplexity.get_ylabel().startswith("perplexity")
+    assert perplexity.get_title() == "perplexity (n = 2 documents)"
+    assert questions.get_title() == "questions (n = 4 questions)"
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> PreTrainedTokenizerBase:
+    return AutoTokenizer.from_pretrained("data/base")  # type: ignore[no-any-return]
+
+
+def test_the_more_heads_keep_a_token_the_darker_is_its_ground(tokenizer: PreTrainedTokenizerBase) -> None:
+    ids = tokenizer("x = 12", add_special_tokens=False)["input_ids"]
+    by_layer = np.stack([np.linspace(0, 1, len(ids)), np.linspace(0, 0.5, len(ids))])
+    [axis] = kept_text_figure(tokenizer, ids, {"a policy": by_layer}).axes
+    drawn = [grey_of(patch.get_facecolor()) for patch in axis.patches]
+    assert_close(drawn, 0.75 * by_layer.mean(0), atol=1e-9)
+    assert "".join(text.get_text() for text in axis.texts) == "x = 12"
+    # Dark ground, light letters.
+    letters = {text.get_text(): grey_of(text.get_color()) for text in axis.texts}
+    assert letters["x"] == 1 and letters["2"] == 0
+
+
+def test_the_text_of_a_layer_is_darker_where_it_is_kept(tokenizer: PreTrainedTokenizerBase) -> None:
+    ids = tokenizer("x = 12", add_special_tokens=False)["input_ids"]
+    html = kept_text_html(tokenizer, ids, np.linspace(0, 1, len(ids))).data
+    grounds = [int(grey) for grey in re.findall(r"rgb\((\d+),", html)]
+    assert grounds == sorted(grounds, reverse=True) and (grounds[0], grounds[-1]) == (255, 63)
+    assert html.rindex("color: white") > html.rindex("color: black")

@@ -1,0 +1,88 @@
+"""What the pictures of patterns and maps show: visible keys, windows, gradients, weights."""
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.axes import Axes
+
+from figure_data import darkness, grey_of, image, lines
+from helpers import assert_close
+from sinklora.attention.patterns import PATTERNS
+from sinklora.reproduction.patterns.figures import (
+    heavy_hitter_figure,
+    leak_figure,
+    maps_figure,
+    mask_figure,
+    segmentation_figure,
+)
+from sinklora.reproduction.patterns.study import heavy_hitter_share, influence, segmentation_steps
+
+NAMES = ["s2_wrapped", "sf", "fixed"]
+
+
+def hatched(axis: Axes) -> set[tuple[int, int]]:
+    """The cells (query, key) with a hatch."""
+    return {
+        (round(cell.get_y() + 0.5), round(cell.get_x() + 0.5)) for cell in axis.patches if cell.get_hatch()
+    }
+
+
+def future(values: np.ndarray) -> set[tuple[int, int]]:
+    """The cells above the diagonal that are not zero."""
+    return {(int(i), int(j)) for i, j in zip(*np.nonzero(np.triu(values, 1)), strict=True)}
+
+
+def test_masks_are_dark_where_a_query_sees_a_key_and_hatched_in_the_future() -> None:
+    axes = mask_figure(NAMES, 16).axes
+    for column, name in enumerate(NAMES):
+        visible = PATTERNS[name].visible(2, 16).numpy()
+        for row, head in enumerate((0, 1)):
+            axis = axes[row * len(NAMES) + column]
+            assert_close(darkness(axis) > 0.3, visible[head], atol=0)
+            assert hatched(axis) == future(visible[head])
+        assert axes[column].get_title() == name
+        assert f"density {PATTERNS[name].density(2, 16):.2f}" in axes[len(NAMES) + column].get_xlabel()
+    assert hatched(axes[len(NAMES)]), "the shifted head of the wrapped form sees the future"
+
+
+def test_each_step_shows_its_tokens_in_order_and_its_windows_in_greys_of_their_own() -> None:
+    figure = segmentation_figure(16, 4)
+    for axis, (title, tokens, windows) in zip(figure.axes, segmentation_steps(16, 4), strict=True):
+        assert axis.get_title().endswith(title)
+        shown = sorted(axis.texts, key=lambda text: (-text.get_position()[1], text.get_position()[0]))
+        assert [int(text.get_text()) for text in shown] == tokens.ravel().tolist()
+        cells = sorted(axis.patches, key=lambda cell: (-cell.get_y(), cell.get_x()))
+        greys = np.array([grey_of(cell.get_facecolor()) for cell in cells]).reshape(2, 16)
+        for row in range(2):
+            same = windows[row][1:] == windows[row][:-1]
+            assert_close(greys[row][1:] == greys[row][:-1], same, atol=0)
+        assert [label.get_text() for label in axis.get_yticklabels()] == ["un-shifted heads", "shifted heads"]
+
+
+def test_the_leak_is_the_gradient_of_the_last_head() -> None:
+    for axis, name in zip(leak_figure(NAMES, 8).axes, NAMES, strict=True):
+        moved = influence(PATTERNS[name], 8)[-1].numpy()
+        assert_close(image(axis), moved, atol=1e-12)
+        assert darkness(axis)[np.unravel_index(moved.argmax(), moved.shape)] == pytest.approx(1)
+        assert darkness(axis)[moved == 0].max() == pytest.approx(0)
+        assert hatched(axis) == future(moved)
+
+
+def test_maps_show_the_head_with_the_strongest_sink() -> None:
+    maps = torch.full((2, 3, 80, 80), 1e-3).tril()
+    maps[0, 2, 64:, :4], maps[1, 1, 64:, :4] = 0.2, 0.1
+    for layer, (axis, head) in enumerate(zip(maps_figure(maps).axes, (2, 1), strict=True)):
+        assert axis.get_title() == f"layer {layer}, head {head}"
+        assert_close(image(axis), np.log10(maps[layer, head].numpy() + 1e-4), atol=1e-6)
+        assert darkness(axis)[70, 0] > darkness(axis)[70, 10] > darkness(axis)[10, 70]
+
+
+def test_heavy_hitters_are_cumulative_shares_in_per_cent() -> None:
+    maps = torch.rand(2, 3, 5, 5, generator=torch.Generator().manual_seed(0)).tril()
+    [axis] = heavy_hitter_figure(maps).axes
+    shown = lines(axis)
+    assert list(shown) == ["layer 0", "layer 1"]
+    for layer, (keys, received) in enumerate(shown.values()):
+        assert_close(keys, [20, 40, 60, 80, 100], atol=1e-12)
+        assert_close(received, 100 * heavy_hitter_share(maps)[layer], atol=1e-4)
+        assert received[-1] == pytest.approx(100)

@@ -32,10 +32,10 @@ $(STAMP): pyproject.toml constraints.txt
 install: $(STAMP) ## make .venv and install the package with the pinned versions
 
 reproduce: $(STAMP) ## run every notebook of PROFILE (default: cpu) into results/PROFILE
-	$(PY) -m sinklora.reproduction.notebooks --profile $(PROFILE) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(ONLY),--only $(ONLY))
+	$(PY) -m sinklora reproduce --profile $(PROFILE) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(ONLY),--only $(ONLY))
 
 smoke: $(STAMP) ## the same at toy size, to see that every notebook runs
-	$(PY) -m sinklora.reproduction.notebooks --profile smoke
+	$(PY) -m sinklora reproduce --profile smoke
 
 test: $(STAMP) ## run the test suite
 	$(PY) -m pytest -q -n 2 --dist loadfile
@@ -51,7 +51,7 @@ format: $(STAMP) ## rewrite the sources in the house format
 	$(PY) -m ruff format .
 
 gpu: $(STAMP) ## run everything that wants a GPU into results/gpu; MINUTES=9 stops in time and goes on the next time
-	$(PY) -m sinklora.reproduction.gpu $(if $(MINUTES),--minutes $(MINUTES)) $(if $(ONLY),--only $(ONLY))
+	$(PY) -m sinklora gpu $(if $(MINUTES),--minutes $(MINUTES)) $(if $(ONLY),--only $(ONLY))
 
 # glibc would otherwise hand memory back between calls, and page faults would be timed instead of attention.
 bench: $(STAMP) ## print time and memory of patterns, caches and training steps, as ratios to full attention

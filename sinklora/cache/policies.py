@@ -237,6 +237,24 @@ def make_policy(name: str, budget: float | int | None = None) -> CachePolicy:
     return POLICIES[name](budget)
 
 
+def parse_budget(budget: str | int | float | None) -> int | float | None:
+    """A budget from a command line: "0.2" and "20%" are fractions, "64" tokens, "" none.
+
+    Numbers stay as they are. Raises ValueError for other text.
+    """
+    if budget is None or isinstance(budget, int | float):
+        return budget
+    text = budget.strip()
+    try:
+        if text.endswith("%"):
+            return float(text[:-1]) / 100
+        return int(text) if text.isdecimal() else float(text) if text else None
+    except ValueError:
+        raise ValueError(
+            f"budget={budget!r}: expected a fraction such as 0.2 or 20%, or tokens such as 64"
+        ) from None
+
+
 def policy_key(policy: CachePolicy | None) -> dict[str, Any] | None:
     """A cache policy as JSON, for what measurements are stored under; None: the model's own cache."""
     return None if policy is None else {"kind": type(policy).__name__, **asdict(policy)}

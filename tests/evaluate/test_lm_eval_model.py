@@ -8,8 +8,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from sinklora.cache.policies import H2O
-from sinklora.evaluate.lm_eval_model import LMEvalModel, answers, main, openbookqa_task, parse_budget
+from sinklora.cache.policies import H2O, parse_budget
+from sinklora.evaluate.lm_eval_model import LMEvalModel
+from sinklora.evaluate.openbookqa import answers, openbookqa_task
 from sinklora.hf.budget_cache import BudgetCache
 
 BASE = "data/base"

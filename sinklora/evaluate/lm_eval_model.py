@@ -11,15 +11,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import snapshot_download
 from peft import PeftModel
 from torch import nn
 from tqdm.auto import tqdm
 
 from sinklora import Full
 from sinklora.cache.policies import CachePolicy, make_policy, parse_budget
+from sinklora.evaluate.lm_eval_requests import (
+    Request,
+    check_prompt,
+    check_texts,
+    check_tokens,
+    divided_differently,
+)
 from sinklora.hf.budget_cache import BudgetCache
-from sinklora.hf.model_names import check_model_name
+from sinklora.hf.model_names import adapter_folder, check_model_name
 from sinklora.lora.checkpoint import STATE_FILE, load_adapter
 
 try:
@@ -28,8 +34,6 @@ try:
     from lm_eval.models.utils import normalize_gen_kwargs
 except ImportError as error:
     raise ImportError("lm-evaluation-harness is not installed: pip install 'sinklora[eval]'") from error
-
-Request = tuple[tuple[str, str] | None, list[int], list[int]]
 
 
 class _NotTied:
@@ -76,18 +80,24 @@ class LMEvalModel(HFLM):
     ) -> None:
         self.policy = _policy(kv, budget)
         self.prefill_chunk = _whole("prefill_chunk", prefill_chunk)
+        length = _whole("max_length", max_length)
         if isinstance(pretrained, str):
             check_model_name(pretrained, "pretrained")
-            arguments["peft"] = peft and _adapter_folder(peft, str(arguments.get("revision") or "main"))
+            revision = str(arguments.get("revision") or "main")
+            arguments["peft"] = peft and str(adapter_folder(peft, "peft", revision=revision))
         elif peft:
             raise ValueError(f"peft={peft!r}: is for pretrained by name; give a model that has its adapter")
         elif arguments.get("tokenizer") is None and not pretrained.name_or_path:
             raise ValueError("tokenizer: the model has no name to find one by; give tokenizer=")
         given = _NotTied(pretrained) if isinstance(pretrained, PeftModel) else pretrained
-        length = _whole("max_length", max_length)
         super().__init__(pretrained=given, backend="causal", max_length=length, **arguments)
         if isinstance(self._model, _NotTied):
             self._model = self._model.model.eval()
+        if self.prefix_token_id is None:
+            raise ValueError(
+                "tokenizer: has no first (BOS) or last (EOS) token to stand for an empty context; give "
+                "prefix_token_id="
+            )
         if self.policy is not None:
             self.new_cache()  # refuses, before the first request, what cannot use one
 
@@ -114,24 +124,17 @@ class LMEvalModel(HFLM):
 
     def loglikelihood(self, requests: Any, disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         """(log-likelihood, whether greedy decoding writes it) of each request's continuation, in order."""
-        for index, (context, continuation) in enumerate(request.args for request in requests):
-            if not continuation.strip() and not self.tok_encode(
-                context[len(context.rstrip()) :] + continuation, add_special_tokens=False
-            ):
-                raise ValueError(f"{_name(index, (context, continuation))}: has nothing to score")
+        texts = [request.args for request in requests]
+        check_texts(texts, lambda text: self.tok_encode(text, add_special_tokens=False))
         scores: list[tuple[float, bool]] = super().loglikelihood(requests, disable_tqdm=disable_tqdm)
         return scores
 
     def _loglikelihood_tokens(
         self, requests: Sequence[Request], disable_tqdm: bool = False, override_bs: int | None = None
     ) -> list[tuple[float, bool]]:
-        for index, request in enumerate(requests):
-            self._check(index, request)
+        check_tokens(requests, self.max_length)
         if self.policy is None:
-            own: list[tuple[float, bool]] = super()._loglikelihood_tokens(
-                requests, disable_tqdm=disable_tqdm, override_bs=override_bs
-            )
-            return own
+            return self._by_the_harness(requests, disable_tqdm, override_bs)
         by_context: dict[tuple[int, ...], list[int]] = {}
         for index, (_, context, continuation) in enumerate(requests):
             # The last token of a continuation is scored and not read.
@@ -149,21 +152,19 @@ class LMEvalModel(HFLM):
                     self.cache_hook.add_partial("loglikelihood", requests[index][0], scores[index])
         return [scores[index] for index in range(len(requests))]
 
-    def _check(self, index: int, request: Request) -> None:
-        """Raise ValueError for a request that has no right number."""
-        texts, context, continuation = request
-        name = _name(index, texts)
-        if not continuation:
-            raise ValueError(f"{name}: has nothing to score, its last token is the context's")
-        if not context or None in context:
-            raise ValueError(
-                f"{name}: has an empty context, for which the tokenizer gives no token; give prefix_token_id="
+    def _by_the_harness(
+        self, requests: Sequence[Request], disable_tqdm: bool, override_bs: int | None
+    ) -> list[tuple[float, bool]]:
+        shares = self.logits_cache
+        # Of these the harness (0.4.13) scores the shorter continuation at the longer one's first tokens.
+        self.logits_cache = shares and not divided_differently(requests)
+        try:
+            scores: list[tuple[float, bool]] = super()._loglikelihood_tokens(
+                requests, disable_tqdm=disable_tqdm, override_bs=override_bs
             )
-        if len(continuation) > self.max_length:
-            raise ValueError(
-                f"{name}: has a continuation of {len(continuation)} tokens, more than "
-                f"max_length={self.max_length}"
-            )
+        finally:
+            self.logits_cache = shares
+        return scores
 
     def _batches(self, indices: list[int]) -> list[list[int]]:
         rows = self.batch_size if isinstance(self.batch_size, int) else 1  # "auto" says nothing of a cache
@@ -217,17 +218,8 @@ class LMEvalModel(HFLM):
     def generate_until(self, requests: Any, disable_tqdm: bool = False) -> list[str]:
         """What the model writes after each prompt, greedily or as the request says, in order."""
         for index, (prompt, generation) in enumerate(request.args for request in requests):
-            new = normalize_gen_kwargs(generation, self.max_gen_toks)["max_gen_toks"]
-            if new >= self.max_length:
-                raise ValueError(
-                    f"request {index} (prompt ending {prompt[-40:]!r}): asks for {new} new tokens, which "
-                    f"leaves no place for a prompt in max_length={self.max_length}; give a smaller "
-                    "max_gen_toks"
-                )
-            if not self.tok_encode(prompt):
-                raise ValueError(
-                    f"request {index}: has an empty prompt, for which the tokenizer gives no token"
-                )
+            new_tokens = normalize_gen_kwargs(generation, self.max_gen_toks)["max_gen_toks"]
+            check_prompt(index, prompt, new_tokens, self.max_length, self.tok_encode(prompt))
         written: list[str] = super().generate_until(requests, disable_tqdm=disable_tqdm)
         return written
 
@@ -258,28 +250,3 @@ def _whole(name: str, value: str | int | None) -> int | None:
     if isinstance(value, str) and value.isdecimal():
         return int(value)
     raise ValueError(f"{name}={value!r}: expected a number of tokens")
-
-
-def _adapter_folder(peft: str, revision: str) -> str:
-    """The local folder of an adapter, fetched from the hub where `peft` is no folder. Raises ValueError."""
-    folder = peft
-    if not Path(peft).is_dir():
-        try:
-            folder = snapshot_download(
-                peft, revision=revision, allow_patterns=["*.json", "*.safetensors", "*.model"]
-            )
-        except (OSError, ValueError) as error:
-            reason = str(error).strip().split("\n")[0]
-            raise ValueError(
-                f"peft={peft!r}: no adapter there; expected its folder, or a name on the hub ({reason})"
-            ) from error
-    if not (Path(folder) / "adapter_config.json").is_file():
-        raise ValueError(f"peft={peft!r}: is no adapter, adapter_config.json is missing")
-    return folder
-
-
-def _name(index: int, texts: tuple[str, str] | None) -> str:
-    """A request's number, and its texts where it has any."""
-    if texts is None:
-        return f"request {index}"
-    return f"request {index} (context ending {texts[0][-40:]!r}, continuation {texts[1][:40]!r})"

@@ -27,6 +27,7 @@ def reproduce_command(
 
     A notebook that fails stops it; runs and measurements already made are reused the next time.
     """
+    _need_clone()
     from sinklora.reproduction.notebooks import execute, plan
     from sinklora.reproduction.report.experiments import load_experiments
     from sinklora.reproduction.report.index import write_index
@@ -60,6 +61,8 @@ def gpu_command(
     from sinklora.reproduction.gpu import GpuPlan, make_gpu_base, run_steps
 
     _need_gpu()
+    if not config.is_file():
+        raise FileNotFoundError(f"config={str(config)!r}: no such file; a clone of the repository has one")
     plan = GpuPlan.read(config)
     if base:
         typer.echo(make_gpu_base(plan, runs=runs))
@@ -73,6 +76,7 @@ def gpu_command(
 @told_in_a_sentence
 def report_command() -> None:
     """Write results/README.md, and the tables that README.md quotes, from the results that are there."""
+    _need_clone()
     from sinklora.reproduction.report.index import write_index
 
     write_index()
@@ -84,6 +88,12 @@ def read_seeds(text: str) -> list[int]:
         return [int(seed) for seed in text.split(",")] if text else []
     except ValueError:
         raise ValueError(f"seeds={text!r}: expected whole numbers separated by commas, as in 0,1,2") from None
+
+
+def _need_clone() -> None:
+    index = Path("notebooks/experiments.yaml")
+    if not index.is_file():
+        raise FileNotFoundError(f"{index}: not there; run this at the root of a clone of the repository")
 
 
 def _need_gpu() -> None:

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 import torch
+from sinklora.evaluate.longbench.cli import commands
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerFast
 from typer.testing import CliRunner
 
-from sinklora.evaluate.longbench.cli import commands
 from sinklora.evaluate.longbench.predictions import predict, prompt_ids
 from sinklora.evaluate.longbench.records import (
     Record,

@@ -22,7 +22,7 @@ from sinklora.evaluate.step_spec import METHODS
 from sinklora.hf.model_shapes import SHAPES
 from sinklora.records.runs import RunLockedError
 from sinklora.refusals import told_in_a_sentence
-from sinklora.reproduction.gpu import GpuPlan, check_gpu
+from sinklora.reproduction.gpu import GpuPlan
 from sinklora.reproduction.report.experiments import PROFILES
 from sinklora.train.command import read_spec
 
@@ -130,6 +130,10 @@ def run_as_a_command(work: Callable[[], object]) -> Any:
     return CliRunner().invoke(app)
 
 
+def out_of_memory() -> None:
+    raise RuntimeError("out of memory")
+
+
 def locked() -> None:
     raise RunLockedError("another process\n works here")
 
@@ -153,7 +157,7 @@ def test_what_sinklora_refuses_is_a_sentence(work: Callable[[], object], sentenc
     [
         (lambda: sinklora.H3O, AttributeError),  # type: ignore[attr-defined]
         (lambda: SHAPES["llama9"], KeyError),
-        (check_gpu, RuntimeError),
+        (out_of_memory, RuntimeError),
         (lambda: Path("there/is/nothing").read_text(), FileNotFoundError),
         (lambda: yaml.safe_load("["), yaml.YAMLError),
         (lambda: importlib.import_module("no_such_library"), ImportError),

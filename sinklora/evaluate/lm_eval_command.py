@@ -88,15 +88,22 @@ def eval_command(
         "budget": budget,
         "prefill_chunk": prefill_chunk,
     }
-    run_harness({k: v for k, v in model.items() if v is not None}, data_files, train_files, context.args)
+    given = {name: value for name, value in model.items() if value is not None}
+    with tempfile.TemporaryDirectory() as folder:
+        _call_harness(harness_arguments(given, data_files, train_files, context.args, Path(folder)))
 
 
-def run_harness(
-    model: dict[str, Any], data_files: Path | None, train_files: Path | None, rest: Sequence[str]
-) -> None:
-    """Call the harness's command line with the model `sinklora`, its arguments `model`, and `rest` as it is.
+def harness_arguments(
+    model: dict[str, Any],
+    data_files: Path | None,
+    train_files: Path | None,
+    rest: Sequence[str],
+    folder: Path,
+) -> list[str]:
+    """What the harness's command line is called with: the model `sinklora`, its arguments `model`, `rest`.
 
-    Raises ValueError for options that contradict one another, before the harness is loaded.
+    `folder` takes the configuration of a task on local files. Raises ValueError for options that contradict
+    one another, before the harness is loaded.
     """
     own, given = _parser().parse_known_args(list(rest))
     tasks = [task for some in own.tasks for task in some.split(",")]
@@ -105,13 +112,12 @@ def run_harness(
     given = ["--model", "sinklora", *given, *_model_args(own.model_args, model)]
     if own.num_fewshot is not None:
         given += ["--num_fewshot", own.num_fewshot]
-    with tempfile.TemporaryDirectory() as folder:
-        if data_files is not None:
-            file = _task_file(Path(folder), data_files, train_files)
-            tasks = [file if task == "openbookqa" else task for task in tasks]
-        if tasks:
-            given += ["--tasks", ",".join(tasks)]
-        _call_harness(given)
+    if data_files is not None:
+        file = _task_file(folder, data_files, train_files)
+        tasks = [file if task == "openbookqa" else task for task in tasks]
+    if tasks:
+        given += ["--tasks", ",".join(tasks)]
+    return given
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -133,7 +139,7 @@ def _check_model(own: argparse.Namespace, model: dict[str, Any], given: Sequence
     in_a_file = any(option.split("=")[0] in ("--config", "-C") for option in given)
     if "pretrained" not in set(model) | _names(own.model_args) and not in_a_file:
         raise ValueError("--pretrained: name the model, a folder such as data/base or a name on the hub")
-    if "kv" in model or "budget" in model:
+    if {"kv", "budget"} & set(model) and not {"kv", "budget"} & _names(own.model_args):
         from sinklora.cache.policies import make_policy, parse_budget
 
         make_policy(model.get("kv", "full"), parse_budget(model.get("budget")))

@@ -1,4 +1,4 @@
-"""Adapters through lm-evaluation-harness: scored as the merged model, with the positions they trained with."""
+"""Adapters through lm-evaluation-harness: scored as the merged model, with the positions of training."""
 
 from pathlib import Path
 from typing import Any

@@ -18,7 +18,7 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install reproduce smoke test lint format bench gpu lab clean distclean
+.PHONY: help install reproduce smoke test lint format gpu bench lab clean distclean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
@@ -40,11 +40,13 @@ smoke: $(STAMP) ## the same at toy size, to see that every notebook runs
 test: $(STAMP) ## run the test suite
 	$(PY) -m pytest -q -n 2 --dist loadfile
 
-lint: $(STAMP) ## check style, format and types
+lint: $(STAMP) ## check style, format, types, the order of imports between rooms, pins and words
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 	$(PY) -c "from importlinter.cli import lint_imports_command; lint_imports_command()" --no-logo --no-cache
+	$(PY) scripts/check_repository.py
+	$(PY) -m pip check
 
 format: $(STAMP) ## rewrite the sources in the house format
 	$(PY) -m ruff check --fix .

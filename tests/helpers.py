@@ -1,13 +1,17 @@
 """What several test modules need."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from typer.main import get_command
 
-__all__ = ["assert_close"]
+from sinklora.cli import application
+
+__all__ = ["assert_close", "understood"]
 
 Numbers = Tensor | NDArray[np.generic] | Sequence[float] | float
 
@@ -31,3 +35,12 @@ def assert_close(actual: Numbers, expected: Numbers, atol: float, rtol: float = 
 
 def _precise(numbers: Numbers) -> Tensor:
     return torch.as_tensor(numbers).detach().to("cpu", torch.float64)
+
+
+def understood(arguments: list[str]) -> bool:
+    """True where sinklora's command line has this command with these options; else raises what it would say."""
+    command: Any = get_command(application)
+    while hasattr(command, "commands"):
+        command, arguments = command.commands[arguments[0]], arguments[1:]
+    command.make_context(command.name, arguments)
+    return True

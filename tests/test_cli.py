@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import typer
 import yaml
-from typer.main import get_command
 from typer.testing import CliRunner
 
 import sinklora
+from helpers import understood
 from sinklora.attention.patterns import find_pattern
 from sinklora.cache.policies import POLICIES, make_policy
 from sinklora.cli import application
@@ -172,20 +172,9 @@ def test_a_fault_and_what_a_library_below_raises_keep_their_traceback(
 # --- commands written elsewhere -----------------------------------------------------------------------------
 
 
-def is_understood(arguments: list[str]) -> bool:
-    """Whether the command line has this command and these options."""
-    command: Any = get_command(application)
-    context = None
-    while hasattr(command, "commands"):
-        context = command.make_context(command.name, arguments, parent=context)
-        _, command, arguments = command.resolve_command(context, [*context._protected_args, *context.args])
-    command.make_context(command.name, arguments, parent=context)
-    return True
-
-
 def test_the_plan_for_a_gpu_calls_commands_that_there_are() -> None:
     steps = [step.run for step in GpuPlan.read(ROOT / "configs" / "gpu.yaml").steps]
     modules = [run[1] for run in steps if run[0] == "-m"]
     assert set(modules) <= {"sinklora", "pytest"}, "sinklora's commands are those of one command line"
     ours = [list(run[2:]) for run in steps if run[:2] == ("-m", "sinklora")]
-    assert ours and all(is_understood(arguments) for arguments in ours)
+    assert ours and all(understood(arguments) for arguments in ours)

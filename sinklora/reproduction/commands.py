@@ -61,8 +61,9 @@ def gpu_command(
     from sinklora.reproduction.gpu import GpuPlan, make_gpu_base, run_steps
 
     _need_gpu()
+    _need_clone()
     if not config.is_file():
-        raise FileNotFoundError(f"config={str(config)!r}: no such file; a clone of the repository has one")
+        raise FileNotFoundError(f"config={str(config)!r}: no such file; configs/gpu.yaml is one")
     plan = GpuPlan.read(config)
     if base:
         typer.echo(make_gpu_base(plan, runs=runs))

@@ -18,7 +18,7 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install reproduce smoke test lint format bench gpu lab clean distclean
+.PHONY: help install reproduce smoke test lint format gpu bench lab clean distclean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
@@ -32,26 +32,28 @@ $(STAMP): pyproject.toml constraints.txt
 install: $(STAMP) ## make .venv and install the package with the pinned versions
 
 reproduce: $(STAMP) ## run every notebook of PROFILE (default: cpu) into results/PROFILE
-	$(PY) -m sinklora.reproduction.notebooks --profile $(PROFILE) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(ONLY),--only $(ONLY))
+	$(PY) -m sinklora reproduce --profile $(PROFILE) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(ONLY),--only $(ONLY))
 
 smoke: $(STAMP) ## the same at toy size, to see that every notebook runs
-	$(PY) -m sinklora.reproduction.notebooks --profile smoke
+	$(PY) -m sinklora reproduce --profile smoke
 
 test: $(STAMP) ## run the test suite
 	$(PY) -m pytest -q -n 2 --dist loadfile
 
-lint: $(STAMP) ## check style, format and types
+lint: $(STAMP) ## check style, format, types, the order of imports between rooms, pins and words
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 	$(PY) -c "from importlinter.cli import lint_imports_command; lint_imports_command()" --no-logo --no-cache
+	$(PY) scripts/check_repository.py
+	$(PY) -m pip check
 
 format: $(STAMP) ## rewrite the sources in the house format
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 
 gpu: $(STAMP) ## run everything that wants a GPU into results/gpu; MINUTES=9 stops in time and goes on the next time
-	$(PY) -m sinklora.reproduction.gpu $(if $(MINUTES),--minutes $(MINUTES)) $(if $(ONLY),--only $(ONLY))
+	$(PY) -m sinklora gpu $(if $(MINUTES),--minutes $(MINUTES)) $(if $(ONLY),--only $(ONLY))
 
 # glibc would otherwise hand memory back between calls, and page faults would be timed instead of attention.
 bench: $(STAMP) ## print time and memory of patterns, caches and training steps, as ratios to full attention

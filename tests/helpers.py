@@ -1,13 +1,17 @@
 """What several test modules need."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from typer.main import get_command
 
-__all__ = ["assert_close"]
+from sinklora.cli import application
+
+__all__ = ["assert_close", "understood"]
 
 Numbers = Tensor | NDArray[np.generic] | Sequence[float] | float
 
@@ -33,3 +37,12 @@ def _precise(numbers: Numbers) -> Tensor:
     if isinstance(numbers, Tensor):
         return numbers.detach().to("cpu", torch.float64)
     return torch.tensor(numbers, dtype=torch.float64)  # Python's numbers would become float32 on the way
+
+
+def understood(arguments: list[str]) -> bool:
+    """True where the command line has this command with these options; else raises what it would say."""
+    command: Any = get_command(application)
+    while hasattr(command, "commands"):
+        command, arguments = command.commands[arguments[0]], arguments[1:]
+    command.make_context(command.name, arguments)
+    return True

@@ -110,15 +110,20 @@ def make_policy(name: str, budget: float | int | None = None) -> CachePolicy:
 
 
 def parse_budget(budget: str | int | float | None) -> int | float | None:
-    """A budget from a command line: "0.2" is a fraction, "64" tokens, "" none. Raises ValueError else."""
+    """A budget from a command line: "0.2" and "20%" are fractions, "64" tokens, "" none.
+
+    Numbers stay as they are. Raises ValueError for other text.
+    """
     if budget is None or isinstance(budget, int | float):
         return budget
     text = budget.strip()
     try:
+        if text.endswith("%"):
+            return float(text[:-1]) / 100
         return int(text) if text.isdecimal() else float(text) if text else None
     except ValueError:
         raise ValueError(
-            f"budget={budget!r}: expected a fraction such as 0.2, or tokens such as 64"
+            f"budget={budget!r}: expected a fraction such as 0.2 or 20%, or tokens such as 64"
         ) from None
 
 

@@ -1,115 +1,205 @@
 """lm-evaluation-harness under a cache budget: all its tasks, scoring and generating through the cache.
 
-    python -m sinklora.evaluate.lm_eval_model --model sinklora \
-        --model_args pretrained=data/base,kv=h2o,budget=0.2 --tasks openbookqa --data_files questions.jsonl
-
-The arguments are those of `lm_eval`; ``--data_files`` reads OpenBookQA from a local file in the hub's format,
-``--train_files`` the questions that ``--num_fewshot`` shows before each.
+From the command line: `sinklora eval`; for `lm_eval.simple_evaluate`: `model=LMEvalModel(...)`.
 """
 
-import argparse
+from __future__ import annotations
+
 import copy
-import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
+from peft import PeftModel
+from torch import nn
 from tqdm.auto import tqdm
 
+from sinklora.cache.full import Full
 from sinklora.cache.policies import CachePolicy, make_policy, parse_budget
-from sinklora.evaluate.longbench.records import json_lines
-from sinklora.hf.budget_cache import BudgetCache, enable_budget_caches
+from sinklora.evaluate.lm_eval_requests import (
+    Request,
+    check_prompt,
+    check_texts,
+    check_tokens,
+    divided_differently,
+)
+from sinklora.hf.budget_cache import BudgetCache
+from sinklora.hf.model_names import adapter_folder, check_model_name
+from sinklora.lora.checkpoint import STATE_FILE, load_adapter
 
 try:
-    import lm_eval
     from lm_eval.api.registry import register_model
     from lm_eval.models.huggingface import HFLM
-    from lm_eval.tasks import TaskManager
+    from lm_eval.models.utils import normalize_gen_kwargs
 except ImportError as error:
     raise ImportError("lm-evaluation-harness is not installed: pip install 'sinklora[eval]'") from error
 
-Request = tuple[tuple[str, str] | None, list[int], list[int]]
+
+class _NotTied:
+    """Stands for a model with an adapter while the harness sets itself up.
+
+    The harness ties the weights of every torch module that it is given. Embeddings that are trained beside an
+    adapter are tied already, and peft's wrappers around them cannot be tied again.
+    """
+
+    def __init__(self, model: PeftModel) -> None:
+        self.model, self.config, self.device = model, model.config, model.device
+        self.name_or_path = model.get_base_model().name_or_path
+
+    def to(self, device: Any) -> _NotTied:
+        self.model.to(device)
+        return self
 
 
 @register_model("sinklora")
 class LMEvalModel(HFLM):
     """A causal language model that answers through a BudgetCache.
 
-    `kv`: a name in `sinklora.cache.policies.POLICIES`, or a policy; `budget`: a fraction of the context, or
-    tokens (none for full and for a policy); `prefill_chunk`: as in BudgetCache. Other arguments are those of
-    the harness's own `hf` model. The context is read and evicted, then the continuation is scored token by
-    token; a context that several continuations share is read once, and `batch_size` of them are scored at a
-    time.
-    Raises ValueError before a model is loaded.
+    `pretrained`: a name or folder, or a model, also a PeftModel; `peft`: the folder or hub name of an
+    adapter, of sinklora (then with its positions and pattern) or of peft alone. `kv`: "full", which is the
+    harness's own `hf` model with the model's own cache, or the name of another policy, or a CachePolicy.
+    `budget`: a fraction of the context ("0.2", "20%") or tokens ("64"); none for full and for a CachePolicy.
+    `prefill_chunk`: as in BudgetCache. Other arguments are those of the harness's `hf` model; `max_length` is
+    what the model with its adapter can address, unless given.
+
+    A context is read and evicted, then the continuation is scored token by token; a context that several
+    continuations share is read once, and `batch_size` of them are scored at a time. Raises ValueError before
+    a model is loaded, and for requests without a right number, naming the request.
     """
+
+    _model: Any
+    logits_cache: bool
 
     def __init__(
         self,
-        pretrained: Any,
+        pretrained: str | nn.Module,
         kv: str | CachePolicy = "full",
         budget: str | int | float | None = None,
         prefill_chunk: str | int | None = None,
+        peft: str | None = None,
+        max_length: str | int | None = None,
         **arguments: Any,
     ) -> None:
-        self.policy = kv if isinstance(kv, CachePolicy) else make_policy(kv, parse_budget(budget))
-        self.prefill_chunk = None if prefill_chunk is None else int(prefill_chunk)
-        super().__init__(pretrained=pretrained, backend="causal", **arguments)
-        enable_budget_caches(self.model.eval())
+        self.policy = _policy(kv, budget)
+        self.prefill_chunk = _whole("prefill_chunk", prefill_chunk)
+        length = _whole("max_length", max_length)
+        if isinstance(pretrained, str):
+            check_model_name(pretrained, "pretrained")
+            revision = str(arguments.get("revision") or "main")
+            arguments["peft"] = peft and str(adapter_folder(peft, "peft", revision=revision))
+        elif peft:
+            raise ValueError(f"peft={peft!r}: is for pretrained by name; give a model that has its adapter")
+        elif arguments.get("tokenizer") is None and not pretrained.name_or_path:
+            raise ValueError("tokenizer: the model has no name to find one by; give tokenizer=")
+        given = _NotTied(pretrained) if isinstance(pretrained, PeftModel) else pretrained
+        super().__init__(pretrained=given, backend="causal", max_length=length, **arguments)
+        if isinstance(self._model, _NotTied):
+            self._model = self._model.model.eval()
+        if self.prefix_token_id is None:
+            raise ValueError(
+                "tokenizer: has no first (BOS) or last (EOS) token to stand for an empty context; give "
+                "prefix_token_id="
+            )
+        if self.policy is not None:
+            self.new_cache()  # refuses, before the first request, what cannot use one
+
+    def _create_model(self, pretrained: str, peft: str | None = None, **arguments: Any) -> None:
+        ours = peft is not None and (Path(peft) / STATE_FILE).is_file()
+        super()._create_model(pretrained, peft=None if ours else peft, **arguments)
+        if ours:
+            self._model = load_adapter(self._model, str(peft))
+        if peft is not None:
+            self._model = _NotTied(self._model)
+
+    @property
+    def max_length(self) -> int:
+        """Tokens that the model can address; by `dynamic` positions more than its config's own length."""
+        length: int = super().max_length
+        rope = getattr(self.model.config, "rope_parameters", None) or {}
+        if self._max_length or rope.get("rope_type") != "dynamic":
+            return length
+        return round(length * float(rope["factor"]))
 
     def new_cache(self) -> BudgetCache:
         """An empty cache for one request or batch."""
-        return BudgetCache(self.model, self.policy, prefill_chunk=self.prefill_chunk)
+        policy = Full() if self.policy is None else self.policy
+        return BudgetCache(self.model, policy, prefill_chunk=self.prefill_chunk)
+
+    def loglikelihood(self, requests: Any, disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+        """(log-likelihood, whether greedy decoding writes it) of each request's continuation, in order."""
+        texts = [request.args for request in requests]
+        check_texts(texts, lambda text: self.tok_encode(text, add_special_tokens=False))
+        scores: list[tuple[float, bool]] = super().loglikelihood(requests, disable_tqdm=disable_tqdm)
+        return scores
 
     def _loglikelihood_tokens(
         self, requests: Sequence[Request], disable_tqdm: bool = False, override_bs: int | None = None
     ) -> list[tuple[float, bool]]:
-        """(log-likelihood, whether greedy decoding writes it) of each continuation, in order."""
+        check_tokens(requests, self.max_length)
+        if self.policy is None:
+            return self._by_the_harness(requests, disable_tqdm, override_bs)
         by_context: dict[tuple[int, ...], list[int]] = {}
-        for index, request in enumerate(requests):
-            by_context.setdefault(tuple(request[1]), []).append(index)
-        found: dict[int, tuple[float, bool]] = {}
-        for context, indices in tqdm(by_context.items(), disable=disable_tqdm, desc="contexts"):
-            longest = max(len(requests[index][2]) for index in indices)
-            ids = list(context)[-(self.max_length + 1 - longest) :]
-            cache, logits = self._read(ids)
+        for index, (_, context, continuation) in enumerate(requests):
+            # The last token of a continuation is scored and not read.
+            fitting = context[-(self.max_length + 1 - len(continuation)) :]
+            by_context.setdefault(tuple(fitting), []).append(index)
+        scores: dict[int, tuple[float, bool]] = {}
+        for ids, indices in tqdm(by_context.items(), disable=disable_tqdm, desc="contexts"):
+            cache, logits = self._read(list(ids))
             for part in self._batches(indices):
-                own = cache if part[-1] == indices[-1] else copy.deepcopy(cache)
-                scores = self._score(own, logits, [requests[index][2] for index in part])
-                found |= dict(zip(part, scores, strict=True))
+                used = cache if part[-1] == indices[-1] else copy.deepcopy(cache)
+                several = self._score(used, logits, [requests[index][2] for index in part])
+                scores |= dict(zip(part, several, strict=True))
             for index in indices:
                 if requests[index][0] is not None:
-                    self.cache_hook.add_partial("loglikelihood", requests[index][0], found[index])
-        return [found[index] for index in range(len(requests))]
+                    self.cache_hook.add_partial("loglikelihood", requests[index][0], scores[index])
+        return [scores[index] for index in range(len(requests))]
+
+    def _by_the_harness(
+        self, requests: Sequence[Request], disable_tqdm: bool, override_bs: int | None
+    ) -> list[tuple[float, bool]]:
+        shares = self.logits_cache
+        # Of these the harness (0.4.13) scores the shorter continuation at the longer one's first tokens.
+        self.logits_cache = shares and not divided_differently(requests)
+        try:
+            scores: list[tuple[float, bool]] = super()._loglikelihood_tokens(
+                requests, disable_tqdm=disable_tqdm, override_bs=override_bs
+            )
+        finally:
+            self.logits_cache = shares
+        return scores
 
     def _batches(self, indices: list[int]) -> list[list[int]]:
         rows = self.batch_size if isinstance(self.batch_size, int) else 1  # "auto" says nothing of a cache
         return [indices[begin : begin + rows] for begin in range(0, len(indices), rows)]
 
+    def _forward(self, tokens: torch.Tensor, cache: BudgetCache) -> torch.Tensor:
+        """Log-probabilities of what follows the last of `tokens` [B, N], float32 [B, vocabulary]."""
+        precision = self.mixed_precision_dtype
+        with torch.autocast(self.device.type, dtype=precision, enabled=precision is not None):
+            output = self.model(tokens, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        return torch.log_softmax(output.logits[:, -1].float(), -1)
+
     @torch.inference_mode()
     def _read(self, ids: list[int]) -> tuple[BudgetCache, torch.Tensor]:
         cache = self.new_cache()
-        inputs = torch.tensor([ids], device=self.device)
-        output = self.model(inputs, past_key_values=cache, use_cache=True, logits_to_keep=1)
-        return cache, output.logits[:, -1]
+        return cache, self._forward(torch.tensor([ids], device=self.device), cache)
 
     @torch.inference_mode()
     def _score(
-        self, cache: BudgetCache, logits: torch.Tensor, continuations: list[list[int]]
+        self, cache: BudgetCache, likely: torch.Tensor, continuations: list[list[int]]
     ) -> list[tuple[float, bool]]:
         """Continuations of what the cache has read, a row each; one that has ended repeats its last token."""
         longest = max(map(len, continuations))
         rows = [c + c[-1:] * (longest - len(c)) for c in continuations]
         tokens = torch.tensor(rows, device=self.device)
         cache.batch_repeat_interleave(len(rows))
-        likely = logits.float().log_softmax(-1).expand(len(rows), -1)
+        likely = likely.expand(len(rows), -1)
         chosen, greedy = [], []
         for place in range(longest):
             if place:
-                step = self.model(tokens[:, place - 1, None], past_key_values=cache, use_cache=True)
-                likely = step.logits[:, -1].float().log_softmax(-1)
+                likely = self._forward(tokens[:, place - 1, None], cache)
             chosen.append(likely.gather(-1, tokens[:, place, None])[:, 0].double())
             greedy.append(likely.argmax(-1) == tokens[:, place])
         scores, right = torch.stack(chosen, 1).cpu(), torch.stack(greedy, 1).cpu()
@@ -120,133 +210,47 @@ class LMEvalModel(HFLM):
 
     def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = False) -> list[float]:
         """Log-likelihood of whole texts, token by token. A fraction has no prompt here: raises ValueError."""
-        if self.policy.bounded and isinstance(self.policy.budget, float):
+        budget = self.policy.budget if self.policy is not None and self.policy.bounded else None
+        if isinstance(budget, float):
             raise ValueError(
-                f"budget={self.policy.budget}: rolling log-likelihoods have no prompt to take a fraction of; "
-                "give the budget in tokens"
+                f"budget={budget}: rolling log-likelihoods have no prompt to take a fraction of; give the "
+                "budget in tokens"
             )
-        found: list[float] = super().loglikelihood_rolling(requests, disable_tqdm=disable_tqdm)
-        return found
+        scores: list[float] = super().loglikelihood_rolling(requests, disable_tqdm=disable_tqdm)
+        return scores
+
+    def generate_until(self, requests: Any, disable_tqdm: bool = False) -> list[str]:
+        """What the model writes after each prompt, greedily or as the request says, in order."""
+        for index, (prompt, generation) in enumerate(request.args for request in requests):
+            new_tokens = normalize_gen_kwargs(generation, self.max_gen_toks)["max_gen_toks"]
+            check_prompt(index, prompt, new_tokens, self.max_length, self.tok_encode(prompt))
+        written: list[str] = super().generate_until(requests, disable_tqdm=disable_tqdm)
+        return written
 
     def _model_generate(
         self, context: torch.Tensor, max_length: int, stop: list[str], **generation: Any
     ) -> torch.Tensor:
-        generation["past_key_values"] = self.new_cache()
-        written: torch.Tensor = super()._model_generate(context, max_length, stop, **generation)
-        return written
+        if self.policy is not None:
+            generation["past_key_values"] = self.new_cache()
+        tokens: torch.Tensor = super()._model_generate(context, max_length, stop, **generation)
+        return tokens
 
 
-def openbookqa_task(data_files: str | Path, train_files: str | Path | None = None) -> dict[str, Any]:
-    """The harness's OpenBookQA on local files in the hub's format (jsonl), as a task configuration.
-
-    Prompt, choices and metrics are the installed harness's. `train_files`: questions for few-shot prompts.
-    Raises FileNotFoundError for a file that is not there, ValueError with file and line for a record that is
-    no question.
-    """
-    files = {"test": data_files, **({} if train_files is None else {"train": train_files})}
-    for name, file in zip(("data_files", "train_files"), files.values(), strict=False):
-        if not Path(file).is_file():
-            raise FileNotFoundError(f"{name}={str(file)!r}: no such file")
-        check_questions(Path(file))
-    library = Path(lm_eval.__file__).parent / "tasks" / "openbookqa" / "openbookqa.yaml"
-    config: dict[str, Any] = yaml.safe_load(library.read_text(encoding="utf-8"))
-    for name in ("dataset_name", "training_split", "validation_split"):
-        config.pop(name)
-    if train_files is not None:
-        config |= {"training_split": "train", "fewshot_split": "train"}
-    local = {split: str(Path(file).resolve()) for split, file in files.items()}
-    return config | {
-        "task": "openbookqa_local",
-        "dataset_path": "json",
-        "dataset_kwargs": {"data_files": local},
-    }
+def _policy(kv: str | CachePolicy, budget: str | int | float | None) -> CachePolicy | None:
+    """The policy of a name and a budget; None: the model's own cache."""
+    amount = parse_budget(budget)
+    if isinstance(kv, CachePolicy):
+        if amount is not None:
+            raise ValueError(f"budget={budget!r}: kv={kv!r} has its own; leave it out")
+        return kv
+    policy = make_policy(kv, amount)
+    return None if kv == "full" else policy
 
 
-def check_questions(path: Path) -> None:
-    """Raise ValueError for a file without records, and with the line for one not in OpenBookQA's format."""
-    records = list(json_lines(path))
-    if not records:
-        raise ValueError(f"{path}: holds no questions")
-    for place, fields in records:
-        choices: Any = fields.get("choices")
-        texts, labels = (choices.get(k) for k in ("text", "label")) if isinstance(choices, dict) else (0, 0)
-        if not isinstance(fields.get("question_stem"), str):
-            raise ValueError(
-                f"{place}: 'question_stem' is {fields.get('question_stem')!r:.80}, expected text"
-            )
-        if not isinstance(texts, list) or not isinstance(labels, list) or not 1 < len(texts) == len(labels):
-            raise ValueError(
-                f"{place}: 'choices' is {choices!r:.80}, expected as many 'text' as 'label', two or more"
-            )
-        if fields.get("answerKey") not in labels:
-            raise ValueError(
-                f"{place}: 'answerKey' is {fields.get('answerKey')!r:.80}, expected one of {labels}"
-            )
-
-
-def answers(
-    model: LMEvalModel, task: dict[str, Any] | str, *, limit: int | None = None, few_shot: int = 0
-) -> dict[str, bool]:
-    """Whether each question of a multiple-choice task is answered right, by the question's place in it.
-
-    `task`: a name that the harness knows, or a configuration such as `openbookqa_task` makes; `limit`: only
-    the first questions; `few_shot`: questions shown with their answers before each, 0: as the task says.
-    Raises ValueError for `few_shot` of local questions without others to show.
-    """
-    if few_shot and isinstance(task, dict) and "fewshot_split" not in task:
-        raise ValueError(
-            f"few_shot={few_shot}: name train_files, or questions would be shown their own answers"
-        )
-    # Indexing all of the harness's tasks takes seconds, which a configuration of our own does not need.
-    tasks = TaskManager(include_defaults=isinstance(task, str))
-    found: Any = lm_eval.simple_evaluate(
-        model=model,
-        tasks=[task],
-        task_manager=tasks,
-        limit=limit,
-        num_fewshot=few_shot or None,
-        bootstrap_iters=0,
-    )
-    [samples] = found["samples"].values()
-    return {str(sample["doc_id"]): bool(sample["acc"]) for sample in samples}
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """The harness's command line, with the model `sinklora` and local files for OpenBookQA."""
-    from lm_eval.__main__ import cli_evaluate
-
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--data_files")
-    parser.add_argument("--train_files")
-    parser.add_argument("-f", "--num_fewshot")
-    parser.add_argument("-t", "--tasks", nargs="+", default=[])
-    own, given = parser.parse_known_args(sys.argv[1:] if arguments is None else arguments)
-    if own.num_fewshot is not None:
-        given += ["--num_fewshot", own.num_fewshot]
-        if own.data_files is not None and own.train_files is None and own.num_fewshot != "0":
-            parser.error(f"--num_fewshot {own.num_fewshot}: name --train_files, the questions to show")
-    tasks = [task for some in own.tasks for task in some.split(",")]
-    with tempfile.TemporaryDirectory() as folder:
-        if own.train_files is not None and own.data_files is None:
-            parser.error(
-                f"--train_files {own.train_files}: shown before the questions of --data_files; name both"
-            )
-        if own.data_files is not None:
-            if "openbookqa" not in tasks:
-                parser.error(f"--data_files {own.data_files}: replaces openbookqa, not among --tasks {tasks}")
-            file = Path(folder) / "openbookqa_local.yaml"
-            file.write_text(
-                yaml.safe_dump(openbookqa_task(own.data_files, own.train_files)), encoding="utf-8"
-            )
-            tasks = [str(file) if task == "openbookqa" else task for task in tasks]
-        if tasks:
-            given += ["--tasks", ",".join(tasks)]
-        before, sys.argv = sys.argv, ["lm_eval", *given]
-        try:
-            cli_evaluate()
-        finally:
-            sys.argv = before
-
-
-if __name__ == "__main__":
-    main()
+def _whole(name: str, value: str | int | None) -> int | None:
+    """A number of tokens, also from text; None stays. Raises ValueError naming the argument."""
+    if value is None or (isinstance(value, int) and not isinstance(value, bool)):
+        return value
+    if isinstance(value, str) and value.isdecimal():
+        return int(value)
+    raise ValueError(f"{name}={value!r}: expected a number of tokens")

@@ -1,8 +1,8 @@
-"""Everything that wants a GPU, step by step: `make gpu` runs `python -m sinklora.reproduction.gpu`.
+"""Everything that wants a GPU, step by step (`sinklora gpu`).
 
 `configs/gpu.yaml` says which steps come before the notebooks; the notebooks are those with a profile `gpu` in
 `notebooks/experiments.yaml`. A step that succeeded with this commit is not run again, one that was stopped
-goes on from what its training runs and measurements kept; `--minutes` stops in time for a lease.
+goes on from what its training runs and measurements kept; `minutes` stops in time for a lease.
 """
 
 import os
@@ -15,12 +15,10 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
-from typing import Annotated, Any, TextIO
+from typing import Any, TextIO
 
 import psutil
 import torch
-import typer
 import yaml
 
 from sinklora.records.checks import read_fields
@@ -71,7 +69,7 @@ class GpuPlan:
         except (TypeError, ValueError, KeyError) as error:
             raise ValueError(f"{path}: {error}") from error
         folder = Path(values["base"]["folder"])
-        base = Step("base", ("-m", "sinklora.reproduction.gpu", "--base", "--config", str(path)))
+        base = Step("base", ("-m", "sinklora", "gpu", "--base", "--config", str(path)))
         apart, from_base = _notebook_steps(load_experiments(experiments), folder)
         steps = (*steps, *apart, base, *from_base)
         names = [step.name for step in steps]
@@ -87,7 +85,7 @@ def _notebook_steps(experiments: Sequence[Experiment], base: Path) -> tuple[list
     for experiment in experiments:
         if PROFILE in experiment.parameters:
             name = experiment.notebook
-            step = Step(name, ("-m", "sinklora.reproduction.notebooks", "--profile", PROFILE, "--only", name))
+            step = Step(name, ("-m", "sinklora", "reproduce", "--profile", PROFILE, "--only", name))
             starts_there = experiment.parameters[PROFILE].get("base") == base.as_posix()
             (from_base if starts_there else apart).append(step)
     return apart, from_base
@@ -207,36 +205,3 @@ def end_family(process: "subprocess.Popen[Any]") -> None:
         with suppress(psutil.NoSuchProcess):
             descendant.kill()
     process.wait()
-
-
-def _stop(number: int, frame: FrameType | None) -> None:
-    raise SystemExit(128 + number)
-
-
-def main(
-    config: Annotated[Path, typer.Option(help="the plan")] = Path("configs/gpu.yaml"),
-    runs: Annotated[Path, typer.Option(help="where runs are kept")] = Path("runs"),
-    minutes: Annotated[float, typer.Option(help="stop in time")] = 100_000.0,
-    only: Annotated[str, typer.Option(help="the steps whose names start with this")] = "",
-    base: Annotated[bool, typer.Option("--base", help="make the base model and nothing else")] = False,
-) -> None:
-    """Run what wants a GPU; what is finished stays."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _stop)
-    try:
-        check_gpu()
-    except RuntimeError as error:
-        typer.echo(error, err=True)
-        raise typer.Exit(2) from error
-    plan = GpuPlan.read(config)
-    if base:
-        typer.echo(make_gpu_base(plan, runs=runs))
-        return
-    left = run_steps(plan, runs=runs, minutes=minutes, only=only, say=typer.echo)
-    if left:
-        typer.echo(f"not finished: {', '.join(left)}")
-        raise typer.Exit(1)
-
-
-if __name__ == "__main__":
-    typer.run(main)

@@ -1,32 +1,17 @@
-"""Run the notebooks of a profile in order, each into `results/<profile>/notebooks`, and rewrite the
-index of results.
+"""The notebooks of a profile, in order, each executed into `results/<profile>/notebooks`."""
 
-`python -m sinklora.reproduction.notebooks --profile cpu` is what `make reproduce` does. A notebook that
-fails stops it; runs and measurements already made are reused the next time.
-"""
-
-import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
-
-import typer
+from typing import Any
 
 from sinklora.records.files import atomic_write
-from sinklora.reproduction.gpu import check_gpu
 from sinklora.reproduction.report.experiments import (
     PROFILES,
     Experiment,
     check_parameters,
     declared_parameters,
-    load_experiments,
 )
-from sinklora.reproduction.report.index import write_index
-
-# Page faults of freshly mapped memory take a third of a CPU training step: let the C library keep what it
-# freed. It reads these when a process starts, so they reach the notebooks' kernels and not this process.
-ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "2000000000", "MALLOC_TRIM_THRESHOLD_": "8000000000"}
 
 
 def plan(
@@ -107,35 +92,3 @@ def _is_noise(output: Any) -> bool:
     if output.output_type == "stream":
         return bool(output.name == "stderr")
     return "application/vnd.jupyter.widget-view+json" in output.get("data", {})
-
-
-def _seeds(text: str) -> list[int]:
-    try:
-        return [int(seed) for seed in text.split(",")] if text else []
-    except ValueError:
-        raise ValueError(f"seeds={text!r}: expected whole numbers separated by commas, as in 0,1,2") from None
-
-
-def main(
-    profile: Annotated[str, typer.Option(help=f"one of {', '.join(PROFILES)}")] = "cpu",
-    only: Annotated[str, typer.Option(help="run the notebooks whose names start with this")] = "",
-    seeds: Annotated[str, typer.Option(help="seeds separated by commas, in place of the profile's")] = "",
-) -> None:
-    """Reproduce the tables and figures of a profile."""
-    try:
-        chosen = plan(load_experiments(), profile, only, _seeds(seeds))
-        if profile == "gpu":
-            check_gpu()
-    except (ValueError, RuntimeError) as error:
-        raise typer.BadParameter(str(error)) from error
-    for name, value in ALLOCATOR.items():
-        os.environ.setdefault(name, value)
-    for experiment, parameters in chosen:
-        typer.echo(f"{experiment.notebook}: {experiment.reproduces}")
-        execute(experiment, profile, parameters)
-    if profile != "smoke":
-        write_index()
-
-
-if __name__ == "__main__":
-    typer.run(main)

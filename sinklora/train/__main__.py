@@ -2,7 +2,10 @@
 
 import typer
 
-from sinklora.train.run import main
+from sinklora.train.command import train_command
+
+application = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+application.command()(train_command)
 
 if __name__ == "__main__":
-    typer.run(main)
+    application(prog_name="python -m sinklora.train")

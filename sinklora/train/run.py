@@ -1,19 +1,14 @@
-"""Training: a TrainSpec becomes a run directory with the model or adapter, its loss curve and its provenance.
-
-``python -m sinklora.train --config FILE`` trains one spec, also under ``torchrun`` and with DeepSpeed.
-"""
+"""Training: a TrainSpec becomes a run directory with the model or adapter, its loss curve and provenance."""
 
 import importlib.util
 import json
 import re
 import shutil
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import pandas as pd
 import torch
-import typer
-import yaml
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -23,6 +18,7 @@ from transformers import (
     set_seed,
 )
 
+from sinklora.hf.model_names import check_model_name
 from sinklora.hf.models import use_pattern
 from sinklora.hf.rope import extend_context
 from sinklora.lora.adapter import lora_plus
@@ -87,6 +83,7 @@ def train(
     matches its record.
     """
     _check_deepspeed(spec.deepspeed)
+    check_model_name(spec.base, "base")
     tokenizer = AutoTokenizer.from_pretrained(spec.base)
     corpus = tokenize_corpus(spec.corpus, tokenizer, cache=cache, progress=progress)
     readable = re.sub(r"[^A-Za-z0-9._]+", "_", spec.pattern).strip("_")
@@ -164,12 +161,3 @@ def load_trained(run: RunDirectory, spec: TrainSpec) -> torch.nn.Module:
         base = AutoModelForCausalLM.from_pretrained(spec.base, dtype=torch.float32)
         return load_adapter(base, run.path / "adapter").eval()
     return AutoModelForCausalLM.from_pretrained(run.path / "model", dtype=torch.float32).eval()
-
-
-def main(
-    config: Annotated[Path, typer.Option(help="YAML file with the fields of TrainSpec")],
-    runs: Annotated[Path, typer.Option(help="where run directories lie")] = Path("runs"),
-) -> None:
-    """Train one spec; a killed run goes on from its last checkpoint."""
-    run = train(TrainSpec.from_dict(yaml.safe_load(config.read_text())), runs=runs)
-    typer.echo(run.path)

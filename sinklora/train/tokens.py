@@ -1,18 +1,22 @@
 """From documents to token ids: tokenized once, kept memory-mapped, checked by hash."""
 
+from __future__ import annotations
+
 import hashlib
 import json
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tqdm import tqdm
-from transformers import PreTrainedTokenizerBase
 
 from sinklora.records.files import atomic_write, file_hash
 from sinklora.train.sources import CorpusSpec, Document, content_hash, read_documents
+
+if TYPE_CHECKING:  # a TrainSpec is read without loading transformers
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)

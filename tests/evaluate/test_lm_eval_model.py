@@ -1,16 +1,21 @@
 """lm-evaluation-harness through a bounded cache: against its own model, and against a hand loop."""
 
-import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from lm_eval.api.instance import Instance
+from lm_eval.models.huggingface import HFLM
+from tokenizers.processors import TemplateProcessing
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
+from helpers import assert_close
+from sinklora.cache.full import Full
 from sinklora.cache.h2o import H2O
-from sinklora.evaluate.lm_eval_model import LMEvalModel, answers, main, openbookqa_task
+from sinklora.cache.policies import parse_budget
+from sinklora.evaluate.lm_eval_model import LMEvalModel
 from sinklora.hf.budget_cache import BudgetCache
+from tiny_models import tiny_model
 
 BASE = "data/base"
 OPTIONS: dict[str, Any] = {"device": "cpu", "dtype": "float32", "max_length": 256}
@@ -23,35 +28,52 @@ TEXTS = [
         " 40213",
     ),
 ]
-QUESTIONS = [
-    {
-        "id": str(number),
-        "question_stem": stem,
-        "choices": {"text": ["import os", "banana", "grass", "x = 1"], "label": ["A", "B", "C", "D"]},
-        "answerKey": key,
-    }
-    for number, (stem, key) in enumerate([("Python begins with", "A"), ("A number is", "D"), ("It is", "C")])
+LONG = "def add(first, second):\n    return first + second\n\n\n" * 12
+# What tasks ask: nothing or blanks before, one token and many, more than its context, more than the model.
+PAIRS = [
+    *TEXTS,
+    ("", "class Reader:\n    pass"),
+    ("<s>", "x = 1"),
+    ("import ", "numpy as np\nimport pandas as pd\n"),
+    ("import ", "numpy"),
+    ("x", " = first(second, third) + fourth(fifth, sixth) - seventh[eighth]"),
+    (LONG, " = 1"),
+    (LONG, " first = second + third(fourth)"),
+    (LONG[:-20], "first"),
 ]
-SHARED = Path("../shared/data/openbookqa/test.jsonl")
-
-
-@pytest.fixture(scope="module")
-def questions(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("openbookqa") / "test.jsonl"
-    path.write_text("".join(json.dumps(question) + "\n" for question in QUESTIONS))
-    return path
+SHORT = 64  # tokens that the tiny model addresses
 
 
 def requests(model: Any) -> list[tuple[Any, list[int], list[int]]]:
     return [((c, t), *model._encode_pair(c, t)) for c, t in TEXTS]
 
 
+def asked(kind: str, *arguments: tuple[Any, ...]) -> list[Instance]:
+    return [Instance(kind, {}, each, index) for index, each in enumerate(arguments)]
+
+
+@pytest.fixture(scope="module")
+def tiny() -> PreTrainedModel:
+    """A random model with the base's tokenizer."""
+    model = tiny_model("llama-gqa", vocab_size=4096, max_position_embeddings=SHORT)
+    model.config._name_or_path = model.name_or_path = BASE
+    return model
+
+
+@pytest.fixture(scope="module")
+def harness(tiny: PreTrainedModel) -> HFLM:
+    """The harness's own model of the same weights."""
+    return HFLM(pretrained=tiny, backend="causal", batch_size=3)
+
+
+def through_a_cache(model: PreTrainedModel, **options: Any) -> LMEvalModel:
+    return LMEvalModel(model, batch_size=3, **options)
+
+
 @pytest.mark.parametrize(
-    "cache", [{"kv": "full"}, {"kv": "h2o", "budget": 200}, {"kv": "local", "budget": "200"}], ids=str
+    "cache", [{"kv": Full()}, {"kv": "h2o", "budget": 200}, {"kv": "local", "budget": "200"}], ids=str
 )
 def test_with_everything_kept_scores_are_the_harnesss_own(cache: dict[str, Any]) -> None:
-    from lm_eval.models.huggingface import HFLM
-
     truth = HFLM(pretrained=BASE, backend="causal", **OPTIONS)
     expected = truth._loglikelihood_tokens(requests(truth), disable_tqdm=True)
     model = LMEvalModel(BASE, **cache, **OPTIONS)
@@ -76,8 +98,6 @@ def test_under_a_budget_scores_are_those_of_a_hand_loop() -> None:
 
 
 def test_generation_goes_through_the_cache() -> None:
-    from lm_eval.api.instance import Instance
-
     model = LMEvalModel(BASE, kv="h2o", budget=0.3, batch_size=2, **OPTIONS)
     prompts = [TEXTS[0][0], TEXTS[3][0]]
     asked = [
@@ -113,105 +133,153 @@ def test_choices_scored_together_are_each_scored_alone(rows: int) -> None:
         assert score == pytest.approx(alone, abs=1e-4) and greedy == alone_greedy
 
 
-def test_a_task_from_local_files(questions: Path) -> None:
-    for kv, budget in (("full", None), ("h2o", 0.5), (H2O(0.5), None)):
-        model = LMEvalModel(BASE, kv=kv, budget=budget, **OPTIONS)  # type: ignore[arg-type]
-        assert list(answers(model, openbookqa_task(questions))) == ["0", "1", "2"]
-    # The one that the model finds likeliest, by hand.
-    scores = [
-        model._loglikelihood_tokens([(None, *model._encode_pair("Python begins with", f" {text}"))])[0][0]
-        for text in QUESTIONS[0]["choices"]["text"]  # type: ignore[index]
-    ]
-    best = "ABCD"[scores.index(max(scores))]
-    assert answers(model, openbookqa_task(questions))["0"] == (best == QUESTIONS[0]["answerKey"])
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_the_full_cache_is_the_harness_itself(tiny: PreTrainedModel, batch_size: int) -> None:
+    theirs = HFLM(pretrained=tiny, backend="causal", batch_size=batch_size)
+    ours = LMEvalModel(tiny, batch_size=batch_size)
+    pairs = asked("loglikelihood", *PAIRS)
+    assert ours.loglikelihood(pairs, disable_tqdm=True) == theirs.loglikelihood(pairs, disable_tqdm=True)
+    texts = asked("loglikelihood_rolling", ("import numpy",), (LONG,), ("",), ("x = 1\n",))
+    rolled = ours.loglikelihood_rolling(texts, disable_tqdm=True)
+    assert rolled == theirs.loglikelihood_rolling(texts, disable_tqdm=True)
+    assert rolled[1] < rolled[0] < 0
+    prompts = asked("generate_until", *((c or "x", {"until": ["\n\n"], "max_gen_toks": 9}) for c, _ in PAIRS))
+    assert ours.generate_until(prompts, disable_tqdm=True) == theirs.generate_until(
+        prompts, disable_tqdm=True
+    )
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({"answerKey": "E"}, "line 2: 'answerKey' is 'E'"),
-        ({"question_stem": None}, "line 2: 'question_stem' is None"),
-        ({"choices": {"text": ["a"], "label": ["A", "B"]}}, "line 2: 'choices' is"),
-        ({"choices": None}, "line 2: 'choices' is None"),
-    ],
-    ids=lambda value: value if isinstance(value, str) else "-".join(value),
+    "cache", [{"kv": Full()}, {"kv": "h2o", "budget": 64}, {"kv": "local", "budget": "64"}], ids=str
 )
-def test_a_malformed_question_is_named_with_its_line(
-    change: dict[str, Any], words: str, tmp_path: Path
+def test_a_cache_that_keeps_everything_gives_the_numbers_of_the_harness(
+    tiny: PreTrainedModel, harness: HFLM, cache: dict[str, Any]
 ) -> None:
-    path = tmp_path / "questions.jsonl"
-    path.write_text(
-        "".join(json.dumps(question) + "\n" for question in (QUESTIONS[0], QUESTIONS[1] | change))
-    )
+    ours = through_a_cache(tiny, **cache)
+    pairs = asked("loglikelihood", *PAIRS)
+    scores, expected = (m.loglikelihood(pairs, disable_tqdm=True) for m in (ours, harness))
+    assert_close([score for score, _ in scores], [score for score, _ in expected], atol=2e-4)
+    assert [greedy for _, greedy in scores] == [greedy for _, greedy in expected]
+    texts = asked("loglikelihood_rolling", ("import numpy",), (LONG,), ("",), ("x = 1\n",))
+    rolled, theirs = (m.loglikelihood_rolling(texts, disable_tqdm=True) for m in (ours, harness))
+    assert_close(rolled, theirs, atol=1e-3)
+    prompts = asked("generate_until", *((c or "x", {"until": ["\n\n"], "max_gen_toks": 9}) for c, _ in PAIRS))
+    written, by_them = (m.generate_until(prompts, disable_tqdm=True) for m in (ours, harness))
+    assert written == by_them
+
+
+@pytest.mark.parametrize("length", [1, 2, SHORT - 1, SHORT, SHORT + 1])
+@pytest.mark.parametrize("context", [1, 5, SHORT, SHORT + 40])
+def test_every_length_is_scored_as_by_the_harness_or_refused(
+    tiny: PreTrainedModel, harness: HFLM, context: int, length: int
+) -> None:
+    draw = torch.Generator().manual_seed(context * length)
+    tokens = torch.randint(3, 4096, (context + length,), generator=draw).tolist()
+    # A second, shorter continuation of the same context must not shift what the first one sees.
+    request = [(None, tokens[:context], tokens[context:]), (None, tokens[:context], tokens[-1:])]
+    for cache in ({}, {"kv": "local", "budget": SHORT}):
+        ours = through_a_cache(tiny, **cache)
+        if length > SHORT:
+            with pytest.raises(ValueError, match=r"request 0: .* of 65 tokens, .*max_length=64"):
+                ours._loglikelihood_tokens(request, disable_tqdm=True)
+        else:
+            scores = ours._loglikelihood_tokens(request, disable_tqdm=True)
+            expected = harness._loglikelihood_tokens(request, disable_tqdm=True)
+            assert_close([s for s, _ in scores], [s for s, _ in expected], atol=1e-3)
+
+
+@pytest.mark.parametrize("cache", [{}, {"kv": "local", "budget": SHORT}], ids=["full", "local"])
+@pytest.mark.parametrize(
+    ("kind", "arguments", "words"),
+    [
+        ("loglikelihood", ("import numpy", ""), "request 1 .*'import numpy'.*nothing to score"),
+        ("loglikelihood", ("", ""), "request 1 .*nothing to score"),
+        ("loglikelihood", ("", "<s>"), "request 1 .*nothing to score"),
+        (
+            "loglikelihood",
+            ("x", " y" * 90),
+            "request 1 .* continuation of .*, more than max_length=64",
+        ),
+        ("generate_until", ("x", {"max_gen_toks": SHORT}), "request 1 .*'x'.* 64 new tokens"),
+        ("generate_until", ("x", {}), "request 1 .*'x'.* 256 new tokens"),
+    ],
+    ids=str,
+)
+def test_a_request_without_a_right_number_is_named(
+    tiny: PreTrainedModel, cache: dict[str, Any], kind: str, arguments: tuple[Any, ...], words: str
+) -> None:
+    fine = TEXTS[0] if kind == "loglikelihood" else ("x", {"max_gen_toks": 3})
     with pytest.raises(ValueError, match=words):
-        openbookqa_task(path)
-    path.write_text("")
-    with pytest.raises(ValueError, match="no questions"):
-        openbookqa_task(path)
+        getattr(through_a_cache(tiny, **cache), kind)(asked(kind, fine, arguments), disable_tqdm=True)
 
 
-def test_questions_are_never_shown_their_own_answers(
-    questions: Path, capsys: pytest.CaptureFixture[str]
+def log_likelihood(model: PreTrainedModel, ids: list[int], continuation: int) -> float:
+    """Of the last tokens, by one plain forward pass."""
+    with torch.no_grad():
+        likely = model(torch.tensor([ids])).logits[0, :-1].log_softmax(-1)
+    return float(likely.gather(-1, torch.tensor(ids)[1:, None])[-continuation:].sum())
+
+
+@pytest.mark.parametrize("cache", [{}, {"kv": "local", "budget": SHORT}], ids=["full", "local"])
+def test_equal_tokens_divided_differently_are_scored_apart(
+    tiny: PreTrainedModel, cache: dict[str, Any]
 ) -> None:
-    model = LMEvalModel(BASE, **OPTIONS)
-    with pytest.raises(ValueError, match="few_shot=2: name train_files"):
-        answers(model, openbookqa_task(questions), few_shot=2)
-    with pytest.raises(SystemExit):
-        main(["--tasks", "openbookqa", f"--data_files={questions}", "--num_fewshot", "2"])
-    assert "name --train_files" in capsys.readouterr().err
+    ids = [5, 70, 800, 9, 1000]
+    divided: Any = [(None, ids[:place], ids[place:]) for place in (1, 4, 2)]
+    scores = through_a_cache(tiny, **cache)._loglikelihood_tokens(divided, disable_tqdm=True)
+    assert_close([s for s, _ in scores], [log_likelihood(tiny, ids, n) for n in (4, 1, 3)], atol=1e-4)
 
 
-def test_shown_questions_come_before_each(questions: Path) -> None:
-    model = LMEvalModel(BASE, kv="local", budget=200, **OPTIONS)
-    seen: list[list[int]] = []
-    read = model._read
-    model._read = lambda ids: (seen.append(ids), read(ids))[1]  # type: ignore[func-returns-value, method-assign]
-    answers(model, openbookqa_task(questions, questions), few_shot=2, limit=1)
-    assert model.tok_decode(seen[0]).count("\n\n") == 2
+@pytest.mark.parametrize("cache", [{}, {"kv": "local", "budget": SHORT}], ids=["full", "local"])
+def test_a_tokenizer_that_begins_with_nothing(tiny: PreTrainedModel, cache: dict[str, Any]) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(BASE)
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="$A", special_tokens=[])
+    ours = through_a_cache(tiny, tokenizer=tokenizer, **cache)
+    with pytest.raises(ValueError, match=r"request 0 .*empty context"):
+        ours.loglikelihood(asked("loglikelihood", (" ", "import os")), disable_tqdm=True)
+    with pytest.raises(ValueError, match="request 0: has an empty prompt"):
+        ours.generate_until(asked("generate_until", ("", {"max_gen_toks": 3})), disable_tqdm=True)
+    [(score, _)] = ours.loglikelihood(asked("loglikelihood", ("", "import os")), disable_tqdm=True)
+    written = ours.tok_encode("import os")
+    begun = [tokenizer.bos_token_id, *written]
+    assert score == pytest.approx(log_likelihood(tiny, begun, len(written)), abs=1e-4)
+    neither = AutoTokenizer.from_pretrained(BASE, bos_token=None, eos_token=None)
+    with pytest.raises(ValueError, match=r"tokenizer: has no first .* prefix_token_id"):
+        through_a_cache(tiny, tokenizer=neither, **cache)
 
 
-@pytest.mark.skipif(not SHARED.is_file(), reason="OpenBookQA is not there")
-def test_openbookqa_itself() -> None:
-    model = LMEvalModel(BASE, kv="h2o", budget=0.5, **OPTIONS)
-    assert len(answers(model, openbookqa_task(SHARED), limit=8)) == 8
-
-
-@pytest.mark.parametrize("spelling", ["--tasks openbookqa --data_files", "-t=openbookqa --data_files="])
-def test_the_command_line(questions: Path, spelling: str, capsys: pytest.CaptureFixture[str]) -> None:
-    model = f"pretrained={BASE},kv=h2o,budget=0.5,dtype=float32"
-    *options, last = spelling.split(" ")
-    options += [last + str(questions)] if last.endswith("=") else [last, str(questions)]
-    main(["--model", "sinklora", "--model_args", model, "--device", "cpu", *options])
-    assert "openbookqa_local" in capsys.readouterr().out
-
-
-def test_local_questions_that_no_task_would_read_are_refused(
-    questions: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(SystemExit):
-        main(["--model", "sinklora", "--tasks", "arc_easy,piqa", f"--data_files={questions}"])
-    assert "not among --tasks" in capsys.readouterr().err
-    with pytest.raises(SystemExit):
-        main(["--model", "sinklora", "--tasks", "openbookqa", f"--train_files={questions}"])
-    assert "name both" in capsys.readouterr().err
-
-
-def test_wrong_budgets_are_named_before_a_model_is_loaded() -> None:
+def test_budgets_are_read_and_wrong_ones_named_before_a_model_is_loaded() -> None:
+    texts = ["0.2", "20%", " 64 ", "1", "1.0", "", None, 0.2, 64]
+    read = [parse_budget(text) for text in texts]
+    assert read == [0.2, 0.2, 64, 1, 1.0, None, None, 0.2, 64]
+    assert [type(budget) for budget in read[:5]] == [float, float, int, int, float]
     for given, words in (
         ({"kv": "h3o", "budget": 0.2}, "kv='h3o'"),
         ({"kv": "full", "budget": 0.2}, "budget=0.2"),
         ({"kv": "h2o"}, "needs a budget"),
         ({"kv": "h2o", "budget": "much"}, "budget='much'"),
+        ({"kv": "h2o", "budget": "x%"}, "budget='x%'"),
+        ({"kv": "h2o", "budget": "120%"}, "budget=1.2"),
+        ({"kv": "h2o", "budget": "-3"}, "budget=-3"),
+        ({"kv": "h2o", "budget": "0"}, "budget=0"),
+        ({"kv": H2O(0.2), "budget": "0.2"}, "budget='0.2': kv=.* has its own"),
+        ({"kv": "h2o", "budget": 0.2, "prefill_chunk": "few"}, "prefill_chunk='few'"),
+        ({"max_length": "long"}, "max_length='long'"),
+        ({}, "pretrained='there/is/no/such/model': no model there"),
     ):
         with pytest.raises(ValueError, match=words):
             LMEvalModel("there/is/no/such/model", **given)  # type: ignore[arg-type]
-    with pytest.raises(FileNotFoundError, match="nowhere"):
-        openbookqa_task("nowhere.jsonl")
+
+
+def test_numbers_arrive_as_text(tiny: PreTrainedModel) -> None:
+    ours = LMEvalModel(tiny, kv="h2o", budget="50%", prefill_chunk="7", max_length="48", batch_size="2")
+    assert (ours.policy, ours.prefill_chunk, ours.max_length) == (H2O(0.5), 7, 48)
+    same = LMEvalModel(tiny, kv=H2O(0.5), prefill_chunk=7, max_length=48, batch_size=2)
+    pairs = asked("loglikelihood", *PAIRS)
+    assert ours.loglikelihood(pairs, disable_tqdm=True) == same.loglikelihood(pairs, disable_tqdm=True)
 
 
 def test_rolling_scores_need_a_budget_in_tokens() -> None:
-    from lm_eval.api.instance import Instance
-
     text = [Instance("loglikelihood_rolling", {}, ("def add(first, second):\n    return first\n",), 0)]
     with pytest.raises(ValueError, match="in tokens"):
         LMEvalModel(BASE, kv="h2o", budget=0.3, **OPTIONS).loglikelihood_rolling(text, disable_tqdm=True)

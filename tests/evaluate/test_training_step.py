@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 import sinklora.evaluate.training_step as efficiency
+from sinklora.cli import application
 from sinklora.evaluate.memory import (
     RETURN_MEMORY,
     TensorMemory,
@@ -342,14 +343,17 @@ def test_wrong_studies_are_named(changes: dict[str, object], words: str) -> None
         EfficiencyStudy(**{"step": StepSpec(), "contexts": (64,), "limit_gib": 1.0} | changes)  # type: ignore[arg-type]
 
 
-def test_the_command_line_predicts_and_refuses() -> None:
-    import typer
+def test_the_command_line_predicts_and_measures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    predicted = CliRunner().invoke(application, ["estimate", "base", "2048", "sf"])
+    assert predicted.exit_code == 0
+    assert predicted.output.startswith("base, 2048 tokens, sf, lora_plus, cpu: ")
+    assert "GiB at its peak" in predicted.output and predicted.output.endswith(" TFLOP\n")
 
-    application = typer.Typer()
-    from sinklora.evaluate import step_cli
-
-    application.command()(step_cli.main)
-    run = CliRunner().invoke(application, ["--estimate", "base", "2048", "sf"])
-    assert run.exit_code == 0 and "GiB at its peak" in run.output
-    for arguments in ([], ["--estimate", "base", "2048", "sff"], ["--measure", "llama9", "64", "sf"]):
-        assert CliRunner().invoke(application, arguments).exit_code == 2
+    found = [StepCost(0.25, 2**29), StepCost(1.5, 2**30), StepCost(None, None), StepCost(None, None)]
+    monkeypatch.setattr(efficiency, "_in_own_process", lambda *_: found.pop(0))
+    step = ["measure", "base", "64", "sf", "--method", "full", "--runs", str(tmp_path)]
+    measured = CliRunner().invoke(application, step)
+    assert measured.output == "base, 64 tokens, sf, full, cpu: 0.50 GiB at its peak, 1.500 s\n"
+    assert measured.exit_code == 0 and CliRunner().invoke(application, step).output == measured.output
+    crowded = CliRunner().invoke(application, [*step, "--batch", "2"])
+    assert crowded.exit_code == 1 and crowded.output.endswith("does not fit\n")

@@ -71,12 +71,12 @@ def test_without_a_gpu_nothing_is_run(tmp_path: Path, monkeypatch: pytest.Monkey
     with pytest.raises(RuntimeError, match="is not available"):
         run_steps(plan(step), runs=runs, minutes=1)
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
-    for module, arguments in (
-        ("sinklora.reproduction.gpu", ["--runs", str(runs)]),
-        ("sinklora.reproduction.gpu", ["--base", "--runs", str(runs)]),
-        ("sinklora.reproduction.notebooks", ["--profile", "gpu", "--only", "02"]),
+    for arguments in (
+        ["gpu", "--runs", str(runs)],
+        ["gpu", "--base", "--runs", str(runs)],
+        ["reproduce", "--profile", "gpu", "--only", "02"],
     ):
-        command = [sys.executable, "-m", module, *arguments]
+        command = [sys.executable, "-m", "sinklora", *arguments]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 2 and "not available" in done.stderr, done.stderr
     assert not marker.exists() and not runs.exists()

@@ -115,6 +115,26 @@ def score_predictions(dataset: str, predictions: Sequence[Prediction]) -> float:
     return score(dataset, [p.pred for p in predictions], [p.answers for p in predictions], labels)
 
 
+def score_folder(folder: Path) -> pd.DataFrame:
+    """Scores of the files ``<data set>.jsonl`` in `folder`, in LongBench's order: columns dataset, category,
+    metric, predictions (how many), score (0 to 100).
+
+    Raises FileNotFoundError where there is none, ValueError for one that names no data set or is damaged.
+    """
+    files = {path.stem: path for path in Path(folder).glob("*.jsonl")}
+    if not files:
+        raise FileNotFoundError(f"{folder} has no files named <data set>.jsonl")
+    for name in files:
+        scored_as(name)
+    rows = []
+    for name in [name for name in (*DATASETS, *SMALL) if name in files]:
+        value, count = score_file(name, files[name])
+        category = DATASETS[scored_as(name)].category
+        metric = task_of(name).metric.removesuffix("_score")
+        rows.append((name, category, metric, count, value))
+    return pd.DataFrame(rows, columns=["dataset", "category", "metric", "predictions", "score"])
+
+
 def category_table(scores: Mapping[str, float]) -> pd.DataFrame:
     """Averages (0 to 100) of `scores` (data set -> score) by category, laid out as LongLoRA's table.
 

@@ -78,7 +78,10 @@ def load_records(source: str | Path, dataset: str) -> list[Record]:
     malformed record.
     """
     if Path(source).is_dir():
-        return read_records(Path(source) / f"{dataset}.jsonl")
+        file = Path(source) / f"{dataset}.jsonl"
+        if not file.is_file():
+            raise FileNotFoundError(f"{file}: no such file; the folder has no data set of that name")
+        return read_records(file)
     if not str(source) or str(source).startswith((".", "/", "~")) or str(source).count("/") > 1:
         raise FileNotFoundError(f"source={str(source)!r} is not a folder; give one with {dataset}.jsonl")
     from datasets import load_dataset

@@ -123,7 +123,7 @@ def answer_questions(
     loaded.
     """
     check_arguments(data_files, train_files, few_shot)
-    from sinklora.evaluate.lm_eval_model import openbookqa_task
+    from sinklora.evaluate.openbookqa import openbookqa_task
 
     task = "openbookqa" if data_files is None else openbookqa_task(data_files, train_files)
     data = {
@@ -148,7 +148,7 @@ def answer_questions(
 
 def check_arguments(data_files: str | Path | None, train_files: str | Path | None, few_shot: int) -> None:
     """Raise ValueError or FileNotFoundError for questions that cannot be asked or show their answers."""
-    from sinklora.evaluate.lm_eval_model import openbookqa_task
+    from sinklora.evaluate.openbookqa import openbookqa_task
 
     if data_files is not None:
         if few_shot and train_files is None:
@@ -168,7 +168,8 @@ def _answer(
     few_shot: int,
     loaded: list[Any],
 ) -> Mapping[str, bool]:
-    from sinklora.evaluate.lm_eval_model import LMEvalModel, answers
+    from sinklora.evaluate.lm_eval_model import LMEvalModel
+    from sinklora.evaluate.openbookqa import answers
 
     if not loaded:
         device = default_device()

@@ -1,10 +1,8 @@
 """LongBench's files and predictions: prompts, records, runs that are killed and go on."""
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +10,8 @@ import torch
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerFast
 from typer.testing import CliRunner
 
-from sinklora.evaluate.longbench.cli import commands
+from sinklora.cache.policies import CachePolicy, Local
+from sinklora.evaluate.longbench.commands import commands
 from sinklora.evaluate.longbench.predictions import predict, prompt_ids
 from sinklora.evaluate.longbench.records import (
     Record,
@@ -22,8 +21,9 @@ from sinklora.evaluate.longbench.records import (
     write_records,
 )
 from sinklora.evaluate.longbench.tasks import DATASETS, task_of
+from sinklora.hf.budget_cache import BudgetCache
 from sinklora.reproduction.base_model.study import train_tokenizer
-from tiny_models import tiny_model
+from tiny_models import tiny_config, tiny_model
 
 VOCABULARY = 300
 
@@ -323,35 +323,46 @@ def command(*arguments: object) -> Any:
 
 
 def test_predict_and_score_from_the_command_line(
-    tmp_path: Path,
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerFast,
-    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast
 ) -> None:
     home, data, out = (tmp_path / name for name in ("model", "data", "out"))
     model.save_pretrained(home)
     tokenizer.save_pretrained(home)
     data.mkdir()
-    write_records(data / "hotpotqa.jsonl", [record(n, "hotpotqa") for n in range(3)])
-    asked: list[tuple[str, int | float]] = []
-
-    def cache_factory(network: Any, kv: str, budget: int | float) -> Callable[[], DynamicCache]:
-        asked.append((kv, budget))
-        return DynamicCache
-
-    monkeypatch.setitem(sys.modules, "sinklora.hf.budget_cache", SimpleNamespace(cache_factory=cache_factory))
-    common = ("predict", "--model", home, "--data", data, "--out", out, "--limit", 2, "--kv", "h2o")
-    assert command(*common, "--max-length", 40, "--budget", "0.2").exit_code == 0
-    assert len(read_predictions(out / "hotpotqa.jsonl")) == 2
-    assert asked == [("h2o", 0.2)]
+    records = [record(n, "hotpotqa") for n in range(3)]
+    write_records(data / "hotpotqa.jsonl", records)
+    common = ("predict", "--model", home, "--data", data, "--out", out, "--limit", 2, "--kv", "local")
+    assert command(*common, "--max-length", 40, "--budget", "20%").exit_code == 0
+    written = read_predictions(out / "hotpotqa.jsonl")
+    assert [prediction.pred for prediction in written] == [
+        answered(model, tokenizer, one, Local(0.2)) for one in records[:2]
+    ]
     assert command("score", out).exit_code == 0
     assert json.loads((out / "settings.json").read_text())["budget"] == 0.2
     refused = command(*common, "--max-length", 50, "--budget", "0.2")
-    assert refused.exit_code != 0 and "settings.json" in refused.output
+    assert refused.exit_code == 2 and "settings.json" in refused.output
     assert "budget='x'" in command(*common, "--max-length", 40, "--budget", "x").output
     out.rename(tmp_path / "before")
-    assert command(*common, "--max-length", 40, "--budget", "512").exit_code == 0
-    assert asked[-1] == ("h2o", 512) and isinstance(asked[-1][1], int)
+    assert command(*common, "--max-length", 40, "--budget", "8").exit_code == 0
+    assert json.loads((out / "settings.json").read_text())["budget"] == 8
+    assert read_predictions(out / "hotpotqa.jsonl")[1].pred == answered(
+        model, tokenizer, records[1], Local(8)
+    )
+
+
+def answered(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, asked: Record, policy: CachePolicy
+) -> str:
+    """What `generate` writes after a record's prompt through a cache of its own."""
+    ids = torch.tensor([prompt_ids(tokenizer, asked, "hotpotqa", 40)])
+    made = model.generate(
+        ids,
+        attention_mask=torch.ones_like(ids),
+        past_key_values=BudgetCache(model, policy),
+        max_new_tokens=task_of("hotpotqa").max_new_tokens,
+        do_sample=False,
+    )
+    return str(tokenizer.decode(made[0, ids.shape[1] :], skip_special_tokens=True))
 
 
 @pytest.mark.parametrize(
@@ -369,13 +380,15 @@ def test_predict_and_score_from_the_command_line(
         (("--kv", "full", "--budget", "0.2"), "budget=0.2: the full cache has none"),
         (("--limit", "0"), "limit=0"),
         (("--chat",), "no chat template"),
+        (("--model", "no/such/model/there"), "model='no/such/model/there': no model there"),
     ],
 )
 def test_a_wrong_request_is_refused_before_the_model_is_loaded(
     tmp_path: Path, tokenizer: PreTrainedTokenizerFast, arguments: tuple[str, ...], message: str
 ) -> None:
     home, data, out = (tmp_path / name for name in ("model", "data", "out"))
-    tokenizer.save_pretrained(home)  # without weights: loading the model would say so
+    tokenizer.save_pretrained(home)
+    tiny_config("llama-gqa", vocab_size=VOCABULARY).save_pretrained(home)  # no weights: loading would say so
     data.mkdir()
     write_records(data / "qasper.jsonl", [record(1)])
     write_records(data / "trec.jsonl", [record(1)])

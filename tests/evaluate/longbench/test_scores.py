@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from helpers import assert_close
-from sinklora.evaluate.longbench.cli import commands, score_folder
-from sinklora.evaluate.longbench.metrics import category_table, code_similarity, score
+from sinklora.evaluate.longbench.commands import commands
+from sinklora.evaluate.longbench.metrics import category_table, code_similarity, score, score_folder
 from sinklora.evaluate.longbench.predictions import truncate_middle
 from sinklora.evaluate.longbench.tasks import CATEGORIES, DATASETS, SMALL, library_metrics, task_of
 

@@ -1,0 +1,48 @@
+"""Names of models as users give them: local folders, and names on the Hugging Face hub."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from huggingface_hub import snapshot_download
+from transformers import AutoConfig
+
+ADAPTER_FILES = ["*.json", "*.safetensors"]  # no pickles
+
+
+def check_model_name(name: str, argument: str) -> None:
+    """Raise ValueError, naming `argument`, where no model can be loaded from `name`; reads its config alone.
+
+    An adapter's folder, which holds no model, is told apart.
+    """
+    folder = Path(name)
+    if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
+        raise ValueError(f"{argument}={name!r}: is an adapter; name the base model that it belongs to")
+    try:
+        AutoConfig.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise ValueError(
+            f"{argument}={name!r}: no model there; expected a folder with a model of transformers, or a name "
+            f"on the hub ({reason})"
+        ) from error
+
+
+def adapter_folder(name: str, argument: str, *, revision: str = "main") -> Path:
+    """The local folder of an adapter, fetched from the hub where `name` is no folder.
+
+    Raises ValueError, naming `argument`, where there is none.
+    """
+    folder = Path(name)
+    if not folder.is_dir():
+        try:
+            folder = Path(snapshot_download(name, revision=revision, allow_patterns=ADAPTER_FILES))
+        except (OSError, ValueError) as error:
+            reason = str(error).strip().split("\n")[0]
+            raise ValueError(
+                f"{argument}={name!r}: no adapter there; expected an adapter's folder, or a name on the hub "
+                f"({reason})"
+            ) from error
+    if not (folder / "adapter_config.json").is_file():
+        raise ValueError(f"{argument}={name!r}: is no adapter, adapter_config.json is missing")
+    return folder

@@ -1,0 +1,110 @@
+"""The commands `reproduce`, `gpu` and `report`. Nothing heavy is imported until they run."""
+
+import os
+import signal
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+
+import typer
+
+from sinklora.refusals import told_in_a_sentence
+
+# Page faults of freshly mapped memory take a third of a CPU training step: let the C library keep what it
+# freed. It reads these when a process starts, so they reach the notebooks' kernels and not this process.
+ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "2000000000", "MALLOC_TRIM_THRESHOLD_": "8000000000"}
+
+
+@told_in_a_sentence
+def reproduce_command(
+    profile: Annotated[
+        str, typer.Option(help="cpu, gpu, paper, or smoke: toy size, measures nothing")
+    ] = "cpu",
+    only: Annotated[str, typer.Option(help="run the notebooks whose names start with this")] = "",
+    seeds: Annotated[str, typer.Option(help="seeds separated by commas, in place of the profile's")] = "",
+) -> None:
+    """Reproduce the tables and figures of a profile, into results/PROFILE.
+
+    A notebook that fails stops it; runs and measurements already made are reused the next time.
+    """
+    _need_clone()
+    from sinklora.reproduction.notebooks import execute, plan
+    from sinklora.reproduction.report.experiments import load_experiments
+    from sinklora.reproduction.report.index import write_index
+
+    chosen = plan(load_experiments(), profile, only, read_seeds(seeds))
+    if profile == "gpu":
+        _need_gpu()
+    for name, value in ALLOCATOR.items():
+        os.environ.setdefault(name, value)
+    for experiment, parameters in chosen:
+        typer.echo(f"{experiment.notebook}: {experiment.reproduces}")
+        execute(experiment, profile, parameters)
+    if profile != "smoke":
+        write_index()
+
+
+@told_in_a_sentence
+def gpu_command(
+    config: Annotated[Path, typer.Option(help="the plan")] = Path("configs/gpu.yaml"),
+    runs: Annotated[Path, typer.Option(help="where runs are kept")] = Path("runs"),
+    minutes: Annotated[float, typer.Option(help="stop in time, and go on the next time")] = 100_000.0,
+    only: Annotated[str, typer.Option(help="the steps whose names start with this")] = "",
+    base: Annotated[bool, typer.Option("--base", help="make the base model and nothing else")] = False,
+) -> None:
+    """Run everything that wants a GPU, into results/gpu; what is finished stays.
+
+    Ends with exit code 1 where steps are left.
+    """
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _stop)
+    from sinklora.reproduction.gpu import GpuPlan, make_gpu_base, run_steps
+
+    _need_gpu()
+    _need_clone()
+    if not config.is_file():
+        raise FileNotFoundError(f"config={str(config)!r}: no such file; configs/gpu.yaml is one")
+    plan = GpuPlan.read(config)
+    if base:
+        typer.echo(make_gpu_base(plan, runs=runs))
+        return
+    left = run_steps(plan, runs=runs, minutes=minutes, only=only, say=typer.echo)
+    if left:
+        typer.echo(f"not finished: {', '.join(left)}")
+        raise typer.Exit(1)
+
+
+@told_in_a_sentence
+def report_command() -> None:
+    """Write results/README.md, and the tables that README.md quotes, from the results that are there."""
+    _need_clone()
+    from sinklora.reproduction.report.index import write_index
+
+    write_index()
+
+
+def read_seeds(text: str) -> list[int]:
+    """Seeds from text such as "0,1,2"; none from "". Raises ValueError."""
+    try:
+        return [int(seed) for seed in text.split(",")] if text else []
+    except ValueError:
+        raise ValueError(f"seeds={text!r}: expected whole numbers separated by commas, as in 0,1,2") from None
+
+
+def _need_clone() -> None:
+    index = Path("notebooks/experiments.yaml")
+    if not index.is_file():
+        raise FileNotFoundError(f"{index}: not there; run this at the root of a clone of the repository")
+
+
+def _need_gpu() -> None:
+    from sinklora.reproduction.gpu import check_gpu
+
+    try:
+        check_gpu()
+    except RuntimeError as error:
+        raise ValueError(str(error)) from error
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)

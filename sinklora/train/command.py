@@ -1,0 +1,46 @@
+"""The command `train`. Nothing heavy is imported until it runs."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sinklora.refusals import told_in_a_sentence
+
+if TYPE_CHECKING:
+    from sinklora.train.spec import TrainSpec
+
+
+@told_in_a_sentence
+def train_command(
+    config: Annotated[Path, typer.Option(help="YAML file with the fields of TrainSpec")],
+    runs: Annotated[Path, typer.Option(help="where run directories lie")] = Path("runs"),
+) -> None:
+    """Train one specification; a killed run goes on from its last checkpoint, a finished one is reused.
+
+    On several devices: torchrun --nproc_per_node=2 -m sinklora.train --config FILE
+    """
+    spec = read_spec(config)
+    from sinklora.train.run import train
+
+    typer.echo(train(spec, runs=runs).path)
+
+
+def read_spec(config: Path) -> "TrainSpec":
+    """The TrainSpec of a YAML file.
+
+    Raises FileNotFoundError, or ValueError with the file's name for what is no YAML or no TrainSpec.
+    """
+    import yaml
+
+    from sinklora.train.spec import TrainSpec
+
+    if not config.is_file():
+        raise FileNotFoundError(f"config={str(config)!r}: no such file; configs/train has two to start from")
+    try:
+        values: Any = yaml.safe_load(config.read_text(encoding="utf-8"))
+        if not isinstance(values, dict):
+            raise ValueError(f"expected the fields of TrainSpec, a mapping, not {values!r:.80}")
+        return TrainSpec.from_dict(values)
+    except (ValueError, TypeError, yaml.YAMLError) as error:
+        raise ValueError(f"{config}: {error}") from error

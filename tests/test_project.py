@@ -16,7 +16,7 @@ from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-PINNED_EXTRAS = ["notebooks", "eval", "dev"]
+PINNED_EXTRAS = ["notebooks", "eval", "real", "dev"]
 TEXT = {".py", ".md", ".toml", ".txt", ".yml", ".yaml", ".cfg", ".cff", ".ipynb", ".json", ".csv", ".tex", ""}
 # Where text says on whose machine it was written: absolute paths below these roots, and home folders.
 MACHINE_PATH = re.compile(
@@ -60,7 +60,7 @@ def notebooks() -> list[Path]:
 # --- versions -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("requirement", requirements("notebooks", "eval", "gpu", "dev"), ids=str)
+@pytest.mark.parametrize("requirement", requirements("notebooks", "eval", "real", "gpu", "dev"), ids=str)
 def test_dependencies_have_a_lower_bound_only(requirement: Requirement) -> None:
     assert [specifier.operator for specifier in requirement.specifier] == [">="]
 

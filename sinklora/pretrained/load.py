@@ -6,7 +6,7 @@ import json
 import statistics
 import time
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
@@ -43,8 +43,8 @@ def load(name: str, *, dtype: torch.dtype | None = None, device: str | None = No
     place = device or ("cuda" if torch.cuda.is_available() else "cpu")
     chosen = dtype or (fast_dtype() if torch.device(place).type == "cpu" else torch.bfloat16)
     path = model_path(name)
-    model = AutoModelForCausalLM.from_pretrained(path, dtype=chosen).to(place).eval()
-    return LoadedModel(model, AutoTokenizer.from_pretrained(path))
+    model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=chosen)
+    return LoadedModel(model.to(place).eval(), AutoTokenizer.from_pretrained(path))
 
 
 def fast_dtype() -> torch.dtype:

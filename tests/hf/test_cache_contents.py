@@ -53,7 +53,9 @@ def pickled(cache: Cache) -> Cache:
 
 @pytest.mark.parametrize("duplicate", [copy.deepcopy, pickled], ids=["copied", "pickled"])
 @pytest.mark.parametrize("make", CACHES.values(), ids=CACHES)
-def test_a_duplicate_goes_on_by_itself(make: Callable[[], Cache], duplicate: Callable[[Cache], Cache]) -> None:
+def test_a_duplicate_goes_on_by_itself(
+    make: Callable[[], Cache], duplicate: Callable[[Cache], Cache]
+) -> None:
     whole = make()
     with torch.no_grad():
         call(whole, tokens())

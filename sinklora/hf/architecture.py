@@ -44,15 +44,18 @@ def check_architecture(config: PreTrainedConfig) -> None:
         window = getattr(config, name, None)
         used = kinds is None or kind in kinds
         if used and window is not None and context is not None and window < context:
-            remedy = f"{name}=None"
-            if kinds is not None:
-                remedy = f'layer_types=["full_attention"] * {len(kinds)}'
             raise ValueError(
                 f"{name}={window} is shorter than max_position_embeddings={context}: patterns and bounded "
-                f"caches take full attention and cannot be combined with it; load the model with {remedy} "
-                "(full attention in every layer, also where it was trained with local attention) or choose a "
-                "model without local attention"
+                "caches take full attention and cannot be combined with it; load the model with "
+                f"{full_attention_argument(config)} (full attention in every layer, also in those that were "
+                "trained with local attention) or choose a model without local attention"
             )
+
+
+def full_attention_argument(config: PreTrainedConfig) -> str:
+    """The argument of `from_pretrained` with which a model loads without local attention."""
+    kinds = getattr(config, "layer_types", None)
+    return "sliding_window=None" if kinds is None else f'layer_types=["full_attention"] * {len(kinds)}'
 
 
 def check_wrapper(model: nn.Module) -> None:

@@ -7,11 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sinklora.hf.architecture import attention_layers
+from sinklora.hf.architecture import attention_layers, full_attention_argument
 from sinklora.hf.document_ids import LostDocumentsError, has_gaps, has_restarts
 
 # Arguments by which some architectures change scores or hide keys: none may be dropped without a word.
-SCORE_CHANGING_ARGUMENTS = ("softcap", "s_aux", "sinks", "position_bias", "indices", "block_indices")
+SCORE_CHANGING_ARGUMENTS = frozenset(
+    {"softcap", "s_aux", "sinks", "position_bias", "indices", "block_indices"}
+)
 
 
 def check_pattern_call(
@@ -25,13 +27,12 @@ def check_pattern_call(
 ) -> None:
     """ValueError where a pattern cannot answer, or would answer another question."""
     _check_scores(module, arguments, "no pattern supports")
+    _check_causal(module, arguments, "patterns are")
     if dropout > 0.0:
         raise ValueError(
             f"attention dropout {dropout} cannot be combined with a pattern: load the model with "
             f"{_dropout_name(module.config, dropout)}=0.0"
         )
-    if not arguments.get("is_causal", getattr(module, "is_causal", True)):
-        raise ValueError(f"{type(module).__name__} is not causal: patterns are for causal self-attention")
     if query.shape[2] != key.shape[2]:
         raise ValueError(
             f"a pattern covers whole sequences, got {query.shape[2]} queries, {key.shape[2]} keys (a cache "
@@ -46,7 +47,8 @@ def check_pattern_call(
         raise ValueError(
             "a pattern cannot be combined with a 4-D attention mask: pass a 2-D attention_mask, or None. "
             f"(Local attention, sliding_window={arguments.get('sliding_window')}, makes one where it is "
-            f"shorter than the {key.shape[2]} tokens given: load the model with sliding_window=None.)"
+            f"shorter than the {key.shape[2]} tokens given: load the model with "
+            f"{full_attention_argument(module.config)}.)"
         )
     if _is_first(module):
         _check_gaps(mask)
@@ -83,8 +85,7 @@ def check_cached_call(
             "leave the cache out where gradients are wanted"
         )
     _check_scores(module, arguments, "a BudgetCache cannot follow")
-    if not arguments.get("is_causal", getattr(module, "is_causal", True)):
-        raise ValueError(f"{type(module).__name__} is not causal: a BudgetCache is for causal self-attention")
+    _check_causal(module, arguments, "a BudgetCache is")
     window = arguments.get("sliding_window")
     if window is not None and seen + query.shape[2] > window:
         raise ValueError(
@@ -98,7 +99,8 @@ def check_cached_call(
         )
     if mask is not None and mask.ndim != 2:
         raise ValueError(
-            "a BudgetCache cannot be combined with a 4-D attention mask: pass a 2-D one, or None"
+            "a BudgetCache cannot be combined with a 4-D attention mask: pass a 2-D one, or None (where "
+            f"{type(module).__name__} makes its own, use transformers' DynamicCache)"
         )
     if query.shape[2] > 1 and _is_first(module):
         positions = arguments.get("position_ids")
@@ -108,9 +110,17 @@ def check_cached_call(
 
 
 def _check_scores(module: Any, arguments: dict[str, Any], which: str) -> None:
-    changed = [name for name in SCORE_CHANGING_ARGUMENTS if arguments.get(name) is not None]
+    if SCORE_CHANGING_ARGUMENTS.isdisjoint(arguments):
+        return
+    changed = sorted(x for x in SCORE_CHANGING_ARGUMENTS.intersection(arguments) if arguments[x] is not None)
     if changed:
         raise ValueError(f"{type(module).__name__} gives attention {changed}, which {which}")
+
+
+def _check_causal(module: Any, arguments: dict[str, Any], what: str) -> None:
+    causal = arguments.get("is_causal")
+    if not (getattr(module, "is_causal", True) if causal is None else causal):
+        raise ValueError(f"{type(module).__name__} is not causal: {what} for causal self-attention")
 
 
 def _check_gaps(ids: Tensor | None) -> None:

@@ -34,6 +34,7 @@ class AttentionSwitch:
     def __init__(self) -> None:
         self._replaced: tuple[PreTrainedConfig, str] | None = None
         self._cache: CalledCache | None = None
+        self._called: PreTrainedModel | None = None
 
     @classmethod
     def is_on(cls, transformer: PreTrainedModel) -> bool:
@@ -50,13 +51,15 @@ class AttentionSwitch:
 
     def enter(self, module: PreTrainedModel, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """The hook before a call."""
+        cache = next((given for given in (*kwargs.values(), *args) if isinstance(given, CalledCache)), None)
+        if cache is not None and cache is self._cache and module is not self._called:
+            return  # within the call of the model around this one
         self._restore()
-        for given in (*kwargs.values(), *args):
-            if isinstance(given, CalledCache):
-                given.begin_call(module, kwargs.get("use_cache"))
-                self._cache = given
-                self._replaced = module.config, module.config._attn_implementation
-                module.config._attn_implementation = CACHE_NAME
+        if cache is not None:
+            cache.begin_call(module, kwargs.get("use_cache"))
+            self._cache, self._called = cache, module
+            self._replaced = module.config, module.config._attn_implementation
+            module.config._attn_implementation = CACHE_NAME
 
     def leave(self, module: PreTrainedModel, args: tuple[Any, ...], output: Any) -> None:
         """The hook after a call; `output` is None where it raised."""
@@ -66,7 +69,7 @@ class AttentionSwitch:
             cache.end_call()
 
     def _restore(self) -> None:
-        self._cache = None
+        self._cache = self._called = None
         if self._replaced is not None:
             config, implementation = self._replaced
             config._attn_implementation = implementation

@@ -116,11 +116,19 @@ class BudgetCache(CalledCache):
             check_rotation(transformer, everything, everything.budget_layers)
 
     def begin_call(self, model: PreTrainedModel, use_cache: bool | None) -> None:
-        """A model is called with this cache. ValueError where it was told not to use one."""
+        """A model is called with this cache.
+
+        ValueError where it was told not to use one, or the call before was interrupted on its way.
+        """
         if use_cache is False or (use_cache is None and getattr(model.config, "use_cache", True) is False):
             raise ValueError(
                 "use_cache=False (an argument, or the model's config) with a BudgetCache as past_key_values: "
                 "pass use_cache=True, or leave the cache out"
+            )
+        if self._in_call and len({layer.get_seq_length() for layer in self.budget_layers}) > 1:
+            raise ValueError(
+                "the last call with this cache ended half-way, so its layers hold different tokens: call "
+                "reset() and begin again, or make a new BudgetCache"
             )
         self._in_call, self._seen = True, self.get_seq_length()
 

@@ -59,6 +59,13 @@ def _run(transformer: PreTrainedModel, like: Tensor, **inputs: Tensor | None) ->
     try:
         with _training_untouched(transformer):
             transformer(input_ids=torch.ones_like(like), use_cache=False, **inputs)
+    except (IndexError, RuntimeError, TypeError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        raise ValueError(
+            f"{type(transformer).__name__} failed on {like.numel()} tokens under the pattern ({error}): most "
+            "likely its attention makes masks of its own, which no pattern can replace"
+        ) from error
     finally:
         _calls.reset(token)
     return calls

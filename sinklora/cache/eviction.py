@@ -10,8 +10,22 @@ import torch
 from torch import Tensor
 
 from sinklora.cache.rows import Rows
-from sinklora.cache.slots import EMPTY, read_slot
+from sinklora.cache.slots import EMPTY, as_column, like, read_slot
 from sinklora.cache.storage import TokenStorage
+
+
+def keep_chosen(storage: TokenStorage, keys: Tensor, values: Tensor, positions: Tensor) -> None:
+    """Store of all these tokens [B, Hkv, L, ...] those that stay, in the order of their positions."""
+    assert storage.rows is not None
+    columns = {} if storage.scorer is None else storage.scorer.state
+    if min(storage.rows.stored) < positions.shape[2] or storage.used:
+        kept, positions = choose_kept(storage, positions)
+        keys, values = (x.gather(2, like(kept[..., None], x)) for x in (keys, values))
+        columns = {name: x.gather(-1, as_column(kept, x)) for name, x in columns.items()}
+    # Projections hand out views; decoding over one would copy all of it at every step.
+    storage.replace(keys.contiguous(), values.contiguous(), {**columns, "positions": positions})
+    storage.used = positions.shape[2]
+    storage.rows.start_rings()
 
 
 def choose_kept(storage: TokenStorage, positions: Tensor) -> tuple[Tensor, Tensor]:

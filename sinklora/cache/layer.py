@@ -13,12 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sinklora.cache.eviction import choose_kept, free_slot
+from sinklora.cache.eviction import free_slot, keep_chosen
 from sinklora.cache.policies import CachePolicy
 from sinklora.cache.rotation import Rotation, ranks
 from sinklora.cache.scored_attention import attend_and_sum, precise
 from sinklora.cache.scores import NewTokens
-from sinklora.cache.slots import EMPTY, as_column, like
+from sinklora.cache.slots import EMPTY, like
 from sinklora.cache.storage import TokenStorage
 
 MARK = "sinklora_budget_layer"
@@ -68,7 +68,7 @@ class BudgetLayer(TokenStorage):
         """
         if not self.columns_seen:
             self.lazy_initialization(key_states, value_states)
-        self._check(key_states)
+        self.check_fits(key_states)
         self.awaits_attention = True
         setattr(key_states, MARK, self)
         return key_states, value_states
@@ -165,13 +165,13 @@ class BudgetLayer(TokenStorage):
         placed = keys
         if self.rotation is not None:
             length = max(self.rows.stored) + query.shape[2]
-            query = self.rotation.rotated(query, self._next_places() + index, length)
-            placed = self.rotation.rotated(keys, ranks(positions), self.used + query.shape[2])
+            query = self.rotation.rotated(query, self.rows.next_places() + index, length)
+            placed = self.rotation.rotated(keys, self._places(positions), self.used + query.shape[2])
         output = self._attend_and_score(
             NewTokens(query, placed, values, positions, self.used, counts, self.rows.tokens, scale)
         )
         self.rows.count(counts)
-        self._keep(keys, values, positions)
+        keep_chosen(self, keys, values, positions)
         return output
 
     def _attend_and_score(self, new: NewTokens) -> Tensor:
@@ -194,32 +194,19 @@ class BudgetLayer(TokenStorage):
             self.scorer.extend(new, sums)
         return output
 
-    def _keep(self, keys: Tensor, values: Tensor, positions: Tensor) -> None:
-        """Store the tokens that stay, in the order of their positions."""
-        assert self.rows is not None
-        columns = {} if self.scorer is None else self.scorer.state
-        if min(self.rows.stored) < positions.shape[2] or self.used:
-            kept, positions = choose_kept(self, positions)
-            keys, values = (x.gather(2, like(kept[..., None], x)) for x in (keys, values))
-            columns = {name: x.gather(-1, as_column(kept, x)) for name, x in columns.items()}
-        # Projections hand out views; decoding over one would copy all of it at every step.
-        self.replace(keys.contiguous(), values.contiguous(), {**columns, "positions": positions})
-        self.used = positions.shape[2]
-        self.rows.start_rings()
-
     def _decode(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         """One new token a row: attend to the kept ones and itself, then take the evicted one's place."""
         assert self.keys is not None and self.values is not None and self.positions is not None
-        used, kept = self.used, self.keys[:, :, : self.used]
-        placed = key
+        assert self.rows is not None
+        used, kept, placed = self.used, self.keys[:, :, : self.used], key
         if self.rotation is not None:
-            kept = self.rotation.rotated(kept, ranks(self.positions[..., :used]), used)
-            query, placed = (self.rotation.rotated(x, self._next_places(), used + 1) for x in (query, key))
+            kept = self.rotation.rotated(kept, self._places(self.positions[..., :used]), used)
+            next_place = self.rows.next_places()
+            query, placed = (self.rotation.rotated(x, next_place, used + 1) for x in (query, key))
         grouped = (query * scale).reshape(query.shape[0], key.shape[1], -1, query.shape[3])
         own = (grouped * placed).sum(-1, keepdim=True)
         scores = torch.cat([grouped @ kept.mT, own], -1)
         scores = scores.to(precise(scores.dtype))
-        assert self.rows is not None
         if min(self.rows.stored) < used:
             scores[..., :used].masked_fill_(self.positions[:, :, None, :used] < 0, float("-inf"))
         weights = scores.softmax(-1)
@@ -246,24 +233,9 @@ class BudgetLayer(TokenStorage):
         self.write(free_slot(self), key, value, columns)
         rows.count([1] * len(rows))
 
-    def _next_places(self) -> Tensor:
-        """The position inside the cache of each row's next token: [B, 1, 1]."""
-        assert self.rows is not None
-        return torch.tensor(self.rows.stored, device=self.device)[:, None, None]
-
-    def _check(self, key: Tensor) -> None:
-        assert self.keys is not None
-        batch, kv_heads, _, size = self.keys.shape
-        if key.shape[0] != batch:
-            raise ValueError(
-                f"this cache holds {batch} rows and was given {key.shape[0]}: make a new BudgetCache for "
-                "another batch, or call reset()"
-            )
-        if (key.shape[1], key.shape[3]) != (kv_heads, size) or key.dtype != self.dtype:
-            raise ValueError(
-                f"this cache holds {kv_heads} heads of size {size} in {self.dtype} and was given "
-                f"{key.shape[1]} of size {key.shape[3]} in {key.dtype}: it belongs to another model"
-            )
+    def _places(self, positions: Tensor) -> Tensor:
+        """Positions inside the cache: [B, Hkv, L], or [B, 1, L] where no score tells heads apart."""
+        return ranks(positions if self.scorer is not None else positions[:, :1])
 
     def _check_module(self, module: nn.Module) -> None:
         if self._module is None:

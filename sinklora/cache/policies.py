@@ -99,7 +99,7 @@ def make_policy(name: str, budget: float | int | None = None) -> CachePolicy:
     if not policy.bounded:
         if budget is not None:
             raise ValueError(
-                f"budget={budget!r}: kv={name!r} takes no budget; leave it out or choose another kv"
+                f"budget={budget!r}: the {name} cache has none; leave it out or choose another kv"
             )
         made: CachePolicy = policy()
         return made

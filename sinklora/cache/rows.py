@@ -59,6 +59,10 @@ class Rows:
         """Whether a row has no free place."""
         return [stored == split.total for stored, split in zip(self.stored, self.splits, strict=True)]
 
+    def next_places(self) -> Tensor:
+        """The position of each row's next token among those that are kept: [B, 1, 1]."""
+        return torch.tensor(self.stored, device=self.device)[:, None, None]
+
     def numbers(self, values: list[Any], dims: int = 3) -> Any:
         """A number a row: one where all agree, else a tensor [B, 1, ...] of so many dimensions."""
         if len(set(values)) == 1:

@@ -47,6 +47,22 @@ class TokenStorage:
         )
         self.rows = Rows(batch, self.device)
 
+    def check_fits(self, key: Tensor) -> None:
+        """ValueError where new keys do not fit the stored ones."""
+        assert self.keys is not None
+        batch, kv_heads, _, size = self.keys.shape
+        if key.shape[0] != batch:
+            raise ValueError(
+                f"this cache holds {batch} rows and was given {key.shape[0]}: make a new BudgetCache for "
+                "another batch, or call reset()"
+            )
+        if (key.shape[1], key.shape[3]) != (kv_heads, size) or key.dtype != self.dtype:
+            raise ValueError(
+                f"this cache holds {kv_heads} heads of size {size} in {self.dtype} and was given "
+                f"{key.shape[1]} of size {key.shape[3]} in {key.dtype}: it belongs to another model, make a "
+                "new BudgetCache for this one"
+            )
+
     def columns(self) -> dict[str, Tensor]:
         """The tensors besides keys and values; their last dimension is slots."""
         assert self.positions is not None

@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -24,16 +23,16 @@ from sinklora.cache.scored_attention import precise
 CHANGING_FREQUENCIES = ("dynamic", "longrope")
 
 
-@dataclass(frozen=True)
 class RotaryPositions:
     """The rotary position embeddings of a model, apart from it: to put positions on, and to take them off.
 
     `rotary` is a copy of the module that computes cosines and sines, `home` the name of the module whose
-    `apply_rotary_pos_emb` turns queries and keys by them.
+    `apply_rotary_pos_emb` turns queries and keys by them. All layers of a cache share one.
     """
 
-    rotary: nn.Module
-    home: str
+    def __init__(self, rotary: nn.Module, home: str) -> None:
+        self.rotary, self.home = rotary, home
+        self._table: tuple[Tensor, Tensor] | None = None  # cosines and sines [positions, D] of the first ones
 
     @classmethod
     def of_model(cls, model: PreTrainedModel) -> RotaryPositions:
@@ -67,14 +66,23 @@ class RotaryPositions:
         """Queries or keys [B, H, N, D] without positions, put at `positions` [B|1, H|1, N] below `length`."""
         batch, heads, count, size = x.shape
         exact = x.to(precise(x.dtype))
-        # Cosines of the few positions there are; every head takes its own out of them.
-        cos, sin = self.rotary(exact, torch.arange(length, device=x.device)[None])
+        cos, sin = self._first(length, exact)
         if positions.shape[1] == 1:
             at = positions[:, 0].expand(batch, count)
         else:
             at, exact = positions.reshape(batch * heads, count), exact.reshape(batch * heads, 1, count, size)
-        turned, _ = self._apply(exact, exact[:, :0], cos[0, at], sin[0, at])
+        turned, _ = self._apply(exact, exact[:, :0], cos[at], sin[at])
         return turned.reshape(x.shape).to(x.dtype)
+
+    def _first(self, length: int, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosines and sines of at least so many first positions; every step asks for the same few."""
+        known = self._table[0] if self._table is not None else like.new_empty(0)
+        if len(known) < length or (known.dtype, known.device) != (like.dtype, like.device):
+            positions = torch.arange(length + length // 4 + 16, device=like.device)[None]
+            cos, sin = self.rotary(like, positions)
+            self._table = cos[0], sin[0]
+        assert self._table is not None
+        return self._table
 
     def unrotated(self, query: Tensor, key: Tensor, position_ids: Tensor | None) -> tuple[Tensor, Tensor]:
         """Query and key [B, H or Hkv, N, D] as they were before the model turned them; dtypes stay.

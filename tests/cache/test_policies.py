@@ -115,7 +115,7 @@ def test_a_policy_without_a_name_of_its_own_is_not_registered() -> None:
     ("name", "budget", "words"),
     [
         ("h3o", 0.2, "kv='h3o': expected one of full, h2o"),
-        ("full", 0.2, "budget=0.2: kv='full' takes no budget"),
+        ("full", 0.2, "budget=0.2: the full cache has none"),
         ("h2o", None, "kv='h2o' needs a budget"),
         ("local", 2.0, "budget=2.0"),
     ],

@@ -33,11 +33,11 @@ def pass_key_documents(
     trials: int,
     wording: int | None = None,
 ) -> list[NeedleDocument]:
-    """`trials` documents of at most `tokens` tokens (prompt and answer), the key's depth going evenly from
-    first to last.
+    """`trials` documents of at most `tokens` tokens with their answers, the key at every depth in turn.
 
-    Keys, fillers and wordings are drawn from `rng`; `wording` 0 keeps to the paper's own.
-    Raises ValueError for `trials` below 1 and for `tokens` too few for a document.
+    The first has its key first, the last has it last. Keys, fillers and wordings are drawn from `rng`;
+    `wording` 0 keeps to the paper's own. Raises ValueError for `trials` below 1 and for `tokens` too few for
+    a document.
     """
     check_counts(trials=trials)
 

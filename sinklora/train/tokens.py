@@ -19,7 +19,7 @@ from sinklora.train.sources import CorpusSpec, Document, content_hash, read_docu
 class TokenizedCorpus:
     """Token ids of all documents in one memory-mapped row, with the index at which each document starts.
 
-    ``skipped`` counts the documents left out, by reason; ``sha256`` is over names and texts of those taken.
+    `skipped` counts the documents left out, by reason; `sha256` is over names and texts of those taken.
     """
 
     tokens: np.ndarray

@@ -36,7 +36,7 @@ from transformers.cache_utils import DynamicCache, StaticCache
 from sinklora.cache.full import Full
 from sinklora.cache.layer import BudgetLayer
 from sinklora.cache.policies import POLICIES, CachePolicy, make_policy
-from sinklora.evaluate.generation_cost import cache_bound_model, generation_cost
+from sinklora.evaluate.generation_cost import cache_bound_model, compare_caches
 from sinklora.evaluate.memory import KEEP_MEMORY
 from sinklora.evaluate.timing import in_rounds, median_ratio, timed
 from sinklora.hf.budget_cache import BudgetCache
@@ -58,7 +58,7 @@ def generation(options: argparse.Namespace) -> pd.DataFrame:
         for budget in options.budgets:
             policies |= {f"{name} {budget:.0%}": make_policy(name, budget) for name in KINDS}
         caches = {name: functools.partial(BudgetCache, model, policy) for name, policy in policies.items()}
-        costs = generation_cost(
+        costs = compare_caches(
             model,
             caches,
             prompt_tokens=prompt,

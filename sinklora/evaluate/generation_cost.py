@@ -44,7 +44,7 @@ def cache_bytes(cache: Cache) -> int:
 
 
 @torch.inference_mode()
-def generation_cost(
+def compare_caches(
     model: PreTrainedModel,
     caches: Mapping[str, Callable[[], Cache]],
     *,

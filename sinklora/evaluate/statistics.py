@@ -55,12 +55,12 @@ def interval(differences: "pd.Series[float]", level: float = 0.95) -> tuple[floa
 
 
 def bonferroni(comparisons: int, level: float = 0.95) -> float:
-    """The level of each of several intervals that hold together at ``level``."""
+    """The level of each of several intervals that hold together at `level`."""
     return 1 - (1 - level) / max(comparisons, 1)
 
 
 def judge(lead: "pd.Series[float]", less: str, more: str, level: float = 0.95) -> tuple[str, str]:
-    """Whether a lead, paired by seed, is above 0, and the words for it: "``less`` by 0.30 ± 0.02, …"."""
+    """Whether a lead, paired by seed, is above 0, and the words for it: "`less` by 0.30 ± 0.02, …"."""
     lead = lead.dropna()
     count, mean = len(lead), float(lead.mean())
     if not count:

@@ -25,10 +25,10 @@ EAGER = "eager"  # full attention with all scores in memory, as before FlashAtte
 
 @dataclass(frozen=True)
 class StepSpec:
-    """One training step: forward, chunked loss, backward and AdamW on ``batch`` rows of ``context`` tokens.
+    """One training step: forward, chunked loss, backward and AdamW on `batch` rows of `context` tokens.
 
-    ``shape``: a name of `model_shapes` or a model's folder. ``pattern``: a pattern's name, or "eager" for
-    full attention with all scores in memory. ``method`` "lora_plus" trains adapters, embeddings and norms,
+    `shape`: a name of `model_shapes` or a model's folder. `pattern`: a pattern's name, or "eager" for
+    full attention with all scores in memory. `method` "lora_plus" trains adapters, embeddings and norms,
     "full" everything; what is trained is float32, what is frozen bfloat16, computed under bfloat16 autocast.
     Raises TypeError or ValueError naming the field.
     """
@@ -56,7 +56,7 @@ class StepCost:
     On the CPU the peak is of resident memory, above that of a process that has taken the same step before and
     freed it; on CUDA it is of all that tensors take.
 
-    ``certain`` is False where it might have sufficed, had no other process held some of the device's.
+    `certain` is False where it might have sufficed, had no other process held some of the device's.
     """
 
     seconds: float | None

@@ -24,7 +24,7 @@ def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def one_of(choices: Iterable[str]) -> AfterValidator:
-    """What makes an annotated text one of several: ``Annotated[str, one_of(SPLITS)]``."""
+    """What makes an annotated text one of several: `Annotated[str, one_of(SPLITS)]`."""
     known = tuple(choices)
 
     def check(value: str) -> str:

@@ -17,9 +17,9 @@ PACKAGES = ("torch", "transformers", "peft", "numpy", "sinklora")
 def current_provenance() -> dict[str, Any]:
     """A JSON-ready record of the code, the versions and the machine, taken now.
 
-    ``commit`` and ``dirty`` are None where the package does not lie in a git checkout; ``dirty`` counts
-    changed and new files, but not ``results`` and ``README.md``, which are written meanwhile.
-    ``memory_gib`` in GiB, ``time`` in UTC.
+    `commit` and `dirty` are None where the package does not lie in a git checkout; `dirty` counts
+    changed and new files, but not `results` and `README.md`, which are written meanwhile.
+    `memory_gib` in GiB, `time` in UTC.
     """
     return {
         **_git(Path(__file__)),

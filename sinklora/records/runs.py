@@ -1,6 +1,6 @@
 """Run directories addressed by the hash of their spec; a kill at any moment cannot fake a finished run.
 
-``spec.json`` is written first and ``finished.json``, the outputs with their SHA-256, last: a directory with
+`spec.json` is written first and `finished.json`, the outputs with their SHA-256, last: a directory with
 the latter is complete, any other can be continued or begun again.
 """
 
@@ -30,7 +30,7 @@ class RunLockedError(RuntimeError):
 
 @dataclass(frozen=True)
 class RunDirectory:
-    """The directory ``root/prefix-<16 hex digits of the spec's SHA-256>``, from missing to finished.
+    """The directory `root/prefix-<16 hex digits of the spec's SHA-256>`, from missing to finished.
 
     `spec` is a dict of JSON types (a copy is kept), `prefix` makes the name readable.
     Raises TypeError or ValueError for a spec that is not JSON or a prefix that no file name can hold.
@@ -54,7 +54,7 @@ class RunDirectory:
         return self.root / f"{self.prefix}-{json_hash(self.spec)[:16]}"
 
     def state(self) -> State:
-        """``missing`` (no spec.json), ``finished`` (there is a finished.json) or ``unfinished``; quick."""
+        """`missing` (no spec.json), `finished` (there is a finished.json) or `unfinished`; quick."""
         if (self.path / "finished.json").exists():
             return "finished"
         return "unfinished" if (self.path / "spec.json").exists() else "missing"
@@ -175,7 +175,7 @@ def remember(
 ) -> Any:
     """The JSON value that belongs to `key`: computed the first time, read back ever after.
 
-    It lies in ``name.json`` of the run directory ``runs/prefix-<hash of key>``, which holds nothing else.
+    It lies in `name.json` of the run directory `runs/prefix-<hash of key>`, which holds nothing else.
     What is returned was read from the file the first time as well, so that both times it is the same (tuples
     are lists, keys strings). Who asks while another process computes it waits for that one.
     Raises TypeError or ValueError for a value that JSON does not hold, DamagedRunError for a changed file.

@@ -1,8 +1,7 @@
-"""Synthetic documents that plant a fact and ask for it later: pass keys and key-value recall in varied
-wording.
+"""Synthetic documents that plant a fact and ask for it later: pass keys, and values of names.
 
-A small share of them in pre-training teaches the embedded base model to retrieve, so that retrieval can be
-measured.
+Wordings vary. A small share of them in pre-training teaches the embedded base model to retrieve, so that
+retrieval can be measured.
 """
 
 import random
@@ -59,7 +58,7 @@ CODE_FILLER = "def step(state):\n    return state\n\n"
 
 @dataclass(frozen=True)
 class NeedleDocument:
-    """``prompt`` ends with ``question``, right before ``answer``."""
+    """`prompt` ends with `question`, right before `answer`."""
 
     prompt: str
     answer: str
@@ -78,8 +77,9 @@ class NeedleDocument:
 def pass_key_document(
     rng: random.Random, fillers_before: int, fillers_after: int, wording: int | None = None
 ) -> NeedleDocument:
-    """Filler, a five-digit key stated twice, filler, the question (paper 4.1.5); ``wording`` 0 is the
-    paper's own.
+    """Filler, a five-digit key stated twice, filler, the question (paper 4.1.5).
+
+    `wording` 0 is the paper's own; None draws one.
     """
     style = rng.randrange(len(KEY_SENTENCES)) if wording is None else wording
     filler = rng.choice(FILLER) if wording is None else FILLER[0]
@@ -111,8 +111,7 @@ def fitted_pass_key(
     depth: float,
     wording: int | None = None,
 ) -> NeedleDocument:
-    """The longest pass-key document of at most ``tokens`` tokens, with the key at ``depth`` (0 first … 1
-    last).
+    """The longest pass-key document of at most `tokens` tokens, with the key at `depth`: 0 first, 1 last.
 
     Raises ValueError if even a document without filler is longer.
     """

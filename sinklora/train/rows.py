@@ -6,21 +6,21 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from sinklora.records.checks import check_counts
 from sinklora.train.retrieval_documents import fitted_pass_key, key_value_document
 from sinklora.train.tokens import TokenizedCorpus
 
 
 class PackedRows(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
-    """Documents laid end to end and cut into rows of ``context`` tokens; the last, shorter row is left out.
+    """Documents laid end to end and cut into rows of `context` tokens; the last, shorter row is left out.
 
-    A row is ``input_ids`` and ``labels`` (int64 [context]); with ``separate_documents`` also
-    ``position_ids`` that restart at 0 where a document starts, which keeps attention inside each document.
+    A row is `input_ids` and `labels` (int64 [context]); with `separate_documents` also
+    `position_ids` that restart at 0 where a document starts, which keeps attention inside each document.
     The first token of a document is no label there: nothing precedes it.
     """
 
     def __init__(self, corpus: TokenizedCorpus, context: int, *, separate_documents: bool = False) -> None:
-        if context < 2:
-            raise ValueError(f"context={context}: expected at least 2 tokens")
+        check_counts(2, context=context)
         if len(corpus.tokens) < context:
             raise ValueError(
                 f"context={context}: the corpus has only {len(corpus.tokens)} tokens; "
@@ -51,8 +51,7 @@ class PackedRows(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
 
 
 class NeedleRows(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
-    """Rows of ``context`` tokens made of recall documents, each row from its own seed, each document after
-    a BOS.
+    """Rows of `context` tokens made of retrieval documents, each after a BOS, each row from its own seed.
 
     Half the rows are one long pass-key document and shorter ones after it, half are key-value documents.
     """
@@ -86,7 +85,7 @@ class NeedleRows(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
 
 
 class MixedRows(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
-    """``share`` of the rows from ``rare``, evenly spaced between those of ``common``."""
+    """`share` of the rows from `rare`, evenly spaced between those of `common`."""
 
     def __init__(
         self,

@@ -62,9 +62,7 @@ def _bucket(name: str) -> int:
 
 
 def split_of(name: str) -> str:
-    """The split that a document's name falls into where its source has no splits of its own (96 / 2 / 2
-    percent).
-    """
+    """The split of a document's name where its source has no splits of its own (96, 2 and 2 per cent)."""
     percent = _bucket(name) % 100
     if percent >= HELD_OUT_PERCENT:
         return "train"
@@ -94,9 +92,7 @@ def _files(root: Path, pattern: str, split: str | None, prefix: str) -> Iterator
 
 
 def _installed(argument: str, spec: CorpusSpec) -> Iterator[tuple[str, Path | str]]:
-    """Without named packages: TRAIN_PACKAGES for train and validation, TEST_PACKAGES (never trained on)
-    for test.
-    """
+    """Without names: TRAIN_PACKAGES for train and validation, TEST_PACKAGES (never trained on) for test."""
     if argument:
         packages: tuple[str, ...] = tuple(argument.split(","))
         split: str | None = spec.split
@@ -155,8 +151,7 @@ READERS = {"installed": _installed, "dir": _directory, "jsonl": _jsonl, "hub": _
 
 
 def read_documents(spec: CorpusSpec) -> tuple[list[Document], dict[str, int]]:
-    """Documents of a corpus in the order of the hash of their names, and how many were skipped for which
-    reason.
+    """Documents of a corpus in the order of the hash of their names, and how many were skipped by reason.
 
     Raises FileNotFoundError or ValueError where the source is missing, and ValueError where nothing is left.
     """

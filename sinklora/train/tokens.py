@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # a TrainSpec is read without loading transformers
 class TokenizedCorpus:
     """Token ids of all documents in one memory-mapped row, with the index at which each document starts.
 
-    ``skipped`` counts the documents left out, by reason; ``sha256`` is over names and texts of those taken.
+    `skipped` counts the documents left out, by reason; `sha256` is over names and texts of those taken.
     """
 
     tokens: np.ndarray

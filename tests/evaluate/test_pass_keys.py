@@ -1,45 +1,147 @@
-"""Pass-key accuracy with models whose answers are known."""
+"""Pass-key documents and accuracy, with models whose answers are known and with the trained base model."""
 
-from types import SimpleNamespace
+import random
+from collections.abc import Sequence
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from sinklora.evaluate.pass_keys import pass_key_accuracy
+from sinklora.evaluate.pass_keys import is_right, pass_key_accuracy, pass_key_documents, written_answers
 from sinklora.evaluate.statistics import Accuracy
+from sinklora.evaluate.through_cache import pass_keys
+from sinklora.train.retrieval_documents import NeedleDocument
+
+BASE = "data/base"
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> PreTrainedTokenizerBase:
+    return AutoTokenizer.from_pretrained(BASE)  # type: ignore[no-any-return]
+
+
+@pytest.fixture(scope="module")
+def model() -> PreTrainedModel:
+    made: PreTrainedModel = AutoModelForCausalLM.from_pretrained(BASE, dtype=torch.float32).eval()
+    return made
 
 
 class Parrot:
-    """Answers with a number that the prompt holds (`knows`) or with zeros."""
+    """Answers each row with the number that its prompt holds, changed by `said`; remembers the prompts."""
 
     device = torch.device("cpu")
+    training = False
 
-    def __init__(self, tokenizer: object, knows: bool) -> None:
-        self.tokenizer, self.knows = tokenizer, knows
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, said: str = " {}. And") -> None:
+        self.tokenizer, self.said, self.prompts, self.batches = tokenizer, said, [], []
 
-    def generate(self, input_ids: torch.Tensor, **_: object) -> torch.Tensor:
-        words = self.tokenizer.decode(input_ids[0]).split()  # type: ignore[attr-defined]
-        key = next(word.strip(".") for word in words if word.strip(".").isdigit())
-        ids = self.tokenizer(f" {key if self.knows else 'x'}. And", add_special_tokens=False)["input_ids"]  # type: ignore[operator]
-        return torch.cat([input_ids, torch.tensor([ids])], 1)
+    def generate(
+        self, ids: torch.Tensor, attention_mask: torch.Tensor, max_new_tokens: int, **_: object
+    ) -> torch.Tensor:
+        rows = []
+        for row, mask in zip(ids, attention_mask, strict=True):
+            prompt = self.tokenizer.decode(row[mask.bool()], skip_special_tokens=True)
+            key = next(word for word in prompt.replace(".", " ").split() if word.isdigit())
+            answer = self.tokenizer(self.said.format(key), add_special_tokens=False)["input_ids"]
+            rows.append([*answer, *[self.tokenizer.pad_token_id] * max_new_tokens][:max_new_tokens])
+            self.prompts.append(prompt)
+        self.batches.append(len(rows))
+        return torch.cat([ids, torch.tensor(rows)], 1)
 
 
-@pytest.mark.parametrize("knows", [True, False])
-def test_answers_are_compared_exactly(knows: bool) -> None:
-    tokenizer = AutoTokenizer.from_pretrained("data/base")
-    found = pass_key_accuracy(
-        Parrot(tokenizer, knows), tokenizer, tokens=200, trials=4, seed=0, wording=0, progress=False
+# --- answers ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("answer", "right"),
+    [
+        (" 01234. ", True),
+        ("01234", True),
+        ("\n 01234 is", True),
+        (" 012345", False),  # a longer number that begins with the key
+        (" 1234", False),
+        (" 0123", False),
+        (" the 01234", False),
+        ("", False),
+    ],
+)
+def test_the_first_number_counts_with_all_its_digits(answer: str, right: bool) -> None:
+    assert is_right(answer, NeedleDocument("What?", "01234")) is right
+
+
+@pytest.mark.parametrize(
+    ("said", "correct"), [(" {}. And", 4), (" {}0", 0), (" x{}", 0), ("{}", 4), (" {}", 4), (" 9{}", 0)]
+)
+def test_answers_are_compared_exactly(tokenizer: PreTrainedTokenizerBase, said: str, correct: int) -> None:
+    accuracy = pass_key_accuracy(
+        Parrot(tokenizer, said),  # type: ignore[arg-type]
+        tokenizer,
+        tokens=200,
+        trials=4,
+        seed=0,
+        progress=False,
     )
-    assert found == Accuracy(4 if knows else 0, 4)
+    assert accuracy == Accuracy(correct, 4)
 
 
-def test_the_embedded_base_model_retrieves() -> None:
-    tokenizer = AutoTokenizer.from_pretrained("data/base")
-    model = AutoModelForCausalLM.from_pretrained("data/base", dtype=torch.float32).eval()
+# --- draws: what was measured before must be measured again -------------------------------------------------
+
+
+def test_the_documents_of_the_accuracy_come_from_its_own_draw(tokenizer: PreTrainedTokenizerBase) -> None:
+    parrot = Parrot(tokenizer)
+    pass_key_accuracy(parrot, tokenizer, tokens=128, trials=5, seed=3, batch_size=2, progress=False)  # type: ignore[arg-type]
+    assert parrot.batches == [2, 2, 1]
+    expected = pass_key_documents(random.Random("pass key/3/128"), tokenizer, tokens=128, trials=5)
+    assert parrot.prompts == [document.prompt for document in expected]
+    assert answers(expected) == ACCURACY_KEYS
+
+
+def test_the_documents_of_the_caches_come_from_theirs(tokenizer: PreTrainedTokenizerBase) -> None:
+    documents = pass_keys(tokenizer, tokens=128, trials=5, seed=3)
+    assert answers(documents) == CACHE_KEYS
+    assert {document.question for document in documents} == {"What is the pass key? The pass key is"}
+
+
+def answers(documents: Sequence[NeedleDocument]) -> list[str]:
+    return [document.answer for document in documents]
+
+
+ACCURACY_KEYS = ["71588", "64301", "34928", "81321", "20697"]
+CACHE_KEYS = ["73720", "51334", "11238", "06782", "40115"]
+
+
+# --- a real model -------------------------------------------------------------------------------------------
+
+
+def test_the_embedded_base_model_retrieves(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> None:
     assert pass_key_accuracy(model, tokenizer, tokens=512, trials=12, seed=7, progress=False).correct >= 11
 
 
-def test_trials_are_checked() -> None:
-    with pytest.raises(ValueError, match="trials=0"):
-        pass_key_accuracy(SimpleNamespace(), SimpleNamespace(), tokens=1, trials=0, seed=0)  # type: ignore[arg-type]
+def test_a_batch_of_several_wordings_writes_what_each_alone_does(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    drawn = pass_key_documents(random.Random(0), tokenizer, tokens=96, trials=6)
+    assert len({document.question for document in drawn}) > 1
+    whole = [NeedleDocument(document.prompt, document.answer) for document in drawn]
+    together = written_answers(model, tokenizer, whole, progress=False)
+    assert together == written_answers(model, tokenizer, whole, batch_size=1, progress=False)
+    alone = []
+    for document in whole:
+        prompt = tokenizer(document.prompt, return_tensors="pt")
+        ids = model.generate(**prompt, max_new_tokens=7, do_sample=False, pad_token_id=tokenizer.pad_token_id)
+        alone.append(tokenizer.decode(ids[0, prompt["input_ids"].shape[1] :], skip_special_tokens=True))
+    assert together == alone
+
+
+def test_bad_input_is_named(tokenizer: PreTrainedTokenizerBase) -> None:
+    parrot = Parrot(tokenizer)
+    for name in ("trials", "batch_size"):
+        with pytest.raises(ValueError, match=f"{name}=0"):
+            pass_key_accuracy(parrot, tokenizer, **{"tokens": 99, "trials": 1, "seed": 0, name: 0})  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="tokens=5: too short"):
+        pass_key_accuracy(parrot, tokenizer, tokens=5, trials=1, seed=0)  # type: ignore[arg-type]
+    parrot.training = True
+    with pytest.raises(ValueError, match="training mode"):
+        pass_key_accuracy(parrot, tokenizer, tokens=99, trials=1, seed=0)  # type: ignore[arg-type]

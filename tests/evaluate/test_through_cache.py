@@ -17,7 +17,7 @@ from sinklora.cache.h2o import H2O
 from sinklora.cache.novelty import Novelty
 from sinklora.cache.sliding_window import Local
 from sinklora.cache.streaming_llm import StreamingLLM
-from sinklora.evaluate.generation_cost import cache_bound_model, cache_bytes, generation_cost
+from sinklora.evaluate.generation_cost import cache_bound_model, cache_bytes, compare_caches
 from sinklora.evaluate.through_cache import continuation_nll, pass_keys, recalled
 from sinklora.hf.budget_cache import BudgetCache
 from sinklora.reproduction.cache.figures import budget_figure, kept_share, kept_text_figure, kept_text_html
@@ -255,7 +255,7 @@ def test_what_is_kept_is_shown_on_the_text(
 
 def test_costs_are_ratios_to_the_full_cache() -> None:
     model = cache_bound_model(layers=1, heads=2, head_size=8)
-    found = generation_cost(
+    found = compare_caches(
         model,
         {"h2o": partial(BudgetCache, model, H2O(0.25)), "full": partial(BudgetCache, model, Full())},
         prompt_tokens=40,

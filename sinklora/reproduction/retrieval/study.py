@@ -17,7 +17,8 @@ from transformers import AutoTokenizer
 from transformers.cache_utils import Cache, DynamicCache
 
 from sinklora.cache.policies import CachePolicy, policy_key
-from sinklora.evaluate.through_cache import is_right, pass_keys, written_answers
+from sinklora.evaluate.pass_keys import is_right, written_answers
+from sinklora.evaluate.through_cache import pass_keys
 from sinklora.hf.budget_cache import BudgetCache
 from sinklora.hf.rope import extend_context
 from sinklora.records.checks import Count, Distinct, NotNegative, check_fields, one_of

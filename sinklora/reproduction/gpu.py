@@ -57,7 +57,8 @@ class GpuPlan:
     def read(cls, path: Path, experiments: Path = EXPERIMENTS) -> "GpuPlan":
         """The plan of a YAML file and an index of experiments.
 
-        Raises ValueError for keys that are missing or unknown, or steps named twice.
+        Raises ValueError for keys that are missing or unknown, steps named twice, and a notebook that starts
+        from another base.
         """
         values: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
         if not isinstance(values, dict) or set(values) != {"base", "steps"} or "folder" not in values["base"]:
@@ -86,8 +87,12 @@ def _notebook_steps(experiments: Sequence[Experiment], base: Path) -> tuple[list
         if PROFILE in experiment.parameters:
             name = experiment.notebook
             step = Step(name, ("-m", "sinklora", "reproduce", "--profile", PROFILE, "--only", name))
-            starts_there = experiment.parameters[PROFILE].get("base") == base.as_posix()
-            (from_base if starts_there else apart).append(step)
+            starts_from = experiment.parameters[PROFILE].get("base")
+            if starts_from not in (None, base.as_posix()):
+                raise ValueError(
+                    f"folder={base.as_posix()!r}: {name} starts from {starts_from!r}; name one folder"
+                )
+            (apart if starts_from is None else from_base).append(step)
     return apart, from_base
 
 

@@ -164,7 +164,17 @@ def test_a_stopped_notebook_takes_its_kernel_and_what_that_started_along(tmp_pat
 def test_wrong_plans_are_named(text: str, words: str, tmp_path: Path) -> None:
     path = tmp_path / "plan.yaml"
     path.write_text(text, encoding="utf-8")
+    (tmp_path / "experiments.yaml").write_text("[]", encoding="utf-8")
     with pytest.raises(ValueError, match=words):
+        GpuPlan.read(path, tmp_path / "experiments.yaml")
+
+
+def test_a_notebook_that_starts_from_another_base_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "plan.yaml"
+    path.write_text("{base: {folder: runs/elsewhere}, steps: []}", encoding="utf-8")
+    with pytest.raises(
+        ValueError, match="folder='runs/elsewhere': 02_perplexity starts from 'runs/gpu-base'"
+    ):
         GpuPlan.read(path)
 
 

@@ -192,6 +192,12 @@ def test_the_best_at_a_cost_stands_beside_what_it_is_not_told_apart_from() -> No
     assert "sf, gap to full 2.00 (one seed, not decided)" in one
 
 
+def test_the_second_limit_is_1_3_times_the_cost_of_sf() -> None:
+    values = {"full": (10.0, 10.0), "sf": (12.0, 12.1), "random": (11.0, 11.1), "s2": (10.5, 10.6)}
+    said = front_verdict(rows(values), 2048, {"full": 1.0, "sf": 0.25, "random": 0.325, "s2": 0.326})
+    assert "no more than SF-Attn's cost: sf," in said and "no more than 1.3 times that: random," in said
+
+
 def test_a_schedule_closes_a_share_of_the_gap_at_a_cost() -> None:
     # seed 0: (12 - 10.5) / (12 - 10) = 75 %; seed 1: (13 - 11.6) / (13 - 11) = 70 %
     assert closed_gap(rows(), 2048, "sf_then_full").tolist() == pytest.approx([75, 70])
@@ -200,7 +206,7 @@ def test_a_schedule_closes_a_share_of_the_gap_at_a_cost() -> None:
     assert made.frame["of SF-Attn's gap closed (%)"].tolist() == pytest.approx([0, 72.5])
     assert made.frame["cost, times SF-Attn's"].tolist() == pytest.approx([1, 1.3])
     assert made.written()["of SF-Attn's gap closed (%)"].tolist() == ["0.0 ± 0.0", "72.5 ± 3.5"]
-    dear = {"sf": 0.25, "sf_then_full": 0.35}
+    dear = {"sf": 0.25, "sf_then_full": 0.326}  # more than 1.3 times
     assert schedule_verdict(rows(), 2048, ["sf_then_full"], dear).startswith("Not reached")
 
 
@@ -215,6 +221,8 @@ def test_a_schedule_closes_a_share_of_the_gap_at_a_cost() -> None:
         ((20, 50, 100), "Not reached on average, not decided: "),
         ((20, 21, 22), "Not reached: "),
         ((75,), "Reached by one seed: sf_then_full closes 75 % of the gap (one seed)"),
+        ((60.5,), "Reached by one seed: "),
+        ((59.5,), "Not reached by one seed: "),
         ((20,), "Not reached by one seed: "),
     ],
 )

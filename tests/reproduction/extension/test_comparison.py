@@ -131,6 +131,42 @@ def test_the_verdict_on_the_shares() -> None:
     assert "That share says little" in text
 
 
+def with_shares(sf: float, s2: float, start: float = 110.0) -> pd.DataFrame:
+    """One seed whose shares of the improvement are these, in per cent, where `start` is 110."""
+    at_target = {"full": 10.0, "sf": 110.0 - sf, "s2": 110.0 - s2}
+    return rows(
+        {(UNTRAINED, None): (30.0, start), **{(name, 0): (18.0, value) for name, value in at_target.items()}}
+    )
+
+
+@pytest.mark.parametrize(
+    ("sf", "s2", "outcome"),
+    [
+        (97, 44, "Held"),  # five points beside the abstract's 92 and 39 are near
+        (87, 34, "Held"),
+        (97.5, 44, "Held in part"),
+        (97, 44.5, "Held in part"),
+        (97.5, 44.5, "Did not hold"),
+        (86.5, 33.5, "Did not hold"),
+    ],
+)
+def test_a_share_is_near_up_to_five_points(sf: float, s2: float, outcome: str) -> None:
+    assert f" {outcome}: the share of the improvement is near" in verdict(with_shares(sf, s2), "A", 512, 2048)
+
+
+@pytest.mark.parametrize(
+    ("s2", "start", "words"),
+    [
+        (90, 110.0, "so that every method reaches 90 % or more."),
+        (89, 110.0, "; the gap to full attention says more."),
+        (50, 20.0, "That share says little"),  # twice full attention's 10
+    ],
+)
+def test_a_share_says_little_after_a_bad_start(s2: float, start: float, words: str) -> None:
+    assert words in verdict(with_shares(95, s2, start), "A", 512, 2048)
+    assert "says little" not in verdict(with_shares(95, s2, start=19.5), "A", 512, 2048)
+
+
 def test_the_verdict_without_rivals_claims_nothing_about_them() -> None:
     text = verdict(HAND[HAND.method.isin([UNTRAINED, "full", "sf"])], "A", 512, 2048)
     assert "better than" not in text and "SF-Attn 92.9 %" in text

@@ -1,0 +1,23 @@
+"""What is said of our policy counts its comparisons, and how many of them chance alone would decide."""
+
+import pandas as pd
+
+from sinklora.reproduction.cache.study import RECALL
+from sinklora.reproduction.cache.verdict import verdict
+
+BUDGETS = [0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.75]
+
+
+def test_one_in_forty_comparisons_is_lost_by_chance() -> None:
+    right = {"h2o": [1.0] * 4, "local": [0.0] * 4, "streaming": [0.0] * 4, "novelty": [0.0] * 4}
+    rows = pd.DataFrame(
+        [
+            {"measure": RECALL, "policy": policy, "budget": budget, "item": str(i), "value": value}
+            for budget in BUDGETS
+            for policy, values in right.items()
+            for i, value in enumerate(values)
+        ]
+    )
+    said = verdict(rows)
+    assert "8 of 8 comparisons (0.2 would be by chance alone); better in 0." in said
+    assert said.startswith("Held for recall (H2O better than Local at 20 % or less).")

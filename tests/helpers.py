@@ -38,7 +38,7 @@ def _precise(numbers: Numbers) -> Tensor:
 
 
 def understood(arguments: list[str]) -> bool:
-    """True where sinklora's command line has this command with these options; else raises what it would say."""
+    """True where sinklora's command line has this command with these options; else raises its refusal."""
     command: Any = get_command(application)
     while hasattr(command, "commands"):
         command, arguments = command.commands[arguments[0]], arguments[1:]

@@ -35,6 +35,8 @@ try:
 except ImportError as error:
     raise ImportError("lm-evaluation-harness is not installed: pip install 'sinklora[eval]'") from error
 
+WHERE = ("revision", "subfolder", "gguf_file")  # arguments of the harness that say where a model lies
+
 
 class _NotTied:
     """Stands for a model with an adapter while the harness sets itself up.
@@ -68,6 +70,9 @@ class LMEvalModel(HFLM):
     a model is loaded, and for requests without a right number, naming the request.
     """
 
+    _model: Any
+    logits_cache: bool
+
     def __init__(
         self,
         pretrained: str | nn.Module,
@@ -82,8 +87,9 @@ class LMEvalModel(HFLM):
         self.prefill_chunk = _whole("prefill_chunk", prefill_chunk)
         length = _whole("max_length", max_length)
         if isinstance(pretrained, str):
-            check_model_name(pretrained, "pretrained")
-            revision = str(arguments.get("revision") or "main")
+            where = {name: str(arguments[name]) for name in WHERE if arguments.get(name)}
+            check_model_name(pretrained, "pretrained", **where)
+            revision = where.get("revision", "main")
             arguments["peft"] = peft and str(adapter_folder(peft, "peft", revision=revision))
         elif peft:
             raise ValueError(f"peft={peft!r}: is for pretrained by name; give a model that has its adapter")
@@ -120,7 +126,8 @@ class LMEvalModel(HFLM):
 
     def new_cache(self) -> BudgetCache:
         """An empty cache for one request or batch."""
-        return BudgetCache(self.model, self.policy, prefill_chunk=self.prefill_chunk)
+        policy = Full() if self.policy is None else self.policy
+        return BudgetCache(self.model, policy, prefill_chunk=self.prefill_chunk)
 
     def loglikelihood(self, requests: Any, disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         """(log-likelihood, whether greedy decoding writes it) of each request's continuation, in order."""

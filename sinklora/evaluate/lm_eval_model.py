@@ -35,6 +35,8 @@ try:
 except ImportError as error:
     raise ImportError("lm-evaluation-harness is not installed: pip install 'sinklora[eval]'") from error
 
+WHERE = ("revision", "subfolder", "gguf_file")  # arguments of the harness that say where a model lies
+
 
 class _NotTied:
     """Stands for a model with an adapter while the harness sets itself up.
@@ -85,8 +87,9 @@ class LMEvalModel(HFLM):
         self.prefill_chunk = _whole("prefill_chunk", prefill_chunk)
         length = _whole("max_length", max_length)
         if isinstance(pretrained, str):
-            check_model_name(pretrained, "pretrained")
-            revision = str(arguments.get("revision") or "main")
+            where = {name: str(arguments[name]) for name in WHERE if arguments.get(name)}
+            check_model_name(pretrained, "pretrained", **where)
+            revision = where.get("revision", "main")
             arguments["peft"] = peft and str(adapter_folder(peft, "peft", revision=revision))
         elif peft:
             raise ValueError(f"peft={peft!r}: is for pretrained by name; give a model that has its adapter")

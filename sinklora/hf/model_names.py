@@ -10,16 +10,17 @@ from transformers import AutoConfig
 ADAPTER_FILES = ["*.json", "*.safetensors"]  # no pickles
 
 
-def check_model_name(name: str, argument: str) -> None:
+def check_model_name(name: str, argument: str, **options: str) -> None:
     """Raise ValueError, naming `argument`, where no model can be loaded from `name`; reads its config alone.
 
-    An adapter's folder, which holds no model, is told apart.
+    `options` are those of `from_pretrained` that say where a config lies (`revision`, `subfolder`,
+    `gguf_file`). An adapter's folder, which holds no model, is told apart.
     """
     folder = Path(name)
     if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
         raise ValueError(f"{argument}={name!r}: is an adapter; name the base model that it belongs to")
     try:
-        AutoConfig.from_pretrained(name)
+        AutoConfig.from_pretrained(name, **options)
     except (OSError, ValueError) as error:
         reason = str(error).strip().split("\n")[0]
         raise ValueError(

@@ -36,7 +36,7 @@ def extend_context(model: nn.Module, length: int, method: str = "linear") -> nn.
 
     The config keeps everything needed to reload: `rope_parameters` (its `rope_theta` kept),
     `max_position_embeddings` (for `dynamic` it stays the original length, from which transformers computes)
-    and, but for `llama3` and `longrope`, `original_max_position_embeddings`.
+    and `original_max_position_embeddings`.
 
     ValueError: unknown method, `length` not above the present one, a model without RoPE or with a scaling
     that the method would undo, a config class that could not be loaded again.

@@ -35,16 +35,11 @@ def extended_rope(config: PreTrainedConfig, length: int, method: str) -> dict[st
             raise ValueError(f"length must exceed the present context of {present} tokens, got {length}")
         changed = _scaled(entry, method, original, present, length)
         new = {**new, place: changed} if place else changed
-    state = {
+    return {
         "rope_parameters": new,
         "max_position_embeddings": original if method == "dynamic" else length,
         "original_max_position_embeddings": original,
     }
-    if method in CONTINUATIONS:  # transformers lets this attribute overrule the parameters
-        state.pop("original_max_position_embeddings")
-        if hasattr(config, "original_max_position_embeddings"):
-            state["original_max_position_embeddings"] = config.original_max_position_embeddings
-    return state
 
 
 def rope_entries(parameters: dict[str, Any]) -> dict[str, dict[str, Any]]:

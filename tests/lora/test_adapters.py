@@ -250,17 +250,6 @@ def test_adapter_of_another_model_is_an_error(change: dict[str, int], tmp_path) 
     assert other.config.to_json_string() == before
 
 
-def test_damaged_weights_are_an_error(tmp_path) -> None:
-    from safetensors.torch import load_file, save_file
-
-    save_adapter(lora_plus(tiny_model("llama-gqa")), tmp_path)
-    weights = load_file(tmp_path / "adapter_model.safetensors")
-    del weights["base_model.model.model.norm.weight"]
-    save_file(weights, tmp_path / "adapter_model.safetensors")
-    with pytest.raises(ValueError, match=r"missing base_model.model.model.norm.weight"):
-        load_adapter(tiny_model("llama-gqa"), tmp_path)
-
-
 # ----------------------------------------------------------------------------- merging
 
 

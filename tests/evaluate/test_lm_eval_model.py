@@ -10,7 +10,8 @@ from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from helpers import assert_close
-from sinklora.cache.policies import H2O, Full, parse_budget
+from sinklora import H2O, Full
+from sinklora.cache.policies import parse_budget
 from sinklora.evaluate.lm_eval_model import LMEvalModel
 from sinklora.hf.budget_cache import BudgetCache
 from tiny_models import tiny_model

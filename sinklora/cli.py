@@ -1,6 +1,5 @@
 """The command line `sinklora`: the commands of all rooms. Nothing heavy is imported until one runs."""
 
-from importlib.metadata import version
 from typing import Annotated
 
 import typer
@@ -16,6 +15,8 @@ application = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 
 def _show_version(wanted: bool) -> None:
     if wanted:
+        from importlib.metadata import version
+
         typer.echo(f"sinklora {version('sinklora')}")
         raise typer.Exit
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from sinklora.cache.policies import H2O
+from sinklora import H2O
 from sinklora.evaluate.lm_eval_model import LMEvalModel
 from sinklora.evaluate.openbookqa import answers, openbookqa_task
 

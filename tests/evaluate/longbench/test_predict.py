@@ -10,7 +10,7 @@ import torch
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerFast
 from typer.testing import CliRunner
 
-from sinklora.cache.policies import CachePolicy, Local
+from sinklora import CachePolicy, Local
 from sinklora.evaluate.longbench.commands import commands
 from sinklora.evaluate.longbench.predictions import predict, prompt_ids
 from sinklora.evaluate.longbench.records import (

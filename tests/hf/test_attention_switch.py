@@ -13,7 +13,9 @@ from transformers import AutoModelForCausalLM, DynamicCache, OPTConfig, PreTrain
 
 import sinklora
 from helpers import assert_close
-from sinklora.cache.policies import H2O, Full, Local
+from sinklora.cache.full import Full
+from sinklora.cache.h2o import H2O
+from sinklora.cache.sliding_window import Local
 from sinklora.hf.architecture import honours_interface
 from sinklora.hf.attention import CACHE_NAME
 from sinklora.hf.attention_switch import AttentionSwitch
@@ -170,7 +172,9 @@ def quantized(model: PreTrainedModel) -> nn.Module:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:torch.quantize_per_tensor")
-@pytest.mark.parametrize("wrap", [wrapped_by_lora, quantized, nn.DataParallel], ids=lambda wrap: wrap.__name__)
+@pytest.mark.parametrize(
+    "wrap", [wrapped_by_lora, quantized, nn.DataParallel], ids=lambda wrap: wrap.__name__
+)
 def test_wrapped_and_quantized_models_answer(wrap: Callable[[PreTrainedModel], nn.Module]) -> None:
     model = wrap(tiny_model("llama-gqa"))
     expected = call(model, DynamicCache())

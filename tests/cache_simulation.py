@@ -115,9 +115,9 @@ class Simulation:
                     head.values[position] = value[0, kv_head, position]
                 for now in fresh:
                     seen = head.kept + [p for p in fresh if p <= now]
-                    keys = torch.stack([self.placed(key[0, kv_head], p, i) for i, p in enumerate(seen)])
+                    keys = self.placed(key[0, kv_head], seen, list(range(len(seen))))
                     for h in range(kv_head * groups, (kv_head + 1) * groups):
-                        asked = self.placed(query[0, h], now, len(seen) - 1, first=length - new)
+                        asked = self.placed(query[0, h], [now], [len(seen) - 1], first=length - new)[0]
                         weights = (keys @ asked * scaling).softmax(-1)
                         output[0, h, now - (length - new)] = weights @ value[0, kv_head, seen]
                         for position, weight in zip(seen, weights.tolist(), strict=True):
@@ -126,13 +126,13 @@ class Simulation:
                 self.evict(head, fresh[-1], self.totals[layer])
         return output.transpose(1, 2), None
 
-    def placed(self, x: Tensor, position: int, place: int, first: int = 0) -> Tensor:
-        """The row of x for a position, there or moved to its place in the cache; x starts at `first`."""
-        row = x[position - first]
+    def placed(self, x: Tensor, positions: list[int], places: list[int], first: int = 0) -> Tensor:
+        """Rows of x for positions, there or moved to places in the cache; x starts at position `first`."""
+        rows = x[torch.tensor(positions) - first]
         if self.positions == "text":
-            return row
+            return rows
         rotary = next(m for m in self.model.modules() if hasattr(m, "inv_freq"))
-        return turn(row, place - position, rotary.inv_freq)
+        return turn(rows, torch.tensor(places) - torch.tensor(positions), rotary.inv_freq)
 
     def evict(self, head: Head, now: int, split: Any) -> None:
         while len(head.kept) > split.total:
@@ -141,12 +141,12 @@ class Simulation:
             head.kept.remove(min(may_go, key=lambda p: (self.score(head, p, now, self.policy), p)))
 
 
-def turn(x: Tensor, by: int, frequencies: Tensor) -> Tensor:
-    """A rotated query or key [D] so many positions further on: pairs of its halves as complex numbers."""
-    angle, half = by * frequencies.double(), len(frequencies)
-    pairs = torch.complex(x[:half].double(), x[half : 2 * half].double())
+def turn(x: Tensor, by: Tensor, frequencies: Tensor) -> Tensor:
+    """Rotated queries or keys [N, D] so many positions [N] further on: halves as complex numbers."""
+    angle, half = by[:, None] * frequencies.double(), len(frequencies)
+    pairs = torch.complex(x[:, :half].double(), x[:, half : 2 * half].double())
     pairs = pairs * torch.polar(torch.ones_like(angle), angle)
-    return torch.cat([pairs.real, pairs.imag, x[2 * half :].double()]).to(x.dtype)
+    return torch.cat([pairs.real, pairs.imag, x[:, 2 * half :].double()], 1).to(x.dtype)
 
 
 def tokens(rows: int = 1, length: int = 26, seed: int = 3) -> Tensor:

@@ -70,12 +70,12 @@ class BudgetCache(CalledCache):
     stream may be of any length; for models with rotary position embeddings. A call with a few tokens checks
     that (`probe=False` skips it, for weights that cannot run yet).
 
-    Works for any batch, padded
-    left or right, greedy or sampling or beam search, several turns; as DynamicCache does, copied, pickled,
-    filled under `torch.inference_mode`. Raises ValueError, each time saying what to do: at once for an
-    architecture without AttentionInterface, with soft-capped scores, learned sinks, sliding windows, latent
-    or linear attention, and for prefix tuning; when called, for training, gradients, `use_cache=False`,
-    packed documents, cropping (assisted decoding), and a cache given to another model or batch.
+    Works for any batch, padded wherever in a row, greedy or sampling or beam search, several turns; as
+    DynamicCache does, copied, pickled, filled under `torch.inference_mode`. Raises ValueError, each time
+    saying what to do: at once for an architecture without AttentionInterface, with soft-capped scores,
+    learned sinks, sliding windows, latent or linear attention, and for prefix tuning; when called, for
+    training, gradients, `use_cache=False`, packed documents, cropping (assisted decoding), and a cache given
+    to another model or batch.
     """
 
     def __init__(

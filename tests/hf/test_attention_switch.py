@@ -13,7 +13,9 @@ from transformers import AutoModelForCausalLM, DynamicCache, OPTConfig, PreTrain
 
 import sinklora
 from helpers import assert_close
-from sinklora.cache.policies import H2O, Full, Local
+from sinklora.cache.full import Full
+from sinklora.cache.h2o import H2O
+from sinklora.cache.sliding_window import Local
 from sinklora.hf.architecture import honours_interface
 from sinklora.hf.attention import CACHE_NAME
 from sinklora.hf.attention_switch import AttentionSwitch

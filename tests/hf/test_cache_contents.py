@@ -9,7 +9,13 @@ import torch
 from torch import Tensor
 from transformers import Cache, DynamicCache
 
-from sinklora.cache.policies import H2O, CachePolicy, Full, Local, Novelty, Score, StreamingLLM
+from sinklora.cache.attention_scores import Score
+from sinklora.cache.full import Full
+from sinklora.cache.h2o import H2O
+from sinklora.cache.novelty import Novelty
+from sinklora.cache.policies import CachePolicy
+from sinklora.cache.sliding_window import Local
+from sinklora.cache.streaming_llm import StreamingLLM
 from sinklora.hf.budget_cache import BudgetCache
 from tiny_models import VOCABULARY, tiny_model
 
@@ -17,7 +23,7 @@ PROMPT = 12
 POLICIES = {
     "full": Full(),
     "h2o": H2O(8),
-    "h2o-window": H2O(8, how=Score(window=3)),
+    "h2o-window": H2O(8, scoring=Score(window=3)),
     "local": Local(7),
     "streaming": StreamingLLM(9, sink_tokens=2),
     "novelty": Novelty(8, always_recent=2),

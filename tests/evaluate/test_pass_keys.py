@@ -122,7 +122,9 @@ def test_the_embedded_base_model_retrieves(
 def test_a_batch_of_several_wordings_writes_what_each_alone_does(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 ) -> None:
-    drawn = pass_key_documents(random.Random(0), tokenizer, tokens=96, trials=6)
+    rng = random.Random(0)
+    lengths = (64, 96, 480)  # far apart, so that what a short row is padded with would be seen
+    drawn = [d for n in lengths for d in pass_key_documents(rng, tokenizer, tokens=n, trials=2)]
     assert len({document.question for document in drawn}) > 1
     whole = [NeedleDocument(document.prompt, document.answer) for document in drawn]
     together = written_answers(model, tokenizer, whole, progress=False)

@@ -26,20 +26,24 @@ def use_pattern(
 
     Returns the same object. `model` is a causal language model of transformers or a wrapper around one
     (PeftModel). Exact with left and right padding (2-D `attention_mask`) and with packed documents
-    (restarting `position_ids`, `attention_mask=None`, `use_cache=False`). `evaluate_with_pattern` also uses
-    the pattern in `model.eval()` on whole sequences; `evaluates_with_pattern(model)` tells, so that results
-    can be labelled.
+    (restarting `position_ids`, `attention_mask=None`, `use_cache=False`); document starts that get lost, by
+    an `attention_mask` or a cache, are an error in training and in evaluation. Positions that jump forward
+    (PoSE) start a document too unless an `attention_mask` of ones comes with them. `evaluate_with_pattern`
+    also uses the pattern in `model.eval()` on whole sequences; `evaluates_with_pattern(model)` tells, so that
+    results can be labelled.
 
-    The pattern is stored in `model.config`; after `save_pretrained`, `from_pretrained` restores it (with
-    `sinklora` imported; pass `attn_implementation="sdpa"` to load such a model without its pattern).
+    The pattern is stored in `model.config`; after `save_pretrained`, `from_pretrained` restores it once
+    `import sinklora.hf` has run. Without that import transformers says that `attn_implementation="sinklora"`
+    is not supported; with `attn_implementation="sdpa"` such a model loads without its pattern.
 
     Two forward passes over a few tokens check that every layer really uses the pattern and receives padding
     and document starts. `probe=False` skips them, for weights that cannot run yet (partitioned by ZeRO-3, on
     `meta`).
 
-    ValueError: the architecture does not honour `AttentionInterface`; it soft-caps its scores, drops
-    attention weights, or has a sliding window shorter than its context; it is an encoder-decoder or
-    multimodal.
+    ValueError, the model then being as before: the architecture does not honour `AttentionInterface`; it
+    soft-caps its scores, drops attention weights, has learned sinks, latent attention, masks of its own, or a
+    sliding window shorter than its context; it is not causal, an encoder-decoder or multimodal; peft's prefix
+    tuning is around it.
     """
     settings = PatternSettings(find_pattern(pattern), bool(evaluate_with_pattern))
     transformer = find_transformer(model)

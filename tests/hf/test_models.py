@@ -2,12 +2,17 @@
 
 import copy
 import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
+    DynamicCache,
     FalconConfig,
     Gemma2Config,
     GPT2Config,
@@ -21,7 +26,10 @@ from transformers import (
 from helpers import assert_close
 from sinklora.attention.pattern import Pattern
 from sinklora.attention.patterns import FULL, S2, SF, SF_SHIFTED, SHORT, AttentionPattern
+from sinklora.cache.full import Full
 from sinklora.hf.attention import ATTENTION_NAME
+from sinklora.hf.budget_cache import BudgetCache
+from sinklora.hf.document_ids import LostDocumentsError
 from sinklora.hf.models import current_pattern, evaluates_with_pattern, remove_pattern, use_pattern
 from sinklora.hf.rope import extend_context
 from tiny_models import ARCHITECTURES, HEADS, TOKENS, VOCABULARY, Batch, make_batch, tiny_config, tiny_model
@@ -190,6 +198,72 @@ def test_lost_document_starts_are_an_error(architecture: str) -> None:
     with pytest.raises(ValueError, match="pass attention_mask=None and use_cache=False"):
         inputs = batch.inputs | {"attention_mask": torch.ones_like(batch.position_ids)}
         model(**inputs, use_cache=False)
+
+
+MASK_OF_ONES = torch.ones(2, TOKENS, dtype=torch.long)
+LOST: dict[str, Callable[[], dict[str, object]]] = {
+    "mask": lambda: {"attention_mask": MASK_OF_ONES, "use_cache": False},
+    "default cache": dict,
+    "dynamic cache": lambda: {"past_key_values": DynamicCache()},
+}
+
+
+@pytest.mark.parametrize("inputs", LOST.values(), ids=LOST)
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_lost_document_starts_are_the_same_error_in_evaluation(
+    architecture: str, training: bool, inputs: Callable[[], dict[str, object]]
+) -> None:
+    batch = make_batch("packed")
+    model = use_pattern(tiny_model(architecture), SF).train(training)
+    with pytest.raises(LostDocumentsError, match="pass attention_mask=None and use_cache=False"):
+        model(**batch.inputs | inputs())
+
+
+@pytest.mark.parametrize("attention_mask", [None, MASK_OF_ONES], ids=["no mask", "mask of ones"])
+@pytest.mark.parametrize("pattern", [None, SF], ids=["plain", "pattern"])
+def test_a_budget_cache_refuses_packed_documents(
+    pattern: Pattern | None, attention_mask: Tensor | None
+) -> None:
+    inputs = make_batch("packed").inputs | {"attention_mask": attention_mask}
+    model = tiny_model("llama-gqa")
+    if pattern is not None:
+        use_pattern(model, pattern)
+    cache = BudgetCache(model, Full())
+    with torch.no_grad(), pytest.raises(LostDocumentsError, match="one document a row: unpack the rows"):
+        model(**inputs, past_key_values=cache)
+    assert cache.get_seq_length() == 0
+
+
+@pytest.mark.parametrize("chunk", [None, 4], ids=["whole prompt", "chunks"])
+@pytest.mark.parametrize("cache", ["dynamic", "static", "budget"])
+def test_padded_generation_is_not_taken_for_packed_documents(cache: str, chunk: int | None) -> None:
+    # The positions of padding are all 1, and restart where the row begins.
+    batch, model = make_batch("left-padded"), use_pattern(tiny_model("llama-gqa"), SF)
+    options = {"max_new_tokens": 4, "min_new_tokens": 4, "do_sample": False, "disable_compile": True}
+    expected = tiny_model("llama-gqa").generate(**batch.inputs, **options)
+    caches = {"dynamic": DynamicCache(), "budget": BudgetCache(model, Full())}
+    options |= {"past_key_values": caches[cache]} if cache in caches else {"cache_implementation": cache}
+    actual = model.generate(**batch.inputs, **options, prefill_chunk_size=chunk)
+    assert actual.tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+def test_positions_that_jump_are_one_document_with_a_mask_of_ones(training: bool) -> None:
+    positions = torch.cat([torch.arange(10), torch.arange(40, 30 + TOKENS)]).expand(2, -1)
+    inputs = make_batch("plain").inputs | {"position_ids": positions, "use_cache": False}
+    causal = torch.ones(1, 1, TOKENS, TOKENS, dtype=torch.bool).tril()
+    expected = tiny_model("llama-gqa")(**inputs, attention_mask=causal).logits
+    model = use_pattern(tiny_model("llama-gqa"), FULL).train(training)
+    assert_close(model(**inputs, attention_mask=MASK_OF_ONES).logits, expected, atol=2e-5)
+
+
+def test_a_model_with_a_pattern_compiles_in_evaluation() -> None:
+    batch = make_batch("plain")
+    model = use_pattern(tiny_model("llama-gqa"), SF)
+    expected = pattern_logits(model, batch)
+    torch.compiler.reset()
+    assert_close(pattern_logits(torch.compile(model, backend="eager"), batch), expected, atol=1e-5)
 
 
 def test_positions_of_padding_do_not_count_as_documents() -> None:
@@ -437,6 +511,58 @@ def test_reloaded_model_trains_with_its_pattern(tmp_path) -> None:
     assert current_pattern(again) == SF_SHIFTED
     plain = AutoModelForCausalLM.from_pretrained(tmp_path / "second", attn_implementation="sdpa")
     assert current_pattern(plain) is None
+
+
+LOAD = """
+import importlib, sys
+from transformers import AutoModelForCausalLM
+for module in sys.argv[2:]:
+    importlib.import_module(module)
+print(AutoModelForCausalLM.from_pretrained(sys.argv[1]).config._attn_implementation)
+"""
+
+
+def load_in_another_process(folder: Path, *imports: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", LOAD, str(folder), *imports]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_a_saved_model_asks_for_the_import(tmp_path: Path) -> None:
+    use_pattern(tiny_model("llama-gqa"), SF).save_pretrained(tmp_path)
+    assert load_in_another_process(tmp_path, "sinklora.hf").stdout == "sinklora\n"
+    # All that transformers lets us say to those who forgot it is the name.
+    forgotten = load_in_another_process(tmp_path)
+    assert forgotten.returncode != 0
+    assert 'Specified `attn_implementation="sinklora"` is not supported' in forgotten.stderr
+
+
+# What the first release wrote into a config.
+SAVED = {
+    "attn_implementation": "sinklora",
+    "sinklora": {
+        "pattern": {
+            "kind": "windows",
+            "group_size": 0.25,
+            "sink_tokens": 4,
+            "shifted": 0.0,
+            "wrapped": False,
+        },
+        "evaluate_with_pattern": False,
+        "replaced": "sdpa",
+    },
+}
+
+
+def test_a_model_saved_by_the_first_release_loads(tmp_path: Path) -> None:
+    batch, model = make_batch("packed"), tiny_model("llama-gqa")
+    model.save_pretrained(tmp_path)
+    stored = tmp_path / "config.json"
+    stored.write_text(json.dumps(json.loads(stored.read_text()) | SAVED))
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert current_pattern(loaded) == SF
+    use_pattern(model, SF)
+    assert model.config.sinklora == SAVED["sinklora"]
+    assert torch.equal(pattern_logits(loaded.train(), batch), pattern_logits(model.train(), batch))
 
 
 def test_config_holds_json_only(tmp_path) -> None:

@@ -46,7 +46,8 @@ from transformers import (
 
 from helpers import assert_close
 from sinklora.attention.patterns import FULL, SF
-from sinklora.cache.policies import H2O, Full
+from sinklora.cache.full import Full
+from sinklora.cache.h2o import H2O
 from sinklora.hf.attention import sinklora_attention
 from sinklora.hf.budget_cache import BudgetCache
 from sinklora.hf.models import current_pattern, use_pattern

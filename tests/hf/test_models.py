@@ -26,7 +26,7 @@ from transformers import (
 from helpers import assert_close
 from sinklora.attention.pattern import Pattern
 from sinklora.attention.patterns import FULL, S2, SF, SF_SHIFTED, SHORT, AttentionPattern
-from sinklora.cache.policies import Full
+from sinklora.cache.full import Full
 from sinklora.hf.attention import ATTENTION_NAME
 from sinklora.hf.budget_cache import BudgetCache
 from sinklora.hf.document_ids import LostDocumentsError

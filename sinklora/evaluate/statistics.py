@@ -76,12 +76,6 @@ def judge(lead: "pd.Series[float]", less: str, more: str, level: float = 0.95) -
     )
 
 
-def between(differences: "pd.Series[float]") -> str:
-    """The 95 % t-interval as text; a dash for fewer than two differences."""
-    low, high = interval(differences)
-    return DASH if math.isnan(low) else f"{low:z.2f} to {high:z.2f}"
-
-
 def sign_test(wins: int, losses: int) -> float:
     """Two-sided exact p-value of so many pairs one way and the other, where either way is as likely."""
     return float(stats.binomtest(wins, wins + losses).pvalue) if wins + losses else 1.0

@@ -154,7 +154,13 @@ REFUSED |= {
         "keys of size 16 and values of size 8.*latent",
     ),
     "qwen3-next": (
-        Qwen3NextConfig(**SIZES, **HEAD, layer_types=["linear_attention", "full_attention"]),
+        Qwen3NextConfig(
+            **SIZES,
+            **HEAD,
+            num_experts=2,
+            num_experts_per_tok=1,
+            layer_types=["linear_attention", "full_attention"],
+        ),
         "qwen3_next stores more than the keys and values.*LinearAttentionLayer",
         None,
     ),

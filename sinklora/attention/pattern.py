@@ -53,8 +53,8 @@ class Pattern(ABC):
         object.__setattr__(self, "group_size", _check_group_size(self.group_size))
         # The simplest fraction near: 0.1 of 30 tokens is 3, not ceil(3.0000000000000004). As integers, with
         # which compilers compute for documents of any length.
-        ratio = max(Fraction(self.group_size).limit_denominator(10**6), Fraction(1, 10**6))
-        object.__setattr__(self, "_ratio", ratio.as_integer_ratio())
+        ratio = Fraction(max(self.group_size, 1e-6)).limit_denominator(10**6)
+        object.__setattr__(self, "_ratio", (ratio.numerator, ratio.denominator))
 
     @abstractmethod
     def sees(

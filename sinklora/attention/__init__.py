@@ -1,1 +1,1 @@
-"""Attention patterns: what may be seen, and computing it fast (pure PyTorch)."""
+"""Attention patterns (pure PyTorch): `patterns` names them, `kinds` says what a query sees, `dispatch` computes."""

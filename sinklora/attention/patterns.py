@@ -21,7 +21,10 @@ from sinklora.attention.pattern import KINDS, Pattern
 
 # Windows are a quarter of each document, `group_size=0.25`, unless said otherwise (LongLoRA's ratio).
 SF = AttentionPattern(sink_tokens=4)
-"""SF-Attn: all heads in un-shifted windows, and the first four tokens are seen by all later ones."""
+"""SF-Attn: all heads in un-shifted windows, and the first four tokens are seen by all later ones.
+
+What that lets a query see is `kinds.windows.AttentionPattern.sees`.
+"""
 
 SF_SHIFTED = AttentionPattern(sink_tokens=4, shifted_fraction=0.5)
 """The other reading of the paper's reassembly: sinks, and the second half of the heads stays shifted."""

@@ -1,1 +1,14 @@
-"""The SinkLoRA paper's tables and figures; nothing outside of this package imports it."""
+"""The SinkLoRA paper's tables and figures; nothing below imports it.
+
+| folder | items | notebook |
+|---|---|---|
+| `base_model` | the embedded base model | 00 |
+| `patterns` | Figs. 2, 3, 4 and 7 | 01 |
+| `extension` | Tables 1 and 2, Fig. 1 (perplexity) | 02 |
+| `efficiency` | Table 3, Fig. 1 (time and memory) | 03, 07 |
+| `retrieval` | Fig. 5, Table 4 | 04 |
+| `longbench` | Table 6 | 05 |
+| `cache` | Fig. 6, Table 5 | 06 |
+| `ablations` | Tables 7, 8 and 9, sweeps, schedules | 08 |
+| `report` | results as files, and their index | all |
+"""

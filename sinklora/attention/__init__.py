@@ -1,1 +1,1 @@
-"""Attention patterns (pure PyTorch): `patterns` names them, `kinds` says what a query sees, `dispatch` computes."""
+"""Attention patterns (pure PyTorch): `patterns` names them, `kinds` says what is seen, `dispatch` computes it."""

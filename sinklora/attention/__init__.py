@@ -1,1 +1,1 @@
-"""Attention patterns (pure PyTorch): `patterns` names them, `kinds` says what is seen, `dispatch` computes it."""
+"""Patterns of attention (pure PyTorch): `patterns` names them, `kinds` says what is seen, `dispatch` computes."""

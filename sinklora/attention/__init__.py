@@ -1,1 +1,1 @@
-"""Patterns of attention (pure PyTorch): `patterns` names them, `kinds` says what is seen, `dispatch` computes."""
+"""Attention patterns: `patterns` names them, `kinds` says what is seen, `dispatch` computes it."""

@@ -17,7 +17,7 @@ import typer
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
-REFUSING = (ValueError, FileNotFoundError, ImportError)
+REFUSING = (ValueError, TypeError, FileNotFoundError, ImportError)
 
 
 def is_refusal(error: Exception) -> bool:

@@ -66,7 +66,7 @@ class CheckGradients(TrainerCallback):
 
 
 class FollowPatternSchedule(TrainerCallback):
-    """Changes the pattern between steps where the spec's pattern schedule does, after a resumption as well."""
+    """Changes the pattern between steps as the pattern schedule says, after a resumption as well."""
 
     def __init__(self, spec: TrainSpec) -> None:
         self.spec = spec

@@ -38,7 +38,7 @@ smoke: $(STAMP) ## the same at toy size, to see that every notebook runs
 	$(PY) -m sinklora reproduce --profile smoke
 
 test: $(STAMP) ## run the test suite
-	$(PY) -m pytest -q -n 2 --dist loadfile
+	$(PY) -m pytest -q -n 2 --dist worksteal
 
 lint: $(STAMP) ## check style, format, types, the order of imports between rooms, pins and words
 	$(PY) -m ruff check .

@@ -17,7 +17,9 @@ from sinklora.cache.policies import POLICIES, CachePolicy, make_policy, policy_k
 from sinklora.evaluate.lm_eval_model import LMEvalModel
 from sinklora.hf.budget_cache import BudgetCache
 from sinklora.reproduction.cache.figures import budget_figure, kept_share
-from sinklora.reproduction.cache.study import policies, summary, table, verdict
+from sinklora.reproduction.cache.study import policies
+from sinklora.reproduction.cache.tables import summary, table
+from sinklora.reproduction.cache.verdict import verdict
 from tiny_models import tiny_model
 
 FILE = '''

@@ -131,7 +131,7 @@ def test_budgets_are_read_from_text() -> None:
     read = [parse_budget(budget) for budget in given]
     assert read == expected
     assert [type(budget) for budget in read] == [type(budget) for budget in expected]
-    with pytest.raises(ValueError, match=r"budget='much': expected a fraction such as 0.2, or tokens"):
+    with pytest.raises(ValueError, match=r"budget='much': expected a fraction such as 0.2 or 20%, or tokens"):
         parse_budget("much")
 
 

@@ -4,8 +4,9 @@ from functools import partial
 
 import pytest
 
-from sinklora.cache.policies import H2O, Full
-from sinklora.evaluate.generation_cost import cache_bound_model, generation_cost
+from sinklora.cache.full import Full
+from sinklora.cache.h2o import H2O
+from sinklora.evaluate.generation_cost import cache_bound_model, compare_caches
 from sinklora.hf.budget_cache import BudgetCache
 from sinklora.reproduction.cache.verdict import cost_verdict
 
@@ -16,7 +17,7 @@ def test_times_faster_and_times_as_long_are_to_transformers_cache() -> None:
         "full (ours)": partial(BudgetCache, model, Full()),
         "h2o 20%": partial(BudgetCache, model, H2O(0.2)),
     }
-    costs = generation_cost(model, caches, prompt_tokens=40, new_tokens=3, batch=2, rounds=1, progress=False)
+    costs = compare_caches(model, caches, prompt_tokens=40, new_tokens=3, batch=2, rounds=1, progress=False)
     base = costs[costs.cache == "transformers' cache"].iloc[0]
     # One round: medians are the values themselves, and more tokens a second is faster.
     faster = costs["decoded tokens/s"] / base["decoded tokens/s"]

@@ -129,7 +129,7 @@ def test_a_new_policy_is_in_the_study_and_its_figure(added: type[CachePolicy]) -
             for item, value in enumerate((1.0 + number / 10, 1.2 + number / 10))
         ]
     ).assign(split="some")
-    assert "longest" in set(summary(rows).policy) and "longest" in set(table(rows, "perplexity").policy)
+    assert "longest" in set(summary(rows).policy) and "longest" in set(table(rows, "perplexity").frame.policy)
     assert "Ours, novelty: " in verdict(rows) and "Ours, longest: worse than" in verdict(rows)
     figure = budget_figure(rows)
     labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]

@@ -10,6 +10,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 VOCABULARY = 97
+PARAMETERS = 40_000_000  # more are not tiny
 CONTEXT = 64  # tokens: `max_position_embeddings`
 WINDOW = 16  # tokens: local attention where the architecture has it below its context
 
@@ -84,6 +85,10 @@ SIZES: dict[str, Any] = {
     "linear_value_head_dim": 8,
     "lru_width": 32,
     "attention_window_size": WINDOW,
+    # noise in training, like dropout
+    "router_jitter_noise": 0.0,
+    "input_jitter_noise": 0.0,
+    "moe_jitter_eps": None,
 }
 
 # What the sizes do not say, by architecture.
@@ -107,13 +112,19 @@ CHANGES: dict[str, dict[str, Any]] = {
     },
     "lfm2": {"layer_types": ["conv", "full_attention"]},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
+    "qwen4_exp_text": {
+        "indexer_n_heads": 2,
+        "indexer_kv_heads": 1,
+        "indexer_head_dim": 8,
+        "indexer_budget": 64,
+        "indexer_compress_ratio": 4,
+        "ple_embed_dim": 32,
+    },
+    "recurrent_gemma": {"block_types": ["recurrent", "attention"]},
     "llama4_text": {"no_rope_layers": [1, 0]},
     "longcat_flash": {"num_layers": 1, "zero_expert_num": 1},
-    "minimax": {"layer_types": ["full_attention", "full_attention"], "block_size": 8},
+    "minimax": {"block_size": 8},
     "nemotron_h": {"layers_block_type": ["mamba", "attention"]},
-    "qwen3_next": {"layer_types": ["linear_attention", "full_attention"]},
-    "qwen3_5_text": {"layer_types": ["linear_attention", "full_attention"]},
-    "qwen3_5_moe_text": {"layer_types": ["linear_attention", "full_attention"]},
     "reformer": {
         "is_decoder": True,
         "axial_pos_embds": False,
@@ -140,6 +151,19 @@ def class_name(model_type: str) -> str:
     return MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[model_type]
 
 
+def without_window(model_type: str) -> PreTrainedConfig:
+    """The config that sinklora's refusal of local attention asks for: full attention in every layer."""
+    changes: dict[str, Any] = {"sliding_window": None}
+    if "layer_types" in tiny_config(model_type).__dict__:
+        changes["layer_types"] = ["full_attention", "full_attention"]
+    return tiny_config(model_type, **changes)
+
+
+def with_wide_window(model_type: str) -> PreTrainedConfig:
+    """Local attention that reaches as far as the context, which is full attention too."""
+    return tiny_config(model_type, sliding_window=CONTEXT)
+
+
 def tiny_config(model_type: str, **changes: Any) -> PreTrainedConfig:
     """A small config: `SIZES` as far as it has them, no dropout, local windows below the context if so by
     default.
@@ -158,6 +182,9 @@ def _small(default: PreTrainedConfig) -> dict[str, Any]:
     values = {name: size for name, size in SIZES.items() if name in known}
     values |= {name: 0.0 for name, value in default.to_dict().items() if _is_dropout(name, value)}
     values |= _local_window(default)
+    kinds = list(dict.fromkeys(default.__dict__.get("layer_types") or []))
+    if len(kinds) > 1:  # one layer of each of two kinds, where there are several
+        values["layer_types"] = [kinds[0], "full_attention" if "full_attention" in kinds[1:] else kinds[1]]
     if "kv_lora_rank" in known:
         values["num_key_value_heads"] = SIZES["num_attention_heads"]  # keys come from a common low rank
     if "is_decoder" in known:
@@ -191,3 +218,20 @@ def tiny_model(config: PreTrainedConfig, seed: int = 0) -> PreTrainedModel:
             if parameter.is_floating_point():
                 parameter.add_(0.1 * torch.randn(parameter.shape))
     return model.float().eval()
+
+
+def build(config: PreTrainedConfig) -> PreTrainedModel:
+    """A tiny model that runs; of a config that cannot be made tiny, a model without weights."""
+    with torch.device("meta"):
+        shape: PreTrainedModel = AutoModelForCausalLM.from_config(config)
+    parameters = sum(parameter.numel() for parameter in shape.parameters())
+    if parameters > PARAMETERS:
+        if shape.config.get_text_config() is not shape.config:
+            return shape  # refused for what it is, before any weight is needed
+        raise ValueError(f"{parameters} parameters at the smallest sizes known here")
+    model = tiny_model(config)
+    with torch.no_grad():
+        logits = model(input_ids=torch.arange(3, 23)[None], use_cache=False).logits
+    if not logits.isfinite().all():
+        raise ValueError("its logits are not finite")
+    return model

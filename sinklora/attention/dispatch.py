@@ -25,9 +25,10 @@ def attend(
     """Softmax attention in which head `h` of token `i` sees the tokens that `pattern` lets it see.
 
     `query` [B, H, N, D], `key` [B, Hkv, N, D] and `value` [B, Hkv, N, Dv], H a multiple of Hkv, of one
-    floating-point dtype on one device -> [B, H, N, Dv] (Dv is D but for latent attention). `scale` > 0, default 1/sqrt(D). `document_ids` [B, N] (int): runs of equal
-    ids are documents, which never see each other; each is attended as it would be alone, whatever it is
-    packed with. `backend`: "auto", "dense", "sdpa", "flash_attn" or "flex" (backends.py).
+    floating-point dtype on one device -> [B, H, N, Dv] (Dv is D, but for latent attention). `scale` > 0,
+    default 1/sqrt(D). `document_ids` [B, N] (int): runs of equal ids are documents, which never see each
+    other; each is attended as it would be alone, whatever it is packed with. `backend`: "auto", "dense",
+    "sdpa", "flash_attn" or "flex" (backends.py).
 
     TypeError or ValueError for inputs that do not fit, ValueError for a backend that cannot serve them here,
     ImportError where its package is missing. SinkLoRA, arXiv 2406.05678, section 3.

@@ -24,10 +24,11 @@ def attend(
 ) -> Tensor:
     """Softmax attention in which head `h` of token `i` sees the tokens that `pattern` lets it see.
 
-    `query` [B, H, N, D], `key` and `value` [B, Hkv, N, D], H a multiple of Hkv, of one floating-point dtype
-    on one device -> [B, H, N, D]. `scale` > 0, default 1/sqrt(D). `document_ids` [B, N] (int): runs of equal
-    ids are documents, which never see each other; each is attended as it would be alone, whatever it is
-    packed with. `backend`: "auto", "dense", "sdpa", "flash_attn" or "flex" (backends.py).
+    `query` [B, H, N, D], `key` [B, Hkv, N, D] and `value` [B, Hkv, N, Dv], H a multiple of Hkv, of one
+    floating-point dtype on one device -> [B, H, N, Dv] (Dv is D, but for latent attention). `scale` > 0,
+    default 1/sqrt(D). `document_ids` [B, N] (int): runs of equal ids are documents, which never see each
+    other; each is attended as it would be alone, whatever it is packed with. `backend`: "auto", "dense",
+    "sdpa", "flash_attn" or "flex" (backends.py).
 
     TypeError or ValueError for inputs that do not fit, ValueError for a backend that cannot serve them here,
     ImportError where its package is missing. SinkLoRA, arXiv 2406.05678, section 3.
@@ -44,6 +45,8 @@ def attend(
     if backend == "auto":
         backend = _best_backend(query, pattern)
     obstacle = _obstacle(backend, query, pattern)
+    if backend == "flash_attn" and value.shape[3] != query.shape[3]:
+        obstacle = f"takes values of the head size of keys, {query.shape[3]}, got {value.shape[3]}"
     if obstacle:
         raise ValueError(f"backend={backend!r} {obstacle}: use backend='auto'")
     scale = query.shape[-1] ** -0.5 if scale is None else float(scale)
@@ -125,8 +128,11 @@ def _check_shapes(query: Tensor, key: Tensor, value: Tensor) -> None:
             f"key must match query in batch, tokens and head size, got query {list(query.shape)} and key "
             f"{list(key.shape)} (patterns cover whole sequences: decode with the model's own attention)"
         )
-    if value.shape != key.shape:
-        raise ValueError(f"value must have key's shape {list(key.shape)}, got {list(value.shape)}")
+    if value.shape[:3] != key.shape[:3]:
+        raise ValueError(
+            f"value must match key in batch, heads and tokens, got key {list(key.shape)} and value "
+            f"{list(value.shape)}"
+        )
     if heads % kv_heads:
         raise ValueError(f"query heads must be a multiple of key heads, got {heads} and {kv_heads}")
 

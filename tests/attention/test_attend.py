@@ -20,6 +20,7 @@ from sinklora.attention.kinds.windows import AttentionPattern
 from sinklora.attention.packed_windows import collect, packed_rows, padded_rows, rearrange, windows_of
 from sinklora.attention.pattern import Pattern
 from sinklora.attention.patterns import (
+    ABLATIONS,
     FIXED,
     FULL,
     PATTERNS,
@@ -27,6 +28,7 @@ from sinklora.attention.patterns import (
     S2_WRAPPED,
     SF,
     SF_SHIFTED,
+    find_pattern,
 )
 
 WINDOWED: dict[str, AttentionPattern] = {
@@ -152,6 +154,20 @@ def test_any_numbers(
     document = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))
     compare(pattern, inputs, torch.stack([document.roll(3 * b) for b in range(batch)]), "sdpa", atol=1e-5)
     compare(pattern, inputs, None, "sdpa", atol=1e-5)
+
+
+@by_packing
+@by_heads
+@pytest.mark.parametrize("size", (4, 12))
+@pytest.mark.parametrize("name", (*PATTERNS, *ABLATIONS))
+def test_values_may_have_a_size_of_their_own(
+    name: str, size: int, heads: tuple[int, int], packed: bool
+) -> None:
+    """Latent attention (DeepSeek) has longer keys than values, or shorter ones."""
+    pattern = find_pattern(name)
+    ids = make_documents(16) if packed and not pattern.whole_rows_only else None
+    query, key, _ = make_inputs(heads, 16)
+    compare(pattern, [query, key, torch.randn(2, heads[1], 16, size)], ids, "auto", atol=1e-5)
 
 
 def test_packed_documents_equal_each_document_alone() -> None:
@@ -384,8 +400,8 @@ WRONG_TENSORS: dict[str, tuple[Callable[[Tensor], list[object]], type[Exception]
     "batch": (lambda x: [x, x[:1], x[:1]], ValueError, "key must match query in batch"),
     "fewer queries": (lambda x: [x[:, :, 1:], x, x], ValueError, "key must match query in batch, tokens"),
     "head size": (lambda x: [x, x[..., :2], x[..., :2]], ValueError, "key must match query in .* head size"),
-    "value's length": (lambda x: [x, x, x[:, :, 1:]], ValueError, "value must have key's shape"),
-    "value's size": (lambda x: [x, x, x[..., :2]], ValueError, "value must have key's shape"),
+    "value's length": (lambda x: [x, x, x[:, :, 1:]], ValueError, "value must match key in .* tokens"),
+    "value's heads": (lambda x: [x, x, x[:, :2]], ValueError, "value must match key in batch, heads"),
     "groups": (lambda x: [x, x[:, :3], x[:, :3]], ValueError, "query heads must be a multiple .* 4 and 3"),
     "more key heads": (lambda x: [x[:, :2], x, x], ValueError, "query heads must be a multiple .* 2 and 4"),
 }
@@ -496,6 +512,13 @@ def test_flex_is_dense(name: str, num_tokens: int, heads: tuple[int, int], packe
     ids = make_documents(num_tokens).cuda() if packed else None
     inputs = [x.cuda() / 2 for x in make_inputs(heads, num_tokens, size=32, dtype=torch.bfloat16)]
     compare(PATTERNS[name], inputs, ids, "flex", atol=2e-2)
+
+
+@pytest.mark.gpu
+def test_flash_attn_needs_values_of_the_size_of_keys() -> None:
+    x = torch.randn(1, 2, 8, 16, device="cuda", dtype=torch.bfloat16)
+    with pytest.raises(ValueError, match="the head size of keys, 16, got 8"):
+        attend(x, x, x[..., :8], SF, backend="flash_attn")
 
 
 @pytest.mark.gpu

@@ -1,0 +1,198 @@
+"""What of sinklora works on each causal architecture of the installed transformers, on tiny random models.
+
+    python benchmarks/architectures.py --out docs/architectures.md
+
+Each architecture has a process and a time limit of its own; see architecture_checks.py for what is tested.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import re
+import sys
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import torch
+import transformers
+from architecture_checks import CHECKS, WORKS, attempt, describe
+from tiny_architectures import (
+    architectures,
+    build,
+    class_name,
+    tiny_config,
+    with_wide_window,
+    without_window,
+)
+from tqdm import tqdm
+from transformers import PreTrainedModel
+
+from sinklora.records.files import atomic_write
+
+UNTESTED = "not tested"
+
+# What differs from one architecture to the next in the same sentence.
+SHORTER = {
+    r"\b[A-Z]\w*Attention\b": "(class)",
+    r"model_type='[\w-]+'": "model_type=...",
+    r"\d+ of \d+ (trainable tensors received no gradient): .*?(\w+\.\w+)\.(?:lora|modules).*": r"\1: \2, ...",
+}
+
+PAGE = """# Architectures
+
+What works on each of the {count} causal architectures of transformers {version}, tested on tiny models with
+random weights; this page is made by `python benchmarks/architectures.py --out docs/architectures.md`.
+
+- cache: `generate` with a `BudgetCache` that evicts nothing gives the logits and tokens of transformers' own.
+- pattern: training with SF-Attn gives the logits and the gradients of all parameters of a dense mask.
+- LoRA+: every trainable tensor receives a gradient; a step changes the embeddings and every norm.
+
+Of {built} models: {works}. Refused as the architecture comes, with local attention, but working
+without it: "window off" with `sliding_window=None` and full attention in every layer, "wide window" with a
+`sliding_window` of `max_position_embeddings`. "–": multimodal, of which no weights are made here.
+
+{table}
+
+## Why not
+
+Sentences that name no exception are what sinklora says when it refuses.
+
+{reasons}
+
+## Not built
+
+Architectures of which there is no tiny model here, and why.
+
+{unbuilt}
+"""
+
+
+@dataclass(frozen=True)
+class Row:
+    """What was found of one architecture by claim, "yes" or why not; `unbuilt`: why there is no model."""
+
+    architecture: str
+    found: dict[str, str] = field(default_factory=dict)
+    unbuilt: str = ""
+
+
+def examine(architecture: str) -> Row:
+    """Build the architecture's tiny model and test every claim on a copy of it."""
+    try:
+        model = build(tiny_config(architecture))
+    except Exception as error:
+        return Row(architecture, unbuilt=describe(error))
+    found = {}
+    for claim, check in CHECKS.items():
+        torch.manual_seed(0)
+        if model.device.type == "meta" and claim == "LoRA+":
+            found[claim] = UNTESTED
+            continue
+        found[claim] = attempt(check, model)
+        if "sliding_window=None" in found[claim]:
+            found[claim] = window_off(architecture, check) or found[claim]
+    return Row(architecture, found)
+
+
+def window_off(architecture: str, check: Callable[[PreTrainedModel], None]) -> str | None:
+    """The same after doing what the refusal says, full attention in every layer; None where that fails."""
+    for how, config in (("window off", without_window), ("wide window", with_wide_window)):
+        try:
+            model = build(config(architecture))
+        except Exception:
+            continue
+        if attempt(check, model) == WORKS:
+            return f"{WORKS} ({how})"
+    return None
+
+
+def in_own_process(architecture: str, seconds: float) -> Row:
+    """`examine` in a forked process that is stopped when it takes too long."""
+    fork = multiprocessing.get_context("fork")
+    receiver, sender = fork.Pipe(duplex=False)
+    process = fork.Process(target=_send, args=(architecture, sender), daemon=True)
+    process.start()
+    sender.close()
+    try:
+        row: Row = receiver.recv() if receiver.poll(seconds) else Row(architecture, unbuilt="took too long")
+    except EOFError:
+        row = Row(architecture, unbuilt=f"its process ended with code {process.exitcode}")
+    process.kill()
+    process.join()
+    return row
+
+
+def _send(architecture: str, sender: Connection) -> None:
+    warnings.filterwarnings("ignore")
+    transformers.logging.set_verbosity_error()
+    torch.set_num_threads(1)
+    sender.send(examine(architecture))
+
+
+def as_markdown(rows: list[Row]) -> str:
+    """The table, and below it each reason once."""
+    reasons: dict[str, list[str]] = {}
+    lines = [f"| architecture | class | {' | '.join(CHECKS)} |", "|" + "---|" * (2 + len(CHECKS))]
+    for row in rows:
+        if row.unbuilt:
+            continue
+        cells = [_cell(row, claim, reasons) for claim in CHECKS]
+        lines.append(f"| {row.architecture} | {class_name(row.architecture)} | {' | '.join(cells)} |")
+    notes = [
+        f"{number}. {reason} ({', '.join(names)})"
+        for number, (reason, names) in enumerate(reasons.items(), 1)
+    ]
+    built = [row for row in rows if not row.unbuilt]
+    works = ", ".join(
+        f"{claim} {sum(row.found[claim].startswith(WORKS) for row in built)}" for claim in CHECKS
+    )
+    return PAGE.format(
+        count=len(rows),
+        version=transformers.__version__,
+        built=len(built),
+        works=works,
+        table="\n".join(lines),
+        reasons="\n".join(notes),
+        unbuilt="\n".join(f"- {row.architecture}: {row.unbuilt}" for row in rows if row.unbuilt),
+    )
+
+
+def _cell(row: Row, claim: str, reasons: dict[str, list[str]]) -> str:
+    found = row.found[claim]
+    if found.startswith(WORKS):
+        return found
+    if found == UNTESTED:
+        return "–"
+    # One reason for all classes, types and names of parameters.
+    reason = found.replace(class_name(row.architecture), "(class)")
+    for text, short in SHORTER.items():
+        reason = re.sub(text, short, reason)
+    names = reasons.setdefault(reason, [])
+    if row.architecture not in names:
+        names.append(row.architecture)
+    return f"no [{list(reasons).index(reason) + 1}]"
+
+
+def main(arguments: list[str]) -> None:
+    """Examine all, or those named, and write the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, help="Markdown file; none: printed")
+    parser.add_argument("--only", nargs="+", default=architectures(), help="architectures (model types)")
+    parser.add_argument("--seconds", type=float, default=120, help="time limit of each architecture")
+    options = parser.parse_args(arguments)
+    rows = [in_own_process(name, options.seconds) for name in tqdm(options.only, disable=None)]
+    text = as_markdown(rows)
+    if options.out is None:
+        print(text)
+    else:
+        atomic_write(options.out, text)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

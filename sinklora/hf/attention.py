@@ -54,7 +54,7 @@ def sinklora_attention(
     settings = PatternSettings.from_config(module.config)
     query, key, value = _in_one_dtype(query, key, value)
     if module.training or settings.evaluate_with_pattern:
-        check_pattern_call(module, query, key, value, attention_mask, dropout, arguments)
+        check_pattern_call(module, query, key, attention_mask, dropout, arguments)
         record_call(module, attention_mask)
         output = attend(query, key, value, settings.pattern, scale=scaling, document_ids=attention_mask)
         return output.transpose(1, 2).contiguous(), None

@@ -20,7 +20,6 @@ def check_pattern_call(
     module: Any,
     query: Tensor,
     key: Tensor,
-    value: Tensor,
     mask: Tensor | None,
     dropout: float,
     arguments: dict[str, Any],
@@ -37,11 +36,6 @@ def check_pattern_call(
         raise ValueError(
             f"a pattern covers whole sequences, got {query.shape[2]} queries, {key.shape[2]} keys (a cache "
             "is being continued): call model.eval() before generating, and leave evaluate_with_pattern off"
-        )
-    if key.shape != value.shape:
-        raise ValueError(
-            f"{type(module).__name__} has keys of size {key.shape[-1]} and values of size {value.shape[-1]} "
-            "(multi-head latent attention); patterns need equal sizes: choose a model without it"
         )
     if mask is not None and mask.ndim != 2:
         raise ValueError(

@@ -146,12 +146,12 @@ REFUSED |= {
     "deepseek-v2": (
         DeepseekV2Config(**SIZES | LATENT),
         "kv_lora_rank=8.*latent attention",
-        "keys of size 16 and values of size 8.*latent",
+        None,
     ),
     "deepseek-v3": (
         DeepseekV3Config(**SIZES | LATENT),
         "kv_lora_rank=8.*latent attention",
-        "keys of size 16 and values of size 8.*latent",
+        None,
     ),
     "qwen3-next": (
         Qwen3NextConfig(

@@ -53,12 +53,11 @@ def check_pattern(model: PreTrainedModel) -> None:
         inputs["position_ids"] = torch.arange(24).expand(2, -1)
     seen = sinklora.SF.visible(1, 24)[None]
     mask = torch.where(seen, 0.0, torch.finfo(torch.float32).min).expand(2, -1, -1, -1)
-    actual = model(**inputs).logits
-    expected = reference(**inputs, attention_mask=mask).logits
-    full = reference(**inputs).logits
-    _check_close("logits", actual, expected)
-    if (full - expected).abs().max() < 1e-4 * expected.abs().max():
+    actual, full = model(**inputs).logits, reference(**inputs).logits
+    if (full - actual).abs().max() < 1e-4 * full.abs().max():
         raise WrongError("the pattern has no effect")
+    expected = reference(**inputs, attention_mask=mask).logits
+    _check_close("logits", actual, expected)
     for logits in (actual, expected):
         logits.square().mean().backward()
     for (name, parameter), (_, other) in zip(

@@ -98,16 +98,18 @@ def examine(architecture: str) -> Row:
     return Row(architecture, found)
 
 
-def window_off(architecture: str, check: Callable[[PreTrainedModel], None]) -> str | None:
-    """The same after doing what the refusal says, full attention in every layer; None where that fails."""
+def window_off(architecture: str, check: Callable[[PreTrainedModel], None]) -> str:
+    """What is found after doing what the refusal says, full attention in every layer."""
+    found = ""
     for how, config in (("window off", without_window), ("wide window", with_wide_window)):
         try:
             model = build(config(architecture))
         except Exception:
             continue
-        if attempt(check, model) == WORKS:
+        found = attempt(check, model)
+        if found == WORKS:
             return f"{WORKS} ({how})"
-    return None
+    return f"without local attention: {found}" if found else ""
 
 
 def in_own_process(architecture: str, seconds: float) -> Row:

@@ -39,6 +39,9 @@ UNTESTED = "not tested"
 SHORTER = {
     r"\b[A-Z]\w*Attention\b": "(class)",
     r"model_type='[\w-]+'": "model_type=...",
+    r"^[\w-]+ stores more": "(type) stores more",
+    r"(kv_lora_rank=\d+): [\w-]+ has": r"\1: (type) has",
+    r"(embed_tokens or lm_head, not) \w+\)": r"\1 the name here)",
     r"\d+ of \d+ (trainable tensors received no gradient): .*?(\w+\.\w+)\.(?:lora|modules).*": r"\1: \2, ...",
 }
 
@@ -93,7 +96,7 @@ def examine(architecture: str) -> Row:
             found[claim] = UNTESTED
             continue
         found[claim] = attempt(check, model)
-        if "sliding_window=None" in found[claim]:
+        if found[claim].startswith("sliding_window="):
             found[claim] = window_off(architecture, check) or found[claim]
     return Row(architecture, found)
 

@@ -14,7 +14,7 @@ from sinklora.attention.dispatch import attend, available_backends
 from sinklora.attention.pattern import Pattern
 from sinklora.attention.patterns import PATTERNS, find_pattern, pattern_from_dict
 from sinklora.hf.models import current_pattern, use_pattern
-from sinklora.reproduction.ablations.tables import attention_costs
+from sinklora.reproduction.ablations.study import attention_costs
 from sinklora.reproduction.patterns.figures import mask_figure
 from sinklora.reproduction.patterns.study import pattern_names
 from sinklora.train.spec import TrainSpec

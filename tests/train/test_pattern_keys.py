@@ -16,7 +16,7 @@ FIRST = {
 }
 OTHERS = {
     "sf": {},
-    "sf(shifted=0.25)": {"schedule": "cosine", "recall_share": 0.25},
+    "sf(shifted=0.25)": {"lr_schedule": "cosine", "recall_share": 0.25},
     "sf_then_full": {},
     "sf_growing": {"steps": 10},
 }

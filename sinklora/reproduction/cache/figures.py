@@ -16,6 +16,7 @@ from sinklora.cache.policies import CachePolicy
 from sinklora.hf.budget_cache import BudgetCache
 from sinklora.reproduction.cache.study import CHANCE, PERPLEXITY, QUESTIONS
 from sinklora.reproduction.cache.tables import measures, summary
+from sinklora.reproduction.report.explorer import explore
 from sinklora.reproduction.report.style import PAGE_WIDTH, figure_style
 
 MARKS = {
@@ -179,12 +180,17 @@ def kept_explorer(
 ) -> object:
     """Choose policy and layer and read what is kept (a widget; needs a running notebook)."""
     import ipywidgets
-    from IPython.display import display
 
     shares = {name: kept_share(model, ids, policy) for name, policy in policies.items()}
 
-    def show(policy: str, layer: int) -> None:
-        display(kept_text_html(tokenizer, ids, shares[policy][layer]))
+    def show(policy: str, layer: int) -> str:
+        return str(kept_text_html(tokenizer, ids, shares[policy][layer]).data)
 
     last = len(next(iter(shares.values()))) - 1
-    return ipywidgets.interactive(show, policy=list(policies), layer=(0, last))
+    return explore(
+        show,
+        {
+            "policy": ipywidgets.Dropdown(options=list(policies), description="policy"),
+            "layer": ipywidgets.IntSlider(last // 2, 0, last, description="layer"),
+        },
+    )

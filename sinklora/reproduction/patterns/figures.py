@@ -14,6 +14,7 @@ from sinklora.attention.kinds.windows import AttentionPattern
 from sinklora.attention.pattern import Pattern
 from sinklora.attention.patterns import find_pattern
 from sinklora.reproduction.patterns.study import heavy_hitter_share, influence, segmentation_steps, sink_mass
+from sinklora.reproduction.report.explorer import explore, figure_html
 from sinklora.reproduction.report.style import COLUMN_WIDTH, PAGE_WIDTH, figure_style
 
 WINDOW_GREYS = ("0.85", "0.6", "0.4", "0.95", "0.72", "0.5")
@@ -150,14 +151,16 @@ def pattern_explorer() -> object:
     """
     import ipywidgets
 
-    def draw(tokens: int, group: int, sinks: int, shifted_fraction: float) -> None:
+    def draw(tokens: int, group: int, sinks: int, shifted_fraction: float) -> str:
         pattern = AttentionPattern(2 * group, sink_tokens=sinks, shifted_fraction=shifted_fraction)
-        plt.show(mask_figure([pattern], tokens, num_heads=4))
+        return figure_html(mask_figure([pattern], tokens, num_heads=4))
 
-    return ipywidgets.interactive(
+    return explore(
         draw,
-        tokens=ipywidgets.IntSlider(32, 4, 96, description="N tokens"),
-        group=ipywidgets.IntSlider(4, 1, 24, description="G / 2"),
-        sinks=ipywidgets.IntSlider(4, 0, 16, description="sinks s"),
-        shifted_fraction=ipywidgets.FloatSlider(0.0, min=0, max=1, step=0.25, description="shifted"),
+        {
+            "tokens": ipywidgets.IntSlider(32, 4, 96, description="N tokens"),
+            "group": ipywidgets.IntSlider(4, 1, 24, description="G / 2"),
+            "sinks": ipywidgets.IntSlider(4, 0, 16, description="sinks s"),
+            "shifted_fraction": ipywidgets.FloatSlider(0.0, min=0, max=1, step=0.25, description="shifted"),
+        },
     )

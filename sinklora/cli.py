@@ -7,6 +7,7 @@ import typer
 from sinklora.evaluate.lm_eval_command import EVAL_HELP, PASS_ON, eval_command
 from sinklora.evaluate.longbench.commands import commands as longbench_commands
 from sinklora.evaluate.step_commands import estimate_command, measure_command
+from sinklora.pretrained.command import fetch_command
 from sinklora.reproduction.commands import gpu_command, report_command, reproduce_command
 from sinklora.train.command import train_command
 
@@ -30,6 +31,7 @@ def sinklora(
     """Fine-tune language models to long contexts with SF-Attn, and serve them with a bounded cache (H2O)."""
 
 
+application.command("fetch")(fetch_command)
 application.command("train")(train_command)
 application.command("reproduce")(reproduce_command)
 application.command("estimate")(estimate_command)

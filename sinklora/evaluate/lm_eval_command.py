@@ -33,7 +33,8 @@ harness's hf model, and also the options below under the same names: pretrained=
 def eval_command(
     context: typer.Context,
     pretrained: Annotated[
-        str | None, typer.Option(help="folder or hub name of the model", rich_help_panel=OURS)
+        str | None,
+        typer.Option(help="folder, packaged model or hub name of the model", rich_help_panel=OURS),
     ] = None,
     peft: Annotated[
         str | None,

@@ -25,8 +25,12 @@ from sinklora.evaluate.lm_eval_requests import (
     divided_differently,
 )
 from sinklora.hf.budget_cache import BudgetCache
+from sinklora.hf.device import default_device
 from sinklora.hf.model_names import adapter_folder, check_model_name
 from sinklora.lora.checkpoint import STATE_FILE, load_adapter
+from sinklora.pretrained.catalogue import packaged_record
+from sinklora.pretrained.fetch import model_path
+from sinklora.pretrained.load import dtype_of
 
 try:
     from lm_eval.api.registry import register_model
@@ -58,9 +62,10 @@ class _NotTied:
 class LMEvalModel(HFLM):
     """A causal language model that answers through a BudgetCache.
 
-    `pretrained`: a name or folder, or a model, also a PeftModel; `peft`: the folder or hub name of an
-    adapter, of sinklora (then with its positions and pattern) or of peft alone. `kv`: "full", which is the
-    harness's own `hf` model with the model's own cache, or the name of another policy, or a CachePolicy.
+    `pretrained`: a folder or name (of a packaged model or on the hub), or a model, also a PeftModel; `peft`:
+    the folder or hub name of an adapter, of sinklora (then with its positions and pattern) or of peft alone.
+    `kv`: "full", which is the harness's own `hf` model with the model's own cache, or the name of another
+    policy, or a CachePolicy.
     `budget`: a fraction of the context ("0.2", "20%") or tokens ("64"); none for full and for a CachePolicy.
     `prefill_chunk`: as in BudgetCache. Other arguments are those of the harness's `hf` model; `max_length` is
     what the model with its adapter can address, unless given.
@@ -84,6 +89,7 @@ class LMEvalModel(HFLM):
         **arguments: Any,
     ) -> None:
         self.policy = _policy(kv, budget)
+        self._packaged: dict[str, Any] = {}
         self.prefill_chunk = _whole("prefill_chunk", prefill_chunk)
         length = _whole("max_length", max_length)
         if isinstance(pretrained, str):
@@ -91,6 +97,10 @@ class LMEvalModel(HFLM):
             check_model_name(pretrained, "pretrained", **where)
             revision = where.get("revision", "main")
             arguments["peft"] = peft and str(adapter_folder(peft, "peft", revision=revision))
+            device = str(arguments.get("device") or default_device())
+            arguments["dtype"] = arguments.get("dtype") or dtype_of(pretrained, device, "auto")
+            self._packaged = packaged_record(pretrained)
+            pretrained = model_path(pretrained)
         elif peft:
             raise ValueError(f"peft={peft!r}: is for pretrained by name; give a model that has its adapter")
         elif arguments.get("tokenizer") is None and not pretrained.name_or_path:
@@ -123,6 +133,11 @@ class LMEvalModel(HFLM):
         if self._max_length or rope.get("rope_type") != "dynamic":
             return length
         return round(length * float(rope["factor"]))
+
+    def get_model_info(self) -> dict[str, Any]:
+        """What the harness records of the model beside results; of a packaged one also where it is from."""
+        info: dict[str, Any] = super().get_model_info()
+        return {**info, **self._packaged}
 
     def new_cache(self) -> BudgetCache:
         """An empty cache for one request or batch."""

@@ -10,7 +10,9 @@ from sinklora.refusals import told_in_a_sentence
 if TYPE_CHECKING:
     from sinklora.evaluate.step_spec import StepSpec
 
-Shape = Annotated[str, typer.Argument(help="a model's shape (base, llama2-7b, …), or a model's folder")]
+Shape = Annotated[
+    str, typer.Argument(help="a model's shape (base, llama2-7b, …), a packaged model, or a model's folder")
+]
 Tokens = Annotated[int, typer.Argument(help="context, in tokens")]
 PatternName = Annotated[
     str, typer.Argument(help="a pattern (full, sf, s2, …), or eager: all scores in memory")

@@ -27,9 +27,10 @@ EAGER = "eager"  # full attention with all scores in memory, as before FlashAtte
 class StepSpec:
     """One training step: forward, chunked loss, backward and AdamW on `batch` rows of `context` tokens.
 
-    `shape`: a name of `model_shapes` or a model's folder. `pattern`: a pattern's name, or "eager" for
-    full attention with all scores in memory. `method` "lora_plus" trains adapters, embeddings and norms,
-    "full" everything; what is trained is float32, what is frozen bfloat16, computed under bfloat16 autocast.
+    `shape`: a name of `model_shapes`, a packaged model's, or a model's folder. `pattern`: a pattern's name,
+    or "eager" for full attention with all scores in memory. `method` "lora_plus" trains adapters, embeddings
+    and norms, "full" everything; what is trained is float32, what is frozen bfloat16, computed under bfloat16
+    autocast.
     Raises TypeError or ValueError naming the field.
     """
 

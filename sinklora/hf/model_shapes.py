@@ -10,6 +10,9 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, PreTrainedConfig, PreTrainedModel
 
+from sinklora.pretrained.catalogue import PACKAGED_MODELS
+from sinklora.pretrained.fetch import model_path
+
 
 def _llama(
     hidden: int,
@@ -46,15 +49,18 @@ SHAPES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 
 
 def shape_config(shape: str, context: int) -> PreTrainedConfig:
-    """The config of a shape, or of a local model's folder, for rows of `context` tokens.
+    """The config of a shape, of a packaged model or of a local model's folder, for rows of `context` tokens.
 
-    Raises ValueError for a name that is neither.
+    Raises ValueError for a name that is none of them, FetchError for a packaged model that cannot be fetched.
     """
     if shape in SHAPES:
         return LlamaConfig(**SHAPES[shape], max_position_embeddings=context, use_cache=False)
-    if not (Path(shape) / "config.json").is_file():
-        raise ValueError(f"shape={shape!r}: expected one of {', '.join(SHAPES)}, or a model's folder")
-    config = AutoConfig.from_pretrained(shape)
+    path = model_path(shape)
+    if not (Path(path) / "config.json").is_file():
+        raise ValueError(
+            f"shape={shape!r}: expected one of {', '.join((*SHAPES, *PACKAGED_MODELS))}, or a model's folder"
+        )
+    config = AutoConfig.from_pretrained(path)
     config.max_position_embeddings = max(context, config.max_position_embeddings)
     return config
 

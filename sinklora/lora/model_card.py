@@ -14,6 +14,8 @@ from sinklora.hf.models import current_pattern
 from sinklora.hf.rope import ROPE_KEYS, find_transformer, rope_state
 from sinklora.lora.base_model import describe_base
 from sinklora.lora.lost_with_peft import describe_rope, has_other_positions, lost_with_peft
+from sinklora.pretrained.catalogue import PackagedModel
+from sinklora.pretrained.fetch import packaged_in
 from sinklora.records.files import atomic_write
 
 CARD_FILE = "README.md"
@@ -38,6 +40,7 @@ def write_model_card(model: PeftModel, folder: Path) -> None:
 def model_card(model: PeftModel) -> str:
     """The card of `model`: Markdown with the metadata that the hub reads."""
     name = _base_name(model)
+    packaged = packaged_in(_loaded_from(model))
     metadata = ModelCardData(
         base_model=name,
         library_name="peft",
@@ -46,11 +49,11 @@ def model_card(model: PeftModel) -> str:
     )
     sections = [
         f"---\n{metadata.to_yaml()}\n---\n{MARK}",
-        f"# LoRA+ adapter of {name or 'a local model'}",
+        f"# LoRA+ adapter of {packaged.title if packaged else name or 'a local model'}",
         "Made with sinklora: LoRA on the attention projections, with embeddings and normalization layers "
         "trained in full (LongLoRA, arXiv 2309.12307).",
         _contents(model),
-        _opening(model, name or "path/of/the/base/model"),
+        _opening(model, name or "path/of/the/base/model", packaged),
     ]
     return "\n\n".join(sections) + "\n"
 
@@ -82,15 +85,20 @@ def _adapter_line(model: PeftModel, adapter: str, config: LoraConfig) -> str:
     )
 
 
-def _opening(model: PeftModel, name: str) -> str:
+def _opening(model: PeftModel, name: str, packaged: PackagedModel | None) -> str:
+    base = [
+        "from transformers import AutoModelForCausalLM",
+        "",
+        f'base = AutoModelForCausalLM.from_pretrained("{name}")',
+    ]
+    if packaged:
+        base = ["", f'base = sinklora.load("{packaged.name}").model']
     lines = [
         "## How to open it",
         "",
         "```python",
         "import sinklora",
-        "from transformers import AutoModelForCausalLM",
-        "",
-        f'base = AutoModelForCausalLM.from_pretrained("{name}")',
+        *base,
         'model = sinklora.load_adapter(base, "path/of/this/folder")',
         "```",
         "",
@@ -124,5 +132,10 @@ def _peft_alone(model: nn.Module, name: str) -> list[str]:
 
 def _base_name(model: PeftModel) -> str | None:
     """The base model's name on the hub; None for one from a folder or from nowhere."""
-    name = getattr(find_transformer(model), "name_or_path", "") or ""
+    name = _loaded_from(model)
     return name if HUB_NAME.fullmatch(name) and not Path(name).exists() else None
+
+
+def _loaded_from(model: PeftModel) -> str:
+    """The name or folder that the base model was loaded from; "" for one from nowhere."""
+    return getattr(find_transformer(model), "name_or_path", "") or ""

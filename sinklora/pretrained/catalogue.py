@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -35,3 +37,28 @@ SMOLLM2_135M = PackagedModel(
 )
 
 PACKAGED_MODELS: dict[str, PackagedModel] = {SMOLLM2_135M.name: SMOLLM2_135M}
+
+
+def find_packaged_model(name: str) -> PackagedModel:
+    """The packaged model of a name; ValueError that lists the names for any other."""
+    if name not in PACKAGED_MODELS:
+        raise ValueError(f"name={name!r}: expected one of {', '.join(PACKAGED_MODELS)}")
+    return PACKAGED_MODELS[name]
+
+
+def packaged_model(name: str) -> PackagedModel | None:
+    """The packaged model that a model's name stands for; None for a folder, also one of such a name, and for
+    names of the hub.
+    """
+    return None if Path(name).is_dir() else PACKAGED_MODELS.get(name)
+
+
+def packaged_record(name: str) -> dict[str, Any]:
+    """What a result says of the model that it was made with: `packaged_model` with the requirement and the
+    SHA-256 that its weights were taken by; nothing for any other model.
+    """
+    model = packaged_model(name)
+    if model is None:
+        return {}
+    fields = ("name", "title", "requirement", "sha256", "licence")
+    return {"packaged_model": {field: getattr(model, field) for field in fields}}

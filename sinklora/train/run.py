@@ -23,6 +23,8 @@ from sinklora.hf.models import use_pattern
 from sinklora.hf.rope import extend_context
 from sinklora.lora.adapter import lora_plus
 from sinklora.lora.checkpoint import load_adapter, save_adapter
+from sinklora.pretrained.catalogue import packaged_record
+from sinklora.pretrained.fetch import model_path
 from sinklora.records.files import atomic_write
 from sinklora.records.provenance import current_provenance
 from sinklora.records.runs import RunDirectory
@@ -46,9 +48,11 @@ def load_base(spec: TrainSpec) -> PreTrainedModel:
     """The base model in float32, extended to the context; random weights where the spec says so."""
     if spec.random_weights:
         set_seed(spec.seed)
-        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(spec.base), dtype=torch.float32)
+        model = AutoModelForCausalLM.from_config(
+            AutoConfig.from_pretrained(model_path(spec.base)), dtype=torch.float32
+        )
     else:
-        model = AutoModelForCausalLM.from_pretrained(spec.base, dtype=torch.float32)
+        model = AutoModelForCausalLM.from_pretrained(model_path(spec.base), dtype=torch.float32)
     if spec.context > model.config.max_position_embeddings:
         model = extend_context(model, spec.context, method=spec.rope)
     return model
@@ -84,7 +88,7 @@ def train(
     """
     _check_deepspeed(spec.deepspeed)
     check_model_name(spec.base, "base")
-    tokenizer = AutoTokenizer.from_pretrained(spec.base)
+    tokenizer = AutoTokenizer.from_pretrained(model_path(spec.base))
     corpus = tokenize_corpus(spec.corpus, tokenizer, cache=cache, progress=progress)
     readable = re.sub(r"[^A-Za-z0-9._]+", "_", spec.pattern).strip("_")
     run = RunDirectory(runs, identity(spec, corpus), prefix=f"{readable}-{spec.context}")
@@ -132,6 +136,7 @@ def _train(
     atomic_write(run.path / "loss.csv", curve.to_csv(index=False))
     record = {
         **current_provenance(),
+        **packaged_record(spec.base),
         "data": corpus_record(spec.corpus, corpus),
         "seconds": result.metrics["train_runtime"],
     }
@@ -158,6 +163,6 @@ def load_trained(run: RunDirectory, spec: TrainSpec) -> torch.nn.Module:
     """The model of a finished run, in evaluation mode; its files are checked first."""
     run.verify()
     if spec.method == "lora_plus":
-        base = AutoModelForCausalLM.from_pretrained(spec.base, dtype=torch.float32)
+        base = AutoModelForCausalLM.from_pretrained(model_path(spec.base), dtype=torch.float32)
         return load_adapter(base, run.path / "adapter").eval()
     return AutoModelForCausalLM.from_pretrained(run.path / "model", dtype=torch.float32).eval()

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from sinklora.attention.pattern import KINDS, Pattern
 from sinklora.attention.patterns import find_pattern
+from sinklora.pretrained.catalogue import packaged_model
 from sinklora.records.checks import Count, NotNegative, Positive, Share, check_fields, one_of, read_fields
 from sinklora.records.files import file_hash
 from sinklora.train.pattern_schedules import find_schedule
@@ -39,6 +40,7 @@ KEYS = {"lr_schedule": "schedule"}
 class TrainSpec:
     """Everything that decides the outcome of a training run.
 
+    `base`: a folder, a packaged model or a name on the hub.
     `context` and `loss_chunk` in tokens, `batch_size` in rows of `context` tokens a step over all devices,
     `micro_batch_size` in rows a device holds at once. `context` beyond the base's own extends it by `rope`.
     `pattern`: a pattern's name (see `find_pattern`) or a pattern schedule's. `lr_schedule`: how the learning
@@ -107,7 +109,12 @@ class TrainSpec:
 
 
 def base_hash(base: str) -> str:
-    """SHA-256 over a local base model's files; a hub name stands for itself."""
+    """SHA-256 over a local base model's files, or of the weights of a packaged model; a hub name stands for
+    itself.
+    """
+    packaged = packaged_model(base)
+    if packaged is not None:
+        return packaged.sha256
     folder = Path(base)
     if not folder.is_dir():
         return base

@@ -32,7 +32,7 @@ def score_command(
 @commands.command("predict")
 @told_in_a_sentence
 def predict_command(
-    model: Annotated[str, typer.Option(help="local folder or hub name of a causal language model")],
+    model: Annotated[str, typer.Option(help="folder, packaged model or hub name of a causal language model")],
     data: Annotated[str, typer.Option(help="folder of files <data set>.jsonl, or a data set of the hub")],
     out: Annotated[Path, typer.Option(help="folder for the prediction files of this model and settings")],
     max_length: Annotated[int, typer.Option(help="tokens of prompt; leave room for up to 512 more")],

@@ -18,12 +18,16 @@ from sinklora.evaluate.longbench.tasks import DATASETS, SMALL, scored_as
 from sinklora.hf.budget_cache import cache_factory
 from sinklora.hf.device import default_device
 from sinklora.hf.model_names import check_model_name
+from sinklora.pretrained.catalogue import packaged_record
+from sinklora.pretrained.fetch import model_path
+from sinklora.pretrained.load import dtype_of
 from sinklora.records.files import write_json
 
 
 @dataclass(frozen=True)
 class PredictionRun:
-    """What to predict: `model` and `data` are folders or names on the hub, `out` a folder for predictions.
+    """What to predict: `model` and `data` are folders or names on the hub, `model` also a packaged model's
+    name, `out` a folder for predictions.
 
     `max_length` in tokens of prompt; `kv` and `budget` name the cache, `budget` also as text ("0.2", "20%",
     "512", "" for none); `datasets` None: all that `data` has; `limit`: records of each.
@@ -49,9 +53,11 @@ class PredictionRun:
         sets = {name: self._records(name) for name in self.datasets or self._datasets_in_data()}
         self._check_settings(settings)
         check_model_name(self.model, "model")
-        tokenizer = AutoTokenizer.from_pretrained(self.model)
+        path, device = model_path(self.model), default_device()
+        tokenizer = AutoTokenizer.from_pretrained(path)
         prompt_format = chat_format(tokenizer) if self.chat else as_it_is
-        network = AutoModelForCausalLM.from_pretrained(self.model, dtype="auto", device_map=default_device())
+        dtype = dtype_of(self.model, device, "auto")
+        network = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, device_map=device)
         factory = cache_factory(network, self.kv, settings["budget"])
         self.out.mkdir(parents=True, exist_ok=True)
         if not self._settings_file.is_file():
@@ -78,7 +84,7 @@ class PredictionRun:
         budget = parse_budget(self.budget)
         make_policy(self.kv, budget)
         common = {"model": self.model, "max_length": self.max_length, "kv": self.kv}
-        return {**common, "budget": budget, "chat": self.chat}
+        return {**common, "budget": budget, "chat": self.chat, **packaged_record(self.model)}
 
     def _check_settings(self, settings: dict[str, Any]) -> None:
         if self._settings_file.is_file():

@@ -11,6 +11,7 @@ import pandas as pd
 from transformers import AutoConfig
 
 from sinklora.attention.patterns import PATTERNS, find_pattern
+from sinklora.pretrained.fetch import model_path
 from sinklora.records.checks import Count, Distinct, check_fields
 from sinklora.reproduction.extension.study import ExtensionStudy, measure
 from sinklora.train.sources import CorpusSpec
@@ -19,7 +20,7 @@ from sinklora.train.spec import TrainSpec
 
 def attention_costs(training: TrainSpec, methods: Iterable[str]) -> dict[str, float]:
     """Query-key pairs over causal pairs, mean over the steps of a training with each method: 1 is full."""
-    heads = AutoConfig.from_pretrained(training.base).num_attention_heads
+    heads = AutoConfig.from_pretrained(model_path(training.base)).num_attention_heads
     costs = {}
     for method in methods:
         spec = dataclasses.replace(training, pattern=method)

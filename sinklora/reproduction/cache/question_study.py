@@ -12,19 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from sinklora.cache.full import Full
 from sinklora.cache.policies import CachePolicy, policy_key
 from sinklora.evaluate.fitting import longest
 from sinklora.hf.device import default_device
+from sinklora.pretrained.fetch import model_path
 from sinklora.records.files import atomic_write, file_hash
 from sinklora.records.runs import remember
-from sinklora.reproduction.cache.study import QUESTIONS
+from sinklora.reproduction.cache.study import QUESTIONS, base_dtype, base_key
 from sinklora.reproduction.longbench.python_sources import plain_lines
 from sinklora.train.sources import CorpusSpec, read_documents
-from sinklora.train.spec import base_hash
 
 LETTERS = "ABCD"  # OpenBookQA has four choices
 
@@ -93,7 +92,7 @@ def write_next_line_questions(
     corpus: CorpusSpec, base: str, *, questions: int, tokens: int, seed: int, folder: Path = Path("runs")
 ) -> Path:
     """A file of next-line questions (jsonl) from a corpus of Python sources; returns its path."""
-    tokenizer = AutoTokenizer.from_pretrained(base)
+    tokenizer = AutoTokenizer.from_pretrained(model_path(base))
     texts = [document.text for document in read_documents(corpus)[0]]
     made = next_line_questions(texts, tokenizer, questions=questions, tokens=tokens, seed=seed)
     path = folder / f"next-line-{corpus.split}-{questions}-{tokens}-{seed}.jsonl"
@@ -135,7 +134,7 @@ def answer_questions(
     loaded: list[Any] = []  # the LMEvalModel, when something is missing
     frames = []
     for name, policy in [("full", Full()), *((n, p) for n, ps in chosen.items() for p in ps)]:
-        spec = {"base_sha256": base_hash(base), "data": data, "policy": policy_key(policy)}
+        spec = {**base_key(base), "data": data, "policy": policy_key(policy)}
         work = partial(_answer, base, policy, task, limit, few_shot, loaded)
         right = remember(spec, work, runs=runs, prefix="questions", name="right")
         rows = pd.DataFrame({"measure": QUESTIONS, "item": list(right), "value": map(float, right.values())})
@@ -172,11 +171,10 @@ def _answer(
     from sinklora.evaluate.openbookqa import answers
 
     if not loaded:
-        device = default_device()
-        dtype = torch.bfloat16 if device == "cuda" else torch.float32
-        tokenizer = AutoTokenizer.from_pretrained(base)
-        model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=dtype)
-        loaded.append(LMEvalModel(model.to(device), tokenizer=tokenizer, batch_size=len(LETTERS)))
+        path = model_path(base)
+        tokenizer = AutoTokenizer.from_pretrained(path)
+        model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=base_dtype(base))
+        loaded.append(LMEvalModel(model.to(default_device()), tokenizer=tokenizer, batch_size=len(LETTERS)))
     reader = loaded[0]
     reader.policy = policy
     return answers(reader, task, limit=limit, few_shot=few_shot)

@@ -23,6 +23,9 @@ from sinklora.cache.sliding_window import SlidingWindow
 from sinklora.evaluate.through_cache import continuation_nll, pass_keys, recalled
 from sinklora.hf.budget_cache import BudgetCache
 from sinklora.hf.device import default_device
+from sinklora.pretrained.catalogue import packaged_model
+from sinklora.pretrained.fetch import model_path
+from sinklora.pretrained.load import dtype_of
 from sinklora.records.checks import Count, Distinct, check_fields
 from sinklora.records.runs import remember
 from sinklora.train.sources import CorpusSpec
@@ -109,14 +112,14 @@ def measure(
     `budget` (fraction), `measure`, `item` (document, or trial of a seed), `value` (nats a token, or
     0 and 1). `rows.attrs["data"]` records the documents.
     """
-    tokenizer = AutoTokenizer.from_pretrained(study.base)
+    tokenizer = AutoTokenizer.from_pretrained(model_path(study.base))
     documents, data = _documents(study, tokenizer, cache)
     model: list[PreTrainedModel] = []  # loaded when something is missing
     frames = []
     for name, policy in [("full", Full()), *((n, p) for n, ps in chosen.items() for p in ps)]:
         spec = {
             "study": {k: v for k, v in asdict(study).items() if k != "corpus"},
-            "base_sha256": base_hash(study.base),
+            **base_key(study.base),
             "data": data,
             "policy": policy_key(policy),
         }
@@ -129,6 +132,20 @@ def measure(
     frame = pd.concat(frames, ignore_index=True)
     frame.attrs["data"] = data
     return frame
+
+
+def base_dtype(base: str) -> torch.dtype:
+    """What a base is measured in: bfloat16 on a GPU, else float32; a packaged model in what is fast."""
+    device = default_device()
+    return dtype_of(base, device, torch.bfloat16 if device == "cuda" else torch.float32)
+
+
+def base_key(base: str) -> dict[str, Any]:
+    """What identifies the base of stored measurements; of a packaged model also the dtype, which the machine
+    decides.
+    """
+    dtype = {} if packaged_model(base) is None else {"dtype": str(base_dtype(base)).removeprefix("torch.")}
+    return {"base_sha256": base_hash(base), **dtype}
 
 
 def _documents(
@@ -153,10 +170,10 @@ def _measure_one(
     progress: bool,
 ) -> list[dict[str, Any]]:
     if not loaded:
-        device = default_device()
-        dtype = torch.bfloat16 if device == "cuda" else torch.float32
-        model: Any = AutoModelForCausalLM.from_pretrained(study.base, dtype=dtype)
-        loaded.append(model.to(device).eval())
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            model_path(study.base), dtype=base_dtype(study.base)
+        )
+        loaded.append(model.to(default_device()).eval())
     model = loaded[0]
     make = partial(BudgetCache, model, policy)
     lengths = {"prompt_tokens": study.prompt_tokens, "scored_tokens": study.scored_tokens}

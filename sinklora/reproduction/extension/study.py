@@ -20,6 +20,7 @@ from transformers import AutoTokenizer
 
 from sinklora.evaluate.perplexity import measure_perplexity
 from sinklora.hf.device import default_device
+from sinklora.pretrained.fetch import model_path
 from sinklora.records.checks import Count, Distinct, check_fields
 from sinklora.records.runs import remember
 from sinklora.reproduction.names import UNTRAINED
@@ -82,7 +83,7 @@ def measure(
     `test_set`, `context`, `perplexity`, `tokens` (predicted), `documents`, `attention` (at test
     time). `rows.attrs["data"]` records the test sets.
     """
-    tokenizer = AutoTokenizer.from_pretrained(study.training.base)
+    tokenizer = AutoTokenizer.from_pretrained(model_path(study.training.base))
     sets = {name: _test_documents(study, name, tokenizer, cache) for name in study.test_sets}
     base_key = {
         "base": study.training.base,

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import pandas as pd
 from matplotlib.figure import Figure
 
+from sinklora.pretrained.catalogue import packaged_record
 from sinklora.records.files import atomic_write, write_json
 from sinklora.records.provenance import current_provenance
 from sinklora.records.tables import Table, latex, markdown
@@ -38,7 +39,8 @@ class Report:
     """Where one notebook, run with one profile and parameters, puts what it found.
 
     Each output has a record in `provenance/`: paper item, caption, verdict, parameters, seeds, data,
-    versions, commit, and the seconds since the report was made. Raises ValueError for an unknown profile.
+    versions, commit, the packaged model where the parameter `base` names one, and the seconds since the
+    report was made. Raises ValueError for an unknown profile.
     """
 
     notebook: str
@@ -132,6 +134,7 @@ class Report:
             "parameters": self.parameters,
             "data": data or {},
             "seconds": round(time.perf_counter() - self.started, 1),
+            **packaged_record(str(self.parameters.get("base"))),
             **current_provenance(),
         }
         write_json(self._folder("provenance", name) / f"{name}.json", record)

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from sinklora.hf.device import default_device
 from sinklora.lora.adapter import merge_adapter
+from sinklora.pretrained.fetch import model_path
 from sinklora.reproduction.names import BASE
 from sinklora.train.spec import base_hash
 
@@ -52,7 +53,7 @@ def unextended_base(base: str) -> ModelUnderTest:
 
 
 def _load(base: str) -> nn.Module:
-    model: nn.Module = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    model: nn.Module = AutoModelForCausalLM.from_pretrained(model_path(base), dtype=torch.float32)
     return model
 
 

@@ -21,6 +21,7 @@ from sinklora.evaluate.pass_keys import is_right, written_answers
 from sinklora.evaluate.through_cache import pass_keys
 from sinklora.hf.budget_cache import BudgetCache
 from sinklora.hf.rope import extend_context
+from sinklora.pretrained.fetch import model_path
 from sinklora.records.checks import Count, Distinct, NotNegative, check_fields, one_of
 from sinklora.records.runs import remember
 from sinklora.reproduction.names import UNTRAINED
@@ -114,7 +115,7 @@ def measure(
 
     `policy`: read and answer through a `BudgetCache` with this policy.
     """
-    tokenizer = AutoTokenizer.from_pretrained(study.training.base)
+    tokenizer = AutoTokenizer.from_pretrained(model_path(study.training.base))
     asked = {"lengths": study.lengths, "trials": study.trials, "key_seed": study.key_seed}
     frames = []
     for subject in models_under_test(study, runs, cache, progress):

@@ -15,6 +15,7 @@ import time
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 from filelock import FileLock
@@ -72,7 +73,7 @@ def fetch_model(
 
 
 def packaged_in(folder: str) -> PackagedModel | None:
-    """The packaged model that a folder was made from, as its record says; None for other folders and names."""
+    """The packaged model that a folder was made from, as its record says; None for any other name."""
     try:
         record = json.loads((Path(folder) / RECORD).read_text(encoding="utf-8"))
         return PACKAGED_MODELS.get(record["name"])
@@ -81,15 +82,28 @@ def packaged_in(folder: str) -> PackagedModel | None:
 
 
 def is_intact(folder: Path, model: PackagedModel) -> bool:
-    """Whether the folder holds this very model with every file as it was written; reads all of it."""
+    """Whether the folder holds this very model with every file as it was written; reads what this process has
+    not read yet, or what has changed since.
+    """
     try:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         files: dict[str, str] = record["files"]
         return record["source_sha256"] == model.sha256 and all(
-            file_hash(folder / name) == digest for name, digest in files.items()
+            _current_hash(folder / name) == digest for name, digest in files.items()
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
+
+
+def _current_hash(path: Path) -> str:
+    stat = path.stat()
+    return _hash_of(path.resolve(), (stat.st_ino, stat.st_size, stat.st_mtime_ns))
+
+
+@cache
+def _hash_of(path: Path, state: tuple[int, ...]) -> str:
+    """`file_hash`, once for each state of a file: a model is named several times in the work of one process."""
+    return file_hash(path)
 
 
 def _make(model: PackagedModel, folder: Path, work: Path, pip: Sequence[str], progress: bool) -> None:

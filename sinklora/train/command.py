@@ -36,7 +36,7 @@ def read_spec(config: Path) -> "TrainSpec":
     from sinklora.train.spec import TrainSpec
 
     if not config.is_file():
-        raise FileNotFoundError(f"config={str(config)!r}: no such file; configs/train has two to start from")
+        raise FileNotFoundError(f"config={str(config)!r}: no such file; configs/train has some to start from")
     try:
         values: Any = yaml.safe_load(config.read_text(encoding="utf-8"))
         if not isinstance(values, dict):

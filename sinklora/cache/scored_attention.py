@@ -61,6 +61,26 @@ def attend_and_sum(
     return output.flatten(1, 2), sums
 
 
+def attend_once(
+    query: Tensor, key: Tensor, value: Tensor, scale: float, visible: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Attention of one query a row, and its softmax [B, Hkv, groups, L] in float32 (float64 for float64).
+
+    `query` [B, H, 1, D], `key` and `value` [B, Hkv, L, D] -> [B, H, 1, D]; `visible` [B, 1, 1, L]: False hides
+    a key. As few operators as there can be: on a card one row is as slow as their number.
+    """
+    batch, heads, _, size = query.shape
+    kv_heads, length = key.shape[1:3]
+    keys, values = key.flatten(0, 1), value.flatten(0, 1)
+    grouped = query.reshape(batch * kv_heads, heads // kv_heads, size)
+    scores = torch.baddbmm(grouped.new_empty(1), grouped, keys.mT, beta=0, alpha=scale)
+    if visible is not None:
+        scores = scores.unflatten(0, (batch, kv_heads)).masked_fill(~visible, float("-inf")).flatten(0, 1)
+    weights = scores.softmax(-1, dtype=precise(scores.dtype))
+    output = torch.bmm(weights.to(values.dtype), values)
+    return output.reshape(batch, heads, 1, -1), weights.unflatten(0, (batch, kv_heads))
+
+
 def blocks(key: Tensor, queries: int, groups: int = 1) -> Iterator[tuple[int, slice, int, int]]:
     """Pieces of [B, Hkv, groups, queries, L] scores: a batch row, heads of `key`, first and last query."""
     batch, heads, length = key.shape[:3]

@@ -48,6 +48,7 @@ class AttentionScores:
     def __init__(self, rule: Score, empty: Tensor) -> None:
         self.rule = rule
         self.state = {"scores": empty}
+        self._ones: Tensor | None = None
 
     def query_weights(self, new: NewTokens) -> Tensor | None:
         """How much each query [B, Q] counts at the end of its chunk; padding counts nothing."""
@@ -70,7 +71,9 @@ class AttentionScores:
         weights = new.weights.flatten(0, 1)
         mine = self.state["scores"][..., : weights.shape[-1]].flatten(0, 1).unsqueeze(1)
         # Over grouped heads, as a product with ones, so that all of it is one operator.
-        mine.baddbmm_(weights.new_ones(1).expand(len(weights), 1, weights.shape[1]), weights, beta=self.rule.decay)
+        if self._ones is None or self._ones.device != weights.device:
+            self._ones = weights.new_ones(1)
+        mine.baddbmm_(self._ones.expand(len(weights), 1, weights.shape[1]), weights, beta=self.rule.decay)
 
     def rank(self, scores: Tensor, positions: Tensor, seen: Any) -> Tensor:
         """What decides between tokens when so many have been `seen`; the lowest is evicted first."""

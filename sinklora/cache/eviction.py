@@ -30,7 +30,8 @@ def keep_chosen(
     slices = _kept_slices(storage, positions.shape[2]) if ordered else None
     if slices is not None:
         keys, values = (_joined(x, slices, free) for x in (keys, values))
-        positions = _joined(positions[..., None], slices)[..., 0]
+        parts = [positions[..., part] for part in slices]
+        positions = parts[0] if len(parts) == 1 else torch.cat(parts, -1)
     else:
         index, positions = choose_kept(storage, positions)
         columns = {name: x.gather(-1, as_column(index, x)) for name, x in columns.items()}

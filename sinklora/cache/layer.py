@@ -57,8 +57,8 @@ class BudgetLayer(TokenStorage):
         self.awaits_attention = self.is_initialized = False
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Allocate empty storage like the first keys and values."""
-        self.allocate(key_states, value_states)
+        """Get ready for keys and values like the first."""
+        self.allocate(key_states)
         self.is_initialized = True
 
     def update(

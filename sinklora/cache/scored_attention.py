@@ -16,7 +16,7 @@ from sinklora.cache.column_sums import flash_with_log_sum_exp, has_kernel, sum_c
 
 def precise(dtype: torch.dtype) -> torch.dtype:
     """The dtype in which attention weights are summed: float32, or float64 for float64."""
-    return torch.promote_types(dtype, torch.float32)
+    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def attend_and_sum(
@@ -73,7 +73,9 @@ def attend_once(
     kv_heads, length = key.shape[1:3]
     keys, values = key.flatten(0, 1), value.flatten(0, 1)
     grouped = query.reshape(batch * kv_heads, heads // kv_heads, size)
-    scores = torch.baddbmm(grouped.new_empty(1), grouped, keys.mT, beta=0, alpha=scale)
+    scores = torch.baddbmm(
+        grouped[:1, :1, :1], grouped, keys.mT, beta=0, alpha=scale
+    )  # with beta=0, of nothing
     if visible is not None:
         scores = scores.unflatten(0, (batch, kv_heads)).masked_fill(~visible, float("-inf")).flatten(0, 1)
     weights = scores.softmax(-1, dtype=precise(scores.dtype))

@@ -38,30 +38,27 @@ class TokenStorage:
         self.used = 0
         self.next_slot: int | Tensor = 0
 
-    def allocate(self, key: Tensor, value: Tensor) -> None:
-        """Empty storage like the first keys and values."""
+    def allocate(self, key: Tensor) -> None:
+        """Get ready for keys and values like these, which are the first."""
         batch, kv_heads, _, size = key.shape
-        self.dtype, self.device = key.dtype, key.device
-        self.keys = key.new_empty(batch, kv_heads, 0, size)
-        self.values = value.new_empty(batch, kv_heads, 0, value.shape[-1])
-        self.positions = torch.empty(batch, kv_heads, 0, dtype=torch.int32, device=self.device)
-        self.scorer = self.policy.make_scorer(
-            key.new_empty(batch, kv_heads, 0, dtype=precise(self.dtype)),
-        )
+        self.dtype, self.device, self.kv_heads, self.size = key.dtype, key.device, kv_heads, size
+        if self.policy.has_scores():
+            self.scorer = self.policy.make_scorer(
+                key.new_empty(batch, kv_heads, 0, dtype=precise(self.dtype))
+            )
         self.rows = Rows(batch, self.device)
 
     def check_fits(self, key: Tensor) -> None:
         """ValueError where new keys do not fit the stored ones."""
-        assert self.keys is not None
-        batch, kv_heads, _, size = self.keys.shape
-        if key.shape[0] != batch:
+        assert self.rows is not None
+        if key.shape[0] != len(self.rows):
             raise ValueError(
-                f"this cache holds {batch} rows and was given {key.shape[0]}: make a new BudgetCache for "
+                f"this cache holds {len(self.rows)} rows and was given {key.shape[0]}: make a new BudgetCache for "
                 "another batch, or call reset()"
             )
-        if (key.shape[1], key.shape[3]) != (kv_heads, size) or key.dtype != self.dtype:
+        if (key.shape[1], key.shape[3]) != (self.kv_heads, self.size) or key.dtype != self.dtype:
             raise ValueError(
-                f"this cache holds {kv_heads} heads of size {size} in {self.dtype} and was given "
+                f"this cache holds {self.kv_heads} heads of size {self.size} in {self.dtype} and was given "
                 f"{key.shape[1]} of size {key.shape[3]} in {key.dtype}: it belongs to another model, make a "
                 "new BudgetCache for this one"
             )

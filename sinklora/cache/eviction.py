@@ -59,7 +59,7 @@ def _kept_slices(storage: TokenStorage, length: int) -> list[slice] | None:
 
 
 def _joined(x: Tensor, slices: list[slice], free: int = 0) -> Tensor:
-    """Pieces of [B, Hkv, L, D] along L, with so many free slots behind them; what stands there is anything."""
+    """Pieces of [B, Hkv, L, D] along L, with free slots behind them, in which anything may stand."""
     pieces = [x[:, :, part] for part in slices]
     if 0 < free <= pieces[-1].shape[2]:
         pieces.append(pieces[-1][:, :, :free])

@@ -1,7 +1,7 @@
 """One layer of a bounded key/value cache: attention over what is kept, for a prompt and for a decoded token.
 
-The tensors have one slot for each token of the budget and a free one. A decoded token is written into that and
-attends to all; then the slot of the evicted token is the free one, so nothing is moved and no shape changes.
+The tensors have one slot for each token of the budget and a free one. A decoded token is written into that
+and attends to all; then the slot of the evicted token is the free one: nothing is moved, no shape changes.
 """
 
 from __future__ import annotations
@@ -52,7 +52,6 @@ class BudgetLayer(TokenStorage):
         """Forget everything; the next call may have another batch size."""
         self.forget()
         self._module: weakref.ref[nn.Module] | None = None
-        self.step: Step | None = None  # with the layers that decode and evict together with this one
         self.columns_seen = 0  # tokens, padding included
         self.awaits_attention = self.is_initialized = False
 

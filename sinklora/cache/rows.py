@@ -63,8 +63,8 @@ class Rows:
     def count_decoded(self) -> None:
         """One more token a row, written into its next slot; in a full row another one must leave.
 
-        A row has a slot more than its budget, so that a token is written before one leaves. Where it is always
-        the oldest that leaves, the slots behind the protected ones are a ring, and this says which is next.
+        A row has a slot more than its budget, so that a token is written before one leaves. Where always the
+        oldest leaves, the slots behind the protected ones are a ring, and this says which is next.
         """
         self.evicting = self.full()
         self.next_slots = [

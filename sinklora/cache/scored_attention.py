@@ -66,11 +66,11 @@ def attend_once(
 ) -> tuple[Tensor, Tensor]:
     """Attention of one query a row, and its softmax [B, Hkv, groups, L] in float32 (float64 for float64).
 
-    `query` [B, H, 1, D], `key` and `value` [B, Hkv, L, D] -> [B, H, 1, D]; `visible` [B, 1, 1, L]: False hides
-    a key. As few operators as there can be: on a card one row is as slow as their number.
+    `query` [B, H, 1, D], `key` and `value` [B, Hkv, L, D] -> [B, H, 1, D]; `visible` [B, 1, 1, L]: False
+    hides a key. As few operators as there can be: on a card one row is as slow as their number.
     """
     batch, heads, _, size = query.shape
-    kv_heads, length = key.shape[1:3]
+    kv_heads = key.shape[1]
     keys, values = key.flatten(0, 1), value.flatten(0, 1)
     grouped = query.reshape(batch * kv_heads, heads // kv_heads, size)
     scores = torch.baddbmm(

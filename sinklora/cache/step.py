@@ -78,12 +78,15 @@ class Step:
             layer.next_slot = self._slot if isinstance(self._slot, int) else self._slot[index]
 
 
-def step_together(layers: Sequence[TokenStorage]) -> list[Step]:
-    """Steps for all layers that hold tokens: those of one shape, device and history share one."""
+def step_together(layers: Sequence[TokenStorage]) -> None:
+    """Let all layers that hold tokens step together with those of their shape, device and history."""
     alike: dict[object, list[TokenStorage]] = {}
     for layer in layers:
         if layer.rows is not None and layer.positions is not None:
             rows, shape = layer.rows, layer.positions.shape
             history = (rows.tokens, rows.stored, rows.splits, rows.next_slots, type(layer.next_slot).__name__)
             alike.setdefault(str((layer.device, shape, layer.used, history)), []).append(layer)
-    return [Step(members) for members in alike.values()]
+    for members in alike.values():
+        step = Step(members)
+        for member in members:
+            member.step = step

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -11,6 +13,9 @@ from sinklora.cache.rows import Rows
 from sinklora.cache.scored_attention import precise
 from sinklora.cache.scores import Scorer
 from sinklora.cache.slots import EMPTY
+
+if TYPE_CHECKING:
+    from sinklora.cache.step import Step
 
 
 class TokenStorage:
@@ -24,6 +29,7 @@ class TokenStorage:
 
     keys: Tensor | None
     values: Tensor | None
+    step: Step | None  # with the layers that decode and evict together with this one
 
     def __init__(self, policy: CachePolicy) -> None:
         self.policy = policy
@@ -35,6 +41,7 @@ class TokenStorage:
         self.positions: Tensor | None = None
         self.scorer: Scorer | None = None
         self.rows: Rows | None = None
+        self.step = None
         self.used = 0
         self.next_slot: int | Tensor = 0
 
@@ -53,8 +60,8 @@ class TokenStorage:
         assert self.rows is not None
         if key.shape[0] != len(self.rows):
             raise ValueError(
-                f"this cache holds {len(self.rows)} rows and was given {key.shape[0]}: make a new BudgetCache for "
-                "another batch, or call reset()"
+                f"this cache holds {len(self.rows)} rows and was given {key.shape[0]}: make a new BudgetCache "
+                "for another batch, or call reset()"
             )
         if (key.shape[1], key.shape[3]) != (self.kv_heads, self.size) or key.dtype != self.dtype:
             raise ValueError(

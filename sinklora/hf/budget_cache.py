@@ -135,13 +135,12 @@ class BudgetCache(CalledCache):
     def _prepare_layers(self) -> None:
         """Layers decode together; prompts, selections of rows and copies undo that."""
         for layer in self.budget_layers:
-            if layer.keys is not None and layer.keys.is_inference() and not torch.is_inference_mode_enabled():
-                # Tensors of inference mode cannot be written outside of it; a selection of all rows copies them.
+            keys = layer.keys
+            if keys is not None and keys.is_inference() and not torch.is_inference_mode_enabled():
+                # Tensors of inference mode cannot be written outside of it; selecting all rows copies them.
                 layer.batch_select_indices(torch.arange(layer.batch_size))
         if not all(layer.step is not None and layer.step.has(layer) for layer in self.budget_layers):
-            for step in step_together(self.budget_layers):
-                for member in step.layers:
-                    member.step = step
+            step_together(self.budget_layers)
 
     def end_call(self) -> None:
         """The call is over. ValueError where some layer did not attend through the cache."""

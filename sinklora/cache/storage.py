@@ -60,8 +60,8 @@ class TokenStorage:
         assert self.rows is not None
         if key.shape[0] != len(self.rows):
             raise ValueError(
-                f"this cache holds {len(self.rows)} rows and was given {key.shape[0]}: make a new BudgetCache "
-                "for another batch, or call reset()"
+                f"this cache holds {len(self.rows)} rows and was given {key.shape[0]}: make a new "
+                "BudgetCache for another batch, or call reset()"
             )
         if (key.shape[1], key.shape[3]) != (self.kv_heads, self.size) or key.dtype != self.dtype:
             raise ValueError(

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sinklora.cache.scored_attention import attention_rows
-from sinklora.cache.scores import NewTokens
+from sinklora.cache.scores import NewToken, NewTokens
 from sinklora.cache.slots import like
 
 
@@ -39,9 +39,6 @@ class Score:
 SUMMED = Score()
 
 
-SUMMED = Score()
-
-
 class AttentionScores:
     """Attention received: summed (H2O), decayed, or averaged over the queries that could see the token."""
 
@@ -51,6 +48,7 @@ class AttentionScores:
     def __init__(self, rule: Score, empty: Tensor) -> None:
         self.rule = rule
         self.state = {"scores": empty}
+        self._ones: Tensor | None = None
 
     def query_weights(self, new: NewTokens) -> Tensor | None:
         """How much each query [B, Q] counts at the end of its chunk; padding counts nothing."""
@@ -67,18 +65,15 @@ class AttentionScores:
         sums[..., : new.used] += self.state["scores"][..., : new.used] * faded
         self.state["scores"] = sums
 
-    def step(self, received: Tensor | None, values: Tensor, value: Tensor, seen: list[int]) -> None:
-        """Account for one query a row; `received` [B, Hkv, used]: its attention, grouped heads summed."""
-        assert received is not None
-        mine = self.state["scores"][..., : received.shape[-1]]
-        if self.rule.decay < 1:
-            mine.mul_(self.rule.decay)
-        mine.add_(received)
-
-    def fresh(self, own: Tensor | None, value: Tensor, seen: list[int]) -> dict[str, Tensor]:
-        """The columns of a token that enters; `own` [B, Hkv, 1]: the attention to itself."""
-        assert own is not None
-        return {"scores": own}
+    def step(self, new: NewToken) -> None:
+        """Account for one query a row: what was before fades, its attention is added."""
+        assert new.weights is not None
+        weights = new.weights.flatten(0, 1)
+        mine = self.state["scores"][..., : weights.shape[-1]].flatten(0, 1).unsqueeze(1)
+        # Over grouped heads, as a product with ones, so that all of it is one operator.
+        if self._ones is None or self._ones.device != weights.device:
+            self._ones = weights.new_ones(1)
+        mine.baddbmm_(self._ones.expand(len(weights), 1, weights.shape[1]), weights, beta=self.rule.decay)
 
     def rank(self, scores: Tensor, positions: Tensor, seen: Any) -> Tensor:
         """What decides between tokens when so many have been `seen`; the lowest is evicted first."""
@@ -112,20 +107,10 @@ class WindowScores(AttentionScores):
         history.scatter_(2, place, torch.where(real[:, None, :, None], weights, old))
         self.state = {"scores": history.sum(2), "history": history}
 
-    def step(self, received: Tensor | None, values: Tensor, value: Tensor, seen: list[int]) -> None:
+    def step(self, new: NewToken) -> None:
         """Account for one query a row in place of the one that leaves the window."""
-        assert received is not None
-        past = self.state["history"][..., : received.shape[-1]]
-        past.scatter_(2, self._turn(seen, past[:, :, :1]), received[:, :, None])
-        self.state["scores"][..., : received.shape[-1]] = past.sum(2)
-
-    def fresh(self, own: Tensor | None, value: Tensor, seen: list[int]) -> dict[str, Tensor]:
-        """The columns of a token that enters."""
-        assert own is not None
-        column = own.new_zeros(*own.shape[:2], self.rule.window, 1)
-        column.scatter_(2, self._turn(seen, column[:, :, :1]), own[:, :, None])
-        return {"scores": own, "history": column}
-
-    def _turn(self, seen: list[int], x: Tensor) -> Tensor:
-        turn = torch.tensor([n % self.rule.window for n in seen], device=x.device)
-        return like(turn[:, None, None, None], x)
+        assert new.weights is not None
+        past = self.state["history"][..., : new.weights.shape[-1]]
+        turn = torch.tensor([seen % self.rule.window for seen in new.seen], device=past.device)
+        past.scatter_(2, like(turn[:, None, None, None], past[:, :, :1]), new.weights.sum(2, keepdim=True))
+        torch.sum(past, 2, out=self.state["scores"][..., : past.shape[-1]])

@@ -7,25 +7,66 @@ at once; in decoding one token enters, so that one leaves. A policy without scor
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from sinklora.cache.rows import Rows
-from sinklora.cache.slots import EMPTY, as_column, like, read_slot
-from sinklora.cache.storage import TokenStorage
+from sinklora.cache.scores import Scorer
+from sinklora.cache.slots import EMPTY, as_column, like, write_slot
+from sinklora.cache.storage import TokenStorage, padded
 
 
-def keep_chosen(storage: TokenStorage, keys: Tensor, values: Tensor, positions: Tensor) -> None:
-    """Store of all these tokens [B, Hkv, L, ...] those that stay, in the order of their positions."""
+def keep_chosen(
+    storage: TokenStorage, keys: Tensor, values: Tensor, positions: Tensor, *, ordered: bool
+) -> None:
+    """Store of all these tokens [B, Hkv, L, ...] those that stay, in the order of their positions.
+
+    `ordered`: they are in that order already, and there is no padding among them.
+    """
     assert storage.rows is not None
+    rows, kept = storage.rows, max(storage.rows.stored)
+    free = storage.slots_for(kept) - kept
     columns = {} if storage.scorer is None else storage.scorer.state
-    if min(storage.rows.stored) < positions.shape[2] or storage.used:
-        kept, positions = choose_kept(storage, positions)
-        keys, values = (x.gather(2, like(kept[..., None], x)) for x in (keys, values))
-        columns = {name: x.gather(-1, as_column(kept, x)) for name, x in columns.items()}
+    slices = _kept_slices(storage, positions.shape[2]) if ordered else None
+    if slices is not None:
+        keys, values = (_joined(x, slices, free) for x in (keys, values))
+        parts = [positions[..., part] for part in slices]
+        positions = parts[0] if len(parts) == 1 else torch.cat(parts, -1)
+    else:
+        index, positions = choose_kept(storage, positions)
+        columns = {name: x.gather(-1, as_column(index, x)) for name, x in columns.items()}
+        if min(rows.stored) < kept:
+            columns = {name: x.masked_fill_(as_column(positions < 0, x), 0) for name, x in columns.items()}
+        index = F.pad(index, (0, free))[..., None]  # what stands in free slots does not matter
+        keys, values = (x.gather(2, like(index, x)) for x in (keys, values))
+    columns = {**columns, "positions": positions}
+    storage.replace(keys, values, {name: padded(name, x, free) for name, x in columns.items()})
+    storage.used = kept
+    rows.start_decoding()
+    storage.next_slot = rows.slots(rows.next_slots, positions.shape[1])
+
+
+def _kept_slices(storage: TokenStorage, length: int) -> list[slice] | None:
+    """Where those that stay are among `length` ordered tokens; None where scores decide, or rows differ."""
+    assert storage.rows is not None
+    rows = zip(storage.rows.stored, storage.rows.splits, strict=True)
+    (kept, protected), *others = {(stored, split.protected) for stored, split in rows}
+    if others or (storage.scorer is not None and kept < length):
+        return None
+    if kept == length or not protected:
+        return [slice(length - kept, length)]
+    return [slice(0, protected), slice(length - kept + protected, length)]
+
+
+def _joined(x: Tensor, slices: list[slice], free: int = 0) -> Tensor:
+    """Pieces of [B, Hkv, L, D] along L, with free slots behind them, in which anything may stand."""
+    pieces = [x[:, :, part] for part in slices]
+    if 0 < free <= pieces[-1].shape[2]:
+        pieces.append(pieces[-1][:, :, :free])
+        free = 0
     # Projections hand out views; decoding over one would copy all of it at every step.
-    storage.replace(keys.contiguous(), values.contiguous(), {**columns, "positions": positions})
-    storage.used = positions.shape[2]
-    storage.rows.start_rings()
+    joined = pieces[0].contiguous() if len(pieces) == 1 else torch.cat(pieces, 2)
+    return F.pad(joined, (0, 0, 0, free)) if free else joined
 
 
 def choose_kept(storage: TokenStorage, positions: Tensor) -> tuple[Tensor, Tensor]:
@@ -41,7 +82,7 @@ def choose_kept(storage: TokenStorage, positions: Tensor) -> tuple[Tensor, Tenso
         rank = scorer.rank(scorer.state["scores"], positions, rows.numbers(rows.tokens))
         rank = rank.nan_to_num(float("-inf"), posinf=torch.finfo(rank.dtype).max)  # below what always stays
     rank = rank.masked_fill(_always_stays(rows, positions), float("inf"))
-    rank = rank.masked_fill(positions < 0, float("-inf"))
+    rank = rank.masked_fill(positions < 0, float("-inf"))  # free slots and padding
     newest_first = positions.argsort(dim=-1, descending=True)
     by_rank = rank.gather(-1, newest_first).argsort(dim=-1, descending=True, stable=True)
     most = max(rows.stored)
@@ -53,55 +94,37 @@ def choose_kept(storage: TokenStorage, positions: Tensor) -> tuple[Tensor, Tenso
 
 
 def _always_stays(rows: Rows, positions: Tensor) -> Tensor:
-    """Protected and recent tokens; the newest one is always recent."""
+    """Protected and recent tokens, and free slots; the newest one is always recent."""
     pairs = zip(rows.tokens, rows.splits, strict=True)
     recent_from = rows.numbers([seen - max(split.recent, 1) for seen, split in pairs])
     return (positions >= recent_from) | (positions < rows.numbers([s.protected for s in rows.splits]))
 
 
-def free_slot(storage: TokenStorage) -> int | Tensor:
-    """The slot for one new token a row: a free one, or where the evicted token was.
+def next_slot(rows: Rows, scorer: Scorer | None, columns: dict[str, Tensor]) -> int | Tensor:
+    """Evict for a decoded token where a row is full, and say which slot of each row is free now.
 
-    Scores must include the new token's attention. In a full row, the token that stops being recent and the
-    heavy hitters compete: the lowest score is evicted, and the slot of the other one becomes free.
+    `columns` are positions [..., B, Hkv, slots] and the scorer's state, of one layer or of several stacked;
+    they and the `rows` include the decoded token. In a full row the lowest score leaves; of equals the oldest
+    goes, as in a prompt.
     """
-    assert storage.rows is not None and storage.positions is not None
-    rows, heads, full = storage.rows, storage.positions.shape[1], storage.rows.full()
-    place = [_oldest_recent(rows, row) if full[row] else n for row, n in enumerate(rows.stored)]
-    if storage.scorer is not None and any(full):
-        leaving = rows.slots([slot if f else 0 for slot, f in zip(place, full, strict=True)], heads)
-        _evict_lowest(storage, leaving, full)
-    if not all(full):
-        storage.grow(max(n for n, f in zip(place, full, strict=True) if not f) + 1)
-    return rows.slots(place, heads)
+    heads = columns["positions"].shape[:-1]
+    slot = rows.numbers(rows.next_slots)
+    slot = slot.expand(*heads, 1) if isinstance(slot, Tensor) else slot
+    if not any(rows.evicting):
+        return slot
+    if scorer is not None:
+        lowest = _lowest(rows, scorer, columns)
+        slot = lowest if all(rows.evicting) else torch.where(rows.numbers(rows.evicting), lowest, slot)
+    for name, x in columns.items():
+        write_slot(x, slot, EMPTY if name == "positions" else 0, -1)
+    return slot
 
 
-def _oldest_recent(rows: Rows, row: int) -> int:
-    """The slot of the token that stops being recent: the last slots of a full row are a ring of those."""
-    recent = max(rows.splits[row].recent, 1)
-    return rows.splits[row].total - recent + (rows.tokens[row] - rows.ring_starts[row]) % recent
-
-
-def _evict_lowest(storage: TokenStorage, leaving: int | Tensor, full: list[bool]) -> None:
-    """The token that stops being recent takes the slot of the lowest heavy hitter, unless it is lower itself.
-
-    Of equals the oldest goes, as in a prompt; a heavy hitter is older than every recent token.
-    """
-    assert storage.rows is not None and storage.scorer is not None and storage.positions is not None
-    rows, scorer, positions = storage.rows, storage.scorer, storage.positions
-    sinks = [split.protected for split in rows.splits]
-    ends = [split.total - max(split.recent, 1) for split in rows.splits]
-    first, end = min(sinks), max(ends)
-    if end <= first:
-        return
-    seen, scores = rows.numbers([n + 1 for n in rows.tokens]), scorer.state["scores"]
-    rank = scorer.rank(scores[..., first:end], positions[..., first:end], seen)
-    own = scorer.rank(read_slot(scores, leaving, -1), read_slot(positions, leaving, -1), seen)
-    if len(set(zip(full, sinks, ends, strict=True))) > 1:
-        slot = torch.arange(first, end, device=positions.device)
-        heavy = (slot >= rows.numbers(sinks)) & (slot < rows.numbers(ends)) & rows.numbers(full)
-        rank = rank.masked_fill(~heavy, float("inf"))
-    lowest = rank.amin(-1, keepdim=True)
-    of_equals = positions[..., first:end].masked_fill(rank > lowest, torch.iinfo(torch.int32).max)
-    victim = of_equals.argmin(-1, keepdim=True) + first
-    storage.move(leaving, torch.where(lowest <= own, victim, leaving))
+def _lowest(rows: Rows, scorer: Scorer, columns: dict[str, Tensor]) -> Tensor:
+    """The slot of the token that leaves, by row and head [..., B, Hkv, 1]."""
+    positions = columns["positions"]
+    rank = scorer.rank(columns["scores"], positions, rows.numbers(rows.tokens))
+    rank = rank.nan_to_num(float("-inf"), posinf=torch.finfo(rank.dtype).max)  # below what always stays
+    rank = rank.masked_fill_(_always_stays(rows, positions), float("inf"))
+    oldest_of_lowest = positions.masked_fill(rank > rank.amin(-1, keepdim=True), torch.iinfo(torch.int32).max)
+    return oldest_of_lowest.argmin(-1, keepdim=True)

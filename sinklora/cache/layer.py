@@ -1,7 +1,7 @@
 """One layer of a bounded key/value cache: attention over what is kept, for a prompt and for a decoded token.
 
-The tensors have one slot for each token of the budget. A decoded token attends to the kept ones and itself;
-then it takes the place of the evicted token, so nothing is copied and no shape changes.
+The tensors have one slot for each token of the budget and a free one. A decoded token is written into that
+and attends to all; then the slot of the evicted token is the free one: nothing is moved, no shape changes.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sinklora.cache.eviction import free_slot, keep_chosen
+from sinklora.cache.eviction import keep_chosen
 from sinklora.cache.policies import CachePolicy
 from sinklora.cache.rotation import Rotation, ranks
-from sinklora.cache.scored_attention import attend_and_sum, precise
-from sinklora.cache.scores import NewTokens
-from sinklora.cache.slots import EMPTY, like
+from sinklora.cache.scored_attention import attend_and_sum, attend_once
+from sinklora.cache.scores import NewToken, NewTokens
+from sinklora.cache.slots import EMPTY, like, write_slot
+from sinklora.cache.step import Step
 from sinklora.cache.storage import TokenStorage
 
 MARK = "sinklora_budget_layer"
@@ -55,8 +56,8 @@ class BudgetLayer(TokenStorage):
         self.awaits_attention = self.is_initialized = False
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Allocate empty storage like the first keys and values."""
-        self.allocate(key_states, value_states)
+        """Get ready for keys and values like the first."""
+        self.allocate(key_states)
         self.is_initialized = True
 
     def update(
@@ -158,26 +159,37 @@ class BudgetLayer(TokenStorage):
     def _chunk(self, query: Tensor, key: Tensor, value: Tensor, counts: list[int], scale: float) -> Tensor:
         """Attend with a chunk of new tokens, add them, keep what the budget allows."""
         assert self.rows is not None
-        index = torch.arange(query.shape[2], device=query.device)
-        count, before = self.rows.numbers(counts), self.rows.numbers(self.rows.tokens)
-        fresh = torch.where(index < count, before + index, EMPTY).int().expand(*key.shape[:3])
-        keys, values, positions = self.with_stored(key, value, fresh)
+        rows, count = self.rows, query.shape[2]
+        ordered = counts == [count] * len(rows) and rows.stored == rows.next_slots == [self.used] * len(rows)
+        keys, values, positions = self.with_stored(key, value, self._new_positions(counts, key.shape[:3]))
         placed = keys
         if self.rotation is not None:
-            length = max(self.rows.stored) + query.shape[2]
-            query = self.rotation.rotated(query, self.rows.next_places() + index, length)
-            placed = self.rotation.rotated(keys, self._places(positions), self.used + query.shape[2])
+            length = max(rows.stored) + count
+            places = rows.next_places() + torch.arange(count, device=query.device)
+            query = self.rotation.rotated(query, places, length)
+            placed = self.rotation.rotated(keys, self._places(positions), self.used + count)
         output = self._attend_and_score(
-            NewTokens(query, placed, values, positions, self.used, counts, self.rows.tokens, scale)
+            NewTokens(query, placed, values, positions, self.used, counts, rows.tokens, scale)
         )
-        self.rows.count(counts)
-        keep_chosen(self, keys, values, positions)
+        rows.count(counts)
+        keep_chosen(self, keys, values, positions, ordered=ordered)
         return output
+
+    def _new_positions(self, counts: list[int], shape: torch.Size) -> Tensor:
+        """Where new tokens [B, Hkv, Q], `counts` of them real, stand in their rows; EMPTY for padding."""
+        assert self.rows is not None
+        before, width = self.rows.numbers(self.rows.tokens), shape[2]
+        if counts == [width] * len(counts) and isinstance(before, int):
+            index = torch.arange(before, before + width, dtype=torch.int32, device=self.device)
+            return index.expand(shape)
+        index = torch.arange(width, device=self.device)
+        return torch.where(index < self.rows.numbers(counts), before + index, EMPTY).int().expand(shape)
 
     def _attend_and_score(self, new: NewTokens) -> Tensor:
         """Attention of a chunk, and its scores."""
         assert self.rows is not None
-        even = min(new.counts) == new.query.shape[2] and min(self.rows.stored) == self.used
+        # Padding stands behind the real tokens of a whole prompt, where causality hides it.
+        even = not new.used or (min(new.counts) == new.query.shape[2] and min(self.rows.stored) == self.used)
         sums = None
         if new.used or (self.scorer is not None and self.scorer.needs_sums):
             weights = None if self.scorer is None else self.scorer.query_weights(new)
@@ -195,43 +207,41 @@ class BudgetLayer(TokenStorage):
         return output
 
     def _decode(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-        """One new token a row: attend to the kept ones and itself, then take the evicted one's place."""
+        """One new token a row: put it into the free slot, attend to all that is there, then free another."""
         assert self.keys is not None and self.values is not None and self.positions is not None
         assert self.rows is not None
-        used, kept, placed = self.used, self.keys[:, :, : self.used], key
+        rows, step = self.rows, self._step()
+        step.begin(self)
+        write_slot(self.keys, self.next_slot, key, 2)
+        write_slot(self.values, self.next_slot, value, 2)
+        used = self.used = max(rows.stored) + 1
+        keys, values = self.keys[:, :, :used], self.values[:, :, :used]
         if self.rotation is not None:
-            kept = self.rotation.rotated(kept, self._places(self.positions[..., :used]), used)
-            next_place = self.rows.next_places()
-            query, placed = (self.rotation.rotated(x, next_place, used + 1) for x in (query, key))
-        grouped = (query * scale).reshape(query.shape[0], key.shape[1], -1, query.shape[3])
-        own = (grouped * placed).sum(-1, keepdim=True)
-        scores = torch.cat([grouped @ kept.mT, own], -1)
-        scores = scores.to(precise(scores.dtype))
-        if min(self.rows.stored) < used:
-            scores[..., :used].masked_fill_(self.positions[:, :, None, :used] < 0, float("-inf"))
-        weights = scores.softmax(-1)
-        exact = weights.to(value.dtype)
-        output = exact[..., :used] @ self.values[:, :, :used]
-        output.addcmul_(exact[..., used:], value)
-        received = None
+            query = self.rotation.rotated(query, rows.next_places(), used)
+            keys = self.rotation.rotated(keys, self._places(self.positions[..., :used]), used)
+        visible = None
+        if min(rows.stored) + 1 < used:
+            last = rows.numbers(rows.stored, dims=4)
+            visible = torch.arange(used, device=query.device) <= last
+        weights = None
         if self.scorer is not None and self.scorer.needs_weights:
-            received = weights[:, :, 0] if weights.shape[2] == 1 else weights.sum(2)
-        self._take_in(key, value, received)
-        return output.reshape(query.shape)
-
-    def _take_in(self, key: Tensor, value: Tensor, received: Tensor | None) -> None:
-        """Account for a new token a row, and write it into the slot of the evicted one, or a free one."""
-        assert self.rows is not None and self.values is not None
-        rows, used = self.rows, self.used
-        columns: dict[str, Tensor | int] = {}
+            output, weights = attend_once(query, keys, values, scale, visible)
+        else:
+            grouped = query.shape[1] != keys.shape[1]
+            output = F.scaled_dot_product_attention(
+                query, keys, values, attn_mask=visible, scale=scale, enable_gqa=grouped
+            )
         if self.scorer is not None:
-            before, own = (None, None) if received is None else (received[..., :used], received[..., used:])
-            self.scorer.step(before, self.values[:, :, :used], value, rows.tokens)
-            columns |= self.scorer.fresh(own, value, rows.tokens)
-        seen = rows.numbers(rows.tokens)
-        columns["positions"] = seen if isinstance(seen, int) else seen.int().expand(*key.shape[:2], 1)
-        self.write(free_slot(self), key, value, columns)
-        rows.count([1] * len(rows))
+            self.scorer.step(NewToken(weights, values, value, self.next_slot, rows.tokens))
+        rows.count_decoded()
+        step.end(self)
+        return output
+
+    def _step(self) -> Step:
+        """The step that this layer takes part in; one of its own where nobody made another."""
+        if self.step is None or not self.step.has(self):
+            self.step = Step([self])
+        return self.step
 
     def _places(self, positions: Tensor) -> Tensor:
         """Positions inside the cache: [B, Hkv, L], or [B, 1, L] where no score tells heads apart."""

@@ -21,7 +21,8 @@ from sinklora.cache.policies import (
     split_with_sinks,
 )
 from sinklora.cache.scored_attention import blocks, precise
-from sinklora.cache.scores import NewTokens, Scorer
+from sinklora.cache.scores import NewToken, NewTokens, Scorer
+from sinklora.cache.slots import write_slot
 
 
 @dataclass(frozen=True)
@@ -96,18 +97,15 @@ class NoveltyScores:
             torch.minimum(mine, distance(similar.amax(-1), values.dtype), out=mine)
         self.state = {"scores": scores, "norms": lengths}
 
-    def step(self, received: Tensor | None, values: Tensor, value: Tensor, seen: list[int]) -> None:
-        """Compare the stored values [B, Hkv, used, D] with a new one [B, Hkv, 1, D]."""
-        used = values.shape[2]
-        dots = (value @ values.mT)[:, :, 0].to(self.state["norms"].dtype)
-        similar = dots / (self.state["norms"][..., :used] * norms(value))
+    def step(self, new: NewToken) -> None:
+        """Compare the stored values with the new one."""
+        used, length = new.values.shape[2], norms(new.value)
+        write_slot(self.state["norms"], new.slot, length, -1)
+        dots = (new.value @ new.values.mT)[:, :, 0].to(length.dtype)
+        similar = dots / (self.state["norms"][..., :used].clamp(min=1e-12) * length)  # 0 in free slots
         mine = self.state["scores"][..., :used]
-        torch.minimum(mine, distance(similar, values.dtype), out=mine)
-
-    def fresh(self, own: Tensor | None, value: Tensor, seen: list[int]) -> dict[str, Tensor]:
-        """The columns of a token that enters."""
-        norm = norms(value)
-        return {"scores": torch.full_like(norm, 2.0), "norms": norm}
+        torch.minimum(mine, distance(similar, new.values.dtype), out=mine)
+        write_slot(self.state["scores"], new.slot, torch.full_like(length, 2.0), -1)
 
     def rank(self, scores: Tensor, positions: Tensor, seen: Any) -> Tensor:
         """The lowest is evicted first."""

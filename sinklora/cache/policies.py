@@ -71,6 +71,11 @@ class CachePolicy:
         """
         return None
 
+    @classmethod
+    def has_scores(cls) -> bool:
+        """Whether something scores its tokens, so that not always the oldest is evicted."""
+        return cls.make_scorer is not CachePolicy.make_scorer
+
     def described_split(self, prompt_tokens: int) -> str:
         """What stays of a prompt of so many tokens, in words, such as "6 chosen, 32 newest of 384"."""
         parts = self.split(prompt_tokens)

@@ -21,7 +21,8 @@ class Rows:
         self.tokens = [0] * batch  # seen
         self.stored = [0] * batch  # of them, those that are kept
         self.splits = [Split(0, 0, 0)] * batch
-        self.ring_starts = [0] * batch  # tokens seen when a row is full and in the order of positions
+        self.next_slots = [0] * batch  # where the next token goes; see `count_decoded`
+        self.evicting = [False] * batch  # whether a token must leave for the last decoded one
         self.longest_attended = 0  # the most tokens that any query has seen in the cache, itself included
 
     def __len__(self) -> int:
@@ -29,7 +30,7 @@ class Rows:
 
     def select(self, rows: list[int]) -> None:
         """Only these rows, in this order."""
-        for name in ("tokens", "stored", "splits", "ring_starts"):
+        for name in ("tokens", "stored", "splits", "next_slots", "evicting"):
             values = getattr(self, name)
             setattr(self, name, [values[row] for row in rows])
 
@@ -50,14 +51,27 @@ class Rows:
         self.longest_attended = max(self.longest_attended, *grown)
         self.stored = [min(n, split.total) for n, split in zip(grown, self.splits, strict=True)]
 
-    def start_rings(self) -> None:
-        """Note that every row is in the order of positions now."""
-        rows = zip(self.tokens, self.stored, self.splits, strict=True)
-        self.ring_starts = [seen + split.total - stored for seen, stored, split in rows]
+    def start_decoding(self) -> None:
+        """The kept tokens are in the order of positions now, and the slots behind them are free."""
+        self.next_slots = list(self.stored)
+        self.evicting = [False] * len(self)
 
     def full(self) -> list[bool]:
-        """Whether a row has no free place."""
+        """Whether a row has used up its budget."""
         return [stored == split.total for stored, split in zip(self.stored, self.splits, strict=True)]
+
+    def count_decoded(self) -> None:
+        """One more token a row, written into its next slot; in a full row another one must leave.
+
+        A row has a slot more than its budget, so that a token is written before one leaves. Where always the
+        oldest leaves, the slots behind the protected ones are a ring, and this says which is next.
+        """
+        self.evicting = self.full()
+        self.next_slots = [
+            slot + 1 if slot < split.total else split.protected
+            for slot, split in zip(self.next_slots, self.splits, strict=True)
+        ]
+        self.count([1] * len(self))
 
     def next_places(self) -> Tensor:
         """The position of each row's next token among those that are kept: [B, 1, 1]."""

@@ -16,7 +16,7 @@ from sinklora.cache.column_sums import flash_with_log_sum_exp, has_kernel, sum_c
 
 def precise(dtype: torch.dtype) -> torch.dtype:
     """The dtype in which attention weights are summed: float32, or float64 for float64."""
-    return torch.promote_types(dtype, torch.float32)
+    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def attend_and_sum(
@@ -59,6 +59,28 @@ def attend_and_sum(
         counted = counted.repeat(groups).expand(len(received), 1, -1)
         sums[row, part, :seen] += (counted @ received).squeeze(1)
     return output.flatten(1, 2), sums
+
+
+def attend_once(
+    query: Tensor, key: Tensor, value: Tensor, scale: float, visible: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Attention of one query a row, and its softmax [B, Hkv, groups, L] in float32 (float64 for float64).
+
+    `query` [B, H, 1, D], `key` and `value` [B, Hkv, L, D] -> [B, H, 1, D]; `visible` [B, 1, 1, L]: False
+    hides a key. As few operators as there can be: on a card one row is as slow as their number.
+    """
+    batch, heads, _, size = query.shape
+    kv_heads = key.shape[1]
+    keys, values = key.flatten(0, 1), value.flatten(0, 1)
+    grouped = query.reshape(batch * kv_heads, heads // kv_heads, size)
+    scores = torch.baddbmm(
+        grouped[:1, :1, :1], grouped, keys.mT, beta=0, alpha=scale
+    )  # with beta=0, of nothing
+    if visible is not None:
+        scores = scores.unflatten(0, (batch, kv_heads)).masked_fill(~visible, float("-inf")).flatten(0, 1)
+    weights = scores.softmax(-1, dtype=precise(scores.dtype))
+    output = torch.bmm(weights.to(values.dtype), values)
+    return output.reshape(batch, heads, 1, -1), weights.unflatten(0, (batch, kv_heads))
 
 
 def blocks(key: Tensor, queries: int, groups: int = 1) -> Iterator[tuple[int, slice, int, int]]:

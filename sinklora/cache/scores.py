@@ -31,6 +31,22 @@ class NewTokens:
         return torch.tensor(values, device=self.query.device)[:, None]
 
 
+@dataclass(frozen=True)
+class NewToken:
+    """One decoded token a row, which stands in its slot already.
+
+    `weights` [B, Hkv, groups, used] in float32 or float64: its attention to all that is stored, itself
+    included, if needed; `values` [B, Hkv, used, D]: what is stored; `value` [B, Hkv, 1, D]: its own; `slot`:
+    where it stands, a number or [B, Hkv, 1]; `seen`: how many tokens of its row came before it.
+    """
+
+    weights: Tensor | None
+    values: Tensor
+    value: Tensor
+    slot: int | Tensor
+    seen: list[int]
+
+
 class Scorer(Protocol):
     """The scores of one layer's tokens, by slot; a policy makes it (`CachePolicy.make_scorer`).
 
@@ -46,7 +62,7 @@ class Scorer(Protocol):
 
     @property
     def needs_weights(self) -> bool:
-        """Whether `step` and `fresh` want the attention of the new token."""
+        """Whether `step` wants the attention of the new token."""
 
     def query_weights(self, new: NewTokens) -> Tensor | None:
         """How much each query [B, Q] of a chunk counts in the sums; None: all count 1, padding is none."""
@@ -54,15 +70,8 @@ class Scorer(Protocol):
     def extend(self, new: NewTokens, sums: Tensor | None) -> None:
         """Take in a chunk; `sums` [B, Hkv, L]: the weighted column sums of its attention, if needed."""
 
-    def step(self, received: Tensor | None, values: Tensor, value: Tensor, seen: list[int]) -> None:
-        """Account for one new token a row, when `seen` tokens came before it.
-
-        `received` [B, Hkv, used]: its attention, grouped heads summed, if needed; `values` [B, Hkv, used, D]:
-        those stored; `value` [B, Hkv, 1, D]: its own.
-        """
-
-    def fresh(self, own: Tensor | None, value: Tensor, seen: list[int]) -> dict[str, Tensor]:
-        """The columns of the token that enters; `own` [B, Hkv, 1]: the attention to itself, if needed."""
+    def step(self, new: NewToken) -> None:
+        """Account for one new token a row, in place; its own columns are zeros before."""
 
     def rank(self, scores: Tensor, positions: Tensor, seen: Any) -> Tensor:
         """What decides between tokens when so many have been `seen`; the lowest is evicted first."""

@@ -7,15 +7,11 @@ from torch import Tensor
 EMPTY = -1  # the position of a slot that holds no token
 
 
-def read_slot(x: Tensor, slot: int | Tensor, dim: int) -> Tensor:
-    """A copy of one slot along a dimension (2: keys and values, -1: columns); `slot`: number, [B, Hkv, 1]."""
-    if isinstance(slot, int):
-        return x.narrow(dim, slot, 1).clone()
-    return x.gather(dim, as_column(slot, x) if dim == -1 else like(slot[..., None], x[:, :, :1]))
-
-
 def write_slot(x: Tensor, slot: int | Tensor, new: Tensor | int, dim: int) -> None:
-    """Put `new` into one slot along a dimension, in place."""
+    """Put `new` into one slot along a dimension (2: keys and values, -1: columns), in place.
+
+    `slot`: a number, or one for each head [..., B, Hkv, 1].
+    """
     if isinstance(slot, int):
         place = x.narrow(dim, slot, 1)
         place.fill_(new) if isinstance(new, int) else place.copy_(new)
@@ -26,8 +22,8 @@ def write_slot(x: Tensor, slot: int | Tensor, new: Tensor | int, dim: int) -> No
 
 
 def as_column(index: Tensor, x: Tensor) -> Tensor:
-    """An index [B, Hkv, n] of slots for a tensor whose last dimension is slots."""
-    return index if x.ndim == 3 else index[:, :, None].expand(-1, -1, x.shape[2], -1)
+    """An index [..., B, Hkv, n] of slots for a tensor whose last dimension is slots."""
+    return index if x.ndim == index.ndim else index.unsqueeze(-2).expand(*x.shape[:-1], -1)
 
 
 def like(index: Tensor, x: Tensor) -> Tensor:

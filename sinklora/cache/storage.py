@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -10,18 +12,24 @@ from sinklora.cache.policies import CachePolicy
 from sinklora.cache.rows import Rows
 from sinklora.cache.scored_attention import precise
 from sinklora.cache.scores import Scorer
-from sinklora.cache.slots import EMPTY, read_slot, write_slot
+from sinklora.cache.slots import EMPTY
+
+if TYPE_CHECKING:
+    from sinklora.cache.step import Step
 
 
 class TokenStorage:
     """Keys and values [B, Hkv, slots, D], their positions [B, Hkv, slots], and the scores of one layer.
 
-    `used` slots hold tokens, row by row as many as `rows.stored` says, each head its own. After a prompt they
-    are in the order of positions; decoding writes a new token over the evicted one.
+    The first `used` slots hold tokens, row by row as many as `rows.stored` says, each head its own; a free
+    slot among them has the position EMPTY and zeros as scores. After a prompt the tokens are in the order of
+    positions; a decoded token is written into the slot `next_slot`, which is free: a number where all heads
+    agree, else [B, Hkv, 1].
     """
 
     keys: Tensor | None
     values: Tensor | None
+    step: Step | None  # with the layers that decode and evict together with this one
 
     def __init__(self, policy: CachePolicy) -> None:
         self.policy = policy
@@ -33,32 +41,31 @@ class TokenStorage:
         self.positions: Tensor | None = None
         self.scorer: Scorer | None = None
         self.rows: Rows | None = None
+        self.step = None
         self.used = 0
+        self.next_slot: int | Tensor = 0
 
-    def allocate(self, key: Tensor, value: Tensor) -> None:
-        """Empty storage like the first keys and values."""
+    def allocate(self, key: Tensor) -> None:
+        """Get ready for keys and values like these, which are the first."""
         batch, kv_heads, _, size = key.shape
-        self.dtype, self.device = key.dtype, key.device
-        self.keys = key.new_empty(batch, kv_heads, 0, size)
-        self.values = value.new_empty(batch, kv_heads, 0, value.shape[-1])
-        self.positions = torch.empty(batch, kv_heads, 0, dtype=torch.int32, device=self.device)
-        self.scorer = self.policy.make_scorer(
-            key.new_empty(batch, kv_heads, 0, dtype=precise(self.dtype)),
-        )
+        self.dtype, self.device, self.kv_heads, self.size = key.dtype, key.device, kv_heads, size
+        if self.policy.has_scores():
+            self.scorer = self.policy.make_scorer(
+                key.new_empty(batch, kv_heads, 0, dtype=precise(self.dtype))
+            )
         self.rows = Rows(batch, self.device)
 
     def check_fits(self, key: Tensor) -> None:
         """ValueError where new keys do not fit the stored ones."""
-        assert self.keys is not None
-        batch, kv_heads, _, size = self.keys.shape
-        if key.shape[0] != batch:
+        assert self.rows is not None
+        if key.shape[0] != len(self.rows):
             raise ValueError(
-                f"this cache holds {batch} rows and was given {key.shape[0]}: make a new BudgetCache for "
-                "another batch, or call reset()"
+                f"this cache holds {len(self.rows)} rows and was given {key.shape[0]}: make a new "
+                "BudgetCache for another batch, or call reset()"
             )
-        if (key.shape[1], key.shape[3]) != (kv_heads, size) or key.dtype != self.dtype:
+        if (key.shape[1], key.shape[3]) != (self.kv_heads, self.size) or key.dtype != self.dtype:
             raise ValueError(
-                f"this cache holds {kv_heads} heads of size {size} in {self.dtype} and was given "
+                f"this cache holds {self.kv_heads} heads of size {self.size} in {self.dtype} and was given "
                 f"{key.shape[1]} of size {key.shape[3]} in {key.dtype}: it belongs to another model, make a "
                 "new BudgetCache for this one"
             )
@@ -82,12 +89,12 @@ class TokenStorage:
         return sum(x.numel() * x.element_size() for x in tensors)
 
     def kept_positions(self) -> Tensor:
-        """Kept positions, ascending [B, Hkv, slots] (int32); EMPTY at the end of short rows."""
-        if self.positions is None:
+        """Kept positions, ascending [B, Hkv, kept] (int32); EMPTY at the end of short rows."""
+        if self.positions is None or self.rows is None:
             raise ValueError("the cache is empty: give it to a model first")
         last = torch.iinfo(torch.int32).max
         kept = self.positions[..., : self.used]
-        kept = kept.masked_fill(kept == EMPTY, last).sort(-1).values
+        kept = kept.masked_fill(kept == EMPTY, last).sort(-1).values[..., : max(self.rows.stored)]
         return kept.masked_fill(kept == last, EMPTY)
 
     def select(self, indices: Tensor) -> None:
@@ -96,43 +103,38 @@ class TokenStorage:
             return
         at = indices.to(self.device)
         columns = {name: x[at] for name, x in self.columns().items()}
+        if isinstance(self.next_slot, Tensor):
+            self.next_slot = self.next_slot[at]
         self.replace(self.keys[at], self.values[at], columns)
         self.rows.select(torch.arange(len(self.rows))[indices.cpu()].tolist())
 
     def with_stored(self, key: Tensor, value: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Stored tokens and new ones behind them: keys, values, positions."""
         if not self.used:
-            return key.detach(), value.detach(), positions.contiguous()
+            return key.detach(), value.detach(), positions
         assert self.keys is not None and self.values is not None and self.positions is not None
         keys = torch.cat([self.keys[:, :, : self.used], key], 2)
         values = torch.cat([self.values[:, :, : self.used], value], 2)
         return keys, values, torch.cat([self.positions[..., : self.used], positions], -1)
 
-    def grow(self, slots: int) -> None:
-        """Room for so many slots; a quarter more than asked while the budget allows it."""
-        assert self.keys is not None and self.values is not None and self.rows is not None
-        self.used = max(self.used, slots)
-        if slots <= self.keys.shape[2]:
-            return
+    def slots_for(self, tokens: int) -> int:
+        """Slots to make for so many tokens: one more for the next, a quarter more while the budget allows."""
+        assert self.rows is not None
         most = max(split.total for split in self.rows.splits)
-        extra = min(most, slots + slots // 4 + 16) - self.keys.shape[2]
+        return min(most + 1, tokens + tokens // 4 + 16) if tokens < most else tokens + 1
+
+    def make_room(self) -> None:
+        """Free slots for one more token a row."""
+        if self.keys is None or self.values is None or self.rows is None:
+            return
+        needed = max(self.rows.next_slots) + 1
+        extra = self.slots_for(needed) - self.keys.shape[2]
+        if needed <= self.keys.shape[2]:
+            return
         keys, values = (F.pad(x, (0, 0, 0, extra)) for x in (self.keys, self.values))
-        empty = {"positions": EMPTY}
-        columns = {name: F.pad(x, (0, extra), value=empty.get(name, 0)) for name, x in self.columns().items()}
-        self.replace(keys, values, columns)
+        self.replace(keys, values, {name: padded(name, x, extra) for name, x in self.columns().items()})
 
-    def write(self, slot: int | Tensor, key: Tensor, value: Tensor, columns: dict[str, Tensor | int]) -> None:
-        """Put one token a row into a slot, in place."""
-        assert self.keys is not None and self.values is not None
-        write_slot(self.keys, slot, key, 2)
-        write_slot(self.values, slot, value, 2)
-        for name, x in self.columns().items():
-            write_slot(x, slot, columns[name], -1)
 
-    def move(self, source: int | Tensor, target: int | Tensor) -> None:
-        """Copy one token a row from slot to slot, in place."""
-        assert self.keys is not None and self.values is not None
-        for x in (self.keys, self.values):
-            write_slot(x, target, read_slot(x, source, 2), 2)
-        for x in self.columns().values():
-            write_slot(x, target, read_slot(x, source, -1), -1)
+def padded(name: str, column: Tensor, slots: int) -> Tensor:
+    """A column with so many free slots behind it."""
+    return F.pad(column, (0, slots), value=EMPTY if name == "positions" else 0)

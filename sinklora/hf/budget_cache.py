@@ -18,6 +18,7 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 from sinklora.cache.full import Full
 from sinklora.cache.layer import MARK, BudgetLayer
 from sinklora.cache.policies import CachePolicy, make_policy
+from sinklora.cache.step import step_together
 from sinklora.hf.architecture import (
     check_architecture,
     check_attention_sinks,
@@ -40,16 +41,13 @@ class BudgetCacheLayer(BudgetLayer, CacheLayerMixin):
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
         """As `BudgetLayer.update`; the values are marked as well."""
-        if self.keys is not None and self.keys.is_inference() and not torch.is_inference_mode_enabled():
-            # Tensors of inference mode cannot be written outside of it; a selection of all rows copies them.
-            self.batch_select_indices(torch.arange(self.batch_size))
         keys, values = super().update(key_states, value_states, *args, **kwargs)
         setattr(values, MARK, self)
         return keys, values
 
     def __getstate__(self) -> dict[str, Any]:
-        """All but the module that filled it, which belongs to this process: the next one may go on."""
-        return {**self.__dict__, "_module": None}
+        """All but what belongs to this process, the module that filled it and its part in a common tensor."""
+        return {**self.__dict__, "_module": None, "step": None}
 
 
 class BudgetCache(CalledCache):
@@ -131,6 +129,18 @@ class BudgetCache(CalledCache):
                 "reset() and begin again, or make a new BudgetCache"
             )
         self._in_call, self._seen = True, self.get_seq_length()
+        self._prepare_layers()
+
+    @torch.no_grad()
+    def _prepare_layers(self) -> None:
+        """Layers decode together; prompts, selections of rows and copies undo that."""
+        for layer in self.budget_layers:
+            keys = layer.keys
+            if keys is not None and keys.is_inference() and not torch.is_inference_mode_enabled():
+                # Tensors of inference mode cannot be written outside of it; selecting all rows copies them.
+                layer.batch_select_indices(torch.arange(layer.batch_size))
+        if not all(layer.step is not None and layer.step.has(layer) for layer in self.budget_layers):
+            step_together(self.budget_layers)
 
     def end_call(self) -> None:
         """The call is over. ValueError where some layer did not attend through the cache."""

@@ -33,7 +33,8 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from sinklora.cache.policies import CachePolicy, Split, budget_in_tokens
-from sinklora.cache.scores import NewTokens, Scorer
+from sinklora.cache.scores import NewToken, NewTokens, Scorer
+from sinklora.cache.slots import write_slot
 
 
 @dataclass(frozen=True)
@@ -61,11 +62,8 @@ class Lengths:
     def extend(self, new: NewTokens, sums: Tensor | None) -> None:
         self.state = {"scores": new.values.norm(dim=-1)}
 
-    def step(self, received: Tensor | None, values: Tensor, value: Tensor, seen: list[int]) -> None:
-        pass
-
-    def fresh(self, own: Tensor | None, value: Tensor, seen: list[int]) -> dict[str, Tensor]:
-        return {"scores": value.norm(dim=-1)}
+    def step(self, new: NewToken) -> None:
+        write_slot(self.state["scores"], new.slot, new.value.norm(dim=-1), -1)
 
     def rank(self, scores: Tensor, positions: Tensor, seen: Any) -> Tensor:
         return scores

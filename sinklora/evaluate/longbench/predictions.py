@@ -31,10 +31,13 @@ def chat_format(tokenizer: PreTrainedTokenizerBase) -> PromptFormat:
         name = tokenizer.name_or_path
         raise ValueError(f"tokenizer={name!r}: has no chat template; leave chat out, or give a chat model")
 
+    # A template may write what tokenizing puts before every text, which must not stand there twice.
+    again = tokenizer("")["input_ids"][:1] == [tokenizer.bos_token_id]
+
     def formatted(prompt: str) -> str:
         turn = [{"role": "user", "content": prompt}]
         text = str(tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True))
-        return text.removeprefix(tokenizer.bos_token or "")  # which tokenizing adds again
+        return text.removeprefix(str(tokenizer.bos_token)) if again else text
 
     return formatted
 

@@ -8,8 +8,17 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from sinklora.records.tables import part
 from sinklora.reproduction.report.style import MARKS, PAGE_WIDTH, figure_style
+from sinklora.reproduction.retrieval.cache_tables import EXACT, NATS
 from sinklora.reproduction.retrieval.tables import accuracies
+
+CACHE_MARKS = {
+    "full": ("0.6", "-", "*"),
+    "H2O": ("black", "-", "o"),
+    "StreamingLLM": ("0.45", ":", "^"),
+    "Local": ("0.45", "--", "s"),
+}
 
 
 def retrieval_figure(panels: Mapping[str, pd.DataFrame], models: Sequence[str], context: int) -> Figure:
@@ -60,4 +69,33 @@ def depth_figure(rows: pd.DataFrame, models: Sequence[str]) -> Figure:
             axis.set_xlabel("tokens")
         axes[0][0].set_ylabel("depth of the key")
         figure.colorbar(image, ax=axes, label="exact answers (share)", shrink=0.9)
+    return figure
+
+
+def keys_by_cache_figure(table: pd.DataFrame, chance: float) -> Figure:
+    """Exact pass keys, and nats of their digits, against length, one line a cache; bars: 95 % intervals;
+    dotted: digits that are all equally likely (`chance`, nats).
+
+    `table`: the frame of `keys_table`.
+    """
+    with figure_style():
+        figure, axes = plt.subplots(1, 2, figsize=(PAGE_WIDTH, 2.6), layout="constrained")
+        for axis, heading in zip(axes, (EXACT, NATS), strict=True):
+            lengths = sorted(table.tokens.unique())
+            names = list(dict.fromkeys(table.cache))
+            for place, name in enumerate(names):
+                points = table[table.cache == name].sort_values("tokens")
+                value, low, high = (points[h] for h in (heading, part(heading, "low"), part(heading, "high")))
+                places = [lengths.index(t) + 0.06 * (place - len(names) / 2) for t in points.tokens]
+                error = [(value - low).clip(lower=0), (high - value).clip(lower=0)]
+                grey, line, mark = CACHE_MARKS[name]
+                style: dict[str, Any] = {"color": grey, "linestyle": line, "marker": mark, "markersize": 3.5}
+                axis.errorbar(places, value, yerr=error, elinewidth=0.6, label=name, **style)
+            axis.set_xticks(range(len(lengths)), [str(tokens) for tokens in lengths])
+            axis.set_xlabel("length of the document (tokens)")
+        axes[0].set_ylabel("exact pass keys (share)")
+        axes[0].set_ylim(-0.03, 1.03)
+        axes[1].set_ylabel("nats of the five digits")
+        axes[1].axhline(chance, color="0.6", linestyle=":", linewidth=0.8)
+        axes[1].legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     return figure

@@ -62,8 +62,8 @@ def measure_topic_ranks(
     progress: bool = True,
 ) -> pd.DataFrame:
     """Ask a chat model every conversation through every cache, one row a conversation and cache: `set`,
-    `conversation`, `topics` (how many), `cache`, `wrote`, `correct` (see `is_first_topic`), `rank` of the
-    first topic among all by nats a token of their names (1: the likeliest).
+    `conversation`, `topics` (how many), `cache`, `wrote`, `correct` (see `is_first_topic`), `nats` (a token
+    of each topic's name, in their order) and by these the `rank` of the first topic (1: the likeliest).
 
     Each set and cache is a run directory of its own.
     """
@@ -103,6 +103,7 @@ def _ask(
                 "topics": len(record.topics),
                 "wrote": wrote,
                 "correct": is_first_topic(wrote, record),
+                "nats": means,
                 "rank": 1 + sum(mean < means[0] for mean in means[1:]),
             }
         )

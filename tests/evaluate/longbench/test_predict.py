@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from sinklora import CachePolicy, Local
 from sinklora.evaluate.longbench.commands import commands
-from sinklora.evaluate.longbench.predictions import predict, prompt_ids
+from sinklora.evaluate.longbench.predictions import chat_format, predict, prompt_ids
 from sinklora.evaluate.longbench.records import (
     Record,
     load_records,
@@ -51,6 +51,18 @@ def test_long_prompts_lose_their_middle(tokenizer: PreTrainedTokenizerFast) -> N
     assert 190 <= len(kept) <= 202  # at the seam tokens may part or join
     assert kept[:90] == whole[:90] and kept[-90:] == whole[-90:]
     assert kept.count(tokenizer.bos_token_id) == 1
+
+
+@pytest.mark.parametrize("adds_first", [True, False])
+def test_the_first_token_stands_once_in_a_chat(adds_first: bool) -> None:
+    tokenizer = train_tokenizer(["some words in a row, what?"], VOCABULARY)
+    first = tokenizer.bos_token
+    tokenizer.chat_template = f"{first}{{% for m in messages %}}[{{{{ m['content'] }}}}]{{% endfor %}}"
+    if not adds_first:  # as models whose template begins every turn with it have it
+        tokenizer.backend_tokenizer.post_processor = None
+    ids = tokenizer(chat_format(tokenizer)("what?"))["input_ids"]
+    assert ids[0] == tokenizer.bos_token_id and ids.count(tokenizer.bos_token_id) == 1
+    assert tokenizer.decode(ids, skip_special_tokens=True) == "[what?]"
 
 
 @pytest.mark.parametrize("dataset", DATASETS)

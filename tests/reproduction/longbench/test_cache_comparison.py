@@ -1,0 +1,104 @@
+"""Table 6 under several caches: which questions, their scores, chance, differences over documents."""
+
+from pathlib import Path
+
+import pytest
+from transformers import AutoTokenizer
+
+from sinklora.evaluate.longbench.records import Prediction, Record, write_records
+from sinklora.evaluate.longbench.tasks import SMALL
+from sinklora.records.tables import part
+from sinklora.reproduction.longbench.cache_comparison import (
+    LESS,
+    cache_table,
+    cache_verdict,
+    question_scores,
+    real_and_generated_sets,
+    spread_over_documents,
+)
+from sinklora.reproduction.retrieval.bounded_caches import CANNOT
+from sinklora.train.sources import CorpusSpec
+
+WORDS = ["alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta"]
+
+
+def record(number: int, context: str, dataset: str = "qasper") -> Record:
+    answer = WORDS[number % len(WORDS)]
+    return Record("which?", context, (answer,), 3, dataset, "en", None, f"{dataset}{number}")
+
+
+def answered(records: list[Record], texts: list[str]) -> list[Prediction]:
+    return [
+        Prediction(text, r.answers, r.all_classes, r.length, r.id)
+        for r, text in zip(records, texts, strict=True)
+    ]
+
+
+QASPER = [record(number, f"document {number // 2}") for number in range(8)]
+HOTPOT = [record(number, f"text {number}", "hotpotqa") for number in range(8)]
+SETS = {"qasper": QASPER, "hotpotqa": HOTPOT}
+MADE = {
+    # Of qasper the full cache knows all and H2O the first six; of hotpotqa nobody knows anything.
+    "full": {"qasper": answered(QASPER, WORDS), "hotpotqa": answered(HOTPOT, ["none"] * 8)},
+    "H2O": {"qasper": answered(QASPER, [*WORDS[:6], "x", "x"]), "hotpotqa": answered(HOTPOT, WORDS)},
+    "Local": {"qasper": answered(QASPER, ["x"] * 8), "hotpotqa": answered(HOTPOT, ["none"] * 8)},
+}
+
+
+def test_documents_come_before_second_questions() -> None:
+    chosen = spread_over_documents([record(n, "abbbc"[n]) for n in range(5)], 4)
+    assert [r.id for r in chosen] == ["qasper0", "qasper1", "qasper4", "qasper2"]
+    assert len(spread_over_documents(QASPER, 99)) == 8
+
+
+def test_scores_stand_beside_chance_and_the_full_cache() -> None:
+    scores = question_scores(SETS, MADE)
+    assert scores.groupby(["dataset", "cache"]).score.mean().to_dict() == {
+        ("qasper", "full"): 100,
+        ("qasper", "H2O"): 75,
+        ("qasper", "Local"): 0,
+        ("hotpotqa", "full"): 0,
+        ("hotpotqa", "H2O"): 100,
+        ("hotpotqa", "Local"): 0,
+    }
+    lines = cache_table(scores, MADE).frame.set_index(["data set", "cache"])
+    h2o = lines.loc[("qasper", "H2O")]
+    assert (h2o.n, h2o.documents, h2o.score, h2o[LESS]) == (8, 4, 75, 25)
+    # One document of four is lost as a whole: drawn 0 to 3 times of 4, with both its questions.
+    assert (h2o[part(LESS, "low")], h2o[part(LESS, "high")]) == (0, 75)
+    assert 5 < lines.loc[("qasper", "full"), "chance"] < 20  # one of eight shuffled answers is right
+    assert lines.remark.to_dict() == {
+        ("qasper", "full"): "",
+        ("qasper", "H2O"): "",
+        ("qasper", "Local"): "at chance",
+        **{("hotpotqa", name): CANNOT for name in MADE},
+    }
+
+
+def test_the_verdict_leaves_out_what_cannot_be_measured() -> None:
+    scores = question_scores(SETS, MADE)
+    said = cache_verdict(scores, cache_table(scores, MADE))
+    assert said.startswith("Over 1 data sets, 8 questions: ")
+    assert "full not surely different from H2O (+25.0, 0.0 to 75.0)" in said
+    assert "full above Local (+100.0, 100.0 to 100.0)" in said and "H2O above Local (+75.0" in said
+    assert said.endswith("Cannot be measured with this model: hotpotqa.")
+    nothing = scores[scores.dataset == "hotpotqa"]
+    made = {cache: {"hotpotqa": by_set["hotpotqa"]} for cache, by_set in MADE.items()}
+    alone = cache_verdict(nothing, cache_table(nothing, made))
+    assert alone == "Cannot be measured with this model: hotpotqa."
+
+
+def test_generated_sets_stand_in_for_categories_without_documents(tmp_path: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained("data/base")
+    corpus = CorpusSpec("installed:", "test", 4_000, total_characters=1_500_000)
+    write_records(tmp_path / "qasper.jsonl", QASPER)
+    write_records(tmp_path / "gov_report.jsonl", [record(0, "a", "gov_report")])
+    sets = real_and_generated_sets(tmp_path, tokenizer, corpus, examples=2, tokens=700)
+    left = ["small_hotpotqa", "small_trec", "small_lcc", "small_passage_retrieval_en"]
+    assert list(sets) == ["qasper", "gov_report", *left]
+    assert [r.id for r in sets["qasper"]] == ["qasper0", "qasper2"] and len(sets["gov_report"]) == 1
+    assert all(len(sets[name]) == 2 for name in left)
+    assert list(real_and_generated_sets(None, tokenizer, corpus, examples=1, tokens=700)) == list(SMALL)
+    (tmp_path / "qmsum.jsonl").write_text("{}\n")
+    with pytest.raises(ValueError, match=r"qmsum\.jsonl, line 1"):
+        real_and_generated_sets(tmp_path, tokenizer, corpus, examples=1, tokens=700)

@@ -24,16 +24,14 @@ from sinklora.records.files import json_hash
 from sinklora.records.runs import remember
 from sinklora.reproduction.retrieval.model_under_test import ModelUnderTest
 
-MADE_TOKENS = (1024, 2048)  # of generated conversations
-
 
 def conversations(
-    base: str, folder: Path | None, counts: Mapping[str, int], context: int
+    base: str, folder: Path | None, counts: Mapping[str, int], context: int, lengths: Sequence[int]
 ) -> tuple[dict[str, list[TopicRecord]], dict[str, int]]:
     """The first `counts` conversations of each of LongChat's files "<name>.jsonl" in `folder` that, with an
     answer, fit in `context` tokens; and how many of each file fit. Files that nothing fits of are left out.
 
-    Without a folder as many conversations are generated, in sets of MADE_TOKENS tokens. The base must be a
+    Without a folder as many conversations are generated of each of `lengths` (tokens). The base must be a
     chat model. Raises FileNotFoundError for a file that is not there.
     """
     tokenizer = AutoTokenizer.from_pretrained(model_path(base))
@@ -44,7 +42,7 @@ def conversations(
 
     if folder is None:
         most = max(counts.values())
-        sets = {f"generated, {n} tokens": n for n in MADE_TOKENS if n < context}
+        sets = {f"generated, {n} tokens": n for n in lengths if n < context}
         made = {s: make_topics(tokenizer, tokens=n, records=most, seed=0) for s, n in sets.items()}
         return made, dict.fromkeys(made, most)
     fitting = {name: list(filter(fits, read_topics(folder / f"{name}.jsonl"))) for name in counts}

@@ -193,10 +193,10 @@ def test_conversations_that_do_not_fit_are_left_out(
     (tmp_path / "some.jsonl").write_text("\n".join(lines))
     (tmp_path / "long.jsonl").write_text(lines[1])
     base = str(tmp_path / "base")
-    chosen, fitting = conversations(base, tmp_path, {"some": 2, "long": 2}, 200)
+    chosen, fitting = conversations(base, tmp_path, {"some": 2, "long": 2}, 200, [])
     assert [record.test_id for record in chosen["some"]] == [0, 2]
     assert fitting == {"some": 3} and list(chosen) == ["some"]
-    made, _ = conversations(base, None, {"some": 1}, 1500)
+    made, _ = conversations(base, None, {"some": 1}, 1500, [1024, 2048])
     assert {name: len(records) for name, records in made.items()} == {"generated, 1024 tokens": 1}
 
 

@@ -1,4 +1,4 @@
-"""The compiled operator behind `column_sums_cpu`: built once on a machine, by the first prompt that pays for it.
+"""The compiled operator behind `column_sums_cpu`: built once a machine, by the first prompt that pays for it.
 
 Without a compiler, or where compiling or loading fails, there is no operator, a debug message says why, and
 the pass in blocks of `scored_attention` serves. Processes may build at once: each writes a file of its own
@@ -29,7 +29,7 @@ LIBRARY = "column_sums.so"
 
 TOKENS_WORTH_COMPILING = 1024  # compiling takes ten seconds; what is built serves shorter prompts as well
 
-# The instructions that PyTorch itself found this processor to have, and the flags of its own kernels for them.
+# What PyTorch itself finds this processor to have, and the flags of its own kernels for it.
 INSTRUCTIONS = {
     "AVX2": ("-mavx2", "-mfma", "-mf16c"),
     "AVX512": ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma", "-mf16c"),

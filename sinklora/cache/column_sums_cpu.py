@@ -34,6 +34,8 @@ def flash_on_cpu(query: Tensor, key: Tensor, value: Tensor, scale: float) -> tup
 
     Grouped keys and values are read as they are. The log-sum-exp is float32 for half precision too.
     """
+    # It takes the numbers of a head to lie side by side, without looking.
+    query, key, value = (x if x.stride(3) == 1 else x.contiguous() for x in (query, key, value))
     # PyTorch has no documented function that returns both; this is what its own SDPA calls.
     output, log_sum_exp = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
         query, key, value, 0.0, True, scale=scale

@@ -27,8 +27,6 @@ from torch import Tensor
 SOURCE = Path(__file__).with_name("column_sums_cpu.cpp")
 LIBRARY = "column_sums.so"
 
-TOKENS_WORTH_COMPILING = 1024  # compiling takes ten seconds; what is built serves shorter prompts as well
-
 # What PyTorch itself finds this processor to have, and the flags of its own kernels for it.
 INSTRUCTIONS = {
     "AVX2": ("-mavx2", "-mfma", "-mf16c"),
@@ -41,14 +39,12 @@ logger = logging.getLogger(__name__)
 _one_at_a_time = threading.Lock()
 
 
-def column_sums_operator(tokens: int) -> Callable[..., Tensor] | None:
-    """The operator `sinklora::column_sums` for a prompt of so many tokens; None where there is none.
+def column_sums_operator() -> Callable[..., Tensor] | None:
+    """The operator `sinklora::column_sums`; None where there is none.
 
-    It is compiled into `$SINKLORA_CACHE/kernels` (default `~/.cache/sinklora/kernels`) if it is not there and
-    the prompt has at least 1024 tokens. Never raises: what went wrong is logged at debug level, once.
+    It is compiled into `$SINKLORA_CACHE/kernels` (default `~/.cache/sinklora/kernels`) if it is not there.
+    Never raises: what went wrong is logged at debug level, once.
     """
-    if tokens < TOKENS_WORTH_COMPILING and not library_path().exists():
-        return None
     with _one_at_a_time:
         return _operator()
 

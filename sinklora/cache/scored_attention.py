@@ -36,8 +36,8 @@ def attend_and_sum(
     causally. `weights` [B, Q]: how much each query counts in the sums (1 unless given). `valid` [B, Hkv, L]:
     False hides a key.
     Whole sequences go through FlashAttention and a kernel that hold no scores at all, on CUDA in half
-    precision and on the CPU in all but float64; everything else in blocks of queries times L. The kernel for
-    the CPU is compiled by the first prompt of 1024 tokens or more. Not differentiable.
+    precision, and on the CPU from 1024 tokens on in all but float64; everything else in blocks of queries
+    times L. The kernel for the CPU is compiled when it is first needed. Not differentiable.
     """
     if valid is None and has_kernel(query, key):
         output, log_sum_exp = flash_with_log_sum_exp(query, key, value, scale)

@@ -7,8 +7,13 @@ import torch
 
 from dense_softmax import dense_sums
 from helpers import assert_close
-from sinklora.cache.column_sums_build import INSTRUCTIONS, TOKENS_WORTH_COMPILING, column_sums_operator
-from sinklora.cache.column_sums_cpu import flash_on_cpu, has_compiled_kernel, sum_columns_on_cpu
+from sinklora.cache.column_sums_build import INSTRUCTIONS, column_sums_operator
+from sinklora.cache.column_sums_cpu import (
+    TOKENS_WORTH_COMPILING,
+    flash_on_cpu,
+    has_compiled_kernel,
+    sum_columns_on_cpu,
+)
 from sinklora.cache.scored_attention import attend_and_sum, attend_and_sum_in_blocks
 
 HEADS = [(4, 4), (6, 2), (4, 1)]  # multi-head, grouped-query, multi-query
@@ -27,7 +32,7 @@ def _compiled() -> None:
         shutil.which("c++") or shutil.which("g++")
     ):
         pytest.skip("needs a C++ compiler and AVX2 or AVX-512")
-    assert column_sums_operator(TOKENS_WORTH_COMPILING) is not None
+    assert column_sums_operator() is not None
 
 
 def projections(
@@ -88,8 +93,8 @@ def test_threads_do_not_change_a_bit() -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("heads", "kv_heads"), HEADS)
 def test_attention_with_sums_is_the_same_in_blocks(heads: int, kv_heads: int, dtype: torch.dtype) -> None:
-    query, key, value = projections(2, heads, kv_heads, 333, 64, dtype)
-    weights = torch.rand(2, 333)
+    query, key, value = projections(2, heads, kv_heads, TOKENS_WORTH_COMPILING + 9, 32, dtype)
+    weights = torch.rand(2, TOKENS_WORTH_COMPILING + 9)
     assert has_compiled_kernel(query, key, value)
     output, sums = attend_and_sum(query, key, value, 0.125, weights=weights)
     exact = (query.double(), key.double(), value.double())
@@ -111,8 +116,9 @@ def test_values_with_a_head_spread_out_are_attended_to() -> None:
 
 
 def test_what_the_kernel_does_not_serve_goes_through_blocks() -> None:
-    query, key, value = projections(1, 4, 2, 40, 16, torch.float32)
+    query, key, value = projections(1, 4, 2, TOKENS_WORTH_COMPILING, 16, torch.float32)
     assert has_compiled_kernel(query, key, value)
+    assert not has_compiled_kernel(*(x[:, :, 1:] for x in (query, key, value)))  # too short to be worth it
     assert not has_compiled_kernel(query[:, :, 8:], key, value)
     assert not has_compiled_kernel(query.double(), key.double(), value.double())
     assert not has_compiled_kernel(query, key, value[..., :8])

@@ -61,6 +61,7 @@ bench: $(STAMP) ## print time and memory of patterns, caches and training steps,
 	$(PY) benchmarks/kv_cache.py --out $(OUT)
 	$(PY) benchmarks/kv_cache.py --only generation --prompts 32768 --batch 1 --repeats 2 --label 32k --out $(OUT)
 	$(PY) benchmarks/training.py --out $(OUT)
+	$(PY) benchmarks/real_model.py --out $(OUT)
 
 lab: $(STAMP) ## open JupyterLab on the notebooks
 	$(PY) -m jupyterlab notebooks

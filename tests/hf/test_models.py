@@ -23,7 +23,7 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from helpers import assert_close
+from helpers import assert_close, every_pair
 from sinklora.attention.pattern import Pattern
 from sinklora.attention.patterns import FULL, S2, SF, SF_SHIFTED, SHORT, AttentionPattern
 from sinklora.cache.full import Full
@@ -77,9 +77,9 @@ def dense_logits(model: PreTrainedModel, pattern: Pattern, batch: Batch) -> Tens
     return model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False).logits
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("pattern_name", TRAINING_PATTERNS)
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize(
+    ("architecture", "pattern_name", "layout"), every_pair(ARCHITECTURES, TRAINING_PATTERNS, LAYOUTS)
+)
 def test_training_equals_dense_mask(architecture: str, pattern_name: str, layout: str) -> None:
     pattern, batch = TRAINING_PATTERNS[pattern_name], make_batch(layout)
     model = tiny_model(architecture)
@@ -197,16 +197,16 @@ LOST: dict[str, Callable[[], dict[str, object]]] = {
 }
 
 
-@pytest.mark.parametrize("inputs", LOST.values(), ids=LOST)
-@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize(
+    ("architecture", "inputs", "training"), every_pair(ARCHITECTURES, LOST, [True, False]), ids=str
+)
 def test_lost_document_starts_are_the_same_error_in_evaluation(
-    architecture: str, training: bool, inputs: Callable[[], dict[str, object]]
+    architecture: str, inputs: str, training: bool
 ) -> None:
     batch = make_batch("packed")
     model = use_pattern(tiny_model(architecture), SF).train(training)
     with pytest.raises(LostDocumentsError, match="pass attention_mask=None and use_cache=False"):
-        model(**batch.inputs | inputs())
+        model(**batch.inputs | LOST[inputs]())
 
 
 @pytest.mark.parametrize("attention_mask", [None, MASK_OF_ONES], ids=["no mask", "mask of ones"])

@@ -37,8 +37,9 @@ reproduce: $(STAMP) ## run every notebook of PROFILE (default: cpu) into results
 smoke: $(STAMP) ## the same at toy size, to see that every notebook runs
 	$(PY) -m sinklora reproduce --profile smoke
 
+# Two processes of one thread each, also where a test starts another one.
 test: $(STAMP) ## run the test suite
-	$(PY) -m pytest -q -n 2 --dist worksteal
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 --dist worksteal
 
 lint: $(STAMP) ## check style, format, types, the order of imports between rooms, pins and words
 	$(PY) -m ruff check .

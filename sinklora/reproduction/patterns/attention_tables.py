@@ -62,7 +62,7 @@ class Uniform:
 def by_head(rows: pd.DataFrame) -> pd.DataFrame:
     """What each head gives to the first tokens: one column a head, in per cent, of one model's rows."""
     prefix = sink_column(0).removesuffix("0")
-    heads = rows[[name for name in rows if name.startswith(prefix)]].dropna(axis=1)
+    heads = rows[[name for name in rows.columns if name.startswith(prefix)]].dropna(axis=1)
     return 100 * heads.rename(columns=lambda name: int(name.removeprefix(prefix)))
 
 
@@ -94,7 +94,7 @@ def sinks_by_layer(rows: pd.DataFrame) -> Table:
         values, heads, uniform = measures(of_model), by_head(of_model), Uniform.of(of_model)
         for layer, group in [*of_model.groupby("layer"), (WHOLE, of_model)]:
             line: dict[str, Any] = {"model": model, "layer": str(layer)}
-            for name in values:
+            for name in (FIRST, TOP, TOP_ASIDE):
                 mean, low, high = estimate(group, values.loc[group.index, name])
                 line |= {name: mean, part(name, "low"): low, part(name, "high"): high}
             strongest = heads.loc[group.index].groupby(group.layer).mean().to_numpy().max()

@@ -1,6 +1,7 @@
-"""Passages: equally long pieces of documents, spread evenly over each, as many of each document."""
+"""Passages: equally long pieces of documents, spread evenly over each."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -19,28 +20,28 @@ class Passage(NamedTuple):
 def cut_passages(documents: Sequence[np.ndarray], tokens: int, count: int) -> list[Passage]:
     """`count` passages of `tokens` tokens, each the document's BOS and what follows at its place.
 
-    Of each document that is long enough equally many are taken (of the first ones one more where that does
-    not come out even), at the middles of equal parts, so that title pages and last words are left out; with
-    more documents than `count` one of each of the first ones. Passages of a document do not overlap.
-    ValueError where the documents do not hold that many.
+    Documents give one each in turn, as long as they have room, until there are enough; a document's passages
+    do not overlap and lie at the middles of equal parts of it, so that title pages and last words are left
+    out. ValueError where the documents do not hold that many.
     """
     check_counts(2, tokens=tokens)
     check_counts(1, count=count)
     body = tokens - 1  # beside the BOS
-    long = [index for index, document in enumerate(documents) if len(document) >= tokens][:count]
-    passages = []
-    for order, index in enumerate(long):
-        document, pieces = documents[index], count // len(long) + (order < count % len(long))
-        room = len(document) - 1 - pieces * body
-        if room < 0:
-            raise ValueError(
-                f"count={count}, tokens={tokens}: document {index} has {len(document)} tokens, too few for "
-                f"its {pieces} passages; take fewer or shorter ones, or more or longer documents"
-            )
-        for piece in range(pieces):
-            start = 1 + piece * body + (2 * piece + 1) * room // (2 * pieces)
-            ids = np.concatenate([document[:1], document[start : start + body]])
-            passages.append(Passage(index, start, ids))
-    if not passages:
-        raise ValueError(f"tokens={tokens}: none of {len(documents)} documents is as long; take longer ones")
-    return passages
+    rooms = [(len(document) - 1) // body for document in documents]
+    if sum(rooms) < count:
+        raise ValueError(
+            f"count={count}, tokens={tokens}: {len(documents)} documents have room for {sum(rooms)} passages; "
+            "take fewer or shorter ones, or more text"
+        )
+    turns = [(turn, index) for index, room in enumerate(rooms) for turn in range(room)]
+    taken = Counter(index for _, index in sorted(turns)[:count])
+    return [
+        passage for index in sorted(taken) for passage in _cut(index, documents[index], body, taken[index])
+    ]
+
+
+def _cut(index: int, document: np.ndarray, body: int, pieces: int) -> Iterator[Passage]:
+    spare = len(document) - 1 - pieces * body
+    for piece in range(pieces):
+        start = 1 + piece * body + (2 * piece + 1) * spare // (2 * pieces)
+        yield Passage(index, start, np.concatenate([document[:1], document[start : start + body]]))

@@ -30,8 +30,8 @@ def cut_passages(documents: Sequence[np.ndarray], tokens: int, count: int) -> li
     rooms = [(len(document) - 1) // body for document in documents]
     if sum(rooms) < count:
         raise ValueError(
-            f"count={count}, tokens={tokens}: {len(documents)} documents have room for {sum(rooms)} passages; "
-            "take fewer or shorter ones, or more text"
+            f"count={count}, tokens={tokens}: {len(documents)} documents have room for {sum(rooms)} "
+            "passages; take fewer or shorter ones, or more text"
         )
     turns = [(turn, index) for index, room in enumerate(rooms) for turn in range(room)]
     taken = Counter(index for _, index in sorted(turns)[:count])

@@ -26,9 +26,10 @@ from sinklora.reproduction.patterns.attention_tables import (
     by_head,
     sinks_by_layer,
 )
-from sinklora.reproduction.report.style import COLUMN_WIDTH, PAGE_WIDTH, figure_style
+from sinklora.reproduction.report.style import PAGE_WIDTH, figure_style
 
-STYLES = (("0.5", "--", "s"), ("black", "-", "o"), ("0.3", "-.", "^"))  # of the models, in order
+# Colour, line, mark and hatch of the models, in order.
+STYLES = (("0.5", "--", "s", "////"), ("black", "-", "o", ""), ("0.3", "-.", "^", "...."))
 
 
 def maps_grid_figure(maps: Mapping[tuple[int, int], Tensor]) -> Figure:
@@ -58,8 +59,8 @@ def sink_mass_figure(rows: pd.DataFrame) -> Figure:
     lines = sinks_by_layer(rows).frame
     lines = lines[~lines.layer.isin((WHOLE, UNIFORM))]
     with figure_style():
-        figure, axis = plt.subplots(figsize=(COLUMN_WIDTH, 2.4))
-        for (model, group), (colour, line, mark) in zip(
+        figure, axis = plt.subplots(figsize=(PAGE_WIDTH, 2.4))
+        for (model, group), (colour, line, mark, _) in zip(
             lines.groupby("model", sort=False), STYLES, strict=False
         ):
             bars = [group[FIRST] - group[part(FIRST, "low")], group[part(FIRST, "high")] - group[FIRST]]
@@ -77,7 +78,7 @@ def sink_mass_figure(rows: pd.DataFrame) -> Figure:
         for uniform in {Uniform.of(group).first for _, group in rows.groupby("tokens")}:
             axis.axhline(uniform, color="0.6", linestyle=":", label=UNIFORM)
         axis.set(xlabel="layer", ylabel=f"attention on the first {SINKS} tokens (%)", ylim=(0, None))
-        axis.legend(frameon=False)
+        figure.legend(loc="outside upper center", ncols=3, frameon=False)
     return figure
 
 
@@ -109,15 +110,20 @@ def heavy_hitter_curves(rows: pd.DataFrame) -> Figure:
             title = "all keys" if kind == ALL else f"without the first {SINKS} tokens"
             axis.set(xscale="log", xlabel="most attended keys (% of all)", title=title, ylim=(0, 102))
         axes[0].set_ylabel("attention received (%)")
-        axes[0].legend(frameon=False)
+        handles, labels = axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper center", ncols=3, frameon=False)
     return figure
 
 
-def _draw_curve(axis: Axes, kind: str, model: str, rows: pd.DataFrame, style: tuple[str, str, str]) -> None:
-    colour, line, mark = style
+def _draw_curve(
+    axis: Axes, kind: str, model: str, rows: pd.DataFrame, style: tuple[str, str, str, str]
+) -> None:
+    colour, line, mark, hatch = style
     columns = [curve_column(kind, share) for share in KEY_SHARES]
     layers = 100 * rows.groupby(["layer", "document"])[columns].mean().groupby("layer").mean()
-    axis.fill_between(_percent(), layers.min(), layers.max(), color=colour, alpha=0.15, linewidth=0)
+    axis.fill_between(
+        _percent(), layers.min(), layers.max(), color=colour, alpha=0.2, hatch=hatch, linewidth=0.5
+    )
     axis.plot(_percent(), layers.mean(), color=colour, linestyle=line, marker=mark, markersize=3, label=model)
 
 

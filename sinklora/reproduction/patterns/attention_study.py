@@ -19,10 +19,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from sinklora.evaluate.passages import cut_passages
 from sinklora.hf.device import default_device
-from sinklora.pretrained.catalogue import packaged_model
 from sinklora.pretrained.fetch import model_path
 from sinklora.records.checks import Count, check_fields
 from sinklora.records.runs import remember
+from sinklora.reproduction.names import model_title
 from sinklora.reproduction.patterns.attention_weights import visit_attention
 from sinklora.train.sources import CorpusSpec
 from sinklora.train.spec import base_hash
@@ -35,8 +35,6 @@ AFTER = 64  # earlier queries see little else than the first tokens
 KEY_SHARES = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)  # of the keys, most attended first
 
 ALL, ASIDE = "all keys", "first tokens aside"
-
-EMBEDDED = "embedded base"
 
 
 @dataclass(frozen=True)
@@ -56,10 +54,7 @@ class AttentionStudy:
     @property
     def title(self) -> str:
         """What tables call the model."""
-        packaged = packaged_model(self.base)
-        if packaged is not None:
-            return packaged.title
-        return EMBEDDED if Path(self.base) == Path("data/base") else self.base
+        return model_title(self.base)
 
 
 def measure_attention(

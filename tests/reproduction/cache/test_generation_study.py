@@ -1,5 +1,6 @@
 """Table 5 on a real model: ratios by hand, processes of their own, and what is measured once."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
@@ -79,8 +80,6 @@ def test_a_setting_is_measured_in_processes_of_its_own_and_once(tmp_path: Path) 
 def test_every_policy_has_its_turn_in_each_round() -> None:
     study = GenerationStudy("data/base", settings=((1, 30),), new_tokens=2, rounds=1)
     spec = study.spec(1, 30)
-    from dataclasses import asdict
-
     found = rounds_as_json(asdict(spec), 1)
     assert [row["cache"] for row in found] == [OWN, "full", "h2o", "streaming", "local"]
 

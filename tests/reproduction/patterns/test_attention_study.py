@@ -11,10 +11,12 @@ import pytest
 import torch
 from matplotlib.axes import Axes
 from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from figure_data import error_bars, image, lines
 from helpers import assert_close
 from sinklora.records.tables import markdown
+from sinklora.reproduction.names import EMBEDDED, model_title
 from sinklora.reproduction.patterns.attention_figures import (
     head_mass_figure,
     heavy_hitter_curves,
@@ -24,7 +26,6 @@ from sinklora.reproduction.patterns.attention_figures import (
 from sinklora.reproduction.patterns.attention_study import (
     ALL,
     ASIDE,
-    EMBEDDED,
     KEY_SHARES,
     AttentionStudy,
     curve_column,
@@ -139,8 +140,6 @@ def test_a_study_is_that_of_the_maps_and_goes_on_where_it_was(tmp_path: Path) ->
     where = {"runs": tmp_path / "runs", "cache": tmp_path / "tokens", "progress": False}
     rows = measure_attention(study, **where)  # type: ignore[arg-type]
     assert len(rows) == 3 * 4 and set(rows.model) == {EMBEDDED} and rows.document.nunique() == 2
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
     tokenizer = AutoTokenizer.from_pretrained("data/base")
     model = AutoModelForCausalLM.from_pretrained("data/base", dtype=torch.float32).eval()
     last = rows[(rows.document == rows.document.iloc[-1])].iloc[0]
@@ -173,6 +172,11 @@ def test_intervals_are_over_documents_by_hand() -> None:
         assert frame.loc["all", STRONGEST] == pytest.approx(65)
         assert frame.loc["uniform attention", FIRST] == pytest.approx(1.851, abs=1e-3)
     assert "60.00 (35.16 to 84.84)" in markdown(sinks_by_layer(REAL))
+
+
+def test_models_are_called_by_their_titles() -> None:
+    assert model_title("smollm2-135m") == "SmolLM2-135M-Instruct (Q4_1)"
+    assert (model_title("data/base"), model_title("some/model")) == (EMBEDDED, "some/model")
 
 
 def test_every_passage_has_a_line_and_a_column_a_layer() -> None:

@@ -1,7 +1,8 @@
 """Corpora: from a name to documents.
 
-A corpus is named by a string: `installed:torch,sympy` (Python sources of installed packages), `dir:PATH` and
-`jsonl:PATH` (local text), `hub:NAME` (a data set of the Hugging Face hub, or a local folder in its format).
+A corpus is named by a string: `installed:torch,sympy` (Python sources of installed packages),
+`prose:torch,sympy` (English prose of their docstrings and documentation), `dir:PATH` and `jsonl:PATH` (local
+text), `hub:NAME` (a data set of the Hugging Face hub, or a local folder in its format).
 """
 
 import hashlib
@@ -13,12 +14,15 @@ from pathlib import Path
 from typing import Annotated
 
 from sinklora.records.checks import Count, NotNegative, check_fields, one_of
+from sinklora.train.prose import package_prose
 
 SPLITS = ("train", "validation", "test")
 
 TRAIN_PACKAGES = ("torch", "transformers", "sympy", "networkx", "numpy")
 
 TEST_PACKAGES = ("pandas", "matplotlib")
+
+PROSE_TEST_PACKAGES = (*TEST_PACKAGES, "scipy")  # prose is rarer than code
 
 HELD_OUT_PERCENT = 4  # of the documents: half for validation, half (where no test split is named) for test
 
@@ -91,20 +95,29 @@ def _files(root: Path, pattern: str, split: str | None, prefix: str) -> Iterator
             yield name, path
 
 
-def _installed(argument: str, spec: CorpusSpec) -> Iterator[tuple[str, Path | str]]:
-    """Without names: TRAIN_PACKAGES for train and validation, TEST_PACKAGES (never trained on) for test."""
+def _packages(argument: str, split: str, for_test: tuple[str, ...]) -> tuple[tuple[str, ...], str | None]:
+    """Which packages are read, and the split of their files that is taken (None: all files).
+
+    Without names: TRAIN_PACKAGES for train and validation, `for_test` (never trained on) for test.
+    Held-out files of the training packages are never trained on, whichever of the two held-out halves.
+    """
     if argument:
-        packages: tuple[str, ...] = tuple(argument.split(","))
-        split: str | None = spec.split
-    else:
-        packages = TEST_PACKAGES if spec.split == "test" else TRAIN_PACKAGES
-        split = None if spec.split == "test" else spec.split
+        return tuple(argument.split(",")), split
+    return (for_test, None) if split == "test" else (TRAIN_PACKAGES, split)
+
+
+def _installed(argument: str, spec: CorpusSpec) -> Iterator[tuple[str, Path | str]]:
+    packages, split = _packages(argument, spec.split, TEST_PACKAGES)
     for package in packages:
-        for name, path in _files(_package_root(package), "*.py", None, f"{package}/"):
-            # Held-out files of the training packages are never trained on, whichever of the two held-out
-            # halves.
+        yield from _files(_package_root(package), "*.py", split, f"{package}/")
+
+
+def _prose(argument: str, spec: CorpusSpec) -> Iterator[tuple[str, Path | str]]:
+    packages, split = _packages(argument, spec.split, PROSE_TEST_PACKAGES)
+    for package in packages:
+        for name, text in package_prose(_package_root(package), f"{package}/"):
             if split is None or split_of(name) == split:
-                yield name, path
+                yield name, text
 
 
 def _directory(argument: str, spec: CorpusSpec) -> Iterator[tuple[str, Path | str]]:
@@ -147,7 +160,7 @@ def _hub(argument: str, spec: CorpusSpec) -> Iterator[tuple[str, Path | str]]:
         yield f"row {number}", row[spec.text_column]
 
 
-READERS = {"installed": _installed, "dir": _directory, "jsonl": _jsonl, "hub": _hub}
+READERS = {"installed": _installed, "prose": _prose, "dir": _directory, "jsonl": _jsonl, "hub": _hub}
 
 
 def read_documents(spec: CorpusSpec) -> tuple[list[Document], dict[str, int]]:
@@ -188,3 +201,13 @@ def content_hash(documents: Iterable[Document]) -> str:
     for document in documents:
         digest.update(document.name.encode() + b"\0" + document.text.encode("utf-8", "surrogatepass") + b"\0")
     return digest.hexdigest()
+
+
+def present_source(source: str, otherwise: str = "prose:") -> str:
+    """The source, or `otherwise` where it is a folder or file that is not on this machine.
+
+    For measurements that prefer a text that not everybody has; what was read is in their records.
+    """
+    kind, _, argument = source.partition(":")
+    is_local = kind in ("dir", "jsonl")
+    return otherwise if is_local and not Path(argument).expanduser().exists() else source

@@ -10,8 +10,8 @@ from sinklora.cache.policies import CachePolicy
 from sinklora.cache.sliding_window import SlidingWindow
 from sinklora.cache.streaming_llm import StreamingLLM
 from sinklora.hf.device import default_device
-from sinklora.pretrained.catalogue import packaged_model
 from sinklora.pretrained.load import fast_dtype
+from sinklora.reproduction.names import model_title
 from sinklora.reproduction.retrieval.model_under_test import ModelUnderTest, unextended_base
 
 FULL = "full"
@@ -31,15 +31,8 @@ def compared_caches(budget: float) -> dict[str, CachePolicy | None]:
 
 def pretrained_model(base: str) -> ModelUnderTest:
     """A pretrained model as it is, in the type of weights that this processor is fast with."""
-    packaged = packaged_model(base)
     dtype = str(fast_dtype(str(default_device()))).removeprefix("torch.")
-    return replace(unextended_base(base), name=base if packaged is None else packaged.title, dtype=dtype)
-
-
-def source_that_is_there(source: str, otherwise: str) -> str:
-    """A corpus's source, such as "dir:PATH"; `otherwise` where it names a folder that is not there."""
-    kind, _, path = source.partition(":")
-    return otherwise if kind == "dir" and not Path(path).is_dir() else source
+    return replace(unextended_base(base), name=model_title(base), dtype=dtype)
 
 
 def folder_that_is_there(folder: str) -> Path | None:

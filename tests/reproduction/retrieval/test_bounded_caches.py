@@ -19,7 +19,6 @@ from sinklora.reproduction.retrieval.bounded_caches import (
     CANNOT,
     compared_caches,
     folder_that_is_there,
-    source_that_is_there,
 )
 from sinklora.reproduction.retrieval.cache_tables import (
     CHANCE_NATS,
@@ -153,11 +152,7 @@ def test_the_figure_shows_what_the_table_says() -> None:
 # --- what is asked ------------------------------------------------------------------------------------------
 
 
-def test_text_that_is_not_there_is_replaced_by_rule(tmp_path: Path) -> None:
-    there, missing = f"dir:{tmp_path}", f"dir:{tmp_path / 'no'}"
-    assert source_that_is_there(there, "prose:") == there
-    assert source_that_is_there(missing, "prose:") == "prose:"
-    assert source_that_is_there("installed:numpy", "prose:") == "installed:numpy"
+def test_a_folder_is_there_or_not(tmp_path: Path) -> None:
     assert folder_that_is_there(str(tmp_path)) == tmp_path
     assert folder_that_is_there("") is None and folder_that_is_there(str(tmp_path / "no")) is None
 

@@ -48,7 +48,6 @@ class AttentionScores:
     def __init__(self, rule: Score, empty: Tensor) -> None:
         self.rule = rule
         self.state = {"scores": empty}
-        self._ones: Tensor | None = None
 
     def query_weights(self, new: NewTokens) -> Tensor | None:
         """How much each query [B, Q] counts at the end of its chunk; padding counts nothing."""
@@ -65,15 +64,13 @@ class AttentionScores:
         sums[..., : new.used] += self.state["scores"][..., : new.used] * faded
         self.state["scores"] = sums
 
-    def step(self, new: NewToken) -> None:
+    def step(self, columns: dict[str, Tensor], new: NewToken) -> None:
         """Account for one query a row: what was before fades, its attention is added."""
         assert new.weights is not None
-        weights = new.weights.flatten(0, 1)
-        mine = self.state["scores"][..., : weights.shape[-1]].flatten(0, 1).unsqueeze(1)
-        # Over grouped heads, as a product with ones, so that all of it is one operator.
-        if self._ones is None or self._ones.device != weights.device:
-            self._ones = weights.new_ones(1)
-        mine.baddbmm_(self._ones.expand(len(weights), 1, weights.shape[1]), weights, beta=self.rule.decay)
+        mine = columns["scores"][..., : new.weights.shape[-1]]
+        if self.rule.decay < 1:
+            mine.mul_(self.rule.decay)
+        mine.add_(new.weights.sum(-2))
 
     def rank(self, scores: Tensor, positions: Tensor, seen: Any) -> Tensor:
         """What decides between tokens when so many have been `seen`; the lowest is evicted first."""
@@ -107,10 +104,11 @@ class WindowScores(AttentionScores):
         history.scatter_(2, place, torch.where(real[:, None, :, None], weights, old))
         self.state = {"scores": history.sum(2), "history": history}
 
-    def step(self, new: NewToken) -> None:
+    def step(self, columns: dict[str, Tensor], new: NewToken) -> None:
         """Account for one query a row in place of the one that leaves the window."""
         assert new.weights is not None
-        past = self.state["history"][..., : new.weights.shape[-1]]
+        past = columns["history"][..., : new.weights.shape[-1]]
         turn = torch.tensor([seen % self.rule.window for seen in new.seen], device=past.device)
-        past.scatter_(2, like(turn[:, None, None, None], past[:, :, :1]), new.weights.sum(2, keepdim=True))
-        torch.sum(past, 2, out=self.state["scores"][..., : past.shape[-1]])
+        place = turn[:, None, None, None].expand(*past.shape[:-2], 1, past.shape[-1])
+        past.scatter_(-2, place, new.weights.sum(-2, keepdim=True))
+        columns["scores"][..., : past.shape[-1]] = past.sum(-2)

@@ -18,7 +18,7 @@ from sinklora.cache.policies import CachePolicy
 from sinklora.cache.rotation import Rotation, ranks
 from sinklora.cache.scored_attention import attend_and_sum, attend_once
 from sinklora.cache.scores import NewToken, NewTokens
-from sinklora.cache.slots import EMPTY, like, write_slot
+from sinklora.cache.slots import EMPTY, like, write_rows, write_slot
 from sinklora.cache.step import Step
 from sinklora.cache.storage import TokenStorage
 
@@ -212,8 +212,12 @@ class BudgetLayer(TokenStorage):
         assert self.rows is not None
         rows, step = self.rows, self._step()
         step.begin(self)
-        write_slot(self.keys, self.next_slot, key, 2)
-        write_slot(self.values, self.next_slot, value, 2)
+        if isinstance(self.next_slot, int):
+            write_slot(self.keys, self.next_slot, key, 2)
+            write_slot(self.values, self.next_slot, value, 2)
+        else:
+            write_rows(self.keys, self.next_row, key)
+            write_rows(self.values, self.next_row, value)
         used = self.used = max(rows.stored) + 1
         keys, values = self.keys[:, :, :used], self.values[:, :, :used]
         if self.rotation is not None:
@@ -223,16 +227,17 @@ class BudgetLayer(TokenStorage):
         if min(rows.stored) + 1 < used:
             last = rows.numbers(rows.stored, dims=4)
             visible = torch.arange(used, device=query.device) <= last
-        weights = None
         if self.scorer is not None and self.scorer.needs_weights:
-            output, weights = attend_once(query, keys, values, scale, visible)
+            weights = step.weights_of(self, query.shape[1] // key.shape[1])
+            output = attend_once(query, keys, values, scale, weights, visible)
         else:
             grouped = query.shape[1] != keys.shape[1]
             output = F.scaled_dot_product_attention(
                 query, keys, values, attn_mask=visible, scale=scale, enable_gqa=grouped
             )
-        if self.scorer is not None:
-            self.scorer.step(NewToken(weights, values, value, self.next_slot, rows.tokens))
+            if self.scorer is not None:
+                new = NewToken(rows.tokens, self.next_slot, values=values, value=value)
+                self.scorer.step(self.scorer.state, new)
         rows.count_decoded()
         step.end(self)
         return output

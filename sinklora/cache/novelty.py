@@ -97,15 +97,16 @@ class NoveltyScores:
             torch.minimum(mine, distance(similar.amax(-1), values.dtype), out=mine)
         self.state = {"scores": scores, "norms": lengths}
 
-    def step(self, new: NewToken) -> None:
+    def step(self, columns: dict[str, Tensor], new: NewToken) -> None:
         """Compare the stored values with the new one."""
+        assert new.values is not None and new.value is not None
         used, length = new.values.shape[2], norms(new.value)
-        write_slot(self.state["norms"], new.slot, length, -1)
+        write_slot(columns["norms"], new.slot, length, -1)
         dots = (new.value @ new.values.mT)[:, :, 0].to(length.dtype)
-        similar = dots / (self.state["norms"][..., :used].clamp(min=1e-12) * length)  # 0 in free slots
-        mine = self.state["scores"][..., :used]
+        similar = dots / (columns["norms"][..., :used].clamp(min=1e-12) * length)  # 0 in free slots
+        mine = columns["scores"][..., :used]
         torch.minimum(mine, distance(similar, new.values.dtype), out=mine)
-        write_slot(self.state["scores"], new.slot, torch.full_like(length, 2.0), -1)
+        write_slot(columns["scores"], new.slot, torch.full_like(length, 2.0), -1)
 
     def rank(self, scores: Tensor, positions: Tensor, seen: Any) -> Tensor:
         """The lowest is evicted first."""

@@ -35,16 +35,17 @@ class NewTokens:
 class NewToken:
     """One decoded token a row, which stands in its slot already.
 
-    `weights` [B, Hkv, groups, used] in float32 or float64: its attention to all that is stored, itself
-    included, if needed; `values` [B, Hkv, used, D]: what is stored; `value` [B, Hkv, 1, D]: its own; `slot`:
-    where it stands, a number or [B, Hkv, 1]; `seen`: how many tokens of its row came before it.
+    `seen`: how many tokens of its row came before it; `slot`: where it stands, a number or [B, Hkv, 1].
+    For scorers that need weights, `weights` [layers, B, Hkv, groups, used] in float32 or float64: its
+    attention to all that is stored, itself included, in layers that step together. For all others, one
+    layer's `values` [B, Hkv, used, D] and the token's own `value` [B, Hkv, 1, D].
     """
 
-    weights: Tensor | None
-    values: Tensor
-    value: Tensor
-    slot: int | Tensor
     seen: list[int]
+    slot: int | Tensor
+    weights: Tensor | None = None
+    values: Tensor | None = None
+    value: Tensor | None = None
 
 
 class Scorer(Protocol):
@@ -70,8 +71,11 @@ class Scorer(Protocol):
     def extend(self, new: NewTokens, sums: Tensor | None) -> None:
         """Take in a chunk; `sums` [B, Hkv, L]: the weighted column sums of its attention, if needed."""
 
-    def step(self, new: NewToken) -> None:
-        """Account for one new token a row, in place; its own columns are zeros before."""
+    def step(self, columns: dict[str, Tensor], new: NewToken) -> None:
+        """Account for one new token a row, in place; its own columns are zeros before.
+
+        `columns`: the state, whose tensors begin with a dimension of layers where weights are needed.
+        """
 
     def rank(self, scores: Tensor, positions: Tensor, seen: Any) -> Tensor:
         """What decides between tokens when so many have been `seen`; the lowest is evicted first."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 EMPTY = -1  # the position of a slot that holds no token
@@ -31,3 +32,15 @@ def like(index: Tensor, x: Tensor) -> Tensor:
     return index.expand(
         [have if have != 1 else want for have, want in zip(index.shape, x.shape, strict=True)]
     )
+
+
+def write_rows(x: Tensor, rows: Tensor, new: Tensor) -> None:
+    """Put `new` [B, Hkv, 1, D] into slots of keys or values, in place; `rows` [B * Hkv]: see `slot_rows`."""
+    x.flatten(0, 2).index_copy_(0, rows, new.flatten(0, 2))
+
+
+def slot_rows(slot: Tensor, slots: int) -> Tensor:
+    """Slots [layers, B, Hkv, 1] as rows [layers, B * Hkv] of keys flattened to [B * Hkv * slots, D]."""
+    heads = slot.shape[1] * slot.shape[2]
+    first = torch.arange(0, heads * slots, slots, device=slot.device)
+    return slot.reshape(-1, heads) + first

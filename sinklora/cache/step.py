@@ -7,12 +7,14 @@ of operators for all layers in place of a handful for each.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from sinklora.cache.eviction import next_slot
-from sinklora.cache.slots import write_slot
+from sinklora.cache.scores import NewToken
+from sinklora.cache.slots import slot_rows, write_slot
 from sinklora.cache.storage import TokenStorage
 
 
@@ -25,6 +27,10 @@ class Step:
     def __init__(self, layers: Sequence[TokenStorage]) -> None:
         self.layers = list(layers)
         self._begun = self._ended = 0
+        self._columns: dict[str, Tensor] = {}
+        self._slot: int | Tensor = 0
+        self._weights: Tensor | None = None
+        self._index = {id(layer): index for index, layer in enumerate(self.layers)}
         self._stack()
 
     def has(self, layer: TokenStorage) -> bool:
@@ -41,13 +47,24 @@ class Step:
             write_slot(positions, self._slot, new, -1)
         self._begun += 1
 
+    def weights_of(self, layer: TokenStorage, groups: int) -> Tensor:
+        """Where a layer writes the attention of its new token: [B, Hkv, groups, used]."""
+        scores = self._columns["scores"]
+        if self._weights is None:
+            self._weights = scores.new_empty(*scores.shape[:-1], groups, scores.shape[-1])
+        return self._weights[self._index[id(layer)], ..., : layer.used]
+
     def end(self, layer: TokenStorage) -> None:
-        """The last layer evicts for all."""
+        """The last layer accounts and evicts for all."""
         self._ended += 1
         if self._ended < len(self.layers):
             return
         self._begun = self._ended = 0
-        assert layer.rows is not None and layer.positions is not None
+        assert layer.rows is not None
+        if self._weights is not None and layer.scorer is not None:
+            seen = [tokens - 1 for tokens in layer.rows.tokens]
+            new = NewToken(seen, self._slot, weights=self._weights[..., : layer.used])
+            layer.scorer.step(self._columns, new)
         for member in self.layers:
             member.make_room()
         if not all(map(self.has, self.layers)):
@@ -58,26 +75,32 @@ class Step:
     def _stack(self) -> None:
         """One tensor of all layers' columns, of which each layer has its part."""
         columns = [layer.columns() for layer in self.layers]
-        first, slot = columns[0], self.layers[0].next_slot
-        alone = len(columns) == 1
-        self._columns = {
-            name: x[None] if alone else torch.stack([mine[name] for mine in columns])
-            for name, x in first.items()
-        }
-        if isinstance(slot, Tensor):
-            slot = torch.stack([layer.next_slot for layer in self.layers])  # type: ignore[misc]
-        self._slot = slot
+        self._weights = None
+        self._columns = {name: _stacked([mine[name] for mine in columns]) for name in columns[0]}
         self._positions: dict[int, Tensor] = {}
         for index, layer in enumerate(self.layers):
             assert layer.keys is not None and layer.values is not None
             mine = {name: x[index] for name, x in self._columns.items()}
             layer.replace(layer.keys, layer.values, mine)
             self._positions[id(layer)] = mine["positions"]
+        slots = [layer.next_slot for layer in self.layers]
+        self._slot = _stacked(slots) if isinstance(slots[0], Tensor) else slots[0]
+        self._hand_out()
 
     def _hand_out(self) -> None:
         """Tell each layer its free slot."""
-        for index, layer in enumerate(self.layers):
-            layer.next_slot = self._slot if isinstance(self._slot, int) else self._slot[index]
+        if isinstance(self._slot, int):
+            for layer in self.layers:
+                layer.next_slot = self._slot
+            return
+        rows = slot_rows(self._slot, self._columns["positions"].shape[-1])
+        for layer, slot, row in zip(self.layers, self._slot, rows, strict=True):
+            layer.next_slot, layer.next_row = slot, row
+
+
+def _stacked(tensors: Sequence[Any]) -> Tensor:
+    """Tensors of layers as one; that of a single layer is not copied."""
+    return torch.stack(list(tensors)) if len(tensors) > 1 else tensors[0][None]
 
 
 def step_together(layers: Sequence[TokenStorage]) -> None:

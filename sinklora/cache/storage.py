@@ -44,6 +44,7 @@ class TokenStorage:
         self.step = None
         self.used = 0
         self.next_slot: int | Tensor = 0
+        self.next_row = torch.empty(0)  # where heads differ, the same in flattened keys: see `slot_rows`
 
     def allocate(self, key: Tensor) -> None:
         """Get ready for keys and values like these, which are the first."""

@@ -62,8 +62,8 @@ class Lengths:
     def extend(self, new: NewTokens, sums: Tensor | None) -> None:
         self.state = {"scores": new.values.norm(dim=-1)}
 
-    def step(self, new: NewToken) -> None:
-        write_slot(self.state["scores"], new.slot, new.value.norm(dim=-1), -1)
+    def step(self, columns: dict[str, Tensor], new: NewToken) -> None:
+        write_slot(columns["scores"], new.slot, new.value.norm(dim=-1), -1)
 
     def rank(self, scores: Tensor, positions: Tensor, seen: Any) -> Tensor:
         return scores

@@ -25,10 +25,14 @@ LEGAL = re.compile(r"copyright|licen[cs]e|warrant(y|ies)|all rights reserved|red
 
 # The most frequent words of English: every fourth word of prose or more, hardly one of a list or of code.
 FUNCTION_WORDS = frozenset(
-    "a an and are as at be been but by can do does for from has have if in into is it its may more must no not "
-    "of on only or other should so such than that the their them then there these they this to was were when "
-    "where which will with would you your".split()
-)
+    [
+        "a", "an", "and", "are", "as", "at", "be", "been", "but", "by", "can", "do", "does", "for",
+        "from", "has", "have", "if", "in", "into", "is", "it", "its", "may", "more", "must", "no",
+        "not", "of", "on", "only", "or", "other", "should", "so", "such", "than", "that", "the",
+        "their", "them", "then", "there", "these", "they", "this", "to", "was", "were", "when",
+        "where", "which", "will", "with", "would", "you", "your",
+    ]
+)  # fmt: skip
 
 LEAST_FUNCTION_WORDS = 0.28
 

@@ -22,6 +22,8 @@ TRAIN_PACKAGES = ("torch", "transformers", "sympy", "networkx", "numpy")
 
 TEST_PACKAGES = ("pandas", "matplotlib")
 
+PROSE_TEST_PACKAGES = (*TEST_PACKAGES, "scipy")  # prose is rarer than code
+
 HELD_OUT_PERCENT = 4  # of the documents: half for validation, half (where no test split is named) for test
 
 
@@ -93,25 +95,25 @@ def _files(root: Path, pattern: str, split: str | None, prefix: str) -> Iterator
             yield name, path
 
 
-def _packages(argument: str, split: str) -> tuple[tuple[str, ...], str | None]:
+def _packages(argument: str, split: str, for_test: tuple[str, ...]) -> tuple[tuple[str, ...], str | None]:
     """Which packages are read, and the split of their files that is taken (None: all files).
 
-    Without names: TRAIN_PACKAGES for train and validation, TEST_PACKAGES (never trained on) for test. Held-out
-    files of the training packages are never trained on, whichever of the two held-out halves.
+    Without names: TRAIN_PACKAGES for train and validation, `for_test` (never trained on) for test.
+    Held-out files of the training packages are never trained on, whichever of the two held-out halves.
     """
     if argument:
         return tuple(argument.split(",")), split
-    return (TEST_PACKAGES, None) if split == "test" else (TRAIN_PACKAGES, split)
+    return (for_test, None) if split == "test" else (TRAIN_PACKAGES, split)
 
 
 def _installed(argument: str, spec: CorpusSpec) -> Iterator[tuple[str, Path | str]]:
-    packages, split = _packages(argument, spec.split)
+    packages, split = _packages(argument, spec.split, TEST_PACKAGES)
     for package in packages:
         yield from _files(_package_root(package), "*.py", split, f"{package}/")
 
 
 def _prose(argument: str, spec: CorpusSpec) -> Iterator[tuple[str, Path | str]]:
-    packages, split = _packages(argument, spec.split)
+    packages, split = _packages(argument, spec.split, PROSE_TEST_PACKAGES)
     for package in packages:
         for name, text in package_prose(_package_root(package), f"{package}/"):
             if split is None or split_of(name) == split:

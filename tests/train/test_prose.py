@@ -30,7 +30,7 @@ OTHER = (
     [
         SENTENCE,
         OTHER,
-        "If the axis is not given, the values are summed over all of the axes that the array has, as they are.",
+        "If the axis is not given, the values are summed over all of the axes that the array has.",
     ],
 )
 def test_sentences_are_prose(paragraph: str) -> None:
@@ -41,14 +41,14 @@ def test_sentences_are_prose(paragraph: str) -> None:
     "paragraph",
     [
         "The cache keeps them.",  # too short
-        "x : array of shape (n,) in which the values of the first axis are to be summed by the function here.",
+        "x : array of shape (n,) in which the values of the first axis are to be summed by the function.",
         "| name | type | what it is and what it does to the values of the array that is given to it here |.",
         "for i in range(10): print(i); total = total + values[i] * weights[i]; if total > limit: break.",
         "Copyright of the authors. This file is part of the package and it may be used as the authors say.",
-        "You should have received a copy of the license with this file, and if you have not, it is on the net.",
-        "Der Zwischenspeicher behält diejenigen Zeichen, die am häufigsten gelesen worden sind, und vergisst.",
+        "You should have received a copy of the license with this file; if not, it is on the net.",
+        "Der Zwischenspeicher behält diejenigen Zeichen, die am häufigsten gelesen wurden, und vergisst.",
         "Added support for Python 3.9, fixed bug 1234, removed deprecated function foo, renamed bar to baz.",
-        "the beginning of this one is in the middle of a sentence that has been cut by the one who wrote it.",
+        "the beginning of this one is in the middle of a sentence that has been cut by its author.",
     ],
 )
 def test_what_is_no_prose(paragraph: str) -> None:
@@ -68,8 +68,8 @@ def test_lists_headings_and_markup_go() -> None:
     text = (
         f"Summary\n=======\n{SENTENCE}\n\nParameters\n----------\nx : int\n    {OTHER}\n\n"
         ">>> print(1)\n1\n\n"
-        "The class :class:`~torch.nn.Linear` is what the *most* of them use, and it is in ``torch`` that it is "
-        "`found <https://a.b/c>`_."
+        "The class :class:`~torch.nn.Linear` is what the *most* of them use, and it is in ``torch`` that "
+        "it is `found <https://a.b/c>`_."
     )
     assert list(prose_paragraphs([text])) == [
         SENTENCE,
@@ -109,7 +109,7 @@ def test_a_paragraph_is_taken_once_in_the_order_of_the_files(package: Path) -> N
 def test_prose_is_a_corpus_with_splits_that_share_nothing(package: Path) -> None:
     for number in range(60):
         name = "".join(chr(97 + int(d)) for d in f"{number:03d}")
-        text = f"The {name} of it is what they have been {name} for, and so it is {name} that you see in the {name}."
+        text = f"The {name} of it is what they have been {name} for, and it is {name} that is in the {name}."
         (package / f"{name}.txt").write_text(text)
     parts = []
     for split in SPLITS:

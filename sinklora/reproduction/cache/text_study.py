@@ -34,7 +34,7 @@ FACTS = "facts"  # the question is part of the prompt
 
 FACTS_LATER = "facts, asked after eviction"
 
-ROWS = 16  # read at a time
+ROWS = 32  # read at a time
 
 NATS = " (nats an answer)"  # behind the name of either
 

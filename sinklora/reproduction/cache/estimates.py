@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from sinklora.evaluate.statistics import bonferroni
+from sinklora.evaluate.statistics import bonferroni, interval
 from sinklora.records.tables import Column, Estimate, Table, part
 from sinklora.reproduction.cache.study import CHANCE, PERPLEXITY, QUESTIONS
 from sinklora.reproduction.cache.text_study import FACTS, FACTS_LATER, NATS
@@ -38,10 +38,8 @@ def clustered(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(cluster=rows.cluster.fillna(rows["item"]))
 
 
-def cluster_interval(
-    values: "pd.Series[float]", clusters: "pd.Series[str]", level: float = 0.95
-) -> tuple[float, float]:
-    """Percentile bootstrap interval of the mean of all values, whole clusters drawn; NaN for one alone."""
+def cluster_interval(values: "pd.Series[float]", clusters: "pd.Series[str]") -> tuple[float, float]:
+    """Percentile bootstrap interval (95 %) of the mean of all values, whole clusters drawn; NaN for one."""
     groups = values.groupby(clusters.to_numpy())
     sums, counts = groups.sum().to_numpy(), groups.count().to_numpy()
     if len(sums) < 2:
@@ -53,7 +51,6 @@ def cluster_interval(
         vectorized=True,
         n_resamples=RESAMPLES,
         batch=1000,
-        confidence_level=level,
         method="percentile",
         rng=np.random.default_rng(0),
     )
@@ -91,7 +88,8 @@ def differences(rows: pd.DataFrame, policy: str = "h2o", rivals: Sequence[str] =
     """How much better a policy is than others at each budget and than the full cache, paired by item.
 
     `lead`: nats saved (a token, or an answer) or share of answers gained, with its 95 % interval, and the
-    verdict on it: "better", "worse", or "not decided", by an interval that holds for all lines together.
+    outcome: "better", "worse" or "not decided", by Student's t over the means of clusters (a bootstrap of few
+    clusters is too sure), at a level that holds for all lines together.
     """
     given = clustered(rows)
     pairs = [
@@ -105,7 +103,7 @@ def differences(rows: pd.DataFrame, policy: str = "h2o", rivals: Sequence[str] =
     lines = []
     for measure, budget, rival, pair in pairs:
         low, high = cluster_interval(pair.lead, pair.cluster)
-        sure_low, sure_high = cluster_interval(pair.lead, pair.cluster, level)
+        sure_low, sure_high = interval(pair.groupby("cluster").lead.mean(), level)
         word = "better" if sure_low > 0 else "worse" if sure_high < 0 else "not decided"
         line = {"measure": measure, "budget": budget, "policy": policy, "against": rival}
         line |= {"lead": pair.lead.mean(), part("lead", "low"): low, part("lead", "high"): high}

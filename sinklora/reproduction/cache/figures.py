@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sinklora.cache.policies import CachePolicy
@@ -89,8 +90,9 @@ def estimates_figure(found: pd.DataFrame) -> Figure:
             axis.set_ylabel("nats" if nats else "right answers (share)")
             if measure == PERPLEXITY:
                 axis.set_yscale("log")
+                axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
                 axis.yaxis.set_major_formatter("{x:g}")
-                axis.yaxis.set_minor_formatter("{x:g}")
+                axis.yaxis.set_minor_formatter(NullFormatter())
                 axis.set_ylabel("perplexity (log scale)")
         for axis in axes[len(shown) :]:
             axis.remove()

@@ -140,7 +140,7 @@ def answer_questions(
     frames = []
     for name, policy in [("full", Full()), *((n, p) for n, ps in chosen.items() for p in ps)]:
         spec = {**base_key(base), "data": data, "policy": policy_key(policy)}
-        work = partial(_answer, base, policy, task, limit, few_shot, metric, loaded)
+        work = partial(_answer, base, policy, task, limit, few_shot, loaded, metric)
         right = remember(spec, work, runs=runs, prefix="questions", name="right")
         rows = pd.DataFrame({"measure": QUESTIONS, "item": list(right), "value": map(float, right.values())})
         budget = 1.0 if name == "full" else policy.budget
@@ -170,8 +170,8 @@ def _answer(
     task: dict[str, Any] | str,
     limit: int | None,
     few_shot: int,
-    metric: Metric,
     loaded: list[Any],
+    metric: Metric = "acc",
 ) -> Mapping[str, bool]:
     from sinklora.evaluate.lm_eval_model import LMEvalModel
     from sinklora.evaluate.openbookqa import answers

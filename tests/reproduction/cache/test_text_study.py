@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from figure_data import error_bars
 from sinklora.cache.h2o import H2O
 from sinklora.cache.sliding_window import Local
 from sinklora.cache.streaming_llm import StreamingLLM
@@ -18,6 +19,7 @@ from sinklora.reproduction.cache.estimates import (
     estimates_table,
     real_verdict,
 )
+from sinklora.reproduction.cache.figures import estimates_figure
 from sinklora.reproduction.cache.study import PERPLEXITY, QUESTIONS
 from sinklora.reproduction.cache.text_study import (
     FACTS,
@@ -113,6 +115,29 @@ def test_differences_are_paired_and_their_sign_is_what_is_better() -> None:
         (FACTS, "full"): "worse",
     }
     assert "model" in differences_table(found.reset_index().assign(model="x")).written()
+
+
+def test_two_documents_of_one_mind_decide_nothing() -> None:
+    values = {(PERPLEXITY, "h2o", 0.1): [2.0, 2.1], (PERPLEXITY, "local", 0.1): [2.5, 2.2]}
+    values |= {(PERPLEXITY, "streaming", 0.1): [2.5, 2.3], (PERPLEXITY, "full", 1.0): [1.0, 1.0]}
+    found = differences(rows_of(values, ["a", "b"])).set_index("against")
+    assert found.loc["local", "lead (low)"] > 0 and found.loc["local", "outcome"] == "not decided"
+
+
+def test_the_figure_shows_the_estimates() -> None:
+    found = estimates(HAND)
+    axes = estimates_figure(found).axes
+    assert [axis.get_title() for axis in axes] == [
+        f"{measure}\n(40 items, 20 clusters)" for measure in (PERPLEXITY, QUESTIONS, FACTS)
+    ]
+    drawn = dict(error_bars(axes[0]))
+    at = found.set_index(["measure", "policy"]).loc[PERPLEXITY]
+    for policy in ("h2o", "streaming", "local"):
+        line = at.loc[policy]
+        expected = [[10, line["value (low)"], line["value"], line["value (high)"]]]
+        np.testing.assert_allclose(drawn[policy], expected)
+    chance = [line.get_ydata()[0] for line in axes[2].lines if line.get_color() == "0.7"]
+    assert chance == pytest.approx([0.05])
 
 
 def test_the_verdict_leaves_out_what_cannot_be_measured() -> None:

@@ -37,8 +37,9 @@ reproduce: $(STAMP) ## run every notebook of PROFILE (default: cpu) into results
 smoke: $(STAMP) ## the same at toy size, to see that every notebook runs
 	$(PY) -m sinklora reproduce --profile smoke
 
+# Two processes of one thread each, also where a test starts another one.
 test: $(STAMP) ## run the test suite
-	$(PY) -m pytest -q -n 2 --dist worksteal
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 --dist worksteal
 
 lint: $(STAMP) ## check style, format, types, the order of imports between rooms, pins and words
 	$(PY) -m ruff check .
@@ -61,6 +62,7 @@ bench: $(STAMP) ## print time and memory of patterns, caches and training steps,
 	$(PY) benchmarks/kv_cache.py --out $(OUT)
 	$(PY) benchmarks/kv_cache.py --only generation --prompts 32768 --batch 1 --repeats 2 --label 32k --out $(OUT)
 	$(PY) benchmarks/training.py --out $(OUT)
+	$(PY) benchmarks/real_model.py --out $(OUT)
 
 lab: $(STAMP) ## open JupyterLab on the notebooks
 	$(PY) -m jupyterlab notebooks

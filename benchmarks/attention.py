@@ -13,15 +13,12 @@ from __future__ import annotations
 import argparse
 import functools
 import json
-import multiprocessing
 import os
-import resource
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -35,7 +32,7 @@ from tqdm import tqdm
 from sinklora.attention.dispatch import attend, available_backends
 from sinklora.attention.pattern import triangle
 from sinklora.attention.patterns import PATTERNS, S2_WRAPPED, SF
-from sinklora.evaluate.memory import KEEP_MEMORY
+from sinklora.evaluate.memory import KEEP_MEMORY, peak_of_a_fork
 from sinklora.evaluate.timing import Seconds, in_rounds, median_ratio, timed
 from sinklora.records.files import atomic_write, write_json
 from sinklora.records.provenance import current_provenance
@@ -163,29 +160,19 @@ def _timed(case: Case, inputs: list[Tensor]) -> tuple[Seconds, int | None]:
 
 def measure_memory(options: argparse.Namespace) -> list[dict[str, Any]]:
     """Peak resident memory above inputs, in bytes, of every case and length; each in a forked process."""
-    fork = multiprocessing.get_context("fork")
     found = []
     jobs = [(length, i) for length in options.lengths for i in range(len(make_cases(length, options)))]
     for job in tqdm(jobs, desc="memory", disable=None):
-        receiver, sender = fork.Pipe(duplex=False)
-        process = fork.Process(target=_send_peak, args=(*job, options, sender))
-        process.start()
-        sender.close()
-        found.append({"peak": receiver.recv()})
-        process.join()
+        found.append({"peak": peak_of_a_fork(functools.partial(_prepare, *job, options))})
     return found
 
 
-def _send_peak(length: int, index: int, options: argparse.Namespace, sender: Connection) -> None:
+def _prepare(length: int, index: int, options: argparse.Namespace) -> Callable[[], None]:
     torch.set_num_threads(options.threads)
     case = make_cases(length, options)[index]
     for first_use in make_cases(8, options)[:2]:  # libraries and threads come up before memory is counted
         run_once(first_use, make_inputs(8, options))
-    inputs = make_inputs(length, options)
-    unit = 1 if sys.platform == "darwin" else 1024
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    run_once(case, inputs)
-    sender.send((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * unit)
+    return functools.partial(run_once, case, make_inputs(length, options))
 
 
 PHASES: dict[str, Callable[[argparse.Namespace], list[dict[str, Any]]]] = {

@@ -16,12 +16,9 @@ from __future__ import annotations
 
 import argparse
 import functools
-import multiprocessing
 import os
-import resource
 import sys
 from collections.abc import Callable
-from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -37,7 +34,7 @@ from sinklora.cache.full import Full
 from sinklora.cache.layer import BudgetLayer
 from sinklora.cache.policies import POLICIES, CachePolicy, make_policy
 from sinklora.evaluate.generation_cost import cache_bound_model, compare_caches
-from sinklora.evaluate.memory import KEEP_MEMORY
+from sinklora.evaluate.memory import KEEP_MEMORY, peak_of_a_fork
 from sinklora.evaluate.timing import in_rounds, median_ratio, timed
 from sinklora.hf.budget_cache import BudgetCache
 from sinklora.hf.model_shapes import SHAPES, random_model
@@ -221,26 +218,14 @@ def _peak(make: Prompt, name: str, options: argparse.Namespace) -> int:
             torch.cuda.synchronize()
             del output
         return torch.cuda.max_memory_allocated() - held
-    fork = multiprocessing.get_context("fork")
-    receiver, sender = fork.Pipe(duplex=False)
-    process = fork.Process(target=_send_peak, args=(make, name, options, sender))
-    process.start()
-    sender.close()
-    peak = int(receiver.recv())
-    process.join()
-    return peak
+    return peak_of_a_fork(functools.partial(_prepare, make, name, options))
 
 
-@torch.inference_mode()
-def _send_peak(make: Prompt, name: str, options: argparse.Namespace, sender: Connection) -> None:
+def _prepare(make: Prompt, name: str, options: argparse.Namespace) -> Callable[[], Any]:
     torch.set_num_threads(options.threads)
+    torch.set_grad_enabled(False)
     make(name, options, 64)()  # libraries come up before memory is counted
-    run = make(name, options, options.memory_prompt)
-    unit = 1 if sys.platform == "darwin" else 1024
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    output = run()
-    sender.send((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * unit)
-    del output
+    return make(name, options, options.memory_prompt)
 
 
 MODULE = nn.Identity()

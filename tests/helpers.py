@@ -1,6 +1,7 @@
 """What several test modules need."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import combinations, product
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from typer.main import get_command
 
 from sinklora.cli import application
 
-__all__ = ["assert_close", "understood"]
+__all__ = ["assert_close", "every_pair", "understood"]
 
 Numbers = Tensor | NDArray[np.generic] | Sequence[float] | float
 
@@ -37,6 +38,27 @@ def _precise(numbers: Numbers) -> Tensor:
     if isinstance(numbers, Tensor):
         return numbers.detach().to("cpu", torch.float64)
     return torch.tensor(numbers, dtype=torch.float64)  # Python's numbers would become float32 on the way
+
+
+def every_pair(*factors: Iterable[Any]) -> list[tuple[Any, ...]]:
+    """Cases in which each value of a factor meets each value of every other one.
+
+    The first two factors, which should be the largest, are multiplied; the others are filled in. Values
+    are hashable.
+    """
+    first, second, *others = map(list, factors)
+
+    def pairs(case: tuple[Any, ...]) -> set[tuple[Any, ...]]:
+        return set(combinations(enumerate(case), 2))
+
+    left = {pair for case in product(first, second, *others) for pair in pairs(case)}
+    cases = []
+    for start in product(first, second):
+        best = max(product([start], *others), key=lambda case: len(pairs((*start, *case[1:])) & left))
+        cases.append((*start, *best[1:]))
+        left -= pairs(cases[-1])
+    assert not left, f"these do not meet, give the largest factors first: {left}"
+    return cases
 
 
 def understood(arguments: list[str]) -> bool:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from sinklora.cache.column_sums import flash_with_log_sum_exp, has_kernel, sum_columns
+from sinklora.cache.column_sums_cpu import flash_on_cpu, has_compiled_kernel, sum_columns_on_cpu
 
 
 def precise(dtype: torch.dtype) -> torch.dtype:
@@ -34,12 +35,29 @@ def attend_and_sum(
     [B, Hkv, L] in float32 (float64 for float64). The first L - Q keys are seen by every query, the others
     causally. `weights` [B, Q]: how much each query counts in the sums (1 unless given). `valid` [B, Hkv, L]:
     False hides a key.
-    Peak memory is a block of queries times L; on CUDA, for whole sequences in half precision, FlashAttention
-    and a kernel hold no scores at all. Not differentiable.
+    Whole sequences go through FlashAttention and a kernel that hold no scores at all, on CUDA in half
+    precision, and on the CPU from 1024 tokens on in all but float64; everything else in blocks of queries
+    times L. The kernel for the CPU is compiled when it is first needed. Not differentiable.
     """
     if valid is None and has_kernel(query, key):
         output, log_sum_exp = flash_with_log_sum_exp(query, key, value, scale)
         return output, sum_columns(query, key, log_sum_exp, scale, weights=weights)
+    if valid is None and has_compiled_kernel(query, key, value):
+        output, log_sum_exp = flash_on_cpu(query, key, value, scale)
+        return output, sum_columns_on_cpu(query, key, log_sum_exp, scale, weights=weights)
+    return attend_and_sum_in_blocks(query, key, value, scale, weights=weights, valid=valid)
+
+
+def attend_and_sum_in_blocks(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    scale: float,
+    *,
+    weights: Tensor | None = None,
+    valid: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """What `attend_and_sum` gives, by PyTorch's own operators alone, a block of queries at a time."""
     batch, heads, queries, size = query.shape
     kv_heads, length = key.shape[1:3]
     groups = heads // kv_heads

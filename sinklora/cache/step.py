@@ -29,7 +29,7 @@ class Step:
 
     def has(self, layer: TokenStorage) -> bool:
         """Whether the layer's columns are still those of this step: a prompt or a selection makes others."""
-        return any(layer.positions is mine["positions"] for mine in self._of_layer)
+        return layer.positions is not None and layer.positions is self._positions.get(id(layer))
 
     def begin(self, layer: TokenStorage) -> None:
         """The first layer says for all where the new token stands."""
@@ -67,10 +67,12 @@ class Step:
         if isinstance(slot, Tensor):
             slot = torch.stack([layer.next_slot for layer in self.layers])  # type: ignore[misc]
         self._slot = slot
-        self._of_layer = [{name: x[i] for name, x in self._columns.items()} for i in range(len(columns))]
-        for layer, mine in zip(self.layers, self._of_layer, strict=True):
+        self._positions: dict[int, Tensor] = {}
+        for index, layer in enumerate(self.layers):
             assert layer.keys is not None and layer.values is not None
+            mine = {name: x[index] for name, x in self._columns.items()}
             layer.replace(layer.keys, layer.values, mine)
+            self._positions[id(layer)] = mine["positions"]
 
     def _hand_out(self) -> None:
         """Tell each layer its free slot."""

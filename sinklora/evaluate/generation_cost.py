@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from statistics import median
 from typing import NamedTuple
 
 import pandas as pd
@@ -43,7 +42,42 @@ def cache_bytes(cache: Cache) -> int:
     return sum(x.numel() * x.element_size() for x in tensors)
 
 
-@torch.inference_mode()
+def generation_rounds(
+    model: PreTrainedModel,
+    caches: Mapping[str, Callable[[], Cache]],
+    *,
+    prompt_tokens: int,
+    new_tokens: int,
+    batch: int,
+    rounds: int = 3,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """One row for each cache, transformers' own first, and round, in each of which every cache has its turn.
+
+    All read the same random prompt and decode `new_tokens` a row. Columns: `cache`, `round`, `prompt (s)`,
+    `decoded tokens/s`, `cache (bytes)` at the end.
+    """
+    ids = torch.randint(3, model.config.vocab_size, (batch, prompt_tokens), device=model.device)
+    cases = {
+        name: partial(generate, model, make, ids, new_tokens)
+        for name, make in {OWN: DynamicCache, **caches}.items()
+    }
+    what = f"{batch} x {prompt_tokens} tokens"
+    costs = in_rounds(cases, rounds=rounds, warmup=0, what=what, progress=progress)
+    rows = [
+        {
+            "cache": name,
+            "round": number,
+            "prompt (s)": cost.prompt,
+            "decoded tokens/s": batch * new_tokens / cost.decoding,
+            "cache (bytes)": cost.held,
+        }
+        for name, own in costs.items()
+        for number, cost in enumerate(own)
+    ]
+    return pd.DataFrame(rows)
+
+
 def compare_caches(
     model: PreTrainedModel,
     caches: Mapping[str, Callable[[], Cache]],
@@ -56,34 +90,32 @@ def compare_caches(
 ) -> pd.DataFrame:
     """Seconds of the prompt, tokens a second of decoding, and bytes, for each cache and transformers' own.
 
-    In each round every cache reads the same random prompt and decodes `new_tokens` a row; ratios are to
-    transformers' DynamicCache with SDPA in the same round, and the medians of the rounds are given.
+    Ratios are to transformers' DynamicCache with SDPA in the same round, and the medians of the rounds are
+    given (see `generation_rounds`).
     """
-    ids = torch.randint(3, model.config.vocab_size, (batch, prompt_tokens), device=model.device)
-    cases = {
-        name: partial(_generate, model, make, ids, new_tokens)
-        for name, make in {OWN: DynamicCache, **caches}.items()
-    }
-    what = f"{prompt_tokens} tokens"
-    costs = in_rounds(cases, rounds=rounds, warmup=0, what=what, progress=progress)
-    base = costs[OWN]
-    rows = []
-    for name, own in costs.items():
-        rows.append(
+    sizes = {"prompt_tokens": prompt_tokens, "new_tokens": new_tokens, "batch": batch, "rounds": rounds}
+    costs = generation_rounds(model, caches, **sizes, progress=progress)
+    base = costs[costs.cache == OWN]
+    lines = []
+    for name, own in costs.groupby("cache", sort=False):
+        held = own["cache (bytes)"].iloc[-1]
+        lines.append(
             {
                 "cache": name,
-                "prompt (s)": median(c.prompt for c in own),
-                "prompt, ratio": median_ratio([c.prompt for c in own], [c.prompt for c in base]),
-                "decoded tokens/s": median(batch * new_tokens / c.decoding for c in own),
-                "decoding, times faster": median_ratio([c.decoding for c in base], [c.decoding for c in own]),
-                "cache (MiB)": own[-1].held / 2**20,
-                "cache, share": own[-1].held / base[-1].held,
+                "prompt (s)": own["prompt (s)"].median(),
+                "prompt, ratio": median_ratio(list(own["prompt (s)"]), base["prompt (s)"]),
+                "decoded tokens/s": own["decoded tokens/s"].median(),
+                "decoding, times faster": median_ratio(
+                    list(own["decoded tokens/s"]), base["decoded tokens/s"]
+                ),
+                "cache (MiB)": held / 2**20,
+                "cache, share": held / base["cache (bytes)"].iloc[-1],
             }
         )
-    return pd.DataFrame(rows)
+    return pd.DataFrame(lines)
 
 
-class _Generation(NamedTuple):
+class Generation(NamedTuple):
     """Seconds of the prompt and of decoding, bytes of the cache at the end."""
 
     prompt: float
@@ -91,9 +123,11 @@ class _Generation(NamedTuple):
     held: int
 
 
-def _generate(
+@torch.inference_mode()
+def generate(
     model: PreTrainedModel, make_cache: Callable[[], Cache], ids: torch.Tensor, new_tokens: int
-) -> _Generation:
+) -> Generation:
+    """Read a prompt [B, N] into a cache and decode greedily `new_tokens` a row, each part timed."""
     cache = make_cache()
     watch = Stopwatch(model.device)
     logits = model(ids, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
@@ -101,4 +135,4 @@ def _generate(
     for _ in range(new_tokens):
         token = logits[:, -1:].argmax(-1)
         logits = model(token, past_key_values=cache, use_cache=True).logits
-    return _Generation(prompt, watch.lap().wall, cache_bytes(cache))
+    return Generation(prompt, watch.lap().wall, cache_bytes(cache))

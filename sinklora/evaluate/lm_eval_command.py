@@ -64,6 +64,13 @@ def eval_command(
             rich_help_panel=OURS,
         ),
     ] = None,
+    positions: Annotated[
+        str | None,
+        typer.Option(
+            help="where kept tokens stand: in the text (text, the default) or inside the cache (cache)",
+            rich_help_panel=OURS,
+        ),
+    ] = None,
     data_files: Annotated[
         Path | None,
         typer.Option(
@@ -88,6 +95,7 @@ def eval_command(
         "kv": kv,
         "budget": budget,
         "prefill_chunk": prefill_chunk,
+        "positions": positions,
     }
     given = {name: value for name, value in model.items() if value is not None}
     with tempfile.TemporaryDirectory() as folder:

@@ -24,7 +24,7 @@ from sinklora.evaluate.lm_eval_requests import (
     check_tokens,
     divided_differently,
 )
-from sinklora.hf.budget_cache import BudgetCache
+from sinklora.hf.budget_cache import POSITIONS, BudgetCache
 from sinklora.hf.device import default_device
 from sinklora.hf.model_names import adapter_folder, check_model_name
 from sinklora.lora.checkpoint import STATE_FILE, load_adapter
@@ -67,8 +67,8 @@ class LMEvalModel(HFLM):
     `kv`: "full", which is the harness's own `hf` model with the model's own cache, or the name of another
     policy, or a CachePolicy.
     `budget`: a fraction of the context ("0.2", "20%") or tokens ("64"); none for full and for a CachePolicy.
-    `prefill_chunk`: as in BudgetCache. Other arguments are those of the harness's `hf` model; `max_length` is
-    what the model with its adapter can address, unless given.
+    `prefill_chunk` and `positions`: as in BudgetCache. Other arguments are those of the harness's `hf` model;
+    `max_length` is what the model with its adapter can address, unless given.
 
     A context is read and evicted, then the continuation is scored token by token; a context that several
     continuations share is read once, and `batch_size` of them are scored at a time. Raises ValueError before
@@ -84,6 +84,7 @@ class LMEvalModel(HFLM):
         kv: str | CachePolicy = "full",
         budget: str | int | float | None = None,
         prefill_chunk: str | int | None = None,
+        positions: str = "text",
         peft: str | None = None,
         max_length: str | int | None = None,
         **arguments: Any,
@@ -91,6 +92,7 @@ class LMEvalModel(HFLM):
         self.policy = _policy(kv, budget)
         self._packaged: dict[str, Any] = {}
         self.prefill_chunk = _whole("prefill_chunk", prefill_chunk)
+        self.positions = _positions(positions, self.policy)
         length = _whole("max_length", max_length)
         if isinstance(pretrained, str):
             where = {name: str(arguments[name]) for name in WHERE if arguments.get(name)}
@@ -115,7 +117,7 @@ class LMEvalModel(HFLM):
                 "prefix_token_id="
             )
         if self.policy is not None:
-            self.new_cache()  # refuses, before the first request, what cannot use one
+            self.new_cache(probe=True)  # refuses, before the first request, what cannot use one
 
     def _create_model(self, pretrained: str, peft: str | None = None, **arguments: Any) -> None:
         ours = peft is not None and (Path(peft) / STATE_FILE).is_file()
@@ -139,10 +141,12 @@ class LMEvalModel(HFLM):
         info: dict[str, Any] = super().get_model_info()
         return {**info, **self._packaged}
 
-    def new_cache(self) -> BudgetCache:
-        """An empty cache for one request or batch."""
+    def new_cache(self, probe: bool = False) -> BudgetCache:
+        """An empty cache for one request or batch; `probe` as in BudgetCache."""
         policy = Full() if self.policy is None else self.policy
-        return BudgetCache(self.model, policy, prefill_chunk=self.prefill_chunk)
+        return BudgetCache(
+            self.model, policy, prefill_chunk=self.prefill_chunk, positions=self.positions, probe=probe
+        )
 
     def loglikelihood(self, requests: Any, disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         """(log-likelihood, whether greedy decoding writes it) of each request's continuation, in order."""
@@ -263,6 +267,15 @@ def _policy(kv: str | CachePolicy, budget: str | int | float | None) -> CachePol
         return kv
     policy = make_policy(kv, amount)
     return None if kv == "full" else policy
+
+
+def _positions(positions: str, policy: CachePolicy | None) -> str:
+    """Where a cache counts positions; ValueError where there is no cache of ours to count in."""
+    if positions not in POSITIONS:
+        raise ValueError(f"positions={positions!r}: expected one of {', '.join(POSITIONS)}")
+    if positions != "text" and policy is None:
+        raise ValueError(f"positions={positions!r}: kv='full' is the model's own cache; choose a policy")
+    return positions
 
 
 def _whole(name: str, value: str | int | None) -> int | None:

@@ -30,22 +30,30 @@ def estimate(spec: StepSpec) -> StepEstimate:
 
     What a kernel holds inside itself is not in the bytes.
     """
-    fake = FakeTensorMode()
     memory = TensorMemory()
+    counter = _counted(spec, memory)
+    if spec.pattern == EAGER:
+        spec = dataclasses.replace(spec, pattern="full")
+        needed = _needed_flops(spec, _counted(spec, TensorMemory()))
+    else:
+        needed = _needed_flops(spec, counter)
+    return StepEstimate(memory.peak, counter.get_total_flops(), needed)
+
+
+def _counted(spec: StepSpec, memory: TensorMemory) -> FlopCounterMode:
+    """The FLOPs of a first step, which makes the optimizer's state; then `memory` sees a second one."""
+    fake = FakeTensorMode()
     model = training_model(spec, "meta")
     _without_values(model, fake, memory)
     counter = FlopCounterMode(display=False, custom_mapping=KERNEL_FLOPS)
     with fake, memory:
         step = training_step(spec, model, checked=True)
-        step()  # makes the optimizer's state
+        with counter:
+            step()
+        # The counter takes operations to pieces, which takes memory that a step does not.
+        memory.peak = memory.now
         step()
-    with fake, counter:  # apart: the counter takes operations to pieces, which would take memory
-        step()
-    if spec.pattern == EAGER:
-        needed = estimate(dataclasses.replace(spec, pattern="full")).needed_flops
-    else:
-        needed = _needed_flops(spec, counter)
-    return StepEstimate(memory.peak, counter.get_total_flops(), needed)
+    return counter
 
 
 def _without_values(model: nn.Module, fake: FakeTensorMode, memory: TensorMemory) -> None:

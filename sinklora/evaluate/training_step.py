@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import gc
-import json
-import os
 import statistics
-import subprocess
-import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -22,6 +18,7 @@ from sinklora.evaluate.memory import (
     resident_bytes,
     resident_peak_bytes,
 )
+from sinklora.evaluate.own_process import in_own_process
 from sinklora.evaluate.step_estimate import estimate
 from sinklora.evaluate.step_spec import StepCost, StepSpec, training_model, training_step
 from sinklora.evaluate.timing import timed
@@ -111,18 +108,17 @@ def _on_cuda(spec: StepSpec, repeats: int) -> StepCost:
     )
 
 
+def measure_as_json(spec: dict[str, Any], repeats: int) -> dict[str, Any]:
+    """`measure` for a process of its own: the spec's fields, and the cost's."""
+    return asdict(measure(StepSpec(**spec), repeats))
+
+
 def _in_own_process(spec: StepSpec, repeats: int, environment: dict[str, str]) -> StepCost:
-    code = (
-        "import json, sys; from dataclasses import asdict; "
-        "from sinklora.evaluate.step_spec import StepSpec; "
-        "from sinklora.evaluate.training_step import measure; "
-        "print(json.dumps(asdict(measure(StepSpec(**json.loads(sys.argv[1])), int(sys.argv[2])))))"
+    cost = in_own_process(
+        "sinklora.evaluate.training_step:measure_as_json",
+        asdict(spec),
+        repeats,
+        what=f"the step of {spec}",
+        environment=environment,
     )
-    command = [sys.executable, "-c", code, json.dumps(asdict(spec)), str(repeats)]
-    done = subprocess.run(
-        command, env={**os.environ, **environment}, check=False, capture_output=True, text=True
-    )
-    if done.returncode:
-        killed = " (killed: too little memory?)" if done.returncode < 0 else ""
-        raise RuntimeError(f"the step of {spec} failed{killed}:\n{done.stderr.strip()[-2000:]}")
-    return StepCost(**json.loads(done.stdout.splitlines()[-1]))
+    return StepCost(**cost)

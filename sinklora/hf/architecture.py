@@ -25,7 +25,10 @@ def _attends(kind: str) -> bool:
 
 
 def check_architecture(config: PreTrainedConfig) -> None:
-    """Raise ValueError for models that no pattern and no BudgetCache can serve: encoders, local attention."""
+    """Raise ValueError for models that neither a pattern nor a BudgetCache can serve.
+
+    These are encoders, recurrent models and local attention.
+    """
     if getattr(config, "is_encoder_decoder", False):
         raise ValueError(
             f"expected a decoder-only text model, got model_type={config.model_type!r}, an encoder-decoder"
@@ -34,6 +37,11 @@ def check_architecture(config: PreTrainedConfig) -> None:
         raise ValueError(
             f"expected a decoder-only text model, got model_type={config.model_type!r}, a multimodal one: "
             "load its text model alone, where transformers has a class for it"
+        )
+    if not getattr(config, "num_attention_heads", None):
+        raise ValueError(
+            f"model_type={config.model_type!r} has no attention (its config names no attention heads; it is "
+            "recurrent), so there is nothing for a pattern or a BudgetCache to do: choose a transformer"
         )
     context = getattr(config, "max_position_embeddings", None)
     kinds = getattr(config, "layer_types", None)

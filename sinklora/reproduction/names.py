@@ -1,5 +1,9 @@
 """What the reproduction's tables call models that no pattern trained, and methods in words."""
 
+from pathlib import Path
+
+from sinklora.pretrained.catalogue import packaged_model
+
 UNTRAINED = "not fine-tuned"
 
 LABELS = {
@@ -10,3 +14,13 @@ LABELS = {
 }
 
 BASE = "base"
+
+EMBEDDED = "embedded base"
+
+
+def model_title(name: str) -> str:
+    """What tables call a model: a packaged one by its title, the embedded base so, any other by its name."""
+    packaged = packaged_model(name)
+    if packaged is not None:
+        return packaged.title
+    return EMBEDDED if Path(name) == Path("data/base") else name

@@ -13,7 +13,7 @@ from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
-from helpers import assert_close
+from helpers import assert_close, every_pair
 from sinklora.attention.backends import BACKENDS
 from sinklora.attention.dispatch import attend, available_backends
 from sinklora.attention.kinds.windows import AttentionPattern
@@ -53,7 +53,6 @@ HEADS = ((4, 4), (4, 2), (6, 2), (4, 1), (3, 1), (5, 5), (1, 1))  # MHA, GQA, MQ
 LENGTHS = (1, 2, 5, 8, 13, 21)
 
 by_heads = pytest.mark.parametrize("heads", HEADS, ids=lambda heads: f"{heads[0]}q{heads[1]}kv")
-by_length = pytest.mark.parametrize("num_tokens", LENGTHS)
 by_packing = pytest.mark.parametrize("packed", (False, True), ids=("one", "packed"))
 
 
@@ -104,18 +103,15 @@ def test_dense_is_softmax_over_what_is_visible(name: str, packed: bool) -> None:
         assert_close(output[b, h, i], mean, atol=1e-5)
 
 
-@by_packing
-@by_length
-@by_heads
-@pytest.mark.parametrize("name", WINDOWED)
+@pytest.mark.parametrize(
+    ("name", "heads", "num_tokens", "packed"), every_pair(WINDOWED, HEADS, LENGTHS, (False, True)), ids=str
+)
 def test_sdpa_is_dense(name: str, heads: tuple[int, int], num_tokens: int, packed: bool) -> None:
     ids = make_documents(num_tokens) if packed else None
     compare(WINDOWED[name], make_inputs(heads, num_tokens), ids, "sdpa", atol=1e-5)
 
 
-@by_packing
-@by_heads
-@pytest.mark.parametrize("name", WINDOWED)
+@pytest.mark.parametrize(("name", "heads", "packed"), every_pair(WINDOWED, HEADS, (False, True)), ids=str)
 def test_bfloat16(name: str, heads: tuple[int, int], packed: bool) -> None:
     ids = make_documents(29) if packed else None
     inputs = [x / 2 for x in make_inputs(heads, 29, dtype=torch.bfloat16)]
@@ -156,10 +152,11 @@ def test_any_numbers(
     compare(pattern, inputs, None, "sdpa", atol=1e-5)
 
 
-@by_packing
-@by_heads
-@pytest.mark.parametrize("size", (4, 12))
-@pytest.mark.parametrize("name", (*PATTERNS, *ABLATIONS))
+@pytest.mark.parametrize(
+    ("name", "heads", "size", "packed"),
+    every_pair((*PATTERNS, *ABLATIONS), HEADS, (4, 12), (False, True)),
+    ids=str,
+)
 def test_values_may_have_a_size_of_their_own(
     name: str, size: int, heads: tuple[int, int], packed: bool
 ) -> None:

@@ -1,9 +1,12 @@
 """The benchmarks' ratios: to the first row of a length, and the right way up."""
 
 import importlib
+import subprocess
 import sys
+from pathlib import Path
 from types import ModuleType
 
+import pandas as pd
 import pytest
 
 
@@ -40,3 +43,21 @@ def test_caches_are_compared_with_the_first_of_each_group() -> None:
         # One round: the ratio of the times is the ratio.
         assert group.ratio.tolist() == pytest.approx((group.seconds / group.seconds.iloc[0]).tolist())
         assert group.ratio.nunique() > 1
+
+
+def test_the_real_models_benchmark_is_kept_cell_by_cell(tmp_path: Path) -> None:
+    command = [sys.executable, "benchmarks/real_model.py", "--quick", "--model", "data/base"]
+    command += ["--dtype", "float32", "--device", "cpu", "--threads", "1", "--only", "caches"]
+    command += ["--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "out")]
+    tables = []
+    for _ in range(2):
+        subprocess.run(command, check=True, capture_output=True)
+        tables.append((tmp_path / "out" / "real_model_caches.csv").read_text())
+    assert tables[0] == tables[1], "measured twice"
+    table = pd.read_csv(tmp_path / "out" / "real_model_caches.csv").set_index("cache")
+    assert list(table.index)[:2] == ["DynamicCache", "StaticCache (budget)"] and len(table) == 6
+    assert (
+        table.loc["DynamicCache", ["prompt, ratio", "times DynamicCache", "peak, ratio"]].tolist() == [1] * 3
+    )
+    assert table["prompt, ratio"].isna().sum() == 1
+    assert (table["operators a layer, step"] >= 36).all()

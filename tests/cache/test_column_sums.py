@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from dense_softmax import dense_sums
 from helpers import assert_close
 from sinklora.cache.column_sums import flash_with_log_sum_exp, has_kernel, sum_columns
 from sinklora.cache.scored_attention import attend_and_sum
@@ -23,21 +24,6 @@ CASES = [  # heads, key/value heads, queries, keys, head size
 ]
 
 
-def dense(
-    query: torch.Tensor, key: torch.Tensor, scale: float, weights: torch.Tensor | None
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Sums and log-sum-exp by the whole matrix of scores, in float64."""
-    groups = query.shape[1] // key.shape[1]
-    scores = query.double() @ key.double().repeat_interleave(groups, 1).mT * scale
-    queries, length = scores.shape[2:]
-    future = torch.ones(queries, length, dtype=torch.bool).triu(length - queries + 1)
-    scores = scores.masked_fill(future, float("-inf"))
-    share = scores.softmax(-1)
-    if weights is not None:
-        share = share * weights.double()[:, None, :, None]
-    return share.sum(2).unflatten(1, (key.shape[1], groups)).sum(2), scores.logsumexp(-1)
-
-
 def check() -> None:
     """Run in a process whose Triton interprets; raises AssertionError."""
     generator = torch.Generator().manual_seed(0)
@@ -45,7 +31,7 @@ def check() -> None:
         query = torch.randn(2, heads, queries, size, generator=generator)
         key, value = (torch.randn(2, kv_heads, length, size, generator=generator) for _ in range(2))
         for weights in (None, torch.rand(2, queries, generator=generator)):
-            expected, log_sum_exp = dense(query, key, 0.3, weights)
+            expected, log_sum_exp = dense_sums(query, key, 0.3, weights)
             found = sum_columns(query, key, log_sum_exp.float(), 0.3, weights=weights)
             assert_close(found, expected, atol=1e-4)
             assert_close(found, attend_and_sum(query, key, value, 0.3, weights=weights)[1], atol=1e-4)

@@ -119,6 +119,7 @@ def test_help_says_which_options_are_whose() -> None:
         "--kv",
         "--budget",
         "--prefill_chunk",
+        "--positions",
         "--data_files",
         "--train_files",
     ):

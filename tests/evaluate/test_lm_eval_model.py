@@ -13,6 +13,7 @@ from helpers import assert_close
 from sinklora.cache.full import Full
 from sinklora.cache.h2o import H2O
 from sinklora.cache.policies import parse_budget
+from sinklora.cache.streaming_llm import StreamingLLM
 from sinklora.evaluate.lm_eval_model import LMEvalModel
 from sinklora.hf.budget_cache import BudgetCache
 from tiny_models import tiny_model
@@ -264,6 +265,8 @@ def test_budgets_are_read_and_wrong_ones_named_before_a_model_is_loaded() -> Non
         ({"kv": "h2o", "budget": "0"}, "budget=0"),
         ({"kv": H2O(0.2), "budget": "0.2"}, "budget='0.2': kv=.* has its own"),
         ({"kv": "h2o", "budget": 0.2, "prefill_chunk": "few"}, "prefill_chunk='few'"),
+        ({"kv": "h2o", "budget": 0.2, "positions": "here"}, "positions='here'"),
+        ({"positions": "cache"}, "positions='cache': kv='full'"),
         ({"max_length": "long"}, "max_length='long'"),
         ({}, "pretrained='there/is/no/such/model': no model there"),
     ):
@@ -277,6 +280,21 @@ def test_numbers_arrive_as_text(tiny: PreTrainedModel) -> None:
     same = LMEvalModel(tiny, kv=H2O(0.5), prefill_chunk=7, max_length=48, batch_size=2)
     pairs = asked("loglikelihood", *PAIRS)
     assert ours.loglikelihood(pairs, disable_tqdm=True) == same.loglikelihood(pairs, disable_tqdm=True)
+
+
+def test_positions_inside_the_cache_score_as_by_hand(tiny: PreTrainedModel) -> None:
+    reader = LMEvalModel(tiny, kv="streaming", budget=9, positions="cache", max_length=SHORT)
+    context, continuation = list(range(5, 35)), [7, 8, 9]
+    [(found, _)] = reader._loglikelihood_tokens([(None, context, continuation)], disable_tqdm=True)
+    cache = BudgetCache(tiny, StreamingLLM(9), positions="cache")
+    with torch.no_grad():
+        logits = [tiny(torch.tensor([context]), past_key_values=cache).logits[0, -1]]
+        logits += [tiny(torch.tensor([[t]]), past_key_values=cache).logits[0, -1] for t in continuation[:-1]]
+    by_hand = sum(float(x.log_softmax(-1)[t]) for x, t in zip(logits, continuation, strict=True))
+    assert found == pytest.approx(by_hand, abs=1e-5)
+    text = LMEvalModel(tiny, kv="streaming", budget=9, max_length=SHORT)
+    [(other, _)] = text._loglikelihood_tokens([(None, context, continuation)], disable_tqdm=True)
+    assert abs(other - found) > 1e-4
 
 
 def test_rolling_scores_need_a_budget_in_tokens() -> None:

@@ -270,5 +270,6 @@ def test_costs_are_ratios_to_the_full_cache() -> None:
     assert found.loc["transformers' cache", "decoding, times faster"] == 1
     assert found.loc["transformers' cache", "cache, share"] == 1
     # 10 of 43 tokens: keys and values of 2 x 8 floats, and a score and a position, 4 bytes each.
-    assert found.loc["h2o", "cache (MiB)"] * 2**20 == 2 * 2 * 10 * (2 * 8 * 4 + 8)
+    slots = 10 + 1  # the budget, and a free one
+    assert found.loc["h2o", "cache (MiB)"] * 2**20 == 2 * 2 * slots * (2 * 8 * 4 + 8)
     assert cache_bytes(BudgetCache(model, Full())) == 0

@@ -11,19 +11,19 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import LlamaConfig
 from typer.testing import CliRunner
 
 import sinklora.evaluate.training_step as efficiency
 from sinklora.cli import application
 from sinklora.evaluate.memory import (
-    RETURN_MEMORY,
     TensorMemory,
     reset_resident_peak,
     resident_bytes,
     resident_peak_bytes,
 )
 from sinklora.evaluate.step_estimate import estimate
-from sinklora.evaluate.step_spec import EAGER, StepCost, StepSpec
+from sinklora.evaluate.step_spec import EAGER, StepCost, StepEstimate, StepSpec
 from sinklora.evaluate.training_step import measured
 from sinklora.hf.model_shapes import SHAPES, random_model, shape_config
 from sinklora.reproduction.efficiency.longest_context import (
@@ -35,6 +35,7 @@ from sinklora.reproduction.efficiency.longest_context import (
 )
 from sinklora.reproduction.efficiency.study import (
     BASELINE,
+    EAGER_STEP,
     SF,
     STEPS,
     EfficiencyStudy,
@@ -45,6 +46,19 @@ from sinklora.reproduction.efficiency.study import (
 from sinklora.train.pattern_schedules import PATTERN_SCHEDULES
 
 FORWARD = 2  # FLOPs of a multiplication and its addition
+
+
+def model_folder(folder: Path, shape: str = "base", layers: int = 1, **changes: object) -> str:
+    """A folder that gives a shape with few layers: what a step takes of each is the same (tested below)."""
+    sizes = {**SHAPES[shape], "num_hidden_layers": layers, "use_cache": False, **changes}
+    LlamaConfig(**sizes).save_pretrained(folder)  # type: ignore[arg-type]
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def one_layer(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """`base` with one of its four layers."""
+    return model_folder(tmp_path_factory.mktemp("one-layer"))
 
 
 # --- memory -------------------------------------------------------------------------------------------------
@@ -85,25 +99,17 @@ def test_a_system_without_peaks_is_named(monkeypatch: pytest.MonkeyPatch) -> Non
             ask()
 
 
-@pytest.mark.parametrize("pattern", ["sf", "eager"])
-def test_predicted_memory_is_what_is_measured(pattern: str) -> None:
-    # Long enough that the few megabytes of noise in resident memory do not count.
-    spec = StepSpec("llama-100m", 512, pattern)
-    found = efficiency._in_own_process(spec, 1, RETURN_MEMORY)
-    assert found.peak_bytes == pytest.approx(estimate(spec).peak_bytes, rel=0.1)
-
-
-def test_windows_take_no_more_memory_than_full_attention_and_scores_do() -> None:
-    peaks = {name: estimate(StepSpec("base", 4096, name)).peak_bytes for name in ("full", "sf", "eager")}
+def test_windows_take_no_more_memory_than_full_attention_and_scores_do(one_layer: str) -> None:
+    peaks = {name: estimate(StepSpec(one_layer, 4096, name)).peak_bytes for name in ("full", "sf", "eager")}
     assert peaks["sf"] < 1.1 * peaks["full"]
     assert peaks["eager"] > 4 * peaks["full"]
 
 
-def test_what_is_trained_takes_sixteen_bytes_a_number() -> None:
+def test_what_is_trained_takes_sixteen_bytes_a_number(tmp_path: Path) -> None:
     # Weights, gradients and two moments in float32; a row of 8 tokens takes next to nothing.
-    numbers = sum(p.numel() for p in random_model("llama2-7b", 8, device="meta").parameters())
-    found = estimate(StepSpec("llama2-7b", 8, "full", "full"))
-    assert found.peak_bytes == pytest.approx(16 * numbers, rel=0.001)
+    shape = model_folder(tmp_path, "llama2-7b")
+    numbers = sum(p.numel() for p in random_model(shape, 8, device="meta").parameters())
+    assert estimate(StepSpec(shape, 8, "full", "full")).peak_bytes == pytest.approx(16 * numbers, rel=0.002)
 
 
 # --- FLOPs --------------------------------------------------------------------------------------------------
@@ -122,13 +128,30 @@ def test_needed_flops_by_hand() -> None:
     assert estimate(spec).needed_flops == linear + logits + attention
 
 
-def test_eager_attention_needs_what_full_attention_needs() -> None:
-    full, eager = (estimate(StepSpec("base", 64, name)) for name in ("full", "eager"))
+def test_eager_attention_needs_what_full_attention_needs(one_layer: str) -> None:
+    full, eager = (estimate(StepSpec(one_layer, 64, name)) for name in ("full", "eager"))
     assert eager.needed_flops == full.needed_flops
 
 
-def test_sf_needs_half_of_full_attention_at_65k_tokens_and_seven_billion_parameters() -> None:
-    full, sf = (estimate(StepSpec("llama2-7b", 65536, name)) for name in ("full", "sf"))
+def test_every_layer_takes_the_same(tmp_path: Path) -> None:
+    found = [
+        dataclasses.astuple(estimate(StepSpec(model_folder(tmp_path, layers=n), 64, "sf"))) for n in (1, 2, 4)
+    ]
+    for one, two, four in zip(*found, strict=True):
+        assert one < two and four - two == 2 * (two - one)
+
+
+def seven_billion(folder: Path, context: int, pattern: str) -> StepEstimate:
+    """The estimate for `llama2-7b`, its 32 layers from models of one and of two."""
+    one, two = (
+        dataclasses.astuple(estimate(StepSpec(model_folder(folder, "llama2-7b", n), context, pattern)))
+        for n in (1, 2)
+    )
+    return StepEstimate(*(first + 31 * (second - first) for first, second in zip(one, two, strict=True)))
+
+
+def test_sf_needs_half_of_full_attention_at_65k_tokens_and_seven_billion_parameters(tmp_path: Path) -> None:
+    full, sf = (seven_billion(tmp_path, 65536, name) for name in ("full", "sf"))
     assert 1.9 < full.needed_flops / sf.needed_flops < 2.1
     assert sf.peak_bytes < 80 * 2**30
 
@@ -187,24 +210,45 @@ def test_a_good_guess_saves_measurements() -> None:
     assert len(asked) == 4  # one step up fits, two more do not, one between
 
 
-def test_the_longest_contexts_of_methods(tmp_path: Path) -> None:
-    search = partial(
+@pytest.fixture(scope="module")
+def measured_steps(tmp_path_factory: pytest.TempPathFactory) -> partial[pd.DataFrame]:
+    """The search for the longest context over the steps of one small model, each measured once.
+
+    Vocabulary and heads are such that the few megabytes of noise in resident memory do not count, and that
+    scores do.
+    """
+    shape = model_folder(tmp_path_factory.mktemp("wide"), vocab_size=8192, num_attention_heads=16)
+    return partial(
         longest_contexts,
-        StepSpec("base", 256),
+        StepSpec(shape, 256),
         unit=1024,
         most=1024,
-        methods=[BASELINE, SF],
-        runs=tmp_path,
+        methods=[BASELINE, SF, EAGER_STEP],
+        runs=tmp_path_factory.mktemp("runs"),
         progress=False,
     )
-    frame = search(memory_gib=0.2)
-    assert frame["longest context (tokens)"].tolist() == [1024, 1024]
-    assert (frame["peak (GiB)"] < 0.2).all()
-    assert frame["ratio to LoRA+"].tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("method", [BASELINE, SF, EAGER_STEP])
+def test_predicted_memory_is_what_is_measured(method: str, measured_steps: partial[pd.DataFrame]) -> None:
+    spec = dataclasses.replace(measured_steps.args[0], context=1024, **STEPS[method])
+    found = measured(spec, runs=measured_steps.keywords["runs"], repeats=1, time_it=False)
+    assert found.seconds is None
+    assert found.peak_bytes == pytest.approx(estimate(spec).peak_bytes, rel=0.1)
+
+
+def test_the_longest_contexts_of_methods(measured_steps: partial[pd.DataFrame]) -> None:
+    frame = measured_steps(memory_gib=1)
+    assert frame["longest context (tokens)"].tolist() == [1024] * 3
+    assert (frame["peak (GiB)"] < 1).all()
+    assert frame["ratio to LoRA+"].tolist() == [1] * 3
     # A step fits up to its own peak, whatever was predicted.
-    full, sf = frame["peak (GiB)"]
-    assert search(memory_gib=max(full, sf))["longest context (tokens)"].tolist() == [1024, 1024]
-    assert search(memory_gib=full - 2**-30)["longest context (tokens)"][0] == 0
+    full, sf, scores = frame["peak (GiB)"]
+    assert max(full, sf) < scores
+    at_its_peak = measured_steps(memory_gib=max(full, sf), methods=[BASELINE, SF])
+    assert at_its_peak["longest context (tokens)"].tolist() == [1024, 1024]
+    below = measured_steps(memory_gib=full - 2**-30, methods=[BASELINE, SF])
+    assert below["longest context (tokens)"][0] == 0
     assert training_context(frame, SF, [512, 1024, 2048]) == 1024
     assert "SF-Attn fits 1024 tokens" in context_verdict(frame)
     with pytest.raises(ValueError, match="allow more memory"):
@@ -272,7 +316,7 @@ def test_the_verdict_compares_with_the_paper() -> None:
 
 
 def test_steps_are_measured_once_and_left_out_beyond_the_limit(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    one_layer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[StepSpec] = []
 
@@ -281,9 +325,9 @@ def test_steps_are_measured_once_and_left_out_beyond_the_limit(
         return StepCost(1.0, 2**30)
 
     monkeypatch.setattr(efficiency, "_in_own_process", fake)
-    study = EfficiencyStudy(StepSpec("base"), (64,), 0.06, ("full fine-tuning", BASELINE, SF), repeats=1)
+    study = EfficiencyStudy(StepSpec(one_layer), (64,), 0.03, ("full fine-tuning", BASELINE, SF), repeats=1)
     rows = compare(study, runs=tmp_path, progress=False).set_index("method")
-    assert pd.isna(rows.loc["full fine-tuning", "seconds"]), "training all takes more than 0.06 GiB"
+    assert pd.isna(rows.loc["full fine-tuning", "seconds"]), "training all takes more than 0.03 GiB"
     assert rows.loc[SF, "seconds"] == 1 and rows.loc[SF, "peak_gib"] == 1
     assert rows.predicted_gib.notna().all()
     counted = len(calls)
@@ -293,13 +337,15 @@ def test_steps_are_measured_once_and_left_out_beyond_the_limit(
     assert measured(spec, runs=tmp_path, repeats=1, time_it=False) == StepCost(None, 2**30)
 
 
-def test_memory_that_others_held_is_no_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_that_others_held_is_no_result(
+    one_layer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     found: list[StepCost] = []
     monkeypatch.setattr(efficiency, "_in_own_process", lambda *_: found.pop(0))
     monkeypatch.setattr(efficiency, "RETRY_SECONDS", 0)
     monkeypatch.setattr(efficiency, "_device_bytes", lambda: 2**40)
     spec, crowded, empty = (
-        StepSpec("base", 32, device="cuda"),
+        StepSpec(one_layer, 32, device="cuda"),
         StepCost(None, None, False),
         StepCost(None, None),
     )

@@ -171,8 +171,8 @@ REFUSED |= {
     ),
     "mamba": (
         MambaConfig(vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=2, state_size=4),
-        "mamba stores more than the keys and values",
-        "0 of 0 attention layers",
+        "model_type='mamba' has no attention",
+        "model_type='mamba' has no attention",
     ),
     "t5": (
         T5Config(vocab_size=VOCABULARY, d_model=16, d_ff=16, d_kv=8, num_layers=1, num_heads=2),

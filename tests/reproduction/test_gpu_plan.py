@@ -70,15 +70,16 @@ def test_without_a_gpu_nothing_is_run(tmp_path: Path, monkeypatch: pytest.Monkey
     step = Step("one", ("-c", f"open({str(marker)!r}, 'w')"))
     with pytest.raises(RuntimeError, match="is not available"):
         run_steps(plan(step), runs=runs, minutes=1)
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
-    for arguments in (
-        ["gpu", "--runs", str(runs)],
-        ["gpu", "--base", "--runs", str(runs)],
-        ["reproduce", "--profile", "gpu", "--only", "02"],
-    ):
-        command = [sys.executable, "-m", "sinklora", *arguments]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-        assert done.returncode == 2 and "not available" in done.stderr, done.stderr
+    code = f"""
+from typer.testing import CliRunner
+from sinklora.cli import application
+runs = ["--runs", {str(runs)!r}]
+notebook = ["reproduce", "--profile", "gpu", "--only", "02"]
+for arguments in (["gpu", *runs], ["gpu", "--base", *runs], notebook):
+    done = CliRunner().invoke(application, arguments)
+    assert done.exit_code == 2 and "not available" in done.stderr, (arguments, done.output)
+"""
+    subprocess.run([sys.executable, "-c", code], env={**os.environ, "CUDA_VISIBLE_DEVICES": ""}, check=True)
     assert not marker.exists() and not runs.exists()
 
 
@@ -213,27 +214,3 @@ def test_a_recipe_lies_where_the_notebooks_look(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no recipe made"):
         make_gpu_base(other, runs=tmp_path)
     assert (made.folder / "model.safetensors").read_bytes() == weights[2]
-
-
-def test_the_training_benchmark_writes_its_table(tmp_path: Path) -> None:
-    sys.path.insert(0, "benchmarks")
-    try:
-        import training
-    finally:
-        sys.path.remove("benchmarks")
-    methods = ["--methods", "LoRA+", "LoRA+, SF-Attn"]
-    training.main(
-        [
-            "--contexts",
-            "64",
-            *methods,
-            "--repeats",
-            "1",
-            "--out",
-            str(tmp_path),
-            "--runs",
-            str(tmp_path / "runs"),
-        ]
-    )
-    assert "ideal ratio (FLOPs)" in (tmp_path / "training.md").read_text(encoding="utf-8")
-    assert {path.suffix for path in tmp_path.glob("training.*")} == {".md", ".csv", ".json"}

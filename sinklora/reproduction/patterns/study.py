@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from sinklora.attention.dispatch import attend
 from sinklora.attention.pattern import Pattern
 from sinklora.attention.patterns import PATTERNS, find_pattern
+from sinklora.reproduction.patterns.attention_weights import visit_attention
 
 
 def pattern_names(windows: bool) -> list[str]:
@@ -90,17 +91,11 @@ def leak_table(patterns: Sequence[str], num_tokens: int, num_heads: int = 2) -> 
     return pd.DataFrame(rows)
 
 
-@torch.inference_mode()
-def attention_maps(model: PreTrainedModel, ids: Sequence[int]) -> Tensor:
-    """The model's own attention weights on one document: [layers, H, N, N], float32."""
-    tokens = torch.from_numpy(np.asarray(ids, dtype=np.int64))[None]
-    implementation = model.config._attn_implementation
-    model.set_attn_implementation("eager")
-    try:
-        attentions = model(tokens, output_attentions=True, use_cache=False).attentions
-    finally:
-        model.set_attn_implementation(implementation)
-    return torch.stack([layer[0].float() for layer in attentions])
+def attention_maps(model: PreTrainedModel, ids: Sequence[int] | np.ndarray) -> Tensor:
+    """The model's own attention weights on one short document: [layers, H, N, N], float32."""
+    maps: list[Tensor] = []
+    visit_attention(model, ids, lambda layer, weights: maps.append(weights))
+    return torch.stack(maps)
 
 
 def sink_mass(maps: Tensor, tokens: int, after: int = 64) -> Tensor:

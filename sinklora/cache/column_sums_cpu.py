@@ -1,0 +1,64 @@
+"""How much attention each key received, re-computed from the log-sum-exp of a flash pass (CPU).
+
+The same two passes as `column_sums` has for CUDA; the second is `column_sums_cpu.cpp`, compiled on first use.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sinklora.cache.column_sums_build import column_sums_operator
+
+# Compiling takes ten seconds. A shorter prompt does without the kernel even where it is there, so that the
+# last bits of a result do not depend on what ran before.
+TOKENS_WORTH_COMPILING = 1024
+
+
+def sum_columns_on_cpu(
+    query: Tensor, key: Tensor, log_sum_exp: Tensor, scale: float, *, weights: Tensor | None = None
+) -> Tensor:
+    """Sums over queries and grouped heads of the causal softmax: [B, Hkv, N] in float32.
+
+    `query` [B, H, N, D], `key` [B, Hkv, N, D] in float32, bfloat16 or float16; `log_sum_exp` [B, H, N]
+    (natural logarithm) of each query's scores; `weights` [B, N]: how much each query counts. Relative error
+    about 1e-6 for the same log-sum-exp. Raises RuntimeError for shapes that do not go together, and where the
+    operator cannot be had (`has_compiled_kernel`).
+    """
+    operator = column_sums_operator()
+    if operator is None:
+        raise RuntimeError("column sums could not be compiled on this machine: use attend_and_sum")
+    return operator(query, key, log_sum_exp, scale, weights)
+
+
+def flash_on_cpu(query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """FlashAttention's output [B, H, N, D] and log-sum-exp [B, H, N] of whole causal sequences on the CPU.
+
+    Grouped keys and values are read as they are. The log-sum-exp is float32; for half precision it
+    errs by up to 6e-5, for float32 by 2e-6.
+    """
+    # It takes the numbers of a head to lie side by side, without looking.
+    query, key, value = (x if x.stride(3) == 1 else x.contiguous() for x in (query, key, value))
+    # PyTorch has no documented function that returns both; this is what its own SDPA calls.
+    output, log_sum_exp = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        query, key, value, 0.0, True, scale=scale
+    )
+    return output, log_sum_exp
+
+
+def has_compiled_kernel(query: Tensor, key: Tensor, value: Tensor) -> bool:
+    """Whether flash and the compiled kernel serve these inputs: whole sequences on the CPU, no gradients.
+
+    They have 1024 tokens or more; the first ones compile the kernel, which takes some ten seconds, once.
+    """
+    inputs = (query, key, value)
+    return (
+        all(x.device.type == "cpu" and x.dtype == query.dtype for x in inputs)
+        and query.dtype in (torch.float32, torch.bfloat16, torch.float16)
+        and query.shape[2] == key.shape[2]
+        and query.shape[3] == value.shape[3]
+        and not (torch.is_grad_enabled() and any(x.requires_grad for x in inputs))
+        and not torch.compiler.is_compiling()
+        and query.shape[2] >= TOKENS_WORTH_COMPILING
+        and column_sums_operator() is not None
+    )

@@ -1,0 +1,136 @@
+"""Table 5 on a real model: seconds, tokens a second and peak memory of generation under each cache."""
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import pandas as pd
+from tqdm.auto import tqdm
+
+from sinklora.evaluate.generation_cost import OWN
+from sinklora.evaluate.generation_spec import GenerationSpec, peaks_of_generation, time_generation
+from sinklora.evaluate.timing import median_ratio
+from sinklora.hf.device import default_device
+from sinklora.records.checks import Count, check_fields
+from sinklora.records.provenance import current_provenance
+from sinklora.records.runs import remember
+from sinklora.records.tables import Column, Estimate, Number, Table, part
+from sinklora.reproduction.cache.study import base_dtype, base_key
+
+PROMPT, DECODING = "prompt (s)", "decoded tokens/s"
+
+LONGER, FASTER = "prompt, ratio", "decoding, times faster"
+
+SETTING = ["batch", "prompt"]
+
+
+@dataclass(frozen=True)
+class GenerationStudy:
+    """A model, and the settings (rows, prompt tokens) in which policies at one budget are timed."""
+
+    base: str
+    settings: tuple[tuple[int, int], ...] = ((1, 2048), (1, 7936), (8, 2048))
+    policies: tuple[str, ...] = ("full", "h2o", "streaming", "local")
+    budget: float = 0.2
+    new_tokens: Count = 64
+    rounds: Count = 3
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        for batch, prompt in self.settings:
+            self.spec(batch, prompt)
+
+    def spec(self, batch: int, prompt: int) -> GenerationSpec:
+        """What is measured in one setting; ValueError for wrong numbers, a wrong policy or budget."""
+        return GenerationSpec(
+            base=self.base,
+            dtype=str(base_dtype(self.base)).removeprefix("torch."),
+            device=default_device(),
+            batch=batch,
+            prompt_tokens=prompt,
+            new_tokens=self.new_tokens,
+            budget=self.budget,
+            policies=self.policies,
+        )
+
+
+def measure_generation(
+    study: GenerationStudy, *, runs: Path = Path("runs"), progress: bool = True
+) -> pd.DataFrame:
+    """One row per setting, cache and round, as `generation_rounds` has them, with `batch`, `prompt` and the
+    cache's `peak (bytes)` in that setting.
+
+    Each setting's times and its peaks are run directories of their own, for this machine, these versions and
+    this commit: what another state of the code took says nothing of this one.
+    """
+    frames = []
+    for batch, prompt in tqdm(study.settings, desc="generation", disable=not progress):
+        spec = study.spec(batch, prompt)
+        key = {"generation": asdict(spec), **base_key(study.base), "machine": _machine()}
+        times = partial(time_generation, spec, study.rounds)
+        timed = remember({**key, "rounds": study.rounds}, times, runs=runs, prefix="generation")
+        peaks = remember(
+            {**key, "peaks": True},
+            partial(peaks_of_generation, spec),
+            runs=runs,
+            prefix="generation",
+            name="peaks",
+        )
+        frame = pd.DataFrame(timed)
+        frame.insert(0, "batch", batch)
+        frame.insert(1, "prompt", prompt)
+        frames.append(frame.assign(**{"peak (bytes)": frame.cache.map(peaks)}))
+    return pd.concat(frames, ignore_index=True)
+
+
+def _machine() -> dict[str, Any]:
+    known = current_provenance()
+    return {name: known[name] for name in ("commit", "dirty", "versions", "hardware", "threads")}
+
+
+def generation_table(rows: pd.DataFrame) -> Table:
+    """One line per setting and cache: medians with the range of the rounds; ratios to transformers' own cache
+    in the same round.
+    """
+    lines = []
+    for setting, group in rows.groupby(SETTING, sort=False):
+        base = group[group.cache == OWN].sort_values("round")
+        for cache, own in group.groupby("cache", sort=False):
+            own = own.sort_values("round")
+            line = {**dict(zip(SETTING, setting, strict=True)), "cache": cache}
+            for heading, values in (
+                (PROMPT, list(own[PROMPT])),
+                (LONGER, _ratios(own[PROMPT], base[PROMPT])),
+                (DECODING, list(own[DECODING])),
+                (FASTER, _ratios(own[DECODING], base[DECODING])),
+            ):
+                line |= {heading: median(values), part(heading, "low"): min(values)}
+                line[part(heading, "high")] = max(values)
+            line["cache (MiB)"] = own["cache (bytes)"].iloc[-1] / 2**20
+            lines.append({**line, "peak (MiB)": own["peak (bytes)"].iloc[-1] / 2**20})
+    shown = [Estimate(heading) for heading in (PROMPT, LONGER, DECODING, FASTER)]
+    sizes = [Number("cache (MiB)", ".0f"), Number("peak (MiB)", ".0f")]
+    return Table(pd.DataFrame(lines), [*map(Column, (*SETTING, "cache")), *shown, *sizes])
+
+
+def _ratios(values: Iterable[float], base: Iterable[float]) -> list[float]:
+    return [value / own for value, own in zip(values, base, strict=True)]
+
+
+def generation_verdict(rows: pd.DataFrame) -> str:
+    """H2O's prompt and decoding against transformers' cache and against Local's, setting by setting."""
+    sentences = []
+    for (batch, prompt), group in rows.groupby(SETTING, sort=False):
+        of = {cache: own.sort_values("round") for cache, own in group.groupby("cache")}
+        longer = median_ratio(list(of["h2o"][PROMPT]), of[OWN][PROMPT])
+        faster, choosing = (
+            median_ratio(list(of["h2o"][DECODING]), of[name][DECODING]) for name in (OWN, "local")
+        )
+        sentences.append(
+            f"{batch} × {prompt}: H2O's prompt takes {longer:.2f} times as long as with transformers' cache, "
+            f"it decodes {faster:.2f} times as fast, and {choosing:.2f} times as fast as Local."
+        )
+    return " ".join(sentences)

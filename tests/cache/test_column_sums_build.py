@@ -1,0 +1,88 @@
+"""Building the compiled column sums: whole or not at all, and never in the way."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from sinklora.cache.column_sums_build import (
+    INSTRUCTIONS,
+    LIBRARY,
+    column_sums_operator,
+    compile_library,
+    library_path,
+)
+
+needs_compiler = pytest.mark.skipif(
+    torch.backends.cpu.get_cpu_capability() not in INSTRUCTIONS or shutil.which("c++") is None,
+    reason="needs a C++ compiler and AVX2 or AVX-512",
+)
+
+# In a process of its own: an operator is registered once.
+LONG_PROMPT = """
+import logging, torch
+logging.basicConfig(level=logging.DEBUG)
+from sinklora.cache.column_sums_build import column_sums_operator
+from sinklora.cache.scored_attention import attend_and_sum, attend_and_sum_in_blocks
+query = torch.randn(1, 4, 1100, 16)
+found = attend_and_sum(query, query[:, :2], query[:, 2:], 0.25)
+expected = attend_and_sum_in_blocks(query, query[:, :2], query[:, 2:], 0.25)
+torch.testing.assert_close(found, expected)
+print("compiled" if column_sums_operator() else "in blocks")
+"""
+
+
+def long_prompt(cache: Path, compiler: str) -> subprocess.CompletedProcess[str]:
+    """A prompt of 1100 tokens with another cache and compiler: standard output says how it was done."""
+    environment = {**os.environ, "SINKLORA_CACHE": str(cache), "CXX": compiler, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-W", "ignore", "-c", LONG_PROMPT]
+    return subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+
+
+def copying_compiler(folder: Path, library: Path) -> str:
+    """A compiler that takes no time: it hands out what was compiled before."""
+    script = folder / "compiler"
+    # The last argument is the name of the result.
+    script.write_text(f'#!/bin/sh\nfor result; do :; done\ncp "{library}" "$result"\n')
+    script.chmod(0o755)
+    return str(script)
+
+
+@pytest.mark.parametrize("compiler", ["/nowhere/c++", "false"])
+def test_without_a_working_compiler_attention_goes_on_in_blocks(compiler: str, tmp_path: Path) -> None:
+    done = long_prompt(tmp_path, compiler)
+    assert done.stdout == "in blocks\n"
+    assert done.stderr.count("column sums are not compiled") == 1
+    assert not list(tmp_path.rglob("*.so"))
+
+
+@needs_compiler
+def test_a_damaged_library_is_made_again_and_a_good_one_needs_no_compiler(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert column_sums_operator() is not None
+    compiler = copying_compiler(tmp_path, library_path())
+    monkeypatch.setenv("SINKLORA_CACHE", str(tmp_path / "cache"))
+    library_path().parent.mkdir(parents=True)
+    library_path().write_bytes(b"no library")
+    assert long_prompt(tmp_path / "cache", compiler).stdout == "compiled\n"
+    assert library_path().stat().st_size > 10_000
+    assert [x.name for x in library_path().parent.iterdir()] == [LIBRARY]
+    assert long_prompt(tmp_path / "cache", "/nowhere/c++").stdout == "compiled\n"
+
+
+@needs_compiler
+def test_a_failed_build_leaves_nothing_and_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    library = tmp_path / "kernels" / LIBRARY
+    monkeypatch.setenv("CXX", "/nowhere/c++ -O0")
+    with pytest.raises(FileNotFoundError, match="install g\\+\\+, or name one in CXX"):
+        compile_library(library)
+    monkeypatch.setenv("CXX", "c++ -fno-such-option")
+    with pytest.raises(subprocess.CalledProcessError) as failed:
+        compile_library(library)
+    assert "no-such-option" in failed.value.stderr
+    assert not list(library.parent.iterdir())

@@ -13,10 +13,9 @@ from sinklora.cache.full import Full
 from sinklora.cache.h2o import H2O
 from sinklora.cache.policies import CachePolicy
 from sinklora.cache.sliding_window import Local
+from sinklora.evaluate.fact_templates import NUMBER_FACTS, WORD_FACTS
 from sinklora.evaluate.planted_facts import (
     FACTS,
-    NUMBER_FACTS,
-    WORD_FACTS,
     FactPassage,
     PlantedFact,
     chance_nats,

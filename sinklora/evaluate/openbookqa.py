@@ -66,12 +66,18 @@ def check_questions(path: Path) -> None:
 
 
 def answers(
-    model: LMEvalModel, task: dict[str, Any] | str, *, limit: int | None = None, few_shot: int = 0
+    model: LMEvalModel,
+    task: dict[str, Any] | str,
+    *,
+    limit: int | None = None,
+    few_shot: int = 0,
+    metric: str = "acc",
 ) -> dict[str, bool]:
     """Whether each question of a multiple-choice task is answered right, by the question's place in it.
 
     `task`: a name that the harness knows, or a configuration such as `openbookqa_task` makes; `limit`: only
-    the first questions; `few_shot`: questions shown with their answers before each, 0: as the task says.
+    the first questions; `few_shot`: questions shown with their answers before each, 0: as the task says;
+    `metric`: "acc", or "acc_norm", by the likelihood of a choice over its length in bytes.
     Raises ValueError for `few_shot` of local questions without others to show.
     """
     if few_shot and isinstance(task, dict) and "fewshot_split" not in task:
@@ -89,4 +95,4 @@ def answers(
         bootstrap_iters=0,
     )
     [samples] = found["samples"].values()
-    return {str(sample["doc_id"]): bool(sample["acc"]) for sample in samples}
+    return {str(sample["doc_id"]): bool(sample[metric]) for sample in samples}

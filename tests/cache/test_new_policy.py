@@ -128,7 +128,9 @@ def test_a_new_policy_is_in_the_study_and_its_figure(added: type[CachePolicy]) -
         ]
     ).assign(split="some")
     assert "longest" in set(summary(rows).policy) and "longest" in set(table(rows, "perplexity").frame.policy)
-    assert "Ours, novelty: " in verdict(rows) and "Ours, longest: worse than" in verdict(rows)
+    assert "novelty, not published: " in verdict(rows) and "longest, not published: worse than" in verdict(
+        rows
+    )
     figure = budget_figure(rows)
     labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
     assert labels == ["full", "h2o", "local", "streaming", "novelty", "longest"]

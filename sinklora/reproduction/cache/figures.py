@@ -10,10 +10,13 @@ import pandas as pd
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sinklora.cache.policies import CachePolicy
 from sinklora.hf.budget_cache import BudgetCache
+from sinklora.records.tables import part
+from sinklora.reproduction.cache.estimates import smaller_is_better
 from sinklora.reproduction.cache.study import CHANCE, PERPLEXITY, QUESTIONS
 from sinklora.reproduction.cache.tables import measures, summary
 from sinklora.reproduction.report.explorer import explore
@@ -61,6 +64,38 @@ def budget_figure(rows: pd.DataFrame) -> Figure:
                 axis.set_ylabel("perplexity (log scale)")
             if measure == QUESTIONS:
                 axis.axhline(CHANCE[QUESTIONS], color="0.7", linestyle=":", linewidth=0.8)
+        axes[0].legend(frameon=False)
+    return figure
+
+
+def estimates_figure(found: pd.DataFrame) -> Figure:
+    """The measures of `estimates` against the budget, one line a policy, bars: 95 % intervals; dotted: the
+    full cache, and in grey chance.
+    """
+    shown = list(dict.fromkeys(found.measure))
+    lines = found.rename(columns={part("value", "low"): "low", part("value", "high"): "high"})
+    with figure_style():
+        rows = (len(shown) + 1) // 2
+        figure, grid = plt.subplots(rows, 2, figsize=(PAGE_WIDTH, 2.5 * rows), squeeze=False)
+        axes = grid.flatten()
+        for axis, measure in zip(axes, shown, strict=False):
+            mine = lines[lines.measure == measure]
+            for policy, mark in marks(mine.policy).items():
+                _line(axis, mine[mine.policy == policy].sort_values("budget"), policy, mark)
+            if measure != PERPLEXITY:
+                axis.axhline(mine.chance.iloc[0], color="0.7", linestyle=":", linewidth=0.8)
+            axis.set_xlabel("budget (% of the prompt)")
+            axis.set_title(f"{measure}\n({mine['items'].iloc[0]} items, {mine.clusters.iloc[0]} clusters)")
+            nats = smaller_is_better(measure) and measure != PERPLEXITY
+            axis.set_ylabel("nats" if nats else "right answers (share)")
+            if measure == PERPLEXITY:
+                axis.set_yscale("log")
+                axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
+                axis.yaxis.set_major_formatter("{x:g}")
+                axis.yaxis.set_minor_formatter(NullFormatter())
+                axis.set_ylabel("perplexity (log scale)")
+        for axis in axes[len(shown) :]:
+            axis.remove()
         axes[0].legend(frameon=False)
     return figure
 
@@ -165,8 +200,8 @@ def kept_text_html(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], share
     from IPython.display import HTML
 
     spans = []
-    for token, part in zip(ids, share, strict=True):
-        grey, colour = int(255 * (1 - 0.75 * part)), "white" if part > 0.6 else "black"
+    for token, kept in zip(ids, share, strict=True):
+        grey, colour = int(255 * (1 - 0.75 * kept)), "white" if kept > 0.6 else "black"
         text = escape(str(tokenizer.decode([token]))).replace("\n", "↵<br>")
         spans.append(f'<span style="background: rgb({grey},{grey},{grey}); color: {colour}">{text}</span>')
     return HTML(f'<pre style="line-height: 1.4">{"".join(spans)}</pre>')

@@ -9,7 +9,7 @@ import random
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
@@ -24,6 +24,8 @@ from sinklora.records.runs import remember
 from sinklora.reproduction.cache.study import QUESTIONS, base_dtype, base_key
 from sinklora.reproduction.longbench.python_sources import plain_lines
 from sinklora.train.sources import CorpusSpec, read_documents
+
+Metric = Literal["acc", "acc_norm"]
 
 LETTERS = "ABCD"  # OpenBookQA has four choices
 
@@ -110,6 +112,7 @@ def answer_questions(
     few_shot: int = 0,
     limit: int | None = None,
     prompt_tokens: int = 384,
+    metric: Metric = "acc",
     runs: Path = Path("runs"),
 ) -> pd.DataFrame:
     """Whether each question is answered right through every policy's cache, in the columns of
@@ -117,7 +120,8 @@ def answer_questions(
 
     `data_files`: questions in OpenBookQA's format; None is OpenBookQA itself, from the hub. `chosen`: name ->
     the policy at each budget (a fraction of the question with what is shown before it); the full cache is
-    asked as well. `prompt_tokens`: for which length the rows say how a budget is split.
+    asked as well. `prompt_tokens`: for which length the rows say how a budget is split; `metric`: which
+    of the harness's two ways to choose (see `openbookqa.answers`).
     `rows.attrs["data"]` records the questions. Raises what `check_arguments` raises, before a model is
     loaded.
     """
@@ -130,12 +134,13 @@ def answer_questions(
         "shown": None if train_files is None else file_hash(Path(train_files)),
         "few_shot": few_shot,
         "limit": limit,
+        **({} if metric == "acc" else {"metric": metric}),
     }
     loaded: list[Any] = []  # the LMEvalModel, when something is missing
     frames = []
     for name, policy in [("full", Full()), *((n, p) for n, ps in chosen.items() for p in ps)]:
         spec = {**base_key(base), "data": data, "policy": policy_key(policy)}
-        work = partial(_answer, base, policy, task, limit, few_shot, loaded)
+        work = partial(_answer, base, policy, task, limit, few_shot, loaded, metric)
         right = remember(spec, work, runs=runs, prefix="questions", name="right")
         rows = pd.DataFrame({"measure": QUESTIONS, "item": list(right), "value": map(float, right.values())})
         budget = 1.0 if name == "full" else policy.budget
@@ -166,6 +171,7 @@ def _answer(
     limit: int | None,
     few_shot: int,
     loaded: list[Any],
+    metric: Metric = "acc",
 ) -> Mapping[str, bool]:
     from sinklora.evaluate.lm_eval_model import LMEvalModel
     from sinklora.evaluate.openbookqa import answers
@@ -177,4 +183,4 @@ def _answer(
         loaded.append(LMEvalModel(model.to(default_device()), tokenizer=tokenizer, batch_size=len(LETTERS)))
     reader = loaded[0]
     reader.policy = policy
-    return answers(reader, task, limit=limit, few_shot=few_shot)
+    return answers(reader, task, limit=limit, few_shot=few_shot, metric=metric)

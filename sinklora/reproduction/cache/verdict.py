@@ -1,4 +1,4 @@
-"""What the measurements say of H2O, of Local, of our policy, and of what generation costs."""
+"""What the measurements say of H2O, of Local, of unpublished policies, and of what generation costs."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ from sinklora.reproduction.report.published import published_value
 
 
 def verdict(rows: pd.DataFrame) -> str:
-    """What the numbers say of H2O against Local, and of our policies against the best of the others.
+    """What the numbers say of H2O against Local, and in a note of unpublished policies.
 
     The claim holds for a measure where H2O is better than Local at some small budget and worse at none.
     """
@@ -41,14 +41,14 @@ def _verdict_on(policy: str, rows: pd.DataFrame) -> str:
     worse = found[found.worse]
     if worse.empty:
         return (
-            f"Ours, {policy}: never worse than the best of {rivals} within the paired 95 % "
-            f"intervals ({compared} comparisons); better in {better}."
+            f"Note on {policy}, not published: never worse than the best of {rivals} within the paired "
+            f"95 % intervals ({compared} comparisons); better in {better}."
         )
     places = zip(worse.measure, worse.budget, strict=True)
     where = ", ".join(f"{measure} at {100 * budget:g} %" for measure, budget in places)
     return (
-        f"Ours, {policy}: worse than the best of {rivals} in {where}, {len(worse)} of {compared} "
-        f"comparisons ({0.025 * compared:.1f} would be by chance alone); better in {better}."
+        f"Note on {policy}, not published: worse than the best of {rivals} in {where}, {len(worse)} of "
+        f"{compared} comparisons ({0.025 * compared:.1f} would be by chance alone); better in {better}."
     )
 
 

@@ -1,0 +1,176 @@
+"""Estimates of Fig. 6 from rows with clusters: values, paired differences, and what they say of H2O.
+
+The interval of every mean is that of a bootstrap over clusters (documents, passages, questions), so that
+items of one cluster do not count as independent.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from sinklora.evaluate.statistics import bonferroni, interval
+from sinklora.records.tables import Column, Estimate, Table, part
+from sinklora.reproduction.cache.study import CHANCE, PERPLEXITY, QUESTIONS
+from sinklora.reproduction.cache.text_study import FACTS, FACTS_LATER, NATS
+from sinklora.reproduction.cache.verdict import percents
+
+ORDER = (PERPLEXITY, QUESTIONS, FACTS, FACTS_LATER, FACTS + NATS, FACTS_LATER + NATS)
+
+RIVALS = ("streaming", "local")
+
+RESAMPLES = 9999
+
+NOT_MEASURED = "cannot be measured with this model"
+
+
+def smaller_is_better(measure: str) -> bool:
+    """Whether a measure is in nats, of which less is better."""
+    return measure == PERPLEXITY or measure.endswith(NATS)
+
+
+def clustered(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows with a `cluster`: where they have none, each item is its own."""
+    if "cluster" not in rows:
+        return rows.assign(cluster=rows["item"])
+    return rows.assign(cluster=rows.cluster.fillna(rows["item"]))
+
+
+def cluster_interval(values: "pd.Series[float]", clusters: "pd.Series[str]") -> tuple[float, float]:
+    """Percentile bootstrap interval (95 %) of the mean of all values, whole clusters drawn; NaN for one."""
+    groups = values.groupby(clusters.to_numpy())
+    sums, counts = groups.sum().to_numpy(), groups.count().to_numpy()
+    if len(sums) < 2:
+        return math.nan, math.nan
+    found = stats.bootstrap(
+        (sums, counts),
+        lambda s, n, axis=-1: s.sum(axis) / n.sum(axis),
+        paired=True,
+        vectorized=True,
+        n_resamples=RESAMPLES,
+        batch=1000,
+        method="percentile",
+        rng=np.random.default_rng(0),
+    )
+    return float(found.confidence_interval.low), float(found.confidence_interval.high)
+
+
+def estimates(rows: pd.DataFrame) -> pd.DataFrame:
+    """One line per measure, policy and budget: value, 95 % interval, items, clusters, chance, note.
+
+    Perplexities are exponents of the mean nats. A measure in which the full cache's interval holds chance is
+    noted as one that cannot be measured; under a budget such a line is "at chance".
+    """
+    lines = []
+    for measure, policy, budget, group in _groups(clustered(rows)):
+        low, high = cluster_interval(group.value, group.cluster)
+        chance = _chance(measure, group)
+        scale = math.exp if measure == PERPLEXITY else float
+        line = {"measure": measure, "policy": policy, "budget": budget, "split": group.split.iloc[0]}
+        line |= {"value": scale(group.value.mean()), part("value", "low"): scale(low)}
+        line |= {part("value", "high"): scale(high), "items": len(group), "chance": chance}
+        at_chance = low <= chance if not smaller_is_better(measure) else high >= chance
+        note = "" if not at_chance else NOT_MEASURED if policy == "full" else "at chance"
+        lines.append({**line, "clusters": group.cluster.nunique(), "note": note})
+    return pd.DataFrame(lines)
+
+
+def estimates_table(rows: pd.DataFrame) -> Table:
+    """The lines of `estimates` as they are written."""
+    plain = ("items", "clusters", "chance", "note")
+    shown = [Column(name) for name in ("measure", "policy", "budget", "split")]
+    return Table(estimates(rows), [*shown, Estimate("value"), *(Column(name) for name in plain)])
+
+
+def differences(rows: pd.DataFrame, policy: str = "h2o", rivals: Sequence[str] = RIVALS) -> pd.DataFrame:
+    """How much better a policy is than others at each budget and than the full cache, paired by item.
+
+    `lead`: nats saved (a token, or an answer) or share of answers gained, with its 95 % interval, and the
+    outcome: "better", "worse" or "not decided", by Student's t over the means of clusters (a bootstrap of few
+    clusters is too sure), at a level that holds for all lines together.
+    """
+    given = clustered(rows)
+    pairs = [
+        (measure, budget, rival, _paired(given, measure, policy, budget, rival))
+        for measure, name, budget, _ in _groups(given)
+        if name == policy
+        for rival in (*rivals, "full")
+        if ((given.measure == measure) & (given.policy == rival)).any()
+    ]
+    level = bonferroni(len(pairs))
+    lines = []
+    for measure, budget, rival, pair in pairs:
+        low, high = cluster_interval(pair.lead, pair.cluster)
+        sure_low, sure_high = interval(pair.groupby("cluster").lead.mean(), level)
+        word = "better" if sure_low > 0 else "worse" if sure_high < 0 else "not decided"
+        line = {"measure": measure, "budget": budget, "policy": policy, "against": rival}
+        line |= {"lead": pair.lead.mean(), part("lead", "low"): low, part("lead", "high"): high}
+        lines.append({**line, "items": len(pair), "outcome": word})
+    return pd.DataFrame(lines)
+
+
+def differences_table(found: pd.DataFrame) -> Table:
+    """Lines of `differences` as they are written, of one model or several (column `model`)."""
+    names = [name for name in ("model", "measure", "budget", "policy", "against") if name in found]
+    shown = [Column(name) for name in names]
+    return Table(found, [*shown, Estimate("lead"), Column("items"), Column("outcome")])
+
+
+def real_verdict(rows: pd.DataFrame) -> str:
+    """What the numbers say of the paper's claim, H2O better than its rivals at one budget of everybody."""
+    found, levels = differences(rows), estimates(rows)
+    unmeasured = set(levels[levels.note == NOT_MEASURED].measure)
+    rivals = found[(found.against != "full") & ~found.measure.isin(unmeasured)]
+    outcomes = [_outcome(rivals[rivals.against == rival], rival) for rival in RIVALS]
+    told = [f"{measure}: {_told(group)}." for measure, group in rivals.groupby("measure", sort=False)]
+    left = [f"{measure}: {NOT_MEASURED}." for measure in ORDER if measure in unmeasured]
+    return " ".join([*outcomes, *told, *left])
+
+
+def _outcome(found: pd.DataFrame, rival: str) -> str:
+    better, worse = (int((found.outcome == word).sum()) for word in ("better", "worse"))
+    word = "Not decided"
+    if better:
+        word = "Held in part" if worse or better < len(found) else "Held"
+    elif worse:
+        word = "Did not hold"
+    return f"{word}: H2O against {rival} is better in {better}, worse in {worse} of {len(found)} comparisons."
+
+
+def _told(found: pd.DataFrame) -> str:
+    parts = []
+    for rival, lines in found.groupby("against", sort=False):
+        by_word = [
+            f"{word} at {percents(sorted(lines[lines.outcome == word].budget))}"
+            for word in ("better", "worse")
+            if (lines.outcome == word).any()
+        ]
+        parts.append(f"against {rival} {', '.join(by_word) or 'nowhere decided'}")
+    return "; ".join(parts)
+
+
+def _groups(rows: pd.DataFrame) -> Iterator[tuple[str, str, float, pd.DataFrame]]:
+    """Rows of each measure (in ORDER, others after), policy and budget."""
+    names = [m for m in ORDER if m in set(rows.measure)]
+    names += [m for m in dict.fromkeys(rows.measure) if m not in names]
+    for measure in names:
+        for (policy, budget), group in rows[rows.measure == measure].groupby(
+            ["policy", "budget"], sort=False
+        ):
+            yield str(measure), str(policy), float(str(budget)), group
+
+
+def _chance(measure: str, group: pd.DataFrame) -> float:
+    if "chance" in group and group.chance.notna().any():
+        return float(group.chance.mean())
+    return CHANCE.get(measure, math.nan)
+
+
+def _paired(rows: pd.DataFrame, measure: str, policy: str, budget: float, rival: str) -> pd.DataFrame:
+    of = rows[rows.measure == measure].set_index("item")
+    mine = of[(of.policy == policy) & (of.budget == budget)]
+    other = of[(of.policy == rival) & (of.budget == (1.0 if rival == "full" else budget))]
+    lead = mine.value - other.value
+    return pd.DataFrame({"lead": -lead if smaller_is_better(measure) else lead, "cluster": mine.cluster})

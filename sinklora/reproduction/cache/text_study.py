@@ -1,0 +1,191 @@
+"""Fig. 6 on a real language model: perplexity and planted facts in passages of real text, by cache policy.
+
+Rows carry the `cluster` that an item belongs to: the document of a passage, the passage of a fact.
+Measurements are run directories, as those of `cache.study`.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from sinklora.cache.full import Full
+from sinklora.cache.policies import CachePolicy, policy_key
+from sinklora.evaluate.pass_keys import CacheFactory
+from sinklora.evaluate.planted_facts import FactPassage, chance_nats, plant_facts, recalled_facts
+from sinklora.evaluate.through_cache import continuation_nll
+from sinklora.hf.budget_cache import BudgetCache
+from sinklora.hf.device import default_device
+from sinklora.pretrained.fetch import model_path
+from sinklora.pretrained.load import load
+from sinklora.records.checks import Count, NotNegative, check_fields
+from sinklora.records.files import json_hash
+from sinklora.records.runs import remember
+from sinklora.reproduction.cache.study import PERPLEXITY, base_dtype, base_key
+from sinklora.train.sources import CorpusSpec
+from sinklora.train.tokens import TokenizedCorpus, corpus_record, tokenize_corpus
+
+FACTS = "facts"  # the question is part of the prompt
+
+FACTS_LATER = "facts, asked after eviction"
+
+ROWS = 32  # read at a time
+
+NATS = " (nats an answer)"  # behind the name of either
+
+
+@dataclass(frozen=True)
+class TextStudy:
+    """How much of a corpus is measured, through each cache.
+
+    `passages` of `prompt_tokens`, of which budgets are fractions, and `scored_tokens` after them: at most
+    `per_document` of each document. `fact_passages` of `fact_tokens` with four facts each, of the same
+    documents; `seed` draws the facts.
+    """
+
+    base: str
+    prompt_tokens: Count = 1024
+    scored_tokens: Count = 128
+    passages: Count = 64
+    per_document: Count = 8
+    fact_tokens: Count = 1024
+    fact_passages: Count = 16
+    seed: NotNegative = 0
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+@dataclass(frozen=True)
+class Passage:
+    """Token ids, and the name of the document that they are from."""
+
+    document: str
+    ids: np.ndarray
+
+
+def passages_of(corpus: TokenizedCorpus, *, tokens: int, passages: int, per_document: int) -> list[Passage]:
+    """`passages` of `tokens` tokens, spread evenly over each document and without its first token (BOS).
+
+    A document gives as many as fit, at most `per_document`; documents come in the corpus's order, every one
+    with its first passage before any with its second. Raises ValueError where the corpus has too few.
+    """
+    found: list[tuple[int, Passage]] = []
+    for name, ids in zip(corpus.names, corpus.documents(), strict=True):
+        room = len(ids) - 1
+        count = min(per_document, room // tokens)
+        part = room // max(count, 1)
+        starts = [1 + number * part + (part - tokens) // 2 for number in range(count)]
+        found += [(number, Passage(name, ids[s : s + tokens])) for number, s in enumerate(starts)]
+    found.sort(key=lambda item: item[0])
+    if len(found) < passages:
+        raise ValueError(
+            f"passages={passages}: the corpus has {len(found)} of {tokens} tokens, {per_document} a document"
+        )
+    return [passage for _, passage in found[:passages]]
+
+
+def measure_text(
+    study: TextStudy,
+    corpus: CorpusSpec,
+    chosen: Mapping[str, Sequence[CachePolicy]],
+    *,
+    runs: Path = Path("runs"),
+    cache: Path | None = None,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Every measurement of every policy: one row per policy, budget, measure and item.
+
+    `chosen`: name -> the policy at each budget; the full cache is measured as well. Columns as those of
+    `cache.study.measure`, with `cluster` and, of facts, `chance`. `rows.attrs["data"]` records the documents.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(model_path(study.base))
+    tokenized = tokenize_corpus(corpus, tokenizer, cache=cache, progress=progress)
+    texts = passages_of(
+        tokenized,
+        tokens=study.prompt_tokens + study.scored_tokens,
+        passages=study.passages,
+        per_document=study.per_document,
+    )
+    hosts = passages_of(
+        tokenized, tokens=study.fact_tokens, passages=study.fact_passages, per_document=study.per_document
+    )
+    ids = [passage.ids for passage in hosts]
+    planted = plant_facts(tokenizer, ids, tokens=study.fact_tokens, seed=study.seed)
+    data = corpus_record(corpus, tokenized)
+    loaded: list[PreTrainedModel] = []  # the model, when something is missing
+    frames = []
+    for name, policy in [("full", Full()), *((n, p) for n, ps in chosen.items() for p in ps)]:
+        spec = {
+            "study": asdict(study),
+            **base_key(study.base),
+            "text_sha256": tokenized.sha256,
+            "facts_sha256": _facts_hash(planted),
+            "policy": policy_key(policy),
+        }
+        work = partial(_measure_one, study, policy, tokenizer, texts, planted, loaded, progress)
+        rows = pd.DataFrame(remember(spec, work, runs=runs, prefix="text-cache"))
+        budget = 1.0 if name == "full" else policy.budget
+        split = policy.described_split(study.prompt_tokens)
+        frames.append(rows.assign(policy=name, budget=budget, split=split))
+    frame = pd.concat(frames, ignore_index=True)
+    frame.attrs["data"] = data
+    return frame
+
+
+def _facts_hash(planted: Sequence[FactPassage]) -> str:
+    """Of all that is asked and read, so that a change of wording is another measurement."""
+    return json_hash([[passage.ids.tolist(), [asdict(f) for f in passage.facts]] for passage in planted])
+
+
+def _measure_one(
+    study: TextStudy,
+    policy: CachePolicy,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: list[Passage],
+    planted: list[FactPassage],
+    loaded: list[PreTrainedModel],
+    progress: bool,
+) -> list[dict[str, Any]]:
+    if not loaded:
+        loaded.append(load(study.base, dtype=base_dtype(study.base), device=default_device()).model)
+    make = partial(BudgetCache, loaded[0], policy)
+    return [
+        *_perplexity_rows(study, loaded[0], texts, make, progress),
+        *_fact_rows(loaded[0], tokenizer, planted, make, progress),
+    ]
+
+
+def _perplexity_rows(
+    study: TextStudy, model: PreTrainedModel, texts: list[Passage], make: CacheFactory, progress: bool
+) -> Iterator[dict[str, Any]]:
+    lengths = {"prompt_tokens": study.prompt_tokens, "scored_tokens": study.scored_tokens}
+    ids = [passage.ids for passage in texts]
+    nats = continuation_nll(model, ids, make, batch_size=ROWS, progress=progress, **lengths).mean(1)
+    for number, (passage, value) in enumerate(zip(texts, nats, strict=True)):
+        item = {"item": str(number), "cluster": passage.document}
+        yield {"measure": PERPLEXITY, **item, "value": float(value), "chance": None}
+
+
+def _fact_rows(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    planted: list[FactPassage],
+    make: CacheFactory,
+    progress: bool,
+) -> Iterator[dict[str, Any]]:
+    for measure, later in ((FACTS, False), (FACTS_LATER, True)):
+        found = recalled_facts(
+            model, tokenizer, planted, make, question_later=later, batch_size=ROWS, progress=progress
+        )
+        for number, (passage, answers) in enumerate(zip(planted, found, strict=True)):
+            for place, (fact, answer) in enumerate(zip(passage.facts, answers, strict=True)):
+                item = {"item": f"{number}/{place}", "cluster": str(number), "depth": fact.depth}
+                exact = {"value": float(answer.exact), "chance": fact.template.chance}
+                yield {"measure": measure, **item, **exact}
+                yield {"measure": measure + NATS, **item, "value": answer.nats, "chance": chance_nats(fact)}

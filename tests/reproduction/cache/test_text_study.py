@@ -1,0 +1,175 @@
+"""Fig. 6 on real text: passages, rows measured once, clustered intervals, and what is said of them."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from figure_data import error_bars
+from sinklora.cache.h2o import H2O
+from sinklora.cache.sliding_window import Local
+from sinklora.cache.streaming_llm import StreamingLLM
+from sinklora.reproduction.cache.estimates import (
+    NOT_MEASURED,
+    cluster_interval,
+    differences,
+    differences_table,
+    estimates,
+    estimates_table,
+    real_verdict,
+)
+from sinklora.reproduction.cache.figures import estimates_figure
+from sinklora.reproduction.cache.study import PERPLEXITY, QUESTIONS
+from sinklora.reproduction.cache.text_study import (
+    FACTS,
+    FACTS_LATER,
+    NATS,
+    TextStudy,
+    measure_text,
+    passages_of,
+)
+from sinklora.train.sources import CorpusSpec
+from sinklora.train.tokens import TokenizedCorpus
+
+
+def test_passages_by_hand() -> None:
+    starts = np.array([0, 31, 41])
+    corpus = TokenizedCorpus(np.arange(54, dtype=np.uint16), starts, ("a", "b", "c"), "", {})
+    found = passages_of(corpus, tokens=10, passages=3, per_document=2)
+    # a: 30 tokens without BOS in two parts of 15, b: nine, too few, c: 12 in one part.
+    taken = [(passage.document, passage.ids.tolist()) for passage in found]
+    assert taken == [("a", list(range(3, 13))), ("c", list(range(43, 53))), ("a", list(range(18, 28)))]
+
+
+def test_passages_that_do_not_suffice_are_named() -> None:
+    corpus = TokenizedCorpus(np.arange(40, dtype=np.uint16), np.array([0]), ("a",), "", {})
+    with pytest.raises(ValueError, match="passages=4: the corpus has 3 of 10"):
+        passages_of(corpus, tokens=10, passages=4, per_document=8)
+
+
+def rows_of(values: dict[tuple[str, str, float], list[float]], clusters: list[str]) -> pd.DataFrame:
+    return pd.DataFrame(
+        [
+            {"measure": m, "policy": p, "budget": b, "item": str(i), "value": v, "cluster": c, "split": ""}
+            for (m, p, b), column in values.items()
+            for i, (v, c) in enumerate(zip(column, clusters, strict=True))
+        ]
+    )
+
+
+def test_items_of_a_cluster_are_drawn_together() -> None:
+    values = pd.Series([0.0] * 50 + [1.0] * 50)
+    alone = cluster_interval(values, pd.Series([str(i) for i in range(100)]))
+    assert alone == pytest.approx((0.4, 0.6), abs=0.02)  # 0.5 +- 1.96 * 0.05
+    # Two clusters: both of them 0, both 1, or one of each, in 1, 1 and 2 of 4 draws.
+    assert cluster_interval(values, pd.Series(["a"] * 50 + ["b"] * 50)) == (0, 1)
+    assert all(np.isnan(cluster_interval(values, pd.Series(["a"] * 100))))
+
+
+CLUSTERS = [str(i // 2) for i in range(40)]
+NOISE = [0.1 * (i % 5) for i in range(40)]
+HAND = rows_of(
+    {
+        (PERPLEXITY, "full", 1.0): [2.0 + x for x in NOISE],
+        (PERPLEXITY, "h2o", 0.1): [2.5 + x for x in NOISE],
+        (PERPLEXITY, "streaming", 0.1): [2.5 + x + (0.2 if i % 2 else -0.2) for i, x in enumerate(NOISE)],
+        (PERPLEXITY, "local", 0.1): [3.5 + 2 * x for x in NOISE],
+        (QUESTIONS, "full", 1.0): [float(i % 4 == 0) for i in range(40)],
+        (QUESTIONS, "h2o", 0.1): [float(i % 4 == 1) for i in range(40)],
+        (QUESTIONS, "local", 0.1): [float(i % 4 == 2) for i in range(40)],
+        (QUESTIONS, "streaming", 0.1): [float(i % 4 == 2) for i in range(40)],
+        (FACTS, "full", 1.0): [1.0] * 40,
+        (FACTS, "h2o", 0.1): [0.0] * 40,
+        (FACTS, "streaming", 0.1): [1.0] * 40,
+        (FACTS, "local", 0.1): [0.0] * 40,
+    },
+    CLUSTERS,
+).assign(chance=lambda frame: frame.measure.map({FACTS: 0.05}))
+
+
+def test_estimates_by_hand() -> None:
+    found = estimates(HAND).set_index(["measure", "policy"])
+    assert found.loc[(PERPLEXITY, "full"), "value"] == pytest.approx(np.exp(2.2))
+    assert found.loc[(PERPLEXITY, "full"), "clusters"] == 20 and found.loc[(FACTS, "h2o"), "items"] == 40
+    assert found.loc[(QUESTIONS, "full"), "note"] == NOT_MEASURED  # 0.25 of four choices
+    assert found.loc[(FACTS, "full"), "note"] == "" and found.loc[(FACTS, "h2o"), "note"] == "at chance"
+    assert found.loc[(FACTS, "h2o"), "chance"] == pytest.approx(0.05)
+    assert estimates_table(HAND).written().value.tolist()[0].startswith("9.03 (")
+
+
+def test_differences_are_paired_and_their_sign_is_what_is_better() -> None:
+    found = differences(HAND).set_index(["measure", "against"])
+    assert found.loc[(PERPLEXITY, "local"), "lead"] == pytest.approx(1.2)
+    assert found.loc[(PERPLEXITY, "full"), "lead"] == pytest.approx(-0.5)
+    assert found.loc[(PERPLEXITY, "full"), "lead (high)"] == pytest.approx(-0.5)  # the noise is paired away
+    assert found.outcome.to_dict() == {
+        (PERPLEXITY, "streaming"): "not decided",
+        (PERPLEXITY, "local"): "better",
+        (PERPLEXITY, "full"): "worse",
+        (QUESTIONS, "streaming"): "not decided",
+        (QUESTIONS, "local"): "not decided",
+        (QUESTIONS, "full"): "not decided",
+        (FACTS, "streaming"): "worse",
+        (FACTS, "local"): "not decided",
+        (FACTS, "full"): "worse",
+    }
+    assert "model" in differences_table(found.reset_index().assign(model="x")).written()
+
+
+def test_two_documents_of_one_mind_decide_nothing() -> None:
+    values = {(PERPLEXITY, "h2o", 0.1): [2.0, 2.1], (PERPLEXITY, "local", 0.1): [2.5, 2.2]}
+    values |= {(PERPLEXITY, "streaming", 0.1): [2.5, 2.3], (PERPLEXITY, "full", 1.0): [1.0, 1.0]}
+    found = differences(rows_of(values, ["a", "b"])).set_index("against")
+    assert found.loc["local", "lead (low)"] > 0 and found.loc["local", "outcome"] == "not decided"
+
+
+def test_the_figure_shows_the_estimates() -> None:
+    found = estimates(HAND)
+    axes = estimates_figure(found).axes
+    assert [axis.get_title() for axis in axes] == [
+        f"{measure}\n(40 items, 20 clusters)" for measure in (PERPLEXITY, QUESTIONS, FACTS)
+    ]
+    drawn = dict(error_bars(axes[0]))
+    at = found.set_index(["measure", "policy"]).loc[PERPLEXITY]
+    for policy in ("h2o", "streaming", "local"):
+        line = at.loc[policy]
+        expected = [[10, line["value (low)"], line["value"], line["value (high)"]]]
+        np.testing.assert_allclose(drawn[policy], expected)
+    chance = [line.get_ydata()[0] for line in axes[2].lines if line.get_color() == "0.7"]
+    assert chance == pytest.approx([0.05])
+
+
+def test_the_verdict_leaves_out_what_cannot_be_measured() -> None:
+    said = real_verdict(HAND)
+    assert said.startswith("Did not hold: H2O against streaming is better in 0, worse in 1 of 2 comparisons.")
+    assert "Held in part: H2O against local is better in 1, worse in 0 of 2" in said
+    assert "perplexity: against streaming nowhere decided; against local better at 10 %." in said
+    assert said.endswith(f"questions: {NOT_MEASURED}.")
+
+
+def test_a_study_measures_once(tmp_path: Path) -> None:
+    folder = tmp_path / "corpus" / "test"
+    folder.mkdir(parents=True)
+    for number in range(3):
+        text = " ".join(f"In chapter {i} of book {number} they went on." for i in range(120))
+        (folder / f"{number}.txt").write_text(text)
+    corpus = CorpusSpec(f"dir:{tmp_path / 'corpus'}", "test")
+    study = TextStudy("data/base", 60, 4, passages=4, per_document=2, fact_tokens=320, fact_passages=2)
+    chosen = {"h2o": [H2O(0.2)], "local": [Local(0.2)], "streaming": [StreamingLLM(0.2)]}
+    given = {"runs": tmp_path / "runs", "cache": tmp_path / "cache", "progress": False}
+    rows = measure_text(study, corpus, chosen, **given)
+    counts = rows.groupby(["policy", "measure"]).size().unstack()
+    assert counts[PERPLEXITY].unique().tolist() == [4]
+    for measure in (FACTS, FACTS_LATER, FACTS + NATS, FACTS_LATER + NATS):
+        assert counts[measure].unique().tolist() == [8]
+    assert rows[rows.measure == PERPLEXITY].cluster.str.startswith("test/").all()
+    written = {path: path.stat().st_mtime_ns for path in tmp_path.glob("runs/*/finished.json")}
+    assert len(written) == 4
+    pd.testing.assert_frame_equal(measure_text(study, corpus, chosen, **given), rows)
+    assert {p: p.stat().st_mtime_ns for p in tmp_path.glob("runs/*/finished.json")} == written
+    # A folder elsewhere with the same texts is the same measurement.
+    (tmp_path / "corpus").rename(tmp_path / "moved")
+    moved = CorpusSpec(f"dir:{tmp_path / 'moved'}", "test")
+    assert measure_text(study, moved, chosen, **given).value.equals(rows.value)
+    assert len(list(tmp_path.glob("runs/*/finished.json"))) == 4

@@ -38,8 +38,9 @@ smoke: $(STAMP) ## the same at toy size, to see that every notebook runs
 	$(PY) -m sinklora reproduce --profile smoke
 
 # Two processes of one thread each, also where a test starts another one.
+test: export OMP_NUM_THREADS := 1
 test: $(STAMP) ## run the test suite
-	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 --dist worksteal
+	$(PY) -m pytest -q -n 2 --dist worksteal
 
 lint: $(STAMP) ## check style, format, types, the order of imports between rooms, pins and words
 	$(PY) -m ruff check .

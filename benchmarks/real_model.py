@@ -86,7 +86,7 @@ def generate(
 def measure_rounds(options: argparse.Namespace, batch: int, prompt: int) -> dict[str, list[list[float]]]:
     """Seconds of every round by cache; one round to warm up is left out."""
     model = load_model(options)
-    cases = {name: functools.partial(generate, name, model, options, batch, prompt) for name in CACHES}
+    cases = {n: functools.partial(generate, n, model, options, batch, prompt) for n in options.caches}
     return in_rounds(cases, rounds=options.repeats, what=f"{batch} x {prompt}")
 
 
@@ -119,7 +119,7 @@ def count_operators(options: argparse.Namespace, name: str) -> list[float]:
 def cell(options: argparse.Namespace, compute: Callable[..., Any], *arguments: Any) -> Any:
     """What `compute(options, *arguments)` gives, measured once for these options, versions and machine."""
     known = current_provenance()
-    decide = ("model", "dtype", "device", "threads", "budget", "steps", "repeats")
+    decide = ("model", "dtype", "device", "threads", "budget", "steps", "repeats", "caches")
     key = {
         "real_model": compute.__name__,
         "arguments": list(arguments),
@@ -132,14 +132,14 @@ def cell(options: argparse.Namespace, compute: Callable[..., Any], *arguments: A
 def caches(options: argparse.Namespace) -> pd.DataFrame:
     """A row for each batch, prompt and cache. Memory first: its processes are forked."""
     settings = [(batch, prompt) for batch in options.batches for prompt in options.prompts]
-    peaks = {(*s, name): cell(options, measure_peak, *s, name) for s in settings for name in CACHES}
-    operators = {name: cell(options, count_operators, name) for name in CACHES}
+    peaks = {(*s, name): cell(options, measure_peak, *s, name) for s in settings for name in options.caches}
+    operators = {name: cell(options, count_operators, name) for name in options.caches}
     rows = []
     for batch, prompt in settings:
         rounds = cell(options, measure_rounds, batch, prompt)
         read, decoded = ({name: [lap[i] for lap in own] for name, own in rounds.items()} for i in (0, 1))
         base = peaks[batch, prompt, DYNAMIC]
-        for name in CACHES:
+        for name in options.caches:
             speeds = [batch * options.steps / seconds for seconds in decoded[name]]
             peak = peaks[batch, prompt, name]
             ratio = float("nan") if name == STATIC else median_ratio(read[name], read[DYNAMIC])
@@ -213,6 +213,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         "--contexts", type=int, nargs="+", default=[64] if quick else [16384], help="of training"
     )
     parser.add_argument("--budget", type=float, default=0.2)
+    parser.add_argument(
+        "--caches", choices=CACHES, nargs="+", default=list(CACHES), help=f"beside {DYNAMIC} and Local"
+    )
     parser.add_argument("--steps", type=int, default=3 if quick else 64, help="tokens decoded")
     parser.add_argument("--repeats", type=int, default=1 if quick else 3, help="rounds")
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), help="default: what is fast here")
@@ -227,6 +230,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         or min(*options.prompts, *options.batches, options.steps, options.repeats) < 1
     ):
         parser.error(f"expected a budget in (0, 1] and counts of at least 1, got {vars(options)}")
+    options.caches = [name for name in CACHES if name in {DYNAMIC, "Local", *options.caches}]  # compared with
     if options.dtype is None:
         options.dtype = "bfloat16" if has_cuda else str(fast_dtype()).removeprefix("torch.")
     return options

@@ -16,6 +16,8 @@ BEGIN, END = "<!-- table: ", "<!-- end of table -->"
 
 QUOTED = re.compile(rf"({BEGIN}(\S+) -->\n)(.*?)({END})", re.DOTALL)
 
+LONGEST_TABLE = 100  # rows that the index shows; what has more is linked
+
 MISSING = "Not yet measured."
 
 HEAD = """# Results
@@ -73,7 +75,9 @@ def _show(record: dict[str, Any], folder: Path, paper_numbers: Path, said: dict[
     if record["kind"] == "figure":
         shown = f"![{name}]({folder.name}/figures/{name}.png)"
     else:
-        shown = _table(folder.parent, f"{folder.name}/{name}")
+        shown = _shown_or_linked(
+            _table(folder.parent, f"{folder.name}/{name}"), f"{folder.name}/tables/{name}"
+        )
     parts = [f"### {_line(record['paper_item'])}: {name}", _line(record["caption"]), shown]
     published = describe(record["paper_item"], paper_numbers)
     if published:
@@ -81,6 +85,12 @@ def _show(record: dict[str, Any], folder: Path, paper_numbers: Path, said: dict[
     parts.append(f"**Did it hold?** {_once(_line(record['verdict']), name, said)}")
     parts.append(f"<sub>[provenance]({folder.name}/provenance/{name}.json): {_describe_run(record)}</sub>")
     return "\n\n".join(parts) + "\n"
+
+
+def _shown_or_linked(table: str, path: str) -> str:
+    """A table, or a link to one with a line for each passage, question or trial."""
+    rows = table.count("\n") - 1
+    return table if rows <= LONGEST_TABLE else f"{rows} rows: [csv]({path}.csv)"
 
 
 def _once(text: str, name: str, said: dict[str, str]) -> str:

@@ -66,6 +66,14 @@ def test_the_index_shows_what_is_there_and_says_what_is_not(report: Report) -> N
     assert "smoke" not in text
 
 
+@pytest.mark.parametrize(("rows", "linked"), [(100, False), (101, True)])
+def test_the_index_links_tables_with_a_line_an_item(report: Report, rows: int, linked: bool) -> None:
+    report.table("items", pd.DataFrame({"nats": range(rows)}), **FACTS)  # type: ignore[arg-type]
+    text = results_index(report.root, [Experiment("09_test", "x", {"cpu": {}}, ("items",))])
+    assert (f"{rows} rows: [csv](cpu/tables/items.csv)" in text) == linked
+    assert text.count("\n|") == (0 if linked else rows + 2)
+
+
 def test_quoted_tables_are_refilled_and_stay(report: Report) -> None:
     make_table(report)
     text = "before\n<!-- table: cpu/t -->\nstale\n<!-- end of table -->\nafter\n"

@@ -28,11 +28,12 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache, StaticCache
 
 from sinklora.cache.policies import make_policy
+from sinklora.evaluate import generation_cost
 from sinklora.evaluate.memory import KEEP_MEMORY, peak_of_a_fork
 from sinklora.evaluate.operator_count import operators_per_layer
 from sinklora.evaluate.step_estimate import estimate
 from sinklora.evaluate.step_spec import StepSpec
-from sinklora.evaluate.timing import Stopwatch, in_rounds, median_ratio
+from sinklora.evaluate.timing import in_rounds, median_ratio
 from sinklora.evaluate.training_step import measured
 from sinklora.hf.budget_cache import BudgetCache
 from sinklora.pretrained.load import fast_dtype, load, model_path
@@ -67,20 +68,15 @@ def load_model(options: argparse.Namespace) -> PreTrainedModel:
     return load(options.model, dtype=getattr(torch, options.dtype), device=options.device).model
 
 
-@torch.inference_mode()
 def generate(
     name: str, model: PreTrainedModel, options: argparse.Namespace, batch: int, prompt: int
 ) -> list[float]:
     """Seconds of the prompt, and of decoding `options.steps` tokens a row."""
     tokens = kept_tokens(options, prompt) if name == STATIC else prompt
     ids = torch.arange(tokens, device=model.device).expand(batch, -1) % model.config.vocab_size
-    cache = make_cache(name, model, options, prompt)
-    watch = Stopwatch(model.device)
-    logits = model(ids, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
-    read = watch.lap().wall
-    for _ in range(options.steps):
-        logits = model(logits[:, -1:].argmax(-1), past_key_values=cache, use_cache=True).logits
-    return [read, watch.lap().wall]
+    make = functools.partial(make_cache, name, model, options, prompt)
+    cost = generation_cost.generate(model, make, ids, options.steps)
+    return [cost.prompt, cost.decoding]
 
 
 def measure_rounds(options: argparse.Namespace, batch: int, prompt: int) -> dict[str, list[list[float]]]:

@@ -16,6 +16,7 @@ from sinklora.pretrained.catalogue import packaged_record
 from sinklora.records.files import atomic_write, write_json
 from sinklora.records.provenance import current_provenance
 from sinklora.records.tables import Table, latex, markdown
+from sinklora.reproduction.report.claims import Claim, claims_to_json, told_together
 from sinklora.reproduction.report.experiments import PROFILES
 
 TableOf = TypeVar("TableOf", Table, pd.DataFrame)
@@ -104,6 +105,15 @@ class Report:
             atomic_write(folder / f"{name}.{suffix}", content.getvalue())
         self._record("figure", name, paper_item, caption, verdict, seeds, data)
         return figure
+
+    def claims(self, claims: Sequence[Claim]) -> str:
+        """Write what became of the paper's sentences, in place of what this notebook wrote before.
+
+        Returns them as a paragraph.
+        """
+        path = self._folder("claims", self.notebook) / f"{self.notebook}.json"
+        write_json(path, claims_to_json(claims))
+        return told_together(claims)
 
     def _folder(self, kind: str, name: str) -> Path:
         if not re.fullmatch(r"[A-Za-z0-9_-]+", name):

@@ -1,0 +1,64 @@
+"""Effects over seeds and documents: by hand, by theory, and Holm's correction by hand."""
+
+import math
+
+import numpy as np
+import pytest
+
+from helpers import assert_close
+from sinklora.evaluate.paired_effects import DRAWS, difference, effect, holm
+
+
+def test_the_estimate_is_the_difference_of_the_means() -> None:
+    worse, better = np.array([[3.0, 4.0], [5.0, 6.0]]), np.array([[1.0, 4.0], [2.0, 3.0]])
+    found = difference(worse, better)
+    assert found.estimate == 2.0
+    assert found.units == "2 seeds × 2 documents"
+    assert found.low <= found.low90 <= found.estimate <= found.high90 <= found.high
+
+
+def test_what_all_documents_share_is_sure() -> None:
+    """Documents differ by far more than models do: only paired differences tell."""
+    levels = np.random.default_rng(1).normal(size=(1, 64)) * 10
+    found = difference(np.repeat(levels + 0.5, 3, 0), np.repeat(levels, 3, 0))
+    assert_close([found.low, found.high], [0.5, 0.5], atol=1e-9)
+    assert found.p == pytest.approx(2 / (DRAWS + 1))
+
+
+@pytest.mark.parametrize("seeds", [1, 5])
+def test_the_interval_is_that_of_both_kinds_of_units(seeds: int) -> None:
+    """Independent effects of seeds and documents: the variance of the mean is the sum of both parts'."""
+    chance = np.random.default_rng(2)
+    by_seed, by_document = chance.normal(size=(seeds, 1)) * 0.3, chance.normal(size=(1, 200))
+    found = difference(by_seed + by_document, np.zeros((1, 200)))
+    error = math.sqrt(by_document.var() / 200 + (by_seed.var() / seeds if seeds > 1 else 0))
+    assert_close([found.low, found.high], found.estimate + 1.96 * error * np.array([-1, 1]), atol=0.1 * error)
+
+
+def test_an_untrained_model_has_no_seed_to_draw() -> None:
+    trained = np.array([[1.0, 2.0], [2.0, 3.0]])
+    assert difference(np.array([[4.0, 5.0]]), trained).estimate == 2.5
+    with pytest.raises(ValueError, match="same seeds and documents"):
+        difference(np.ones((3, 2)), trained)
+    with pytest.raises(ValueError, match="same seeds and documents"):
+        difference(np.ones((2, 3)), trained)
+
+
+def test_a_statistic_of_three_models_is_drawn_together() -> None:
+    start, full = np.full((1, 8), 4.0), np.full((2, 8), 2.0)
+    found = effect(lambda s, f, m: (s - m) / (s - f), start, full, np.full((2, 8), 3.0))
+    assert (found.estimate, found.low, found.high) == (0.5, 0.5, 0.5)
+
+
+def test_one_document_has_no_interval() -> None:
+    found = difference(np.ones((3, 1)), np.zeros((3, 1)))
+    assert found.estimate == 1 and math.isnan(found.low) and math.isnan(found.p)
+
+
+def test_holm_by_hand() -> None:
+    # Sorted 0.01, 0.03, 0.04: times 3, 2, 1 and never falling.
+    assert holm([0.04, 0.01, 0.03]) == pytest.approx([0.06, 0.03, 0.06])
+    assert holm([0.6, 0.9]) == pytest.approx([1.0, 1.0])
+    found = holm([0.02, math.nan])
+    assert found[0] == pytest.approx(0.02) and math.isnan(found[1])
+    assert holm([]) == []

@@ -1,0 +1,97 @@
+"""Claims: decided from effects, told by one template, written and read back."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sinklora.evaluate.paired_effects import Effect, difference
+from sinklora.records.files import write_json
+from sinklora.reproduction.report.claims import (
+    Claim,
+    claims_to_json,
+    combined,
+    decide,
+    decide_equal,
+    family,
+    read_claims,
+    told,
+    with_effect,
+)
+
+BETTER = Claim("Table 1", "SF-Attn is better than S²-Attn", "not decided", unit="nats a token", model="small")
+
+
+def effect_of(estimate: float, half: float, p: float) -> Effect:
+    return Effect(
+        estimate, estimate - half, estimate + half, estimate - 0.84 * half, estimate + 0.84 * half, p, 5, 64
+    )
+
+
+@pytest.mark.parametrize(
+    ("estimate", "p", "outcome"),
+    [
+        (0.3, 0.01, "held"),
+        (-0.3, 0.01, "did not hold"),
+        (0.3, 0.05, "not decided"),
+        (0.3, float("nan"), "not decided"),
+    ],
+)
+def test_a_difference_is_decided_by_its_p_value(estimate: float, p: float, outcome: str) -> None:
+    assert decide(effect_of(estimate, 0.1, p)) == outcome
+
+
+@pytest.mark.parametrize(
+    ("estimate", "half", "outcome"),
+    [
+        (0.0, 0.009, "held"),
+        (0.005, 0.02, "not decided"),
+        (0.03, 0.01, "did not hold"),
+        (-0.03, 0.01, "did not hold"),
+    ],
+)
+def test_equality_needs_its_margin(estimate: float, half: float, outcome: str) -> None:
+    assert decide_equal(effect_of(estimate, half, 0.5), margin=0.01) == outcome
+
+
+def test_a_family_is_corrected_together() -> None:
+    other = Claim("Table 1", "a longer context helps", "not decided")
+    claims = family({BETTER: effect_of(0.3, 0.1, 0.03), other: effect_of(0.3, 0.1, 0.03)})
+    assert [claim.outcome for claim in claims] == ["not decided", "not decided"]
+    assert family({BETTER: effect_of(0.3, 0.1, 0.03)})[0].outcome == "held"
+    reasoned = Claim("Table 1", "x", "not decided", reason="the recipe is not valid")
+    assert family({reasoned: effect_of(0.3, 0.1, 0.001)})[0].outcome == "not decided"
+
+
+def test_several_outcomes_of_one_sentence() -> None:
+    assert combined(["held", "held"]) == "held"
+    assert combined(["held", "did not hold"]) == "held in part"
+    assert combined(["held", "not decided"]) == "held in part"
+    assert combined(["not decided", "did not hold"]) == "not decided"
+    assert combined(["held", "cannot be measured here"]) == "held"
+    assert combined([]) == "cannot be measured here"
+
+
+def test_a_claim_is_told_in_one_line() -> None:
+    [claim] = family({BETTER: effect_of(0.3, 0.1, 0.001)})
+    assert told(claim) == (
+        "Held: SF-Attn is better than S²-Attn: +0.3 (95 % interval +0.2 to +0.4) nats a token, "
+        "5 seeds × 64 documents."
+    )
+    assert told(
+        Claim("Fig. 8", "a figure", "cannot be measured here", reason="needs a GPU", restated=True)
+    ) == ("Cannot be measured here (in our words): a figure; needs a GPU.")
+
+
+def test_claims_are_read_as_they_were_written(tmp_path: Path) -> None:
+    single = with_effect(BETTER, difference(np.ones((2, 1)), np.zeros((2, 1))))
+    assert single.low is None and single.estimate == 1
+    write_json(tmp_path / "02.json", claims_to_json([single]))
+    write_json(tmp_path / "01.json", claims_to_json([BETTER]))
+    assert read_claims(tmp_path) == [BETTER, single]
+    assert read_claims(tmp_path / "none") == []
+
+
+def test_an_unknown_outcome_is_refused() -> None:
+    with pytest.raises(ValueError, match="outcome='yes': expected one of held, held in part"):
+        Claim("Table 1", "x", "yes")

@@ -4,6 +4,7 @@ A frame holds numbers alone, so that its csv can be computed with: a mean lies i
 what belongs to it in `part(heading, "sd")`, `"low"` and `"high"`. Columns say what a reader sees of them.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -167,6 +168,27 @@ def markdown(table: Table | pd.DataFrame) -> str:
         rule = "|".join("---:" if side == "right" else ":---" for side in table.sides())
         return f"| {' | '.join(text.columns)} |\n|{rule}|"
     return str(text.to_markdown(index=False, colalign=table.sides(), disable_numparse=True))
+
+
+@dataclass(frozen=True)
+class WrittenTable:
+    """A table as it was written: headings, where the cells of each column stand, and rows, all text."""
+
+    headings: list[str]
+    sides: list[Side]
+    rows: list[list[str]]
+
+
+def read_markdown(text: str) -> WrittenTable:
+    """What `markdown` wrote. Raises ValueError for text that is no such table."""
+    lines = [
+        [cell.strip().replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+        for line in text.strip().splitlines()
+    ]
+    if len(lines) < 2 or any(len(line) != len(lines[0]) for line in lines):
+        raise ValueError(f"text: expected a table in Markdown, got {text[:80]!r}")
+    sides: list[Side] = ["right" if rule.endswith(":") else "left" for rule in lines[1]]
+    return WrittenTable(lines[0], sides, lines[2:])
 
 
 def latex(table: Table | pd.DataFrame, caption: str) -> str:

@@ -17,6 +17,7 @@ from sinklora.records.tables import (
     latex,
     markdown,
     part,
+    read_markdown,
 )
 
 FRAME = pd.DataFrame(
@@ -106,3 +107,17 @@ def test_pipes_line_breaks_and_signs_break_nothing() -> None:
     assert "2048" in text.splitlines()[0]
     tex = latex(frame.rename(columns={"a|b": "50 % of_a"}), "5 %\nof A & B")
     assert r"50 \% of\_a" in tex and r"\caption{5 \% of A \& B}" in tex
+
+
+def test_what_was_written_is_read_back() -> None:
+    frame = pd.DataFrame({"a | b": ["x | y", "–"], "nats": [1.5, math.nan], "kept": ["", "z"]})
+    read = read_markdown(markdown(frame))
+    assert read.headings == ["a | b", "nats", "kept"] and read.sides == ["left", "right", "left"]
+    assert read.rows[0] == ["x | y", "1.500", ""] and read.rows[1] == [DASH, DASH, "z"]
+    assert read_markdown(markdown(frame[:0])).rows == []
+
+
+@pytest.mark.parametrize("text", ["", "| a |", "| a |\n|:--|\n| b | c |"])
+def test_what_is_no_table_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="expected a table in Markdown"):
+        read_markdown(text)

@@ -1,5 +1,6 @@
 """Adding a table: a folder with its study, a notebook, one entry in the index; all else follows."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -73,10 +74,13 @@ def test_it_is_run_shown_in_the_index_and_quoted(repository: Path) -> None:
     write_index(repository)
     tables = repository / "results" / "cpu" / "tables"
     assert (tables / "new_heights.csv").read_text() == "name,height,height (sd)\nnew,3.5,0.7071067811865476\n"
-    index = (repository / "results" / "README.md").read_text(encoding="utf-8")
-    assert "### Table 7: new_heights" in index and "| new    | 3.50 ± 0.71 |" in index
-    assert "![new_figure](cpu/figures/new_figure.png)" in index
-    assert "SF-Attn 8.64 (8192)" in index and "**Did it hold?** It held." in index
+    assert "[cpu](cpu/pages/table7.md)" in (repository / "results" / "README.md").read_text(encoding="utf-8")
+    page = (repository / "results" / "cpu" / "pages" / "table7.md").read_text(encoding="utf-8")
+    assert "### new_heights" in page and "| new    | 3.50 ± 0.71 |" in page
+    assert "![new_figure](../figures/new_figure.png)" in page
+    assert re.search(r"\| SF-Attn +\| 8\.64 +\|", page) and "**Verdict:** It held." in page
+    report = (repository / "results" / "cpu" / "report.html").read_text(encoding="utf-8")
+    assert report.count("3.50 ± 0.71") == 1 and report.count("data:image/png") == 1
     assert "| new    | 3.50 ± 0.71 |" in (repository / "README.md").read_text(encoding="utf-8")
 
 

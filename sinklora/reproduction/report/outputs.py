@@ -19,6 +19,8 @@ from sinklora.records.tables import Table, latex, markdown
 from sinklora.reproduction.report.claims import Claim, claims_to_json, told_together
 from sinklora.reproduction.report.experiments import PROFILES
 
+LONGEST_TABLE = 100  # rows that are written as text: longer ones are measurements, for programs
+
 TableOf = TypeVar("TableOf", Table, pd.DataFrame)
 
 
@@ -72,13 +74,13 @@ class Report:
         """
         frame = table.frame if isinstance(table, Table) else table
         folder = self._folder("tables", name)
-        texts = {
-            "csv": frame.to_csv(index=False),
-            "md": markdown(table) + "\n",
-            "tex": latex(table, caption),
-        }
-        for suffix, text in texts.items():
-            atomic_write(folder / f"{name}.{suffix}", text)
+        short = len(frame) <= LONGEST_TABLE
+        atomic_write(folder / f"{name}.csv", frame.to_csv(index=False))
+        for suffix, text in (("md", markdown(table) + "\n"), ("tex", latex(table, caption))):
+            if short:
+                atomic_write(folder / f"{name}.{suffix}", text)
+            else:  # nor what an earlier run wrote
+                (folder / f"{name}.{suffix}").unlink(missing_ok=True)
         data = data or frame.attrs.get("data")
         self._record("table", name, paper_item, caption, verdict, seeds, data)
         return table

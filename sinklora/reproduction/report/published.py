@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from sinklora.records.tables import DASH, markdown
+
 PAPER_NUMBERS = Path("data/paper_numbers.csv")
 
 COLUMNS = ["item", "row", "column", "value", "source"]
@@ -29,19 +31,36 @@ def paper_values(item_prefix: str, path: Path = PAPER_NUMBERS) -> pd.DataFrame:
     return values.reset_index(drop=True)
 
 
-def published_value(
-    item_prefix: str, row: str, column: str | None = None, path: Path = PAPER_NUMBERS
-) -> float:
-    """One published value, by its row and column; a row of one value needs no column.
+def published_text(item_prefix: str, row: str, column: str | None = None, path: Path = PAPER_NUMBERS) -> str:
+    """One published value as it was printed, by its row and column; a row of one value needs no column.
 
-    Raises ValueError where there is none, or more than one, and where it is no number.
+    Raises ValueError where there is none, or more than one.
     """
     values = paper_values(item_prefix, path)
     chosen = values[(values.row == row) & ((values.column == column) | (column is None))]
     if len(chosen) != 1:
         known = sorted(set(zip(values.row, values.column, strict=True)))
         raise ValueError(f"row={row!r}, column={column!r}: {len(chosen)} values; {item_prefix} has {known}")
-    return float(chosen.value.iloc[0])
+    return str(chosen.value.iloc[0])
+
+
+def published_value(
+    item_prefix: str, row: str, column: str | None = None, path: Path = PAPER_NUMBERS
+) -> float:
+    """The same as a number. Raises ValueError where it is none, as well."""
+    return float(published_text(item_prefix, row, column, path))
+
+
+def published_table(item: str, path: Path = PAPER_NUMBERS) -> str:
+    """All published values of an item in Markdown, as they were printed; empty where none is on record."""
+    try:
+        values = paper_values(item.replace("Fig.", "Figure"), path)
+    except ValueError:
+        return ""
+    once = values.drop_duplicates(["row", "column"])
+    wide = once.pivot(index="row", columns="column", values="value").fillna(DASH)
+    wide = wide.loc[once.row.unique(), once.column.unique()].rename_axis(columns=None)
+    return markdown(wide.reset_index(names="published"))
 
 
 def named_items(paper_item: str) -> list[str]:
@@ -51,23 +70,3 @@ def named_items(paper_item: str) -> list[str]:
         for kind, numbers in NAMED.findall(paper_item)
         for number in re.findall(r"\d+", numbers)
     ]
-
-
-def describe(paper_item: str, path: Path = PAPER_NUMBERS) -> str:
-    """The published values of the items that a phrase names, in one line; says so where there are none.
-
-    Empty for a phrase that names no table or figure of the paper.
-    """
-    described = []
-    for item in named_items(paper_item):
-        try:
-            values = paper_values(item, path)
-        except ValueError:
-            described.append(f"{item}: no value on record")
-            continue
-        rows = [
-            f"{row} " + ", ".join(f"{v} ({c})" for v, c in zip(group.value, group.column, strict=True))
-            for row, group in values.groupby("row", sort=False)
-        ]
-        described.append(f"{values.item[0]}: {'; '.join(rows)}")
-    return ". ".join(described)

@@ -10,10 +10,9 @@ import pytest
 from nbclient import NotebookClient
 
 from sinklora.records.tables import markdown
-from sinklora.reproduction.report.experiments import Experiment
-from sinklora.reproduction.report.index import quote_tables, results_index
-from sinklora.reproduction.report.outputs import Report
+from sinklora.reproduction.report.outputs import LONGEST_TABLE, Report
 from sinklora.reproduction.report.published import paper_values
+from sinklora.reproduction.report.quoted_tables import quote_tables
 
 FACTS = {"paper_item": "Table 9", "caption": "What it shows.", "verdict": "It held."}
 
@@ -57,21 +56,12 @@ def test_markdown_rounds_and_marks_what_is_missing() -> None:
     assert [cell.strip() for cell in lines[3].split("|")[1:3]] == ["–", "8"]
 
 
-def test_the_index_shows_what_is_there_and_says_what_is_not(report: Report) -> None:
-    make_table(report)
-    Report("09_test", "smoke", {}, report.root).table("t", pd.DataFrame({"smoke": [1]}), **FACTS)  # type: ignore[arg-type]
-    text = results_index(report.root, [Experiment("09_test", "x", {"cpu": {}}, ("t", "missing"))])
-    assert "### Table 9: t" in text and "1.235" in text and "**Did it hold?** It held." in text
-    assert "### missing\n\nNot yet measured." in text
-    assert "smoke" not in text
-
-
-@pytest.mark.parametrize(("rows", "linked"), [(100, False), (101, True)])
-def test_the_index_links_tables_with_a_line_an_item(report: Report, rows: int, linked: bool) -> None:
-    report.table("items", pd.DataFrame({"nats": range(rows)}), **FACTS)  # type: ignore[arg-type]
-    text = results_index(report.root, [Experiment("09_test", "x", {"cpu": {}}, ("items",))])
-    assert (f"{rows} rows: [csv](cpu/tables/items.csv)" in text) == linked
-    assert text.count("\n|") == (0 if linked else rows + 2)
+@pytest.mark.parametrize("rows", [LONGEST_TABLE, LONGEST_TABLE + 1])
+def test_a_long_table_is_written_for_programs_alone(report: Report, rows: int) -> None:
+    for count in (1, rows):  # what an earlier run wrote does not stay
+        report.table("items", pd.DataFrame({"nats": range(count)}), **FACTS)  # type: ignore[arg-type]
+    written = {path.suffix for path in (report.root / "cpu" / "tables").iterdir()}
+    assert written == ({".csv", ".md", ".tex"} if rows == LONGEST_TABLE else {".csv"})
 
 
 def test_quoted_tables_are_refilled_and_stay(report: Report) -> None:
@@ -90,11 +80,7 @@ def test_published_values() -> None:
         paper_values("Table 99")
 
 
-def test_the_committed_index_and_readme_match_the_results() -> None:
-    from sinklora.reproduction.report.experiments import load_experiments
-
-    index = results_index(Path("results"), load_experiments())
-    assert Path("results/README.md").read_text(encoding="utf-8") == index
+def test_the_committed_readme_quotes_the_results() -> None:
     readme = Path("README.md").read_text(encoding="utf-8")
     assert quote_tables(readme, Path("results")) == readme
 

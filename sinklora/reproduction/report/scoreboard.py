@@ -1,0 +1,84 @@
+"""The scoreboard: every table and figure of the paper in a line, with the numbers of our claims."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sinklora.records.tables import DASH
+from sinklora.reproduction.names import EMBEDDED
+from sinklora.reproduction.report.claims import Claim
+from sinklora.reproduction.report.pages import Output, Page, in_short, outcome_of
+from sinklora.reproduction.report.paper_items import PAPER_ITEMS, PaperItem
+from sinklora.reproduction.report.published import PAPER_NUMBERS
+
+SMALL = (
+    "",
+    "small",
+    "small base",
+    EMBEDDED,
+)  # what claims call models that were trained for this reproduction
+
+OWN = ("data/base", "runs/")  # where those lie
+
+NOT_MEASURED = f"{DASH} not measured"
+
+NO_CLAIM = f"{DASH} see page"  # something was measured, and no claim computed of it
+
+
+@dataclass(frozen=True)
+class Score:
+    """One line: numbers of small and of real models, in short, and what became of the item's claims.
+
+    `profiles`: those that have a page of it.
+    """
+
+    item: PaperItem
+    published: str
+    small: str
+    real: str
+    verdict: str
+    profiles: Sequence[str]
+
+
+def is_small(claim: Claim) -> bool:
+    """Whether a claim is about a model that was trained for this reproduction, not about a published one."""
+    return claim.model in SMALL or claim.model.startswith(OWN)
+
+
+def scoreboard(pages: Mapping[str, Sequence[Page]], paper_numbers: Path = PAPER_NUMBERS) -> list[Score]:
+    """A line for each item of the paper, from the pages of each profile."""
+    lines = []
+    for item in PAPER_ITEMS:
+        own = {profile: page for profile, given in pages.items() for page in given if page.item == item}
+        claims = [claim for page in own.values() for claim in page.claims]
+        outputs = [output for page in own.values() for output in page.outputs]
+        small = [claim for claim in claims if is_small(claim)]
+        real = [claim for claim in claims if not is_small(claim)]
+        line = Score(
+            item,
+            item.published(paper_numbers) or DASH,
+            _cell(small, [output for output in outputs if not _is_real(output)]),
+            _cell(real, [output for output in outputs if _is_real(output)]),
+            item.missing or _verdict(small, real),
+            [profile for profile, page in own.items() if page.claims or page.outputs or item.missing],
+        )
+        lines.append(line)
+    return lines
+
+
+def _is_real(output: Output) -> bool:
+    return "packaged_model" in output.record
+
+
+def _cell(claims: Sequence[Claim], outputs: Sequence[Output]) -> str:
+    if not claims:
+        return NO_CLAIM if outputs else NOT_MEASURED
+    first = next((claim for claim in claims if claim.estimate is not None), claims[0])
+    return in_short(first) + (f"; {len(claims) - 1} more" if len(claims) > 1 else "")
+
+
+def _verdict(small: Sequence[Claim], real: Sequence[Claim]) -> str:
+    if small and real:
+        here, there = outcome_of(small), outcome_of(real)
+        return here if here == there else f"small: {here}; real: {there}"
+    return outcome_of([*small, *real]) or DASH

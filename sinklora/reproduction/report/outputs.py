@@ -7,8 +7,9 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
+import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -18,10 +19,9 @@ from sinklora.records.provenance import current_provenance
 from sinklora.records.tables import Table, latex, markdown
 from sinklora.reproduction.report.claims import Claim, claims_to_json, told_together
 from sinklora.reproduction.report.experiments import PROFILES
+from sinklora.reproduction.report.shown import Legend, ShownFigure, ShownTable
 
 LONGEST_TABLE = 100  # rows that are written as text: longer ones are measurements, for programs
-
-TableOf = TypeVar("TableOf", Table, pd.DataFrame)
 
 
 def from_repository_root() -> Path:
@@ -59,20 +59,22 @@ class Report:
     def table(
         self,
         name: str,
-        table: TableOf,
+        table: Table | pd.DataFrame,
         *,
         paper_item: str,
         caption: str,
         verdict: str,
         seeds: Sequence[int] = (),
         data: dict[str, Any] | None = None,
-    ) -> TableOf:
-        """Write a table and its record; returns the table, for display.
+    ) -> ShownTable:
+        """Write a table and its record; what it returns shows the table, its caption and its verdict.
 
-        The csv holds all numbers of its frame (not the index), Markdown and LaTeX what its columns show.
+        The csv holds all numbers of its frame (not the index), Markdown and LaTeX what its columns show; of a
+        table of more than 100 rows the csv is all.
         `data` describes the data; without it the frame's `attrs["data"]` does, where there is one.
         """
-        frame = table.frame if isinstance(table, Table) else table
+        table = table if isinstance(table, Table) else Table(table)
+        frame = table.frame
         folder = self._folder("tables", name)
         short = len(frame) <= LONGEST_TABLE
         atomic_write(folder / f"{name}.csv", frame.to_csv(index=False))
@@ -83,7 +85,7 @@ class Report:
                 (folder / f"{name}.{suffix}").unlink(missing_ok=True)
         data = data or frame.attrs.get("data")
         self._record("table", name, paper_item, caption, verdict, seeds, data)
-        return table
+        return ShownTable(table, Legend(name, paper_item, caption, verdict, seeds), LONGEST_TABLE)
 
     def figure(
         self,
@@ -95,18 +97,24 @@ class Report:
         verdict: str,
         seeds: Sequence[int] = (),
         data: dict[str, Any] | None = None,
-    ) -> Figure:
-        """Write a figure as png and pdf, and its record; returns the figure.
+    ) -> ShownFigure:
+        """Write a figure as png and pdf, and its record; what it returns shows it, its caption and its
+        verdict.
 
-        The same figure gives the same files every time.
+        The same figure gives the same files every time. It is closed, so that a notebook does not show it
+        once more.
         """
         folder = self._folder("figures", name)
+        contents = {}
         for suffix, unstable in (("png", "Software"), ("pdf", "CreationDate")):
             content = io.BytesIO()
             figure.savefig(content, format=suffix, metadata={unstable: None})
-            atomic_write(folder / f"{name}.{suffix}", content.getvalue())
+            contents[suffix] = content.getvalue()
+            atomic_write(folder / f"{name}.{suffix}", contents[suffix])
+        plt.close(figure)
         self._record("figure", name, paper_item, caption, verdict, seeds, data)
-        return figure
+        legend = Legend(name, paper_item, caption, verdict, seeds)
+        return ShownFigure(contents["png"], figure.get_figwidth(), legend)
 
     def claims(self, claims: Sequence[Claim]) -> str:
         """Write what became of the paper's sentences, in place of what this notebook wrote before.

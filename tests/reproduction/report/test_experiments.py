@@ -1,5 +1,6 @@
 """The index of experiments, against the notebooks themselves."""
 
+import ast
 from pathlib import Path
 
 import nbformat
@@ -39,6 +40,37 @@ def test_outputs_are_those_the_notebook_writes(experiment: Experiment) -> None:
     assert code.count("report.table(") + code.count("report.figure(") == len(experiment.outputs)
     for name in experiment.outputs:
         assert f'"{name}"' in code
+
+
+def undisplayed(source: str) -> list[str]:
+    """Outputs of a cell that a reader does not see: neither its last expression nor given to display()."""
+    tree = ast.parse(source)
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    seen = [node.args[0] for node in calls if getattr(node.func, "id", "") == "display"]
+    seen += [node.value for node in tree.body[-1:] if isinstance(node, ast.Expr)]
+    writes = [
+        node
+        for node in calls
+        if isinstance(node.func, ast.Attribute)
+        and node.func.attr in ("table", "figure")
+        and ast.unparse(node.func.value).endswith("report")
+    ]
+    return [ast.unparse(node.args[0]) for node in writes if node not in seen]
+
+
+def test_an_output_that_nobody_sees_is_found() -> None:
+    assert undisplayed('report.table("a", rows)\nif x:\n    display(report.figure("b", f))') == ["'a'"]
+    assert (
+        undisplayed('f = report.figure("a", draw())') == undisplayed('if x:\n  report.table("a")') == ["'a'"]
+    )
+    assert undisplayed('rows = 1\nreal_report.table("a", rows)') == []
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS, ids=lambda e: e.notebook)
+def test_a_notebook_shows_all_that_it_writes(experiment: Experiment) -> None:
+    notebook = nbformat.read(Path("notebooks") / f"{experiment.notebook}.ipynb", as_version=4)
+    cells = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+    assert [name for cell in cells for name in undisplayed(cell)] == []
 
 
 @pytest.mark.parametrize(

@@ -85,23 +85,34 @@ def test_the_committed_readme_quotes_the_results() -> None:
     assert quote_tables(readme, Path("results")) == readme
 
 
-def test_every_figure_of_a_notebook_is_shown(tmp_path: Path) -> None:
+def test_a_notebook_shows_each_output_once_with_its_caption(tmp_path: Path) -> None:
     first = (
+        "from pathlib import Path\n"
         "import matplotlib.pyplot as plt\n"
+        "import pandas as pd\n"
         "from sinklora.reproduction.report.outputs import Report\n"
         "from sinklora.reproduction.report.style import figure_style\n"
         f"report = Report('03_longest_context', 'smoke', {{}}, Path({str(tmp_path)!r}))\n"
+        "facts = dict(paper_item='Fig. 1', caption='x < y.', verdict='Held.', seeds=[0, 1])\n"
         "def draw():\n"
         "    with figure_style():\n"
         "        return plt.subplots()[0]\n"
     )
-    show = "figure = report.figure('one', draw(), paper_item='Fig. 1', caption='c', verdict='v')"
-    notebook = nbformat.v4.new_notebook(
-        cells=[nbformat.v4.new_code_cell(f"from pathlib import Path\n{first}{show}")]
-        + [nbformat.v4.new_code_cell(show.replace("one", name)) for name in ("two", "three")]
-    )
+    shows = [
+        f"{first}report.figure('one', draw(), **facts)",
+        "display(report.figure('two', draw(), **facts))\nfigure = draw()",
+        "report.table('three', pd.DataFrame({'nats': range(101)}), **facts)",
+    ]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in shows])
     NotebookClient(notebook, kernel_name="python3", timeout=60).execute()
-    for cell in notebook.cells:
-        assert [set(output.data) for output in cell.outputs if "data" in output] == [
-            {"image/png", "text/plain"}
-        ]
+    one, two, three = ([o.data for o in cell.outputs if "data" in o] for cell in notebook.cells)
+    for picture, legend in (one, two[:2]):
+        assert set(picture) == {"image/png", "text/plain"}
+        assert set(legend) == {"text/html", "text/markdown", "text/plain"}
+    assert [set(data) for data in two[2:]] == [{"image/png", "text/plain"}], "what was not written stays open"
+    assert "<b>Fig. 1, one.</b> x &lt; y." in one[1]["text/html"]
+    assert "**Seeds.** 0, 1\n\n**Verdict.** Held." in one[1]["text/markdown"]
+    [table] = three
+    assert "The first 5 of 101 rows; three.csv has all." in table["text/plain"]
+    assert table["text/html"].count("<tr") == 6 and "<b>Verdict.</b> Held." in table["text/html"]
+    assert table["text/markdown"].count("\n|") == 6

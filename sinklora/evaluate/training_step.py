@@ -67,8 +67,16 @@ def _device_bytes() -> int:
     return torch.cuda.get_device_properties(0).total_memory
 
 
-def measured(spec: StepSpec, *, runs: Path, repeats: int = 3, time_it: bool = True) -> StepCost:
-    """`measure` in a process of its own, kept in a run directory for this machine and these versions.
+def measured(
+    spec: StepSpec,
+    *,
+    runs: Path,
+    repeats: int = 3,
+    time_it: bool = True,
+    used: list[Path] | None = None,
+) -> StepCost:
+    """`measure` in a process of its own, kept in a run directory for this machine and these versions, which
+    is added to `used`.
 
     On the CPU memory and time are measured in two processes, since the C library's settings for one spoil the
     other; without `time_it` only the first (its seconds are then None).
@@ -90,7 +98,7 @@ def measured(spec: StepSpec, *, runs: Path, repeats: int = 3, time_it: bool = Tr
             cost = StepCost(seconds, peak)
         return {"seconds": cost.seconds, "peak_bytes": cost.peak_bytes, "provenance": known}
 
-    kept = remember(key, compute, runs=runs, prefix="step", name="cost")
+    kept = remember(key, compute, runs=runs, prefix="step", name="cost", used=used)
     return StepCost(kept["seconds"], kept["peak_bytes"])
 
 

@@ -17,9 +17,9 @@ PACKAGES = ("torch", "transformers", "peft", "numpy", "sinklora")
 def current_provenance() -> dict[str, Any]:
     """A JSON-ready record of the code, the versions and the machine, taken now.
 
-    `commit` and `dirty` are None where the package does not lie in a git checkout; `dirty` counts
-    changed and new files, but not `results` and `README.md`, which are written meanwhile.
-    `memory_gib` in GiB, `time` in UTC.
+    `commit` and `dirty` are None where the package does not lie in a git checkout; `dirty` tells whether
+    there are `changed_files` (changed, new or gone, by their paths in the checkout), without those in
+    `results` and `README.md`, which are written meanwhile. `memory_gib` in GiB, `time` in UTC.
     """
     return {
         **_git(Path(__file__)),
@@ -33,16 +33,19 @@ def current_provenance() -> dict[str, Any]:
 def _git(source: Path) -> dict[str, Any]:
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(source.parent), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.strip()
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
 
     try:
         # A checkout around an installed package is not its source: the file itself must be tracked.
         git("ls-files", "--error-unmatch", source.name)
         written = [":(top,exclude)results", ":(top,exclude)README.md"]  # its tables are filled in
-        changes = git("status", "--porcelain", "--", ":/", *written)
-        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(changes)}
+        # One entry a file, ended by a zero: two letters for its state, a blank, its path.
+        entries = git("status", "--porcelain", "-z", "--no-renames", "--", ":/", *written).split("\0")
+        changed = sorted(entry[3:] for entry in entries if entry)
+        commit = git("rev-parse", "HEAD").strip()
+        return {"commit": commit, "dirty": bool(changed), "changed_files": changed}
     except (OSError, subprocess.SubprocessError):
-        return {"commit": None, "dirty": None}
+        return {"commit": None, "dirty": None, "changed_files": []}
 
 
 def _version(package: str) -> str | None:

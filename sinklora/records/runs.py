@@ -7,6 +7,7 @@ the latter is complete, any other can be continued or begun again.
 import json
 import os
 import re
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from typing import Any, Literal
 from filelock import FileLock, Timeout
 
 from sinklora.records.files import as_json, atomic_write, file_hash, json_hash, sync, write_json
+from sinklora.records.provenance import current_provenance
 
 State = Literal["missing", "unfinished", "finished"]
 
@@ -171,19 +173,48 @@ class RunDirectory:
 
 
 def remember(
-    key: Mapping[str, Any], compute: Callable[[], Any], *, runs: Path, prefix: str, name: str = "rows"
+    key: Mapping[str, Any],
+    compute: Callable[[], Any],
+    *,
+    runs: Path,
+    prefix: str,
+    name: str = "rows",
+    used: list[Path] | None = None,
 ) -> Any:
     """The JSON value that belongs to `key`: computed the first time, read back ever after.
 
-    It lies in `name.json` of the run directory `runs/prefix-<hash of key>`, which holds nothing else.
+    It lies in `name.json` of the run directory `runs/prefix-<hash of key>`, beside `provenance.json`: which
+    code computed it, where, when and in how many `seconds`. The directory is added to `used`.
     What is returned was read from the file the first time as well, so that both times it is the same (tuples
     are lists, keys strings). Who asks while another process computes it waits for that one.
     Raises TypeError or ValueError for a value that JSON does not hold, DamagedRunError for a changed file.
     """
 
     def work(folder: Path) -> list[str]:
+        started, made_by = time.perf_counter(), current_provenance()
         write_json(folder / f"{name}.json", compute())
-        return [f"{name}.json"]
+        seconds = round(time.perf_counter() - started, 1)
+        write_json(folder / "provenance.json", {**made_by, "seconds": seconds})
+        return [f"{name}.json", "provenance.json"]
 
     folder = RunDirectory(runs, key, prefix).reuse_or(work)
+    if used is not None:
+        used.append(folder)
     return json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def run_records(folders: Iterable[Path]) -> list[dict[str, Any]]:
+    """What a result says of the finished runs that it was made of, each once: `run` (the folder's name),
+    `spec_sha256`, and the `commit`, `dirty`, `changed_files`, `time` and `seconds` of its making.
+
+    None, and no files, for what a run does not say: measurements were once kept without their provenance.
+    """
+    records = []
+    for folder in dict.fromkeys(folders):
+        manifest = json.loads((folder / "finished.json").read_text(encoding="utf-8"))
+        file = folder / "provenance.json"
+        made_by = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        record = {"run": folder.name, "spec_sha256": manifest["spec_sha256"]}
+        record |= {field: made_by.get(field) for field in ("commit", "dirty", "time", "seconds")}
+        records.append({**record, "changed_files": made_by.get("changed_files", [])})
+    return records

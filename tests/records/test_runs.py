@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from sinklora.records.files import atomic_write, file_hash, json_hash, write_json
 from sinklora.records.provenance import _git, current_provenance
-from sinklora.records.runs import DamagedRunError, RunDirectory, RunLockedError, remember
+from sinklora.records.runs import DamagedRunError, RunDirectory, RunLockedError, remember, run_records
 
 SPEC = {"pattern": "sf", "steps": 60, "rate": 2e-5, "corpus": {"packages": ["numpy", "sympy"]}, "base": None}
 
@@ -189,6 +189,22 @@ def test_a_value_is_computed_once_and_is_the_same_the_first_time(tmp_path: Path)
     assert remember({**SPEC, "steps": 61}, lambda: None, runs=tmp_path, prefix="cost") is None
 
 
+def test_a_value_is_kept_with_its_provenance_and_names_its_run(tmp_path: Path) -> None:
+    used: list[Path] = []
+    for _ in range(2):
+        remember(SPEC, lambda: 1, runs=tmp_path, prefix="cost", used=used)
+    [record] = run_records(used)
+    assert used == 2 * [RunDirectory(tmp_path, SPEC, "cost").path]
+    assert record["run"] == used[0].name and record["spec_sha256"] == json_hash(SPEC)
+    kept = json.loads((used[0] / "provenance.json").read_text())
+    assert set(kept) == {*current_provenance(), "seconds"} and kept["seconds"] >= 0
+    fields = ("commit", "dirty", "changed_files", "time", "seconds")
+    assert {field: record[field] for field in fields} == {field: kept[field] for field in fields}
+    flip_a_bit(used[0] / "provenance.json")
+    with pytest.raises(DamagedRunError, match=r"provenance\.json"):
+        remember(SPEC, never, runs=tmp_path, prefix="cost")
+
+
 def test_a_value_that_was_kept_before_there_was_a_function_for_it_is_found(tmp_path: Path) -> None:
     # What the studies wrote, file by file: neither prefix, hash, file name nor content may change.
     text = '{"lengths":[512,1024],"model":{"run":"sf-2048-0123456789abcdef"},"policy":null,"trials":10}'
@@ -203,6 +219,8 @@ def test_a_value_that_was_kept_before_there_was_a_function_for_it_is_found(tmp_p
     finished = {"spec_sha256": hashlib.sha256(text.encode()).hexdigest(), "outputs": listed}
     (folder / "finished.json").write_text(json.dumps(finished, indent=2) + "\n")
     assert remember({**key, "lengths": (512, 1024)}, never, runs=tmp_path, prefix="retrieval") == rows
+    unknown = {"commit": None, "dirty": None, "time": None, "seconds": None, "changed_files": []}
+    assert run_records([folder]) == [{"run": folder.name, "spec_sha256": finished["spec_sha256"], **unknown}]
     (folder / "rows.json").write_bytes(content.replace(b"true", b"null"))
     with pytest.raises(DamagedRunError, match=r"rows\.json has changed"):
         remember(key, never, runs=tmp_path, prefix="retrieval")
@@ -374,7 +392,7 @@ def test_ranks_of_one_launch_share_the_lock(run: RunDirectory, monkeypatch: pyte
 def test_provenance_is_json_without_names_of_this_machine() -> None:
     record = current_provenance()
     text = json.dumps(record)
-    assert set(record) == {"commit", "dirty", "versions", "hardware", "threads", "time"}
+    assert set(record) == {"commit", "dirty", "changed_files", "versions", "hardware", "threads", "time"}
     assert record["versions"]["python"] == ".".join(map(str, sys.version_info[:3]))
     assert record["hardware"]["cores"] >= 1
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", record["time"])
@@ -393,18 +411,19 @@ def test_commit_and_dirty_flag(tmp_path: Path) -> None:
     results.mkdir()
     source = package / "module.py"
     source.write_text("a = 1\n")
-    assert _git(source) == {"commit": None, "dirty": None}
+    no_checkout = {"commit": None, "dirty": None, "changed_files": []}
+    assert _git(source) == no_checkout
     git("init", "-q")
-    assert _git(source) == {"commit": None, "dirty": None}
+    assert _git(source) == no_checkout
     git("add", ".")
     git("commit", "-qm", "first")
-    clean = {"commit": git("rev-parse", "HEAD"), "dirty": False}
+    clean = {"commit": git("rev-parse", "HEAD"), "dirty": False, "changed_files": []}
     assert _git(source) == clean
     (results / "table.csv").write_text("1\n")
     assert _git(source) == clean
-    (tmp_path / "new.py").write_text("")
-    assert _git(source) == {**clean, "dirty": True}
-    (tmp_path / "new.py").unlink()
     source.write_text("a = 2\n")
-    assert _git(source) == {**clean, "dirty": True}
-    assert _git(package / "untracked.py") == {"commit": None, "dirty": None}
+    assert _git(source) == {**clean, "dirty": True, "changed_files": ["package/module.py"]}
+    (tmp_path / "neu é.py").write_text("")
+    changed = ["neu é.py", "package/module.py"]
+    assert _git(source) == {**clean, "dirty": True, "changed_files": changed}
+    assert _git(package / "untracked.py") == no_checkout

@@ -20,7 +20,7 @@ from sinklora.evaluate.fitting import longest
 from sinklora.hf.device import default_device
 from sinklora.pretrained.fetch import model_path
 from sinklora.records.files import atomic_write, file_hash
-from sinklora.records.runs import remember
+from sinklora.records.runs import remember, run_records
 from sinklora.reproduction.cache.study import QUESTIONS, base_dtype, base_key
 from sinklora.reproduction.longbench.python_sources import plain_lines
 from sinklora.train.sources import CorpusSpec, read_documents
@@ -122,8 +122,8 @@ def answer_questions(
     the policy at each budget (a fraction of the question with what is shown before it); the full cache is
     asked as well. `prompt_tokens`: for which length the rows say how a budget is split; `metric`: which
     of the harness's two ways to choose (see `openbookqa.answers`).
-    `rows.attrs["data"]` records the questions. Raises what `check_arguments` raises, before a model is
-    loaded.
+    `rows.attrs` record the questions (`data`) and the `runs`. Raises what `check_arguments` raises, before a
+    model is loaded.
     """
     check_arguments(data_files, train_files, few_shot)
     from sinklora.evaluate.openbookqa import openbookqa_task
@@ -137,16 +137,17 @@ def answer_questions(
         **({} if metric == "acc" else {"metric": metric}),
     }
     loaded: list[Any] = []  # the LMEvalModel, when something is missing
+    used: list[Path] = []
     frames = []
     for name, policy in [("full", Full()), *((n, p) for n, ps in chosen.items() for p in ps)]:
         spec = {**base_key(base), "data": data, "policy": policy_key(policy)}
         work = partial(_answer, base, policy, task, limit, few_shot, loaded, metric)
-        right = remember(spec, work, runs=runs, prefix="questions", name="right")
+        right = remember(spec, work, runs=runs, prefix="questions", name="right", used=used)
         rows = pd.DataFrame({"measure": QUESTIONS, "item": list(right), "value": map(float, right.values())})
         budget = 1.0 if name == "full" else policy.budget
         frames.append(rows.assign(policy=name, budget=budget, split=policy.described_split(prompt_tokens)))
     frame = pd.concat(frames, ignore_index=True)
-    frame.attrs["data"] = data
+    frame.attrs |= {"data": data, "runs": run_records(used)}
     return frame
 
 

@@ -27,7 +27,7 @@ from sinklora.pretrained.catalogue import packaged_model
 from sinklora.pretrained.fetch import model_path
 from sinklora.pretrained.load import dtype_of
 from sinklora.records.checks import Count, Distinct, check_fields
-from sinklora.records.runs import remember
+from sinklora.records.runs import remember, run_records
 from sinklora.train.sources import CorpusSpec
 from sinklora.train.spec import base_hash
 from sinklora.train.tokens import corpus_record, tokenize_corpus
@@ -110,11 +110,12 @@ def measure(
 
     `chosen`: name -> the policy at each budget; the full cache is measured as well. Columns: `policy`,
     `budget` (fraction), `measure`, `item` (document, or trial of a seed), `value` (nats a token, or
-    0 and 1). `rows.attrs["data"]` records the documents.
+    0 and 1). `rows.attrs` record the documents (`data`) and the `runs`.
     """
     tokenizer = AutoTokenizer.from_pretrained(model_path(study.base))
     documents, data = _documents(study, tokenizer, cache)
     model: list[PreTrainedModel] = []  # loaded when something is missing
+    used: list[Path] = []
     frames = []
     for name, policy in [("full", Full()), *((n, p) for n, ps in chosen.items() for p in ps)]:
         spec = {
@@ -124,13 +125,13 @@ def measure(
             "policy": policy_key(policy),
         }
         work = partial(_measure_one, study, policy, tokenizer, documents, model, progress)
-        rows = pd.DataFrame(remember(spec, work, runs=runs, prefix="cache"))
+        rows = pd.DataFrame(remember(spec, work, runs=runs, prefix="cache", used=used))
         budget = 1.0 if name == "full" else policy.budget
         frames.append(
             rows.assign(policy=name, budget=budget, split=policy.described_split(study.prompt_tokens))
         )
     frame = pd.concat(frames, ignore_index=True)
-    frame.attrs["data"] = data
+    frame.attrs |= {"data": data, "runs": run_records(used)}
     return frame
 
 

@@ -25,7 +25,7 @@ from sinklora.pretrained.fetch import model_path
 from sinklora.pretrained.load import load
 from sinklora.records.checks import Count, NotNegative, check_fields
 from sinklora.records.files import json_hash
-from sinklora.records.runs import remember
+from sinklora.records.runs import remember, run_records
 from sinklora.reproduction.cache.study import PERPLEXITY, base_dtype, base_key
 from sinklora.train.sources import CorpusSpec
 from sinklora.train.tokens import TokenizedCorpus, corpus_record, tokenize_corpus
@@ -102,7 +102,8 @@ def measure_text(
     """Every measurement of every policy: one row per policy, budget, measure and item.
 
     `chosen`: name -> the policy at each budget; the full cache is measured as well. Columns as those of
-    `cache.study.measure`, with `cluster` and, of facts, `chance`. `rows.attrs["data"]` records the documents.
+    `cache.study.measure`, with `cluster` and, of facts, `chance`. `rows.attrs` record the
+    documents (`data`) and the `runs`.
     """
     tokenizer = AutoTokenizer.from_pretrained(model_path(study.base))
     tokenized = tokenize_corpus(corpus, tokenizer, cache=cache, progress=progress)
@@ -119,6 +120,7 @@ def measure_text(
     planted = plant_facts(tokenizer, ids, tokens=study.fact_tokens, seed=study.seed)
     data = corpus_record(corpus, tokenized)
     loaded: list[PreTrainedModel] = []  # the model, when something is missing
+    used: list[Path] = []
     frames = []
     for name, policy in [("full", Full()), *((n, p) for n, ps in chosen.items() for p in ps)]:
         spec = {
@@ -129,12 +131,12 @@ def measure_text(
             "policy": policy_key(policy),
         }
         work = partial(_measure_one, study, policy, tokenizer, texts, planted, loaded, progress)
-        rows = pd.DataFrame(remember(spec, work, runs=runs, prefix="text-cache"))
+        rows = pd.DataFrame(remember(spec, work, runs=runs, prefix="text-cache", used=used))
         budget = 1.0 if name == "full" else policy.budget
         split = policy.described_split(study.prompt_tokens)
         frames.append(rows.assign(policy=name, budget=budget, split=split))
     frame = pd.concat(frames, ignore_index=True)
-    frame.attrs["data"] = data
+    frame.attrs |= {"data": data, "runs": run_records(used)}
     return frame
 
 

@@ -14,6 +14,7 @@ from sinklora.evaluate.statistics import judge
 from sinklora.evaluate.step_estimate import estimate
 from sinklora.evaluate.step_spec import StepSpec
 from sinklora.evaluate.training_step import measured
+from sinklora.records.runs import run_records
 from sinklora.reproduction.efficiency.study import BASELINE, EAGER_STEP, SF, STEPS, check_methods
 
 
@@ -56,12 +57,14 @@ def longest_contexts(
 
     Columns: method, longest context (tokens), peak there (GiB), ratio to LoRA+ with full attention, and the
     context that the prediction without a device gives. Resident memory on the CPU, device memory on CUDA.
+    `attrs["runs"]` records the runs.
     """
     check_methods(methods)
     limit = memory_gib * 2**30
+    used: list[Path] = []
     rows = []
     for name in tqdm(methods, desc="longest context", disable=not progress):
-        peak_at = partial(_measured_peak, step, STEPS[name], runs)
+        peak_at = partial(_measured_peak, step, STEPS[name], runs, used)
         predicted = longest(
             partial(_predicted_fits, step, STEPS[name], limit), unit=unit, most=most, near=step.context
         )
@@ -82,7 +85,9 @@ def longest_contexts(
         )
     frame = pd.DataFrame(rows)
     base = frame.loc[frame.method == BASELINE, "longest context (tokens)"].iloc[0]
-    return frame.assign(**{"ratio to LoRA+": frame["longest context (tokens)"] / base})
+    frame = frame.assign(**{"ratio to LoRA+": frame["longest context (tokens)"] / base})
+    frame.attrs["runs"] = run_records(used)
+    return frame
 
 
 def _spec(step: StepSpec, method: Mapping[str, str], context: int) -> StepSpec:
@@ -90,8 +95,11 @@ def _spec(step: StepSpec, method: Mapping[str, str], context: int) -> StepSpec:
     return dataclasses.replace(step, **changes)
 
 
-def _measured_peak(step: StepSpec, method: Mapping[str, str], runs: Path, context: int) -> int | None:
-    return measured(_spec(step, method, context), runs=runs, repeats=1, time_it=False).peak_bytes
+def _measured_peak(
+    step: StepSpec, method: Mapping[str, str], runs: Path, used: list[Path], context: int
+) -> int | None:
+    spec = _spec(step, method, context)
+    return measured(spec, runs=runs, repeats=1, time_it=False, used=used).peak_bytes
 
 
 def _predicted_fits(step: StepSpec, method: Mapping[str, str], limit: float, context: int) -> bool:

@@ -15,6 +15,7 @@ from sinklora.evaluate.step_estimate import estimate
 from sinklora.evaluate.step_spec import EAGER, StepCost, StepSpec
 from sinklora.evaluate.training_step import measured
 from sinklora.records.checks import Count, Distinct, Positive, check_fields
+from sinklora.records.runs import run_records
 from sinklora.reproduction.report.published import published_value
 from sinklora.train.pattern_schedules import PATTERN_SCHEDULES
 
@@ -69,15 +70,17 @@ def compare(study: EfficiencyStudy, *, runs: Path, progress: bool = True) -> pd.
 
     Columns: `tokens`, `method`, `seconds` (median), `peak_gib`, `predicted_gib`, `counted_tflop`,
     `needed_tflop`; seconds and peak are missing where the memory does not suffice.
+    `rows.attrs["runs"]` records the runs.
     """
     cases = [(context, name) for context in study.contexts for name in study.methods]
+    used: list[Path] = []
     rows = []
     for context, name in tqdm(cases, desc="training steps", disable=not progress):
         changes: dict[str, Any] = {"context": context, **STEPS[name]}
         spec = dataclasses.replace(study.step, **changes)
         expected = estimate(spec)
         fits = expected.peak_bytes <= study.limit_gib * 2**30
-        cost = measured(spec, runs=runs, repeats=study.repeats) if fits else StepCost(None, None)
+        cost = measured(spec, runs=runs, repeats=study.repeats, used=used) if fits else StepCost(None, None)
         rows.append(
             {
                 "tokens": context,
@@ -89,7 +92,9 @@ def compare(study: EfficiencyStudy, *, runs: Path, progress: bool = True) -> pd.
                 "needed_tflop": expected.needed_flops / 1e12,
             }
         )
-    return pd.DataFrame(rows)
+    frame = pd.DataFrame(rows)
+    frame.attrs["runs"] = run_records(used)
+    return frame
 
 
 def efficiency_table(rows: pd.DataFrame, schedules: Sequence[str] = ()) -> pd.DataFrame:

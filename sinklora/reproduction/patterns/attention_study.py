@@ -21,7 +21,7 @@ from sinklora.evaluate.passages import cut_passages
 from sinklora.hf.device import default_device
 from sinklora.pretrained.fetch import model_path
 from sinklora.records.checks import Count, check_fields
-from sinklora.records.runs import remember
+from sinklora.records.runs import remember, run_records
 from sinklora.reproduction.names import model_title
 from sinklora.reproduction.patterns.attention_weights import visit_attention
 from sinklora.train.sources import CorpusSpec
@@ -64,12 +64,14 @@ def measure_attention(
 
     Columns: `model`, `document` (name), `start` (token), `tokens`, `layer`, `first 1`; `first 4, head h` for
     each head; and `kind, share` for each kind of keys and each of `KEY_SHARES`: what so large a share of
-    these keys, the most attended ones, receives, mean over heads. `rows.attrs["data"]` records the text.
+    these keys, the most attended ones, receives, mean over heads. `rows.attrs` record the text
+    (`data`) and the `runs`.
     """
     tokenizer = AutoTokenizer.from_pretrained(model_path(study.base))
     corpus = tokenize_corpus(study.corpus, tokenizer, cache=cache, progress=progress)
     passages = cut_passages(corpus.documents(), study.passage_tokens, study.passages)
     loaded: list[PreTrainedModel] = []  # when something is missing
+    used: list[Path] = []
     rows: list[dict[str, Any]] = []
     for passage in tqdm(passages, desc=f"attention of {study.title}", disable=not progress):
         key = {
@@ -77,13 +79,12 @@ def measure_attention(
             "base_sha256": base_hash(study.base),
             "ids_sha256": hashlib.sha256(passage.ids.astype("<i8").tobytes()).hexdigest(),
         }
-        layers = remember(
-            key, partial(_measure, study.base, passage.ids, loaded), runs=runs, prefix="attention"
-        )
+        work = partial(_measure, study.base, passage.ids, loaded)
+        layers = remember(key, work, runs=runs, prefix="attention", used=used)
         where = {"model": study.title, "document": corpus.names[passage.document], "start": passage.start}
         rows += [{**where, "tokens": study.passage_tokens, **layer} for layer in layers]
     frame = pd.DataFrame(rows)
-    frame.attrs["data"] = corpus_record(study.corpus, corpus)
+    frame.attrs |= {"data": corpus_record(study.corpus, corpus), "runs": run_records(used)}
     return frame
 
 

@@ -122,6 +122,8 @@ def _output(output: Output) -> Iterator[str]:
         yield output.table if output.table else f"{output.rows} rows: {files}"
     if output.verdict:
         yield f"**Verdict:** {output.verdict}"
+    if output.record.get("runs"):
+        files += f", [runs](../runs/{output.name}.csv)"
     record = f"[provenance](../provenance/{output.name}.json): {described_record(output.record)}"
     yield f"<sub>{files}, {record}</sub>"
 

@@ -41,9 +41,10 @@ def from_repository_root() -> Path:
 class Report:
     """Where one notebook, run with one profile and parameters, puts what it found.
 
-    Each output has a record in `provenance/`: paper item, caption, verdict, parameters, seeds, data,
-    versions, commit, the packaged model where the parameter `base` names one, and the seconds since the
-    report was made. Raises ValueError for an unknown profile.
+    Each output has a record in `provenance/`: paper item, caption, verdict, parameters, seeds, data, runs,
+    versions, commit, changed files, the packaged model where the parameter `base` names one, and the seconds
+    since the report was made; the runs that it was made of are listed in `runs/`.
+    Raises ValueError for an unknown profile.
     """
 
     notebook: str
@@ -66,12 +67,14 @@ class Report:
         verdict: str,
         seeds: Sequence[int] = (),
         data: dict[str, Any] | None = None,
+        runs: Sequence[dict[str, Any]] = (),
     ) -> ShownTable:
         """Write a table and its record; what it returns shows the table, its caption and its verdict.
 
         The csv holds all numbers of its frame (not the index), Markdown and LaTeX what its columns show; of a
         table of more than 100 rows the csv is all.
-        `data` describes the data; without it the frame's `attrs["data"]` does, where there is one.
+        `data` describes the data, `runs` are the records of the runs that it was made of (`run_records`);
+        without them the frame's `attrs` of these names do, where there are any.
         """
         table = table if isinstance(table, Table) else Table(table)
         frame = table.frame
@@ -83,8 +86,8 @@ class Report:
                 atomic_write(folder / f"{name}.{suffix}", text)
             else:  # nor what an earlier run wrote
                 (folder / f"{name}.{suffix}").unlink(missing_ok=True)
-        data = data or frame.attrs.get("data")
-        self._record("table", name, paper_item, caption, verdict, seeds, data)
+        data, runs = data or frame.attrs.get("data"), runs or frame.attrs.get("runs", ())
+        self._record("table", name, paper_item, caption, verdict, seeds, data, runs)
         return ShownTable(table, Legend(name, paper_item, caption, verdict, seeds), LONGEST_TABLE)
 
     def figure(
@@ -97,6 +100,7 @@ class Report:
         verdict: str,
         seeds: Sequence[int] = (),
         data: dict[str, Any] | None = None,
+        runs: Sequence[dict[str, Any]] = (),
     ) -> ShownFigure:
         """Write a figure as png and pdf, and its record; what it returns shows it, its caption and its
         verdict.
@@ -112,7 +116,7 @@ class Report:
             contents[suffix] = content.getvalue()
             atomic_write(folder / f"{name}.{suffix}", contents[suffix])
         plt.close(figure)
-        self._record("figure", name, paper_item, caption, verdict, seeds, data)
+        self._record("figure", name, paper_item, caption, verdict, seeds, data, runs)
         legend = Legend(name, paper_item, caption, verdict, seeds)
         return ShownFigure(contents["png"], figure.get_figwidth(), legend)
 
@@ -124,6 +128,18 @@ class Report:
         path = self._folder("claims", self.notebook) / f"{self.notebook}.json"
         write_json(path, claims_to_json(claims))
         return told_together(claims)
+
+    def _list_runs(self, name: str, runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """Write a table of the runs, a line each; how many, and of which commits (None: it is not known)."""
+        path = self._folder("runs", name) / f"{name}.csv"
+        if not runs:
+            path.unlink(missing_ok=True)  # of an earlier run
+            return {}
+        frame = pd.DataFrame(runs)
+        files = frame.changed_files.map(" ".join)
+        atomic_write(path, frame.assign(changed_files=files).to_csv(index=False))
+        commits = {run["commit"] for run in runs}
+        return {"count": len(runs), "commits": sorted(commits, key=lambda commit: (commit is None, commit))}
 
     def _folder(self, kind: str, name: str) -> Path:
         if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
@@ -141,6 +157,7 @@ class Report:
         verdict: str,
         seeds: Sequence[int],
         data: dict[str, Any] | None,
+        runs: Sequence[dict[str, Any]],
     ) -> None:
         record = {
             "name": name,
@@ -153,6 +170,7 @@ class Report:
             "seeds": list(seeds),
             "parameters": self.parameters,
             "data": data or {},
+            "runs": self._list_runs(name, runs),
             "seconds": round(time.perf_counter() - self.started, 1),
             **packaged_record(str(self.parameters.get("base"))),
             **current_provenance(),

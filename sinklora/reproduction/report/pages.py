@@ -131,8 +131,8 @@ def described_record(record: Record) -> str:
     seeds = f", seeds {', '.join(map(str, record['seeds']))}" if record["seeds"] else ""
     text = f"notebook {record['notebook']}, profile {record['profile']}{seeds}; {_described_code(record)}"
     if runs := record.get("runs"):
-        commits = sorted({(run["commit"] or "unknown")[:10] for run in runs})
-        text += f"; made of {len(runs)} runs (commits {', '.join(commits)})"
+        commits = ", ".join((commit or "not recorded")[:12] for commit in runs["commits"])
+        text += f"; made of {runs['count']} runs (commits: {commits})"
     return text
 
 

@@ -19,7 +19,7 @@ from sinklora.hf.budget_cache import BudgetCache
 from sinklora.pretrained.fetch import model_path
 from sinklora.records.checks import Count, Distinct, check_fields
 from sinklora.records.files import json_hash
-from sinklora.records.runs import remember
+from sinklora.records.runs import remember, run_records
 from sinklora.reproduction.retrieval.model_under_test import ModelUnderTest
 from sinklora.train.retrieval_documents import NeedleDocument
 from sinklora.train.sources import CorpusSpec, read_documents
@@ -63,20 +63,24 @@ def measure_keys_in_prose(
     """Ask a model for every key through every cache, one row a trial and cache: `tokens`, `trial`, `depth`
     (0 to 1), `cache`, `answer`, `wrote`, `correct`, and `nats`, the cross-entropy of the key's digits.
 
-    The question is read with the rest of the prompt. Each length and cache is a run directory of its own.
+    The question is read with the rest of the prompt. Each length and cache is a run directory of its own;
+    `rows.attrs["runs"]` records them.
     """
     tokenizer = AutoTokenizer.from_pretrained(model_path(study.base))
     ready = cache(subject.ready)
+    used: list[Path] = []
     frames = []
     for tokens, documents in study.documents(tokenizer).items():
         asked = json_hash([asdict(document) for document in documents])
         for name, policy in caches.items():
             key = {"model": subject.identity, "policy": policy_key(policy), "documents": asked}
             work = partial(_ask, ready, tokenizer, documents, policy, f"{tokens} tokens, {name}", progress)
-            rows = pd.DataFrame(remember(key, work, runs=runs, prefix="keys-in-prose"))
+            rows = pd.DataFrame(remember(key, work, runs=runs, prefix="keys-in-prose", used=used))
             depths = [trial / (study.trials - 1) for trial in rows.trial]
             frames.append(rows.assign(tokens=tokens, cache=name, depth=depths))
-    return pd.concat(frames, ignore_index=True)
+    frame = pd.concat(frames, ignore_index=True)
+    frame.attrs["runs"] = run_records(used)
+    return frame
 
 
 def _ask(

@@ -23,7 +23,7 @@ from sinklora.hf.budget_cache import BudgetCache
 from sinklora.hf.rope import extend_context
 from sinklora.pretrained.fetch import model_path
 from sinklora.records.checks import Count, Distinct, NotNegative, check_fields, one_of
-from sinklora.records.runs import remember
+from sinklora.records.runs import remember, run_records
 from sinklora.reproduction.names import UNTRAINED
 from sinklora.reproduction.retrieval.model_under_test import (
     DTYPES,
@@ -113,17 +113,22 @@ def measure(
     """Ask every model for every key: columns `model`, `seed`, `tokens`, `depth` (0 to 1), `answer`, `wrote`,
     `correct`, one row a trial.
 
-    `policy`: read and answer through a `BudgetCache` with this policy.
+    `policy`: read and answer through a `BudgetCache` with this policy. `rows.attrs["runs"]` records the runs,
+    those that trained the models as well.
     """
     tokenizer = AutoTokenizer.from_pretrained(model_path(study.training.base))
     asked = {"lengths": study.lengths, "trials": study.trials, "key_seed": study.key_seed}
+    used: list[Path] = []
     frames = []
     for subject in models_under_test(study, runs, cache, progress):
+        used += [runs / subject.identity["run"]] if "run" in subject.identity else []
         spec = {"model": subject.identity, "policy": policy_key(policy), **asked}
         work = partial(_ask, study, subject, policy, tokenizer, progress)
-        rows = pd.DataFrame(remember(spec, work, runs=runs, prefix="retrieval"))
+        rows = pd.DataFrame(remember(spec, work, runs=runs, prefix="retrieval", used=used))
         frames.append(rows.assign(model=subject.name, seed=subject.seed))
-    return pd.concat(frames, ignore_index=True).astype({"seed": "Int64"})
+    frame = pd.concat(frames, ignore_index=True).astype({"seed": "Int64"})
+    frame.attrs["runs"] = run_records(used)
+    return frame
 
 
 def _ask(

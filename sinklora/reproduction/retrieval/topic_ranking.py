@@ -21,7 +21,7 @@ from sinklora.evaluate.topics import ANSWER_TOKENS, TopicRecord, is_first_topic,
 from sinklora.hf.budget_cache import BudgetCache
 from sinklora.pretrained.fetch import model_path
 from sinklora.records.files import json_hash
-from sinklora.records.runs import remember
+from sinklora.records.runs import remember, run_records
 from sinklora.reproduction.retrieval.model_under_test import ModelUnderTest
 
 
@@ -63,20 +63,23 @@ def measure_topic_ranks(
     `conversation`, `topics` (how many), `cache`, `wrote`, `correct` (see `is_first_topic`), `nats` (a token
     of each topic's name, in their order) and by these the `rank` of the first topic (1: the likeliest).
 
-    Each set and cache is a run directory of its own.
+    Each set and cache is a run directory of its own; `rows.attrs["runs"]` records them.
     """
     tokenizer = AutoTokenizer.from_pretrained(model_path(base))
     ready = cache(subject.ready)
     asked = {"chat_template": tokenizer.chat_template, "max_new_tokens": ANSWER_TOKENS}
+    used: list[Path] = []
     frames = []
     for set_name, records in sets.items():
         for name, policy in caches.items():
             content = json_hash([asdict(record) for record in records])
             key = {"model": subject.identity, "policy": policy_key(policy), "records": content, **asked}
             work = partial(_ask, ready, tokenizer, records, policy, f"{set_name}, {name}", progress)
-            rows = pd.DataFrame(remember(key, work, runs=runs, prefix="topic-ranks"))
+            rows = pd.DataFrame(remember(key, work, runs=runs, prefix="topic-ranks", used=used))
             frames.append(rows.assign(set=set_name, cache=name))
-    return pd.concat(frames, ignore_index=True)
+    frame = pd.concat(frames, ignore_index=True)
+    frame.attrs["runs"] = run_records(used)
+    return frame
 
 
 def _ask(

@@ -31,12 +31,14 @@ def measure_topics(
     policy: CachePolicy | None = None,
     chat: bool = False,
     runs: Path = Path("runs"),
+    used: list[Path] | None = None,
     progress: bool = True,
 ) -> dict[str, dict[str, Accuracy]]:
     """Accuracy by model, then by set of conversations.
 
     `policy`: read and answer through a `BudgetCache` with this policy. `chat`: conversations are put into the
-    tokenizer's chat template. Raises ValueError for `chat` with a tokenizer that has none.
+    tokenizer's chat template. The directories of the runs are added to `used`.
+    Raises ValueError for `chat` with a tokenizer that has none.
     """
     prompt_format = chat_format(tokenizer) if chat else as_it_is
     spec = {
@@ -50,7 +52,7 @@ def measure_topics(
         answer = partial(topic_answers, prompt_format=prompt_format, progress=progress)
         work = partial(_ask, subject, tokenizer, sets, policy, answer)
         key = {**spec, "model": subject.identity}
-        wrote = remember(key, work, runs=runs, prefix="topics", name="answers")
+        wrote = remember(key, work, runs=runs, prefix="topics", name="answers", used=used)
         found[subject.name] = {name: topic_accuracy(wrote[name], records) for name, records in sets.items()}
     return found
 

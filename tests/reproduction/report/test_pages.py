@@ -27,6 +27,8 @@ EXPERIMENTS = (Experiment("09_test", "x", {"cpu": {}}, OUTPUTS),)
 HELD = Claim("Table 7", "both help", "held", 0.31, 0.25, 0.37, "nats a token", "5 seeds", "values", "small")
 REAL = Claim("Table 7", "both help", "not decided", 0.01, -0.1, 0.12, model="SmolLM2", restated=True)
 
+RUN = {"run": "sf-1", "spec_sha256": "0" * 64, "commit": "b" * 40, "dirty": True, "changed_files": ["a.py"]}
+
 
 @pytest.fixture
 def report(tmp_path: Path) -> Report:
@@ -36,7 +38,8 @@ def report(tmp_path: Path) -> Report:
     axis.plot([1, 2])
     report.figure("picture", figure, paper_item="Table 7", caption="Drawn.", verdict="See the table.")
     frame = pd.DataFrame({"a|b": ["1 | 2"], "nats": [1.25]})
-    report.table("values", frame, paper_item="Table 7", caption="Two\n\n# lines.", verdict="See the table.")
+    facts = {"caption": "Two\n\n# lines.", "verdict": "See the table.", "runs": [RUN]}
+    report.table("values", frame, paper_item="Table 7", **facts)  # type: ignore[arg-type]
     many = pd.DataFrame({"nats": range(101)})
     report.table(
         "long", many, paper_item="Table 7, Fig. 1", caption="Every <i>.", verdict="Raw.", seeds=[0, 1]
@@ -86,7 +89,7 @@ def test_a_page_shows_its_outputs_long_ones_last(report: Report) -> None:
     assert "\nTwo # lines.\n" in text and "101 rows: [csv](../tables/long.csv)" in text
     assert text.count("See the table.") == 1, "the same verdict is told once"
     assert "**Verdict:** –" in text, "nothing is decided without a claim"
-    assert "[provenance](../provenance/values.json)" in text
+    assert "[provenance](../provenance/values.json)" in text and "[runs](../runs/values.csv)" in text
     check_links(text, report.root / "cpu" / "pages")
 
 
@@ -134,8 +137,9 @@ def test_a_record_names_its_commit_and_what_was_changed() -> None:
     changed = {**record, "dirty": True, "changed_files": ["sinklora/cli.py", "new.py"]}
     assert described_record(changed).endswith("commit aaaaaaaaaa, but for changes in sinklora/cli.py, new.py")
     assert described_record({**record, "dirty": True}).endswith("files whose names were not recorded")
-    runs = [{"run": "sf-1", "commit": "b" * 40}, {"run": "sf-2", "commit": None}]
-    assert described_record({**record, "runs": runs}).endswith("made of 2 runs (commits bbbbbbbbbb, unknown)")
+    runs = {"count": 3, "commits": ["b" * 40, None]}
+    told = described_record({**record, "runs": runs})
+    assert told.endswith("made of 3 runs (commits: bbbbbbbbbbbb, not recorded)")
 
 
 class Elements(HTMLParser):

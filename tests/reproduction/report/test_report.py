@@ -34,7 +34,27 @@ def test_a_table_in_three_formats_and_its_record(report: Report) -> None:
     assert "a\\_b & 1.235" in (folder / "tables" / "t.tex").read_text()
     record = json.loads((folder / "provenance" / "t.json").read_text())
     assert record["seeds"] == [0, 1] and record["parameters"] == {"steps": 3}
-    assert {"commit", "dirty", "versions", "hardware", "time"} <= set(record)
+    assert {"commit", "dirty", "changed_files", "versions", "hardware", "time"} <= set(record)
+
+
+def test_the_runs_that_a_table_was_made_of_are_listed(report: Report) -> None:
+    runs = [
+        {"run": "sf-1", "commit": "b" * 40, "dirty": True, "changed_files": ["a.py", "b.py"], "seconds": 1.5},
+        {"run": "perplexity-2", "commit": None, "dirty": None, "changed_files": [], "seconds": None},
+    ]
+    rows = pd.DataFrame({"nats": [1.0]})
+    rows.attrs["runs"] = runs
+    report.table("measured", rows, **FACTS)  # type: ignore[arg-type]
+    record = json.loads((report.root / "cpu" / "provenance" / "measured.json").read_text())
+    assert record["runs"] == {"count": 2, "commits": ["b" * 40, None]}
+    listed = report.root / "cpu" / "runs" / "measured.csv"
+    assert listed.read_text().splitlines() == [
+        "run,commit,dirty,changed_files,seconds",
+        f"sf-1,{'b' * 40},True,a.py b.py,1.5",
+        "perplexity-2,,,,",
+    ]
+    report.table("measured", pd.DataFrame({"nats": [1.0]}), **FACTS)  # type: ignore[arg-type]
+    assert not listed.exists(), "what an earlier run wrote does not stay"
 
 
 def test_a_figure_in_two_formats_is_the_same_every_time(report: Report) -> None:

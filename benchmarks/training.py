@@ -20,7 +20,9 @@ from sinklora.hf.model_shapes import SHAPES
 from sinklora.records.files import atomic_write, write_json
 from sinklora.records.provenance import current_provenance
 from sinklora.records.tables import markdown
-from sinklora.reproduction.efficiency.study import STEPS, EfficiencyStudy, compare, efficiency_table, verdict
+from sinklora.reproduction.efficiency.claims import training_cost_claims
+from sinklora.reproduction.efficiency.study import STEPS, EfficiencyStudy, compare, efficiency_table
+from sinklora.reproduction.report.claims import told_together
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -60,7 +62,7 @@ def main(arguments: list[str]) -> None:
     )
     rows = compare(study, runs=options.runs)
     table = efficiency_table(rows, options.schedules)
-    text = f"{markdown(table)}\n\n{verdict(rows)}\n"
+    text = f"{markdown(table)}\n\n{told_together(training_cost_claims(rows, options.shape))}\n"
     options.out.mkdir(parents=True, exist_ok=True)
     atomic_write(options.out / "training.csv", table.to_csv(index=False))
     atomic_write(options.out / "training.md", text)

@@ -16,7 +16,6 @@ from sinklora.evaluate.step_spec import EAGER, StepCost, StepSpec
 from sinklora.evaluate.training_step import measured
 from sinklora.records.checks import Count, Distinct, Positive, check_fields
 from sinklora.records.runs import run_records
-from sinklora.reproduction.report.published import published_value
 from sinklora.train.pattern_schedules import PATTERN_SCHEDULES
 
 BASELINE, SF, EAGER_STEP = "LoRA+", "LoRA+, SF-Attn", "LoRA+, all scores in memory"
@@ -147,31 +146,3 @@ def _mean_step(measured_at: pd.DataFrame, schedule: str) -> dict[str, Any] | Non
         **{name: sum(share * step[name] for share, step in values) for name in summed},
         **{name: max(step[name] for _, step in values) for name in ("peak_gib", "predicted_gib")},
     }
-
-
-def verdict(rows: pd.DataFrame) -> str:
-    """Full attention's time and memory over SF-Attn's at the longest context that both fit; the paper's."""
-    wide = rows.pivot(index="tokens", columns="method", values=["seconds", "peak_gib", "needed_tflop"])
-    wide = wide.dropna(subset=[("seconds", BASELINE), ("seconds", SF)])
-    if wide.empty:
-        return "Not measured: no length at which both full attention and SF-Attn fit."
-    last = wide.iloc[-1]
-
-    def ratio(what: str, method: str = BASELINE) -> float:
-        return float(last[(what, method)] / last[(what, SF)])
-
-    def held(what: str) -> str:
-        paper = published_value("Figure 1", PAPER_RATIOS[what])
-        return f"the paper's {paper:g} {'held' if ratio(what) >= paper else 'did not hold'}"
-
-    text = (
-        f"At {wide.index[-1]} tokens full attention takes {ratio('seconds'):.2f} times SF-Attn's time "
-        f"(by FLOPs {ratio('needed_tflop'):.2f}; {held('seconds')}) and {ratio('peak_gib'):.2f} times "
-        f"its memory ({held('peak_gib')}; neither holds scores in memory)."
-    )
-    if math.isnan(float(last.get(("seconds", EAGER_STEP), math.nan))):
-        return text
-    return (
-        f"{text} Full attention with all scores in memory takes {ratio('seconds', EAGER_STEP):.2f} times the "
-        f"time and {ratio('peak_gib', EAGER_STEP):.2f} times the memory."
-    )

@@ -3,8 +3,10 @@
 import pandas as pd
 import pytest
 
+from sinklora.reproduction.efficiency.claims import training_cost_claims
 from sinklora.reproduction.efficiency.longest_context import context_verdict, training_context
-from sinklora.reproduction.efficiency.study import BASELINE, EAGER_STEP, SF, verdict
+from sinklora.reproduction.efficiency.study import BASELINE, EAGER_STEP, SF
+from sinklora.reproduction.names import EMBEDDED
 
 
 def longest(sf: int, full: int = 1000, **others: int) -> pd.DataFrame:
@@ -27,12 +29,44 @@ def test_the_longest_choice_that_fits_is_trained() -> None:
     assert training_context(frame, BASELINE, [512, 1000, 1024]) == 1000
 
 
-@pytest.mark.parametrize(
-    ("ratio", "said"), [(1.79, "1.8 did not hold"), (1.8, "1.8 held"), (2.5, "1.8 held")]
-)
-def test_the_papers_ratio_holds_from_its_value_on(ratio: float, said: str) -> None:
-    rows = pd.DataFrame(
-        [(64, BASELINE, ratio, ratio, 8.0), (64, SF, 1.0, 1.0, 4.0)],
-        columns=["tokens", "method", "seconds", "peak_gib", "needed_tflop"],
+def steps(*by_length: dict[str, float]) -> pd.DataFrame:
+    """A step of each method at 64, 128, ... tokens that takes so many times SF-Attn's time and memory."""
+    return pd.DataFrame(
+        {"tokens": 64 * 2**place, "method": method, "seconds": 3 * times, "peak_gib": 0.5 * times}
+        for place, ratios in enumerate(by_length)
+        for method, times in {SF: 1.0, **ratios}.items()
     )
-    assert verdict(rows).count(f"the paper's {said}") == 2
+
+
+@pytest.mark.parametrize(
+    ("ratios", "outcome", "mean"),
+    [
+        ([1.79], "did not hold", 1.79),
+        ([1.8], "held", 1.8),
+        ([1.0, 2.6], "held in part", 1.8),
+        ([2.0, 2.6], "held", 2.3),
+        ([0.9, 1.1], "did not hold", 1.0),
+        ([2.0, float("nan")], "held", 2.0),
+    ],
+)
+def test_the_papers_ratio_is_to_hold_at_every_length(ratios: list[float], outcome: str, mean: float) -> None:
+    claims = training_cost_claims(steps(*({BASELINE: ratio} for ratio in ratios)), "base")
+    assert [claim.outcome for claim in claims] == [outcome] * 2
+    assert [claim.estimate for claim in claims] == pytest.approx([mean] * 2)
+    assert {(claim.item, claim.restated, claim.model) for claim in claims} == {("Fig. 1", False, EMBEDDED)}
+
+
+def test_attention_that_holds_its_scores_is_a_claim_of_ours() -> None:
+    claims = training_cost_claims(steps({BASELINE: 1.0, EAGER_STEP: 6.0}), "llama2-7b")
+    assert [(claim.restated, claim.outcome) for claim in claims] == [
+        (False, "did not hold"),
+        (False, "did not hold"),
+        (True, "held"),
+        (True, "held"),
+    ]
+    assert claims[0].model == "llama2-7b" and "1.8 times the time" in claims[0].sentence
+
+
+def test_nothing_is_decided_where_no_length_fits_both() -> None:
+    time, _ = training_cost_claims(steps({BASELINE: float("nan")}), "base")
+    assert (time.outcome, time.reason) == ("not decided", "there is no length that both fit")

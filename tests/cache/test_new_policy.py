@@ -19,7 +19,7 @@ from sinklora.hf.budget_cache import BudgetCache
 from sinklora.reproduction.cache.figures import budget_figure, kept_share
 from sinklora.reproduction.cache.study import policies
 from sinklora.reproduction.cache.tables import summary, table
-from sinklora.reproduction.cache.verdict import verdict
+from sinklora.reproduction.cache.verdict import leads_over_local
 from tiny_models import tiny_model
 
 FILE = '''
@@ -128,9 +128,9 @@ def test_a_new_policy_is_in_the_study_and_its_figure(added: type[CachePolicy]) -
         ]
     ).assign(split="some")
     assert "longest" in set(summary(rows).policy) and "longest" in set(table(rows, "perplexity").frame.policy)
-    assert "novelty, not published: " in verdict(rows) and "longest, not published: worse than" in verdict(
+    assert "novelty, not published: " in leads_over_local(
         rows
-    )
+    ) and "longest, not published: worse than" in leads_over_local(rows)
     figure = budget_figure(rows)
     labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
     assert labels == ["full", "h2o", "local", "streaming", "novelty", "longest"]

@@ -66,7 +66,7 @@ def estimates(rows: pd.DataFrame) -> pd.DataFrame:
     lines = []
     for measure, policy, budget, group in _groups(clustered(rows)):
         low, high = cluster_interval(group.value, group.cluster)
-        chance = _chance(measure, group)
+        chance = chance_of(measure, group)
         scale = math.exp if measure == PERPLEXITY else float
         line = {"measure": measure, "policy": policy, "budget": budget, "split": group.split.iloc[0]}
         line |= {"value": scale(group.value.mean()), part("value", "low"): scale(low)}
@@ -93,7 +93,7 @@ def differences(rows: pd.DataFrame, policy: str = "h2o", rivals: Sequence[str] =
     """
     given = clustered(rows)
     pairs = [
-        (measure, budget, rival, _paired(given, measure, policy, budget, rival))
+        (measure, budget, rival, paired(given, measure, policy, budget, rival))
         for measure, name, budget, _ in _groups(given)
         if name == policy
         for rival in (*rivals, "full")
@@ -118,25 +118,14 @@ def differences_table(found: pd.DataFrame) -> Table:
     return Table(found, [*shown, Estimate("lead"), Column("items"), Column("outcome")])
 
 
-def real_verdict(rows: pd.DataFrame) -> str:
-    """What the numbers say of the paper's claim, H2O better than its rivals at one budget of everybody."""
+def leads_in_words(rows: pd.DataFrame) -> str:
+    """At which budgets H2O is better or worse than its rivals, by measure; what cannot be measured."""
     found, levels = differences(rows), estimates(rows)
     unmeasured = set(levels[levels.note == NOT_MEASURED].measure)
     rivals = found[(found.against != "full") & ~found.measure.isin(unmeasured)]
-    outcomes = [_outcome(rivals[rivals.against == rival], rival) for rival in RIVALS]
     told = [f"{measure}: {_told(group)}." for measure, group in rivals.groupby("measure", sort=False)]
     left = [f"{measure}: {NOT_MEASURED}." for measure in ORDER if measure in unmeasured]
-    return " ".join([*outcomes, *told, *left])
-
-
-def _outcome(found: pd.DataFrame, rival: str) -> str:
-    better, worse = (int((found.outcome == word).sum()) for word in ("better", "worse"))
-    word = "Not decided"
-    if better:
-        word = "Held in part" if worse or better < len(found) else "Held"
-    elif worse:
-        word = "Did not hold"
-    return f"{word}: H2O against {rival} is better in {better}, worse in {worse} of {len(found)} comparisons."
+    return " ".join([*told, *left])
 
 
 def _told(found: pd.DataFrame) -> str:
@@ -162,13 +151,18 @@ def _groups(rows: pd.DataFrame) -> Iterator[tuple[str, str, float, pd.DataFrame]
             yield str(measure), str(policy), float(str(budget)), group
 
 
-def _chance(measure: str, group: pd.DataFrame) -> float:
+def chance_of(measure: str, group: pd.DataFrame) -> float:
+    """What guessing gives in rows of a measure; NaN where that says nothing."""
     if "chance" in group and group.chance.notna().any():
         return float(group.chance.mean())
     return CHANCE.get(measure, math.nan)
 
 
-def _paired(rows: pd.DataFrame, measure: str, policy: str, budget: float, rival: str) -> pd.DataFrame:
+def paired(rows: pd.DataFrame, measure: str, policy: str, budget: float, rival: str) -> pd.DataFrame:
+    """How much better a policy is than a rival at a budget, item by item: `lead`, and the item's `cluster`.
+
+    A rival called "full" is the whole cache, whatever the budget.
+    """
     of = rows[rows.measure == measure].set_index("item")
     mine = of[(of.policy == policy) & (of.budget == budget)]
     other = of[(of.policy == rival) & (of.budget == (1.0 if rival == "full" else budget))]

@@ -3,7 +3,7 @@
 import pandas as pd
 
 from sinklora.reproduction.cache.study import RECALL
-from sinklora.reproduction.cache.verdict import verdict
+from sinklora.reproduction.cache.verdict import leads_over_local
 
 BUDGETS = [0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.75]
 
@@ -18,6 +18,6 @@ def test_one_in_forty_comparisons_is_lost_by_chance() -> None:
             for i, value in enumerate(values)
         ]
     )
-    said = verdict(rows)
+    said = leads_over_local(rows)
     assert "8 of 8 comparisons (0.2 would be by chance alone); better in 0." in said
-    assert said.startswith("Held for recall (H2O better than Local at 20 % or less).")
+    assert said.startswith("recall: H2O is better than Local at 5 %, 10 %,")

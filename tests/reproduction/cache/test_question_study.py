@@ -19,7 +19,7 @@ from sinklora.reproduction.cache.question_study import (
 )
 from sinklora.reproduction.cache.study import QUESTIONS
 from sinklora.reproduction.cache.tables import duels, summary
-from sinklora.reproduction.cache.verdict import verdict
+from sinklora.reproduction.cache.verdict import leads_over_local
 from sinklora.train.sources import CorpusSpec
 
 BASE = "data/base"
@@ -94,7 +94,7 @@ def test_questions_are_a_panel_and_a_sentence_of_their_own(tmp_path: Path) -> No
     [axis] = budget_figure(rows).axes
     assert axis.get_title() == "questions (n = 2 questions)"
     assert duels(rows).measure.tolist() == [QUESTIONS]
-    assert "questions: H2O is better than Local at" in verdict(rows)
+    assert "questions: H2O is better than Local at" in leads_over_local(rows)
 
 
 def test_questions_that_cannot_be_asked_are_refused_before_any_work(tmp_path: Path) -> None:

@@ -1,0 +1,116 @@
+"""Claims of Fig. 6 and Table 5 turn where their numbers do."""
+
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+import pytest
+
+from sinklora.reproduction.cache.claims import accuracy_claims, time_claims
+from sinklora.reproduction.cache.study import PERPLEXITY, QUESTIONS, RECALL
+from sinklora.reproduction.cache.text_study import FACTS, NATS
+from sinklora.reproduction.report.claims import Claim
+
+NOISE = [0.01 * (i % 5) for i in range(20)]
+
+Values = Mapping[tuple[str, float], Sequence[float]]
+
+
+def rows_of(measure: str, values: Values, clusters: int = 20) -> pd.DataFrame:
+    """Items in turn of so many clusters; values by policy and budget."""
+    return pd.DataFrame(
+        {"measure": measure, "policy": policy, "budget": budget, "item": str(i), "value": float(value)}
+        | {"cluster": str(i % clusters)}
+        for (policy, budget), column in values.items()
+        for i, value in enumerate(column)
+    )
+
+
+def nats(h2o: float, local: float, full: float = 2.0, budget: float = 0.2) -> pd.DataFrame:
+    values = {("full", 1.0): full, ("h2o", budget): h2o, ("local", budget): local}
+    return rows_of(PERPLEXITY, {key: [mean + noise for noise in NOISE] for key, mean in values.items()})
+
+
+def claims_of(rows: pd.DataFrame) -> list[Claim]:
+    return accuracy_claims(rows, "some model", "fig6_values")
+
+
+@pytest.mark.parametrize(
+    ("h2o", "local", "outcomes"),
+    [
+        (2.01, 2.5, ["held", "held"]),
+        (2.5, 2.4, ["did not hold", "did not hold"]),
+        (2.1, 2.5, ["held", "did not hold"]),
+    ],
+)
+def test_h2o_is_ahead_of_local_and_near_the_full_cache(h2o: float, local: float, outcomes: list[str]) -> None:
+    claims = claims_of(nats(h2o, local))
+    assert [claim.outcome for claim in claims] == outcomes
+    assert [claim.estimate for claim in claims] == pytest.approx([local - h2o, 2.0 - h2o])
+    assert claims[0].sentence == "H2O is better than Local in perplexity, at 20 % of the prompt"
+    assert claims[0].unit == "nats a token" and claims[0].model == "some model"
+
+
+def test_a_lead_that_chance_may_give_decides_nothing() -> None:
+    rows = nats(2.0, 2.0)
+    local = (rows.policy == "local") & (rows.item.astype(int) % 2 == 0)
+    rows.loc[local, "value"] += 0.1
+    rows.loc[(rows.policy == "local") & ~local, "value"] -= 0.09
+    assert claims_of(rows)[0].outcome == "not decided"
+
+
+def test_the_unit_is_the_cluster_and_several_budgets_count_together() -> None:
+    rows = pd.concat([nats(2.0, 2.4), nats(2.0, 2.2, budget=0.1).query("policy != 'full'")])
+    claim = claims_of(rows.assign(cluster=(rows["item"].astype(int) % 4).astype(str)))[0]
+    assert claim.sentence.endswith("at 10 %, 20 % of the prompt") and claim.estimate == pytest.approx(0.3)
+    assert claim.n == "4 documents, passages or questions"
+
+
+def test_large_budgets_decide_nothing() -> None:
+    [claim] = claims_of(nats(2.0, 3.0, budget=0.5))
+    assert (claim.outcome, claim.reason) == ("not decided", "no budget of 20 % or less was measured")
+
+
+@pytest.mark.parametrize(
+    ("measure", "full", "measurable"),
+    [
+        (QUESTIONS, [1.0] * 15 + [0.0] * 5, True),
+        (QUESTIONS, [1.0] * 5 + [0.0] * 15, False),  # a quarter of four choices
+        (RECALL, [1.0] * 5 + [0.0] * 15, True),
+    ],
+)
+def test_what_the_full_cache_cannot_do_is_not_measured(
+    measure: str, full: list[float], measurable: bool
+) -> None:
+    rows = rows_of(measure, {("full", 1.0): full, ("h2o", 0.2): full, ("local", 0.2): [0.0] * 20})
+    claims = claims_of(rows)
+    assert [claim.outcome == "cannot be measured here" for claim in claims] == [not measurable] * 2
+    if measurable:
+        assert [claim.outcome for claim in claims] == ["held", "held"] and claims[0].unit == "of the answers"
+
+
+def test_fewer_nats_an_answer_are_better() -> None:
+    rows = rows_of(
+        FACTS + NATS, {("full", 1.0): [1.0] * 20, ("h2o", 0.2): [2.0] * 20, ("local", 0.2): [5.0] * 20}
+    )
+    [claim] = claims_of(rows.assign(chance=10.0))
+    assert (claim.outcome, claim.estimate, claim.unit) == ("held", pytest.approx(3.0), "nats an answer")
+    assert {c.outcome for c in claims_of(rows.assign(chance=0.5))} == {"cannot be measured here"}
+
+
+@pytest.mark.parametrize(
+    ("prompt", "speed", "new_tokens", "outcomes", "estimates"),
+    [
+        # 2 rows: 4 + 20 / 40 against 2 + 20 / 20 seconds, then 4 + 200 / 40 against 2 + 200 / 20.
+        (4.0, 40.0, 10, ["held", "did not hold"], [100.0, -50.0]),
+        (4.0, 40.0, 100, ["held", "held"], [100.0, 25.0]),
+        (2.0, 10.0, 10, ["did not hold", "did not hold"], [-50.0, -100 / 3]),
+    ],
+)
+def test_time_is_saved_once_decoding_has_paid_for_the_prompt(
+    prompt: float, speed: float, new_tokens: int, outcomes: list[str], estimates: list[float]
+) -> None:
+    lines = [("full (ours)", 2.0, 20.0), ("h2o 20%", prompt, speed)]
+    costs = pd.DataFrame(lines, columns=["cache", "prompt (s)", "decoded tokens/s"])
+    claims = time_claims(costs, new_tokens, batch=2, rounds=3)
+    assert [claim.outcome for claim in claims] == outcomes
+    assert [claim.estimate for claim in claims] == pytest.approx(estimates)

@@ -74,8 +74,3 @@ def judge(lead: "pd.Series[float]", less: str, more: str, level: float = 0.95) -
         f"{word} by {spread(lead)}, paired over {count} seeds ({100 * level:.4g} % t-interval {low:z.2f} to "
         f"{high:z.2f}), {word} in {int((lead > 0).sum())} of {count}"
     )
-
-
-def sign_test(wins: int, losses: int) -> float:
-    """Two-sided exact p-value of so many pairs one way and the other, where either way is as likely."""
-    return float(stats.binomtest(wins, wins + losses).pvalue) if wins + losses else 1.0

@@ -1,8 +1,6 @@
 """Intervals and tests against published tables, sums by hand, and the closed forms they stand for."""
 
 import math
-from fractions import Fraction
-from math import comb
 
 import pandas as pd
 import pytest
@@ -10,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helpers import assert_close
-from sinklora.evaluate.statistics import Accuracy, interval, sign_test
+from sinklora.evaluate.statistics import Accuracy, interval
 
 
 # Two-sided quantiles of Student's t, to ten digits.
@@ -79,17 +77,3 @@ def test_the_default_z_is_1_96_itself() -> None:
 def test_impossible_counts_are_named(correct: int, trials: int) -> None:
     with pytest.raises(ValueError, match=f"correct={correct}, trials={trials}"):
         Accuracy(correct, trials)
-
-
-@pytest.mark.parametrize(
-    ("wins", "losses", "p"), [(0, 0, 1.0), (3, 3, 1.0), (5, 0, 0.0625), (1, 9, 22 / 1024), (10, 0, 2 / 1024)]
-)
-def test_known_sign_tests(wins: int, losses: int, p: float) -> None:
-    assert sign_test(wins, losses) == pytest.approx(p, rel=1e-12)
-
-
-@given(wins=st.integers(0, 60), losses=st.integers(0, 60))
-def test_the_sign_test_against_binomial_sums(wins: int, losses: int) -> None:
-    pairs = wins + losses
-    tail = Fraction(sum(comb(pairs, k) for k in range(max(wins, losses), pairs + 1)), 2**pairs)
-    assert sign_test(wins, losses) == pytest.approx(float(min(Fraction(1), 2 * tail)), rel=1e-12)

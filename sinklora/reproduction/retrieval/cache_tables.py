@@ -97,10 +97,8 @@ def side_by_side(rows: pd.DataFrame, index: list[str], values: list[str]) -> pd.
     return wide.reset_index()
 
 
-def keys_verdict(rows: pd.DataFrame) -> str:
-    """At which lengths each bounded cache keeps the pass key: its digits cost surely less than by chance, and
-    H2O against the others in nats, in pairs over all lengths that can be measured.
-    """
+def lengths_in_words(rows: pd.DataFrame) -> str:
+    """At which lengths each cache keeps the pass key: its digits cost surely less than by chance."""
     frame = keys_table(rows).frame
     measured = frame[frame.remark != CANNOT]
     if measured.empty:
@@ -109,22 +107,10 @@ def keys_verdict(rows: pd.DataFrame) -> str:
         f"{cache} {', '.join(map(str, group[group.remark == ''].tokens)) or 'none'}"
         for cache, group in measured.groupby("cache", sort=False)
     ]
-    usable = rows[rows.tokens.isin(measured.tokens)]
-    wide = usable.pivot(index=["tokens", "trial"], columns="cache", values="nats")
-    said = f"Lengths (tokens) at which the digits cost surely less than by chance: {'; '.join(kept)}."
-    return said + "".join(_lead(wide, rival) for rival in wide.columns if rival not in (FULL, "H2O"))
+    return f"Lengths (tokens) at which the digits cost surely less than by chance: {'; '.join(kept)}."
 
 
-def _lead(wide: pd.DataFrame, rival: str) -> str:
-    mean, low, high = mean_interval((wide[rival] - wide["H2O"]).tolist())
-    outcome = "Held" if low > 0 else "Did not hold" if high < 0 else "Not decided"
-    return (
-        f" {outcome}: H2O keeps more of the key than {rival}, by {mean:z.2f} nats "
-        f"({low:z.2f} to {high:z.2f}, n = {len(wide)})."
-    )
-
-
-def topics_verdict(rows: pd.DataFrame) -> str:
+def topics_in_words(rows: pd.DataFrame) -> str:
     """Which sets can be measured, and the share of likeliest first topics of each cache in those."""
     frame = topics_table(rows).frame
     without = frame[frame.remark == CANNOT].conversations.unique()

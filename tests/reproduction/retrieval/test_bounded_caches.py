@@ -27,11 +27,12 @@ from sinklora.reproduction.retrieval.cache_tables import (
     NATS,
     WORSE,
     keys_table,
-    keys_verdict,
+    lengths_in_words,
     side_by_side,
+    topics_in_words,
     topics_table,
-    topics_verdict,
 )
+from sinklora.reproduction.retrieval.claims import cached_key_claims, cached_topic_claims
 from sinklora.reproduction.retrieval.figures import keys_by_cache_figure
 from sinklora.reproduction.retrieval.keys_in_prose_study import KeysInProseStudy, measure_keys_in_prose
 from sinklora.reproduction.retrieval.model_under_test import ModelUnderTest
@@ -96,15 +97,16 @@ def test_what_the_full_cache_cannot_do_is_not_measured() -> None:
     assert set(remarks[900]) == {CANNOT}
 
 
-def test_the_verdict_reads_measurable_lengths_alone() -> None:
-    said = keys_verdict(ROWS)
-    assert "full 100; H2O 100; Local none" in said
+def test_measurable_lengths_alone_decide() -> None:
+    assert "full 100; H2O 100; Local none" in lengths_in_words(ROWS)
+    [claim] = cached_key_claims(ROWS, "real")
     # At 100 tokens: (12 + 7 + 9 + 8) / 4 nats.
-    assert "Held: H2O keeps more of the key than Local, by 9.00 nats" in said and "n = 4" in said
+    assert (claim.outcome, claim.estimate, claim.n) == ("held", pytest.approx(9.0), "4 keys")
     turned = ROWS.assign(cache=ROWS.cache.replace({"H2O": "Local", "Local": "H2O"}))
-    assert "Did not hold: H2O keeps more of the key than Local, by -9.00" in keys_verdict(turned)
+    assert cached_key_claims(turned, "real")[0].outcome == "did not hold"
     far = ROWS[ROWS.tokens == 900]
-    assert keys_verdict(far).startswith("Cannot be measured")
+    assert lengths_in_words(far).startswith("Cannot be measured")
+    assert cached_key_claims(far, "real")[0].outcome == "cannot be measured here"
 
 
 def topic_rows(ranks: dict[tuple[str, str], list[int]]) -> pd.DataFrame:
@@ -129,8 +131,14 @@ def test_topics_stand_beside_chance() -> None:
     assert lines[EXACT].tolist() == [1 / 8] * 4
     assert lines["mean rank"].tolist() == [9 / 8, 2.5, 2.5, 1]
     assert lines.remark.tolist() == ["", "at chance", CANNOT, CANNOT]
-    said = topics_verdict(rows)
+    said = topics_in_words(rows)
     assert "easy: full 0.88, H2O 0.25." in said and said.endswith(f"it {CANNOT}: hard.")
+    [claim] = cached_topic_claims(rows, "real")
+    assert (claim.outcome, claim.estimate) == ("did not hold", pytest.approx(2 / 8 - 7 / 8))
+    alike = rows[rows.cache == "full"]
+    assert cached_topic_claims(pd.concat([alike, alike.assign(cache="H2O")]), "real")[0].outcome == "held"
+    hard = cached_topic_claims(rows[rows["set"] == "hard"], "real")[0]
+    assert (hard.outcome, hard.estimate) == ("cannot be measured here", None)
 
 
 def test_what_was_asked_once_has_one_line() -> None:

@@ -1,0 +1,69 @@
+"""What the scores say of Table 6 (LongBench)."""
+
+from dataclasses import replace
+
+import pandas as pd
+
+from sinklora.evaluate.paired_effects import Effect, effect
+from sinklora.reproduction.names import BASE
+from sinklora.reproduction.report.claims import Claim, decide_equal, family, with_effect
+from sinklora.reproduction.retrieval.bounded_caches import CANNOT, FULL
+
+NEAR = 5.0  # points: so far from the full cache's score counts as equal
+
+RIVALS = {"s2": "S²-Attn", BASE: "no fine-tuning"}
+
+
+def tuning_claims(scores: pd.DataFrame, model: str, synthetic: bool) -> list[Claim]:
+    """Whether fine-tuning with SF-Attn scores higher than with S²-Attn and than none, over data sets.
+
+    `scores`: one a model and data set, as `scores_table` has them. Generated sets (`synthetic`) say nothing
+    of LongBench.
+    """
+    claim = Claim("Table 6", "", "not decided", unit="points", table="longbench_scores", model=model)
+    by_name = scores.assign(name=scores.model.str.replace(r", seed \d+$", "", regex=True))
+    wide = by_name.pivot_table(index="dataset", columns="name", values="score")
+    sentences = {
+        rival: f"a model fine-tuned with SF-Attn scores higher on LongBench than with {words}"
+        for rival, words in RIVALS.items()
+    }
+    if synthetic:
+        reason = "the sets are generated ones, which are not LongBench"
+        cannot = replace(claim, outcome="cannot be measured here", reason=reason)
+        return [replace(cannot, sentence=sentence) for sentence in sentences.values()]
+    effects: dict[Claim, Effect] = {
+        replace(claim, sentence=sentence): effect(lambda lead: lead, (wide.sf - wide[rival]).to_numpy()[None])
+        for rival, sentence in sentences.items()
+        if {"sf", rival} <= set(wide)
+    }
+    return [replace(decided, n=f"{len(wide)} data sets") for decided in family(effects)]
+
+
+def cache_claims(scores: pd.DataFrame, frame: pd.DataFrame, model: str) -> list[Claim]:
+    """Whether H2O scores higher than other bounded caches and as high as the full one, over documents.
+
+    `scores`: one a question and cache (`question_scores`), `frame` that of `cache_table`, which says what can
+    be measured.
+    """
+    usable = scores[~scores.dataset.isin(frame[frame.remark == CANNOT]["data set"])]
+    claim = Claim(
+        "Table 6", "", "not decided", unit="points", table="table6_real", model=model, restated=True
+    )
+    near = f"with H2O the score stays within {NEAR:g} points of the full cache's"
+    if usable.empty:
+        reason = "with the full cache no set scores more than by chance"
+        return [replace(claim, sentence=near, outcome="cannot be measured here", reason=reason)]
+    wide = usable.pivot(index=["document", "question"], columns="cache", values="score")
+    leads = {name: wide["H2O"] - wide[name] for name in wide.columns if name != "H2O"}
+    found = {
+        name: effect(lambda mean: mean, lead.groupby("document").mean().to_numpy()[None])
+        for name, lead in leads.items()
+    }
+    rivals = {name: one for name, one in found.items() if name != FULL}
+    effects = {
+        replace(claim, sentence=f"with H2O the score is higher than with {name}"): one
+        for name, one in rivals.items()
+    }
+    equal = replace(claim, sentence=near, outcome=decide_equal(found[FULL], NEAR))
+    claims = [*family(effects), with_effect(equal, found[FULL])]
+    return [replace(one, n=f"{found[FULL].documents} documents") for one in claims]

@@ -1,0 +1,146 @@
+"""What the answers say of Fig. 5 (pass keys) and Table 4 (topics)."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from sinklora.evaluate.paired_effects import Effect, effect
+from sinklora.evaluate.statistics import Accuracy
+from sinklora.reproduction.names import BASE
+from sinklora.reproduction.report.claims import Claim, decide_equal, family, with_effect
+from sinklora.reproduction.retrieval.bounded_caches import CANNOT, FULL
+from sinklora.reproduction.retrieval.cache_tables import keys_table, topics_table
+
+MARGIN = 0.1  # of the keys or topics: so far apart counts as equal
+
+SURE = 0.9  # of the topics: the paper's least is 0.96
+
+
+def pass_key_claims(rows: pd.DataFrame, context: int, model: str) -> list[Claim]:
+    """Whether SF-Attn brings pass keys back: more than the base and S²-Attn, as many as full attention, and
+    beyond the trained context (tokens).
+
+    The units are training seeds and keys (a depth of a length); all models were asked for the same keys.
+    """
+    lengths = sorted(rows.tokens.unique())
+    within = [tokens for tokens in lengths if tokens <= context]
+    beyond = [tokens for tokens in lengths if tokens > context]
+    known, claims = set(rows.model), list[Claim]()
+    effects: dict[Claim, Effect] = {}
+    claim = Claim("Fig. 5", "", "not decided", unit="of the keys", table="pass_key_values", model=model)
+    upto = f"up to the trained {context} tokens"
+    for rival, name in ((BASE, "the base model"), ("s2", "S²-Attn")):
+        if rival in known and "sf" in known:
+            sentence = f"an extension with SF-Attn gives more pass keys back than {name}, {upto}"
+            effects[replace(claim, sentence=sentence)] = _lead(rows, rival, within)
+    if beyond and "sf" in known:
+        sentence = f"more than half of the keys come back beyond them, at {_listed(beyond)} tokens"
+        ahead = effect(lambda share: share - 0.5, _answers(rows, "sf", beyond))
+        effects[replace(claim, sentence=sentence, restated=True)] = ahead
+    if {"sf", "full"} <= known:
+        found = _lead(rows, "full", within)
+        sentence = f"as many as with full attention come back {upto}, to {MARGIN:g} of the keys"
+        equal = replace(claim, sentence=sentence, outcome=decide_equal(found, MARGIN), restated=True)
+        claims.append(_of_keys(with_effect(equal, found), found))
+    decided = zip(family(effects), effects.values(), strict=True)
+    return [*(_of_keys(claim, found) for claim, found in decided), *claims]
+
+
+def _of_keys(claim: Claim, found: Effect) -> Claim:
+    return replace(claim, n=found.units.replace("documents", "keys"))
+
+
+def _answers(rows: pd.DataFrame, model: str, lengths: Sequence[int]) -> NDArray[np.floating]:
+    """Right answers of a model, [seeds, keys]."""
+    chosen = rows[(rows.model == model) & rows.tokens.isin(lengths)]
+    seeds = chosen.seed.astype("Int64").fillna(-1)
+    wide = chosen.assign(seed=seeds, correct=chosen.correct.astype(float))
+    return wide.pivot(index="seed", columns=["tokens", "depth"], values="correct").to_numpy()
+
+
+def _lead(rows: pd.DataFrame, rival: str, lengths: Sequence[int]) -> Effect:
+    sf, other = (_answers(rows, model, lengths) for model in ("sf", rival))
+    return effect(lambda ours, theirs: ours - theirs, sf, other)
+
+
+def _listed(lengths: Sequence[int]) -> str:
+    return ", ".join(map(str, lengths))
+
+
+def topic_claims(
+    found: Mapping[str, Mapping[str, Accuracy]], chance: Mapping[str, float], model: str
+) -> list[Claim]:
+    """Whether a model extended with SF-Attn names the first topic of a conversation, over all lengths.
+
+    `found`: answers by model, then by set of conversations; `chance`: of each set. Where no set's interval is
+    above chance the model cannot follow a conversation.
+    """
+    by_set = found.get("sf", {})
+    claim = Claim(
+        "Table 4",
+        f"extended with SF-Attn a model names the first topic of more than {100 * SURE:g} % of conversations",
+        "cannot be measured here",
+        table="table4",
+        model=model,
+        restated=True,
+    )
+    if not by_set:
+        return [replace(claim, reason="no model was extended with SF-Attn")]
+    total = Accuracy(sum(a.correct for a in by_set.values()), sum(a.trials for a in by_set.values()))
+    low, high = total.interval()
+    numbers = {"estimate": total.share, "low": low, "high": high, "unit": "of the first topics"}
+    counted = replace(claim, **numbers, n=f"{total.trials} conversations")  # type: ignore[arg-type]
+    if all(accuracy.interval()[0] <= chance[name] for name, accuracy in by_set.items()):
+        return [replace(counted, reason="the model does no better than naming any topic")]
+    outcome = "held" if low > SURE else "did not hold" if high < SURE else "not decided"
+    return [replace(counted, outcome=outcome)]
+
+
+def cached_key_claims(rows: pd.DataFrame, model: str) -> list[Claim]:
+    """Whether H2O keeps more of a pass key in real text than other bounded caches do, in nats of its digits,
+    over all lengths at which the full cache does better than chance.
+    """
+    frame = keys_table(rows).frame
+    usable = rows[rows.tokens.isin(frame[frame.remark != CANNOT].tokens)]
+    claim = Claim("Fig. 5", "", "not decided", unit="nats of the digits", table="pass_keys_real", model=model)
+    claim = replace(claim, restated=True)
+    if usable.empty:
+        reason = "with the full cache the digits cost as much as by chance at every length"
+        sentence = "H2O keeps more of a pass key than other bounded caches"
+        return [replace(claim, sentence=sentence, outcome="cannot be measured here", reason=reason)]
+    wide = usable.pivot(index=["tokens", "trial"], columns="cache", values="nats")
+    effects = {
+        replace(claim, sentence=f"H2O keeps more of a pass key than {rival}"): effect(
+            lambda lead: lead, (wide[rival] - wide["H2O"]).to_numpy()[None]
+        )
+        for rival in wide.columns
+        if rival not in (FULL, "H2O")
+    }
+    return [replace(decided, n=f"{len(wide)} keys") for decided in family(effects)]
+
+
+def cached_topic_claims(rows: pd.DataFrame, model: str) -> list[Claim]:
+    """Whether through H2O the first topic is the likeliest of a conversation as often as through the full
+    cache, over all sets in which that does better than chance.
+    """
+    frame = topics_table(rows).frame
+    usable = rows[rows["set"].isin(frame[frame.remark != CANNOT].conversations)]
+    claim = Claim(
+        "Table 4",
+        f"through H2O the first topic is the likeliest as often as through the full cache, to {MARGIN:g}",
+        "cannot be measured here",
+        unit="of the conversations",
+        table="table4_real",
+        model=model,
+        restated=True,
+    )
+    if usable.empty:
+        return [replace(claim, reason="with the full cache the first topic is found no more than by chance")]
+    first = usable.assign(first=(usable["rank"] == 1).astype(float))
+    wide = first.pivot(index=["set", "conversation"], columns="cache", values="first")
+    found = effect(lambda ours, full: ours - full, wide["H2O"].to_numpy()[None], wide[FULL].to_numpy()[None])
+    equal = with_effect(replace(claim, outcome=decide_equal(found, MARGIN)), found)
+    return [replace(equal, n=f"{len(wide)} conversations")]

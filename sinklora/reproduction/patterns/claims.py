@@ -53,7 +53,14 @@ def leak_claims(leaks: pd.DataFrame) -> list[Claim]:
     wrapped = bool((found[expected > 0] == expected[expected > 0]).all() and (expected > 0).any())
     others = bool((found[expected == 0] == 0).all())
     return [
-        Claim("Discussion 5.1", sentence, _held(outcome), table="leak", n=f"{n} patterns", restated=True)
+        Claim(
+            "Discussion 5.1",
+            sentence,
+            _held(outcome),
+            table="leak",
+            n="1 pattern" if n == 1 else f"{n} patterns",
+            restated=True,
+        )
         for sentence, outcome, n in (
             (
                 "the shift's wrap-around lets (G/2)² pairs of each shifted head see the future",

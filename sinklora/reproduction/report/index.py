@@ -123,7 +123,7 @@ def _output(output: Output) -> Iterator[str]:
     if output.verdict:
         yield f"**Verdict:** {output.verdict}"
     if output.record.get("runs"):
-        files += f", [runs](../runs/{output.name}.csv)"
+        files += f", [runs](../made_of/{output.name}.csv)"
     record = f"[provenance](../provenance/{output.name}.json): {described_record(output.record)}"
     yield f"<sub>{files}, {record}</sub>"
 

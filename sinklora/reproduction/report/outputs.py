@@ -43,7 +43,7 @@ class Report:
 
     Each output has a record in `provenance/`: paper item, caption, verdict, parameters, seeds, data, runs,
     versions, commit, changed files, the packaged model where the parameter `base` names one, and the seconds
-    since the report was made; the runs that it was made of are listed in `runs/`.
+    since the report was made; the runs that it was made of are listed in `made_of/`.
     Raises ValueError for an unknown profile.
     """
 
@@ -131,7 +131,7 @@ class Report:
 
     def _list_runs(self, name: str, runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """Write a table of the runs, a line each; how many, and of which commits (None: it is not known)."""
-        path = self._folder("runs", name) / f"{name}.csv"
+        path = self._folder("made_of", name) / f"{name}.csv"
         if not runs:
             path.unlink(missing_ok=True)  # of an earlier run
             return {}

@@ -89,7 +89,7 @@ def test_a_page_shows_its_outputs_long_ones_last(report: Report) -> None:
     assert "\nTwo # lines.\n" in text and "101 rows: [csv](../tables/long.csv)" in text
     assert text.count("See the table.") == 1, "the same verdict is told once"
     assert "**Verdict:** –" in text, "nothing is decided without a claim"
-    assert "[provenance](../provenance/values.json)" in text and "[runs](../runs/values.csv)" in text
+    assert "[provenance](../provenance/values.json)" in text and "[runs](../made_of/values.csv)" in text
     check_links(text, report.root / "cpu" / "pages")
 
 

@@ -47,7 +47,7 @@ def test_the_runs_that_a_table_was_made_of_are_listed(report: Report) -> None:
     report.table("measured", rows, **FACTS)  # type: ignore[arg-type]
     record = json.loads((report.root / "cpu" / "provenance" / "measured.json").read_text())
     assert record["runs"] == {"count": 2, "commits": ["b" * 40, None]}
-    listed = report.root / "cpu" / "runs" / "measured.csv"
+    listed = report.root / "cpu" / "made_of" / "measured.csv"
     assert listed.read_text().splitlines() == [
         "run,commit,dirty,changed_files,seconds",
         f"sf-1,{'b' * 40},True,a.py b.py,1.5",

@@ -87,7 +87,7 @@ def attention_claims(rows: pd.DataFrame) -> list[Claim]:
                 "Fig. 3",
                 f"{whom} more attention than uniform attention gives",
                 "not decided",
-                unit="points of per cent",
+                unit="percentage points",
                 table="sink_mass_by_layer",
                 model=str(model),
                 restated=True,

@@ -196,6 +196,7 @@ def test_the_report_holds_everything_and_escapes_it(report: Report) -> None:
     assert len(check_report(text).sources) == 1
     assert "Every &lt;i&gt;." in text and "1 | 2" in text and "+0.31 (+0.25 to +0.37)" in text
     assert text.count("101 rows") == 1, "an output of two items is shown once"
+    assert text.count('Shown under <a href="#output-long">Table 7</a>.') == 1, "the first of them has it"
 
 
 def test_the_committed_results_are_told_as_they_are() -> None:

@@ -26,6 +26,7 @@ from sinklora.evaluate.step_estimate import estimate
 from sinklora.evaluate.step_spec import EAGER, StepCost, StepEstimate, StepSpec
 from sinklora.evaluate.training_step import measured
 from sinklora.hf.model_shapes import SHAPES, random_model, shape_config
+from sinklora.reproduction.efficiency.claims import training_cost_claims
 from sinklora.reproduction.efficiency.longest_context import (
     context_verdict,
     ladder_verdict,
@@ -41,7 +42,6 @@ from sinklora.reproduction.efficiency.study import (
     EfficiencyStudy,
     compare,
     efficiency_table,
-    verdict,
 )
 from sinklora.train.pattern_schedules import PATTERN_SCHEDULES
 
@@ -306,13 +306,17 @@ def test_ratios_and_schedules_by_hand() -> None:
     assert len(efficiency_table(hand_rows(), ["sf_growing"])) == 3, "its windows were not measured"
 
 
-def test_the_verdict_compares_with_the_paper() -> None:
-    said = verdict(hand_rows())
-    assert "2.00 times SF-Attn's time" in said and "1.8 held)" in said
-    assert "0.80 times its memory (the paper's 1.8 did not hold" in said
-    assert "4.00 times the time and 4.00 times the memory" in said
-    assert "times the memory" not in verdict(hand_rows().iloc[:2])
-    assert verdict(hand_rows().assign(seconds=float("nan"))).startswith("Not measured")
+def test_claims_compare_with_the_paper() -> None:
+    claims = training_cost_claims(hand_rows(), "base")
+    assert [(claim.estimate, claim.outcome) for claim in claims] == [
+        (pytest.approx(2.0), "held"),
+        (pytest.approx(0.8), "did not hold"),
+        (pytest.approx(4.0), "held"),
+        (pytest.approx(4.0), "held"),
+    ]
+    assert len(training_cost_claims(hand_rows().iloc[:2], "base")) == 2
+    unknown = training_cost_claims(hand_rows().assign(seconds=float("nan")), "base")
+    assert unknown[0].reason == "there is no length that both fit"
 
 
 def test_steps_are_measured_once_and_left_out_beyond_the_limit(

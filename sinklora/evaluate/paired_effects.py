@@ -19,8 +19,8 @@ Values = NDArray[np.floating]
 class Effect:
     """An estimate, the ends of its 95 and 90 % intervals, two-sided p of "it is 0", seeds and documents.
 
-    p is that of the bootstrap's distribution (twice the smaller tail), at least 2 / (DRAWS + 1). Ends and p are
-    NaN for a single document.
+    p is that of the bootstrap's distribution (twice the smaller tail), at least 2 / (DRAWS + 1). Ends and p
+    are NaN for a single document.
     """
 
     estimate: float

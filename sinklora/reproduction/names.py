@@ -24,3 +24,8 @@ def model_title(name: str) -> str:
     if packaged is not None:
         return packaged.title
     return EMBEDDED if Path(name) == Path("data/base") else name
+
+
+def untrained_name(method: str, factor: float) -> str:
+    """How a base is called whose positions were extended without any training: "yarn ×4, untrained"."""
+    return f"{method} ×{factor:g}, untrained"

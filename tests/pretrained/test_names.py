@@ -27,7 +27,7 @@ from sinklora.reproduction.cache.study import measure as measure_caches
 from sinklora.reproduction.extension.study import ExtensionStudy
 from sinklora.reproduction.extension.study import measure as measure_extensions
 from sinklora.reproduction.report.outputs import Report
-from sinklora.reproduction.retrieval.model_under_test import unextended_base
+from sinklora.reproduction.model_under_test import unextended_base
 from sinklora.reproduction.retrieval.study import RetrievalStudy
 from sinklora.reproduction.retrieval.study import measure as measure_retrieval
 from sinklora.train.run import load_base, train

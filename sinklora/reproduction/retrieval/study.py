@@ -24,13 +24,13 @@ from sinklora.hf.rope import extend_context
 from sinklora.pretrained.fetch import model_path
 from sinklora.records.checks import Count, Distinct, NotNegative, check_fields, one_of
 from sinklora.records.runs import remember
-from sinklora.reproduction.names import UNTRAINED
-from sinklora.reproduction.retrieval.model_under_test import (
+from sinklora.reproduction.model_under_test import (
     DTYPES,
     ModelUnderTest,
     interpolated_name,
     unextended_base,
 )
+from sinklora.reproduction.names import UNTRAINED
 from sinklora.train.run import load_base, load_trained, train
 from sinklora.train.spec import TrainSpec, base_hash
 

@@ -34,7 +34,7 @@ from sinklora.reproduction.retrieval.cache_tables import (
 )
 from sinklora.reproduction.retrieval.figures import keys_by_cache_figure
 from sinklora.reproduction.retrieval.keys_in_prose_study import KeysInProseStudy, measure_keys_in_prose
-from sinklora.reproduction.retrieval.model_under_test import ModelUnderTest
+from sinklora.reproduction.model_under_test import ModelUnderTest
 from sinklora.reproduction.retrieval.topic_ranking import conversations, measure_topic_ranks
 from sinklora.train.sources import CorpusSpec
 from tiny_models import tiny_model

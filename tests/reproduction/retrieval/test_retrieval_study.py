@@ -17,7 +17,7 @@ from sinklora.evaluate.statistics import Accuracy
 from sinklora.reproduction.names import BASE
 from sinklora.reproduction.retrieval import study as retrieval_study
 from sinklora.reproduction.retrieval.figures import depth_figure, retrieval_figure
-from sinklora.reproduction.retrieval.model_under_test import ModelUnderTest
+from sinklora.reproduction.model_under_test import ModelUnderTest
 from sinklora.reproduction.retrieval.study import RetrievalStudy, measure
 from sinklora.reproduction.retrieval.tables import accuracies, failures, only_interpolated, table, topic_table
 from sinklora.train.sources import CorpusSpec

@@ -11,6 +11,16 @@ LABELS = {
     "sf": "SF-Attn",
     "s2": "S²-Attn without the leak",
     "s2_wrapped": "leaking S²-Attn (LongLoRA's Algorithm 1)",
+    "short": "windows without sinks",
+    "sf_shifted": "SF-Attn with the half shift kept",
+    "sf_then_full": "SF-Attn, then full attention (ours)",
+    "sf_growing": "growing windows, then full attention (ours)",
+    "fixed": "fixed pattern",
+    "stride": "stride pattern",
+    "random": "random pattern",
+    "shift_up": "shift up only",
+    "shift_back": "shift back only",
+    "base": "no training, its own context",
 }
 
 BASE = "base"

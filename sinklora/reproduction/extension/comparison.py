@@ -143,6 +143,16 @@ def _shares(blank: Claim, found: Losses, start: str) -> Iterable[Claim]:
         yield with_effect(claim, share)
 
 
+def equal_time_claim(lead: Effect, name: str, steps: int, *, valid: bool, model: str) -> Claim:
+    """The claim that SF-Attn is better than full attention of as many seconds; ours, not the paper's."""
+    sentence = f"SF-Attn is better than {name} ({steps} steps)"
+    claim = Claim(
+        "Table 1", sentence, "not decided", unit=NATS, table="equal_time", model=model, restated=True
+    )
+    [decided] = family({claim if valid else replace(claim, reason=NOT_VALID): lead})
+    return decided
+
+
 def order_claims(
     found: Losses, order: Sequence[tuple[str, str]], labels: Mapping[str, str], blank: Claim
 ) -> list[Claim]:

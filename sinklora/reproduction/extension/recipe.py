@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import yaml
 from pydantic import Field
 
-from sinklora.records.checks import Count, Positive, Share, check_fields, read_fields
+from sinklora.records.checks import Count, NotNegative, Positive, Share, check_fields, read_fields
 from sinklora.reproduction.extension.texts import TextSet
 from sinklora.train.pattern_schedules import find_schedule
 from sinklora.train.sources import CorpusSpec
@@ -27,7 +27,7 @@ class Recipe:
     "sf(sink_tokens=8)", has that of the pattern it is made from, any other `training`'s.
     `texts`: by name, VALIDATION among them. `stride` of sliding windows (tokens). `known_text`: what the base
     was trained on, as far as it is known; documents that repeat it or the training text are not tested on.
-    `grid`: learning rates from which are chosen.
+    `grid`: learning rates to choose from, widened `widenings` times at most until the best lies inside.
     Raises TypeError or ValueError naming the field.
     """
 
@@ -37,6 +37,7 @@ class Recipe:
     stride: Count
     learning_rates: dict[str, Positive] = field(default_factory=dict)
     grid: Annotated[tuple[Positive, ...], Field(min_length=1)] = (0.0001, 0.0003, 0.001)
+    widenings: NotNegative = 3
     warmup_share: Share = 0.1
     known_text: CorpusSpec | None = None
     test_batch: Count = 4

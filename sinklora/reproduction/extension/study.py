@@ -4,6 +4,8 @@ Training runs and measurements are run directories: a stopped study goes on wher
 read back. One row is one piece of text read by one model; `comparison` says what is made of them.
 """
 
+import dataclasses
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -12,9 +14,11 @@ from typing import Any
 
 import pandas as pd
 from torch import nn
-from transformers import AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer
 
 from sinklora.evaluate.perplexity import measure_perplexity
+from sinklora.evaluate.step_spec import StepSpec
+from sinklora.evaluate.training_step import measured
 from sinklora.hf.device import default_device
 from sinklora.hf.models import use_pattern
 from sinklora.hf.rope_scaling import INTERPOLATIONS
@@ -108,6 +112,47 @@ def measure(study: ExtensionStudy, *, runs: Path, progress: bool = True) -> pd.D
     frame = frame.astype({"seed": "Int64"})
     frame.attrs["data"] = {name: chosen.record() for name, chosen in texts.items()}
     return frame
+
+
+def in_equal_time(study: ExtensionStudy, pattern: str, *, runs: Path, progress: bool = True) -> pd.DataFrame:
+    """Rows of full attention trained for as many seconds as a pattern takes; `attrs["steps"]` says how long.
+
+    Seconds are those of steps measured on this machine (`training_step.measured`), full attention's and the
+    pattern's one after the other.
+    """
+    spec = study.training
+    seconds = []
+    for name in ("full", pattern):
+        step = StepSpec(spec.base, spec.context, name, batch=spec.micro_batch_size, checkpointing=False)
+        seconds.append(measured(step, runs=runs).seconds)
+    if None in seconds:
+        raise RuntimeError(f"steps of {spec.context} tokens do not fit this device: no equal time")
+    full, sparse = (float(value) for value in seconds if value is not None)
+    steps = max(1, round(spec.steps * sparse / full))
+    shorter = dataclasses.replace(
+        study, patterns=("full",), own_attention=(), changes=(*study.changes, ("steps", steps))
+    )
+    rows = measure(shorter, runs=runs, progress=progress)
+    rows = rows[rows.seed.notna()].assign(method=f"full attention in {pattern}'s time")
+    rows.attrs["steps"] = steps
+    return rows
+
+
+def attention_cost(study: ExtensionStudy, method: str) -> float:
+    """Query-key pairs over causal pairs, mean over the steps of a method's training: 1 is full attention."""
+    spec = study.recipe.spec(method, **dict(study.changes))
+    heads = AutoConfig.from_pretrained(model_path(spec.base)).num_attention_heads
+    used = Counter(spec.attention_pattern(step) for step in range(spec.steps))
+    return sum(pattern.density(heads, spec.context) * count for pattern, count in used.items()) / spec.steps
+
+
+def training_curves(study: ExtensionStudy, *, runs: Path) -> pd.DataFrame:
+    """The training loss of every step of every run: columns method, seed, step, loss."""
+    frames = []
+    for spec in study.specs():
+        curve = pd.read_csv(train(spec, runs=runs, progress=False).path / "loss.csv")
+        frames.append(curve[["step", "loss"]].assign(method=spec.pattern, seed=spec.seed))
+    return pd.concat(frames, ignore_index=True)
 
 
 def _texts(recipe: Recipe, names: Sequence[str], runs: Path) -> dict[str, ChosenTexts]:

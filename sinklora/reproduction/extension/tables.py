@@ -6,10 +6,11 @@ from typing import Any
 
 import pandas as pd
 
-from sinklora.evaluate.paired_effects import Effect
+from sinklora.evaluate.paired_effects import Effect, difference
 from sinklora.records.tables import Column, Estimate, Number, Spread, Table, part
 from sinklora.reproduction.extension.comparison import Losses, losses
 from sinklora.reproduction.extension.selection import RATES, best_untrained, chosen_rates, mean_losses
+from sinklora.reproduction.extension.study import OWN
 from sinklora.reproduction.report.summaries import mean_and_sd
 
 METHOD, SAVED, ABOVE, SHARE = "trained with", "nats below no training", "nats above full", "share (%)"
@@ -81,6 +82,22 @@ def _written(values: Sequence[Any], form: str) -> str:
     if value is None:
         return "–"
     return value if low is None else f"{value} ({low} to {high})"
+
+
+def own_attention_table(
+    rows: pd.DataFrame, own: pd.DataFrame, test_set: str, context: int, methods: Sequence[str]
+) -> Table:
+    """Perplexity of each method read with full attention, and with its own; nats that its own adds."""
+    of_full, of_own = losses(rows, test_set, context), losses(own, test_set, context, OWN)
+    lines = []
+    for method in methods:
+        line: dict[str, Any] = {METHOD: method}
+        line |= mean_and_sd("with full attention", of_full.perplexities(method))
+        line |= mean_and_sd("with its own", of_own.perplexities(method))
+        added = difference(of_own.by_method[method], of_full.by_method[method])
+        lines.append(line | estimate_fields("nats added", added))
+    shown: list[Column] = [Column(METHOD), Spread("with full attention"), Spread("with its own")]
+    return Table(pd.DataFrame(lines), [*shown, Nats("nats added")])
 
 
 def estimate_fields(heading: str, found: Effect, scale: float = 1) -> dict[str, float]:

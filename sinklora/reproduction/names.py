@@ -4,7 +4,7 @@ from pathlib import Path
 
 from sinklora.pretrained.catalogue import packaged_model
 
-UNTRAINED = "not fine-tuned"
+UNTRAINED = "extended positions, untrained"
 
 LABELS = {
     "full": "full attention",

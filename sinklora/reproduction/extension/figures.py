@@ -33,8 +33,8 @@ def gap_figure(rows: pd.DataFrame, methods: Sequence[str], target: int, start: s
                 axis.plot(seeds, [place + 0.25] * len(seeds), "o", color="0.6", markersize=2)
             axis.set_yticks(range(len(names)), [label(name) for name in names])
             axis.axvline(0, color="black", linewidth=0.6)
-            axis.set_title(f"{test_set}: {lead.units}")
-            axis.set_xlabel(f"nats a token above full attention, {target} tokens")
+            axis.set_title(f"{test_set}, {target} tokens: {lead.units}")
+            axis.set_xlabel("nats a token above full attention")
         axes[0].invert_yaxis()
     return figure
 

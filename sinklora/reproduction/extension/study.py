@@ -138,9 +138,8 @@ def in_equal_time(study: ExtensionStudy, pattern: str, *, runs: Path, progress: 
     return rows
 
 
-def attention_cost(study: ExtensionStudy, method: str) -> float:
-    """Query-key pairs over causal pairs, mean over the steps of a method's training: 1 is full attention."""
-    spec = study.recipe.spec(method, **dict(study.changes))
+def attention_cost(spec: TrainSpec) -> float:
+    """Query-key pairs over causal pairs, mean over the steps of a training: 1 is full attention."""
     heads = AutoConfig.from_pretrained(model_path(spec.base)).num_attention_heads
     used = Counter(spec.attention_pattern(step) for step in range(spec.steps))
     return sum(pattern.density(heads, spec.context) * count for pattern, count in used.items()) / spec.steps

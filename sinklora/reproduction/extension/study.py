@@ -104,8 +104,8 @@ def measure(study: ExtensionStudy, *, runs: Path, progress: bool = True) -> pd.D
     the test sets. Methods that need no training: the base as it is (at its own context alone), and with each
     way to extend positions.
     """
-    texts = _texts(study.recipe, study.test_sets, runs)
-    readings = [*baselines(study), *_trained(study, runs, progress)]
+    texts = chosen_texts(study.recipe, study.test_sets, runs)
+    readings = [*baselines(study), *trained(study, runs=runs, progress=progress)]
     frame = pd.concat(
         [_read(study, texts, reading, runs, progress) for reading in readings], ignore_index=True
     )
@@ -154,7 +154,8 @@ def training_curves(study: ExtensionStudy, *, runs: Path) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
-def _texts(recipe: Recipe, names: Sequence[str], runs: Path) -> dict[str, ChosenTexts]:
+def chosen_texts(recipe: Recipe, names: Sequence[str], runs: Path) -> dict[str, ChosenTexts]:
+    """Texts of a recipe by name."""
     tokenizer = AutoTokenizer.from_pretrained(model_path(recipe.training.base))
     return texts_of({name: recipe.texts[name] for name in names}, tokenizer, recipe.seen, runs=runs)
 
@@ -171,7 +172,8 @@ def baselines(study: ExtensionStudy) -> Iterator[Reading]:
         yield Reading(model, study.contexts)
 
 
-def _trained(study: ExtensionStudy, runs: Path, progress: bool) -> Iterator[Reading]:
+def trained(study: ExtensionStudy, *, runs: Path, progress: bool = True) -> Iterator[Reading]:
+    """The models of the study; those that are missing are trained on the way."""
     for spec in study.specs():
         run = train(spec, runs=runs, progress=progress)
         load, key = partial(load_trained, run, spec), {"run": run.path.name}

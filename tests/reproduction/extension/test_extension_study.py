@@ -11,6 +11,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from sinklora.attention.patterns import SF
 from sinklora.evaluate.perplexity import measure_perplexity
 from sinklora.reproduction.base_model.study import train_tokenizer
+from sinklora.reproduction.extension.mechanism import by_position, sink_mass, uniform_share
 from sinklora.reproduction.extension.recipe import Recipe
 from sinklora.reproduction.extension.selection import search_rates
 from sinklora.reproduction.extension.study import (
@@ -106,6 +107,22 @@ def test_a_row_is_what_the_model_says_of_the_piece(study: tuple[ExtensionStudy, 
     assert line.nll.tolist() == pytest.approx([score.nll for score in found.per_document], rel=1e-5)
     own = rows[(rows.method == "sf") & (rows.seed == 1) & (rows.attention == OWN)]
     assert abs(own.nll.to_numpy() - line.nll.to_numpy()).max() > 1e-6
+
+
+def test_positions_and_sinks_of_every_model(study: tuple[ExtensionStudy, Path]) -> None:
+    asked, folder = study
+    positions = by_position(asked, "A", 16, runs=folder / "runs", progress=False)
+    rows = measure(asked, runs=folder / "runs", progress=False)
+    assert positions.groupby(["method", "seed"], dropna=False).size().unique().tolist() == [3 * 4]
+    assert set(positions.method) == set(rows.method)
+    assert sorted(positions.position.unique()) == [16, 32, 48, 64]
+    masses = sink_mass(asked, "A", 80, runs=folder / "runs", progress=False)
+    assert masses.groupby(["method", "seed"], dropna=False).size().unique().tolist() == [3]
+    assert masses.share.between(0, 1).all()
+
+
+def test_uniform_attention_by_hand() -> None:
+    assert uniform_share(66) == pytest.approx((4 / 65 + 4 / 66) / 2)
 
 
 def test_full_attention_gets_as_many_seconds(study: tuple[ExtensionStudy, Path]) -> None:

@@ -24,8 +24,8 @@ def losses_by_position(
     """Mean nats a token of every `bucket` positions: [documents, context / bucket].
 
     The first `context` tokens of each document are read at once; the first bucket lacks the first token,
-    which nothing predicts. Raises ValueError for a bucket that does not divide the context, and for a document
-    that is shorter.
+    which nothing predicts. Raises ValueError for a bucket that does not divide the context, and for a shorter
+    document.
     """
     if bucket < 2 or context % bucket:
         raise ValueError(f"bucket={bucket}: expected a divisor of context={context}, at least 2")

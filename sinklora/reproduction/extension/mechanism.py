@@ -1,5 +1,6 @@
 """What training changes inside: loss by position, and how much attention the first tokens draw, by layer."""
 
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,14 @@ import torch
 
 from sinklora.evaluate.position_losses import losses_by_position
 from sinklora.records.runs import remember
-from sinklora.reproduction.extension.study import ExtensionStudy, Reading, baselines, chosen_texts, trained
+from sinklora.reproduction.extension.study import (
+    FULL,
+    ExtensionStudy,
+    Reading,
+    baselines,
+    chosen_texts,
+    trained,
+)
 from sinklora.reproduction.extension.texts import ChosenTexts
 from sinklora.reproduction.patterns.attention_study import AFTER, SINKS
 from sinklora.reproduction.patterns.attention_weights import visit_attention
@@ -25,12 +33,19 @@ def by_position(
     """
     chosen = chosen_texts(study.recipe, [test_set], runs)[test_set]
     frames = []
-    for reading in [*baselines(study), *trained(study, runs=runs, progress=progress)]:
+    for reading in _readings(study, runs, progress):
         key = {"model": reading.model.identity, "texts": chosen.sha256, "bucket": bucket}
         work = partial(_positions, reading, chosen, study.training.context, bucket, progress)
         rows = remember(key, work, runs=runs, prefix="positions")
         frames.append(_named(pd.DataFrame(rows, columns=["group", "piece", "position", "nll"]), reading))
     return pd.concat(frames, ignore_index=True).astype({"seed": "Int64"})
+
+
+def _readings(study: ExtensionStudy, runs: Path, progress: bool) -> Iterator[Reading]:
+    """Every model once."""
+    for reading in [*baselines(study), *trained(study, runs=runs, progress=progress)]:
+        if reading.attention == FULL:
+            yield reading
 
 
 def _positions(
@@ -60,7 +75,7 @@ def sink_mass(
     """
     chosen = chosen_texts(study.recipe, [test_set], runs)[test_set]
     frames = []
-    for reading in [*baselines(study), *trained(study, runs=runs, progress=progress)]:
+    for reading in _readings(study, runs, progress):
         key = {"model": reading.model.identity, "texts": chosen.sha256, "sinks": SINKS, "tokens": tokens}
         work = partial(_shares, reading, chosen, tokens)
         rows = remember(key, work, runs=runs, prefix="sink-mass")

@@ -9,10 +9,19 @@ from typing import Annotated, Any
 import yaml
 from pydantic import Field
 
-from sinklora.records.checks import Count, NotNegative, Positive, Share, check_fields, read_fields
+from sinklora.records.checks import (
+    Count,
+    NotNegative,
+    Positive,
+    Share,
+    check_fields,
+    one_of,
+    read_fields,
+)
 from sinklora.reproduction.extension.texts import TextSet
+from sinklora.reproduction.model_under_test import DTYPES
 from sinklora.train.pattern_schedules import find_schedule
-from sinklora.train.sources import CorpusSpec
+from sinklora.train.sources import CorpusSpec, present_source
 from sinklora.train.spec import TrainSpec
 
 VALIDATION = "validation"  # the texts on which learning rates, steps and positions are chosen
@@ -27,6 +36,7 @@ class Recipe:
     "sf(sink_tokens=8)", has that of the pattern it is made from, any other `training`'s.
     `texts`: by name, VALIDATION among them. `stride` of sliding windows (tokens). `known_text`: what the base
     was trained on, as far as it is known; documents that repeat it or the training text are not tested on.
+    `test_batch` windows are read at once, weights in `test_dtype`.
     `grid`: learning rates to choose from, widened `widenings` times at most until the best lies inside.
     Raises TypeError or ValueError naming the field.
     """
@@ -41,6 +51,7 @@ class Recipe:
     warmup_share: Share = 0.1
     known_text: CorpusSpec | None = None
     test_batch: Count = 4
+    test_dtype: Annotated[str, one_of(DTYPES)] = "float32"
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -87,3 +98,10 @@ def read_recipe(path: str | Path, **changes: Any) -> Recipe:
 
 def _known(path: Path) -> str:
     return ", ".join(sorted(known.name for known in Path("configs/recipes").glob("*.yaml"))) or "none"
+
+
+def missing_texts(recipe: Recipe) -> list[str]:
+    """The recipe's folders and files of text that are not on this machine."""
+    corpora = [*recipe.seen, *(texts.corpus for texts in recipe.texts.values())]
+    sources = dict.fromkeys(corpus.source for corpus in corpora)
+    return [source for source in sources if present_source(source, "") != source]

@@ -55,7 +55,6 @@ class ExtensionStudy:
     contexts: Distinct[Count]
     own_attention: tuple[str, ...] = ()
     changes: tuple[tuple[str, Any], ...] = ()
-    dtype: str = "float32"
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -168,7 +167,7 @@ def baselines(study: ExtensionStudy) -> Iterator[Reading]:
         spec = study.recipe.spec("full", **{**dict(study.changes), "rope": method})
         key = {"base_sha256": base_hash(spec.base), "rope": method, "context": spec.context}
         name = untrained_name(method, spec.context / original)
-        model = ModelUnderTest(name, None, key, partial(load_base, spec), study.dtype)
+        model = ModelUnderTest(name, None, key, partial(load_base, spec), study.recipe.test_dtype)
         yield Reading(model, study.contexts)
 
 
@@ -177,14 +176,14 @@ def trained(study: ExtensionStudy, *, runs: Path, progress: bool = True) -> Iter
     for spec in study.specs():
         run = train(spec, runs=runs, progress=progress)
         load, key = partial(load_trained, run, spec), {"run": run.path.name}
-        model = ModelUnderTest(spec.pattern, spec.seed, key, load, study.dtype)
+        model = ModelUnderTest(spec.pattern, spec.seed, key, load, study.recipe.test_dtype)
         yield Reading(model, study.contexts)
         if spec.pattern in study.own_attention:
             yield Reading(model, (spec.context,), OWN, spec.pattern)
 
 
 def _as(study: ExtensionStudy, model: ModelUnderTest) -> ModelUnderTest:
-    return ModelUnderTest(model.name, model.seed, model.key, model.load, study.dtype)
+    return ModelUnderTest(model.name, model.seed, model.key, model.load, study.recipe.test_dtype)
 
 
 def _read(

@@ -19,8 +19,8 @@ Values = NDArray[np.floating]
 class Effect:
     """An estimate, the ends of its 95 and 90 % intervals, two-sided p of "it is 0", seeds and documents.
 
-    p is that of the bootstrap's distribution (twice the smaller tail), at least 2 / (DRAWS + 1). Ends and p are
-    NaN for a single document.
+    p is that of the bootstrap's distribution (twice the smaller tail), at least 2 / (DRAWS + 1). Ends and p
+    are NaN for a single document.
     """
 
     estimate: float
@@ -56,16 +56,17 @@ def effect(statistic: Callable[..., Values], *values: Values) -> Effect:
         )
     estimate = float(np.asarray(statistic(*(np.array([m.mean()]) for m in matrices)))[0])
     if documents < 2:
-        return Effect(estimate, *[float("nan")] * 5, seeds, documents)
+        nan = float("nan")
+        return Effect(estimate, nan, nan, nan, nan, nan, seeds, documents)
     chance = np.random.default_rng(0)
     of_documents = chance.multinomial(documents, np.full(documents, 1 / documents), DRAWS) / documents
     of_seeds = chance.multinomial(seeds, np.full(seeds, 1 / seeds), DRAWS) / seeds
     means = [_means(matrix, of_seeds, of_documents) for matrix in matrices]
     drawn = np.asarray(statistic(*means))
-    low, low90, high90, high = np.percentile(drawn, (2.5, 5, 95, 97.5))
+    low, low90, high90, high = map(float, np.percentile(drawn, (2.5, 5, 95, 97.5)))
     tail = min(np.mean(drawn <= 0), np.mean(drawn >= 0))
     p = min(1.0, 2 * (float(tail) * DRAWS + 1) / (DRAWS + 1))
-    return Effect(estimate, *map(float, (low, high, low90, high90)), p, seeds, documents)
+    return Effect(estimate, low, high, low90, high90, p, seeds, documents)
 
 
 def _means(matrix: Values, of_seeds: Values, of_documents: Values) -> Values:

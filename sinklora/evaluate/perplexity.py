@@ -97,8 +97,8 @@ def measure_perplexity(
     if device is not None:
         model.to(device)
     total = sum(1 for index in chosen for _ in windows_of(index, lengths[index], context, stride))
-    with _evaluation_mode(model), torch.inference_mode():
-        losses = _logits_function(model)
+    with evaluation_mode(model), torch.inference_mode():
+        losses = logits_function(model)
         sums = dict.fromkeys(chosen, 0.0)
         with tqdm(total=total, desc=f"perplexity at {context}", unit="window", disable=not progress) as bar:
             for batch in batches(chosen, lengths, context, stride, batch_size):
@@ -187,7 +187,7 @@ def _choose(lengths: Sequence[int], context: int, short: Short) -> list[int]:
 
 
 @contextmanager
-def _evaluation_mode(model: nn.Module) -> Iterator[None]:
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -208,7 +208,7 @@ def _window_losses(
         scored[row, window.first - window.start - 1 :] = True
     targets = ids[:, 1:][scored].split(LOGIT_ROWS)
     losses = [
-        _losses(logits, target.to(logits.device)).double().cpu()
+        token_losses(logits, target.to(logits.device)).double().cpu()
         for logits, target in zip(logits_of(ids, scored), targets, strict=True)
     ]
     sums = [float(part.sum()) for part in torch.cat(losses).split(scored.sum(1).tolist())]
@@ -218,12 +218,12 @@ def _window_losses(
     return sums
 
 
-def _losses(logits: Tensor, targets: Tensor) -> Tensor:
+def token_losses(logits: Tensor, targets: Tensor) -> Tensor:
     precise = torch.promote_types(logits.dtype, torch.float32)
     return functional.cross_entropy(logits.to(precise), targets, reduction="none")
 
 
-def _logits_function(model: nn.Module) -> LogitsFunction:
+def logits_function(model: nn.Module) -> LogitsFunction:
     """A function from ids [B, N] and scored [B, N-1] to the scored logits, in pieces [<= LOGIT_ROWS, V].
 
     It applies the output layer to the positions it needs. Where more than that lies between the last hidden

@@ -4,13 +4,23 @@ from pathlib import Path
 
 from sinklora.pretrained.catalogue import packaged_model
 
-UNTRAINED = "not fine-tuned"
+UNTRAINED = "extended positions, untrained"
 
 LABELS = {
     "full": "full attention",
     "sf": "SF-Attn",
     "s2": "S²-Attn without the leak",
     "s2_wrapped": "leaking S²-Attn (LongLoRA's Algorithm 1)",
+    "short": "windows without sinks",
+    "sf_shifted": "SF-Attn with the half shift kept",
+    "sf_then_full": "SF-Attn, then full attention (ours)",
+    "sf_growing": "growing windows, then full attention (ours)",
+    "fixed": "fixed pattern",
+    "stride": "stride pattern",
+    "random": "random pattern",
+    "shift_up": "shift up only",
+    "shift_back": "shift back only",
+    "base": "no training, its own context",
 }
 
 BASE = "base"
@@ -24,3 +34,8 @@ def model_title(name: str) -> str:
     if packaged is not None:
         return packaged.title
     return EMBEDDED if Path(name) == Path("data/base") else name
+
+
+def untrained_name(method: str, factor: float) -> str:
+    """How a base is called whose positions were extended without any training: "yarn ×4, untrained"."""
+    return f"{method} ×{factor:g}, untrained"

@@ -15,6 +15,7 @@ from transformers import (
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    PrinterCallback,
     set_seed,
 )
 
@@ -125,6 +126,8 @@ def _train(
         callbacks=[MarkComplete(), CheckGradients(), *follow],
         loss_chunk=spec.loss_chunk,
     )
+    if not progress:
+        trainer.remove_callback(PrinterCallback)  # which takes the place of the bar, a line for each step
     checkpoint = last_complete_checkpoint(work) if work.is_dir() else None
     result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     model = trainer.accelerator.unwrap_model(trainer.model)

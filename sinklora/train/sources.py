@@ -18,6 +18,8 @@ from sinklora.train.prose import package_prose
 
 SPLITS = ("train", "validation", "test")
 
+HELD_OUT, ALL = "held-out", "all"  # validation and test together; everything
+
 TRAIN_PACKAGES = ("torch", "transformers", "sympy", "networkx", "numpy")
 
 TEST_PACKAGES = ("pandas", "matplotlib")
@@ -36,7 +38,7 @@ class CorpusSpec:
     """
 
     source: str = "installed:"
-    split: Annotated[str, one_of(SPLITS)] = "train"
+    split: Annotated[str, one_of((*SPLITS, HELD_OUT, ALL))] = "train"
     min_characters: NotNegative = 200
     max_characters: NotNegative = 400_000
     total_characters: Count | None = None
@@ -73,6 +75,11 @@ def split_of(name: str) -> str:
     return "validation" if percent < HELD_OUT_PERCENT // 2 else "test"
 
 
+def _is_in(name: str, split: str) -> bool:
+    """Whether a document of this name is in a split, of a source that has none of its own."""
+    return split == ALL or split_of(name) == split or (split == HELD_OUT and split_of(name) != "train")
+
+
 def _package_root(package: str) -> Path:
     found = importlib.util.find_spec(package)
     if found is None or not found.submodule_search_locations:
@@ -88,22 +95,22 @@ def _read_text(path: Path) -> str:
     return text
 
 
-def _files(root: Path, pattern: str, split: str | None, prefix: str) -> Iterator[tuple[str, Path | str]]:
+def _files(root: Path, pattern: str, split: str, prefix: str) -> Iterator[tuple[str, Path | str]]:
     for path in sorted(root.rglob(pattern)):
         name = f"{prefix}{path.relative_to(root).as_posix()}"
-        if path.is_file() and (split is None or split_of(name) == split):
+        if path.is_file() and _is_in(name, split):
             yield name, path
 
 
-def _packages(argument: str, split: str, for_test: tuple[str, ...]) -> tuple[tuple[str, ...], str | None]:
-    """Which packages are read, and the split of their files that is taken (None: all files).
+def _packages(argument: str, split: str, for_test: tuple[str, ...]) -> tuple[tuple[str, ...], str]:
+    """Which packages are read, and the split of their files that is taken.
 
     Without names: TRAIN_PACKAGES for train and validation, `for_test` (never trained on) for test.
     Held-out files of the training packages are never trained on, whichever of the two held-out halves.
     """
     if argument:
         return tuple(argument.split(",")), split
-    return (for_test, None) if split == "test" else (TRAIN_PACKAGES, split)
+    return (for_test, ALL) if split == "test" else (TRAIN_PACKAGES, split)
 
 
 def _installed(argument: str, spec: CorpusSpec) -> Iterator[tuple[str, Path | str]]:
@@ -116,7 +123,7 @@ def _prose(argument: str, spec: CorpusSpec) -> Iterator[tuple[str, Path | str]]:
     packages, split = _packages(argument, spec.split, PROSE_TEST_PACKAGES)
     for package in packages:
         for name, text in package_prose(_package_root(package), f"{package}/"):
-            if split is None or split_of(name) == split:
+            if _is_in(name, split):
                 yield name, text
 
 
@@ -127,7 +134,9 @@ def _directory(argument: str, spec: CorpusSpec) -> Iterator[tuple[str, Path | st
             f"source: {argument!r} is not a folder; give the folder that holds the text files"
         )
     if any((root / split).is_dir() for split in SPLITS):
-        yield from _files(root / spec.split, "*", None, f"{spec.split}/")
+        wanted = {HELD_OUT: SPLITS[1:], ALL: SPLITS}.get(spec.split, (spec.split,))
+        for part in wanted:
+            yield from _files(root / part, "*", ALL, f"{part}/")
     else:
         yield from _files(root, "*", spec.split, "")
 
@@ -146,7 +155,7 @@ def _jsonl(argument: str, spec: CorpusSpec) -> Iterator[tuple[str, Path | str]]:
                 raise ValueError(
                     f"{path}, line {number}: expected a JSON object with {spec.text_column!r} ({error})"
                 ) from error
-            if split_of(f"line {number}") == spec.split:
+            if _is_in(f"line {number}", spec.split):
                 yield f"line {number}", str(text)
 
 

@@ -14,7 +14,7 @@ from sinklora.attention.dispatch import attend, available_backends
 from sinklora.attention.pattern import Pattern
 from sinklora.attention.patterns import PATTERNS, find_pattern, pattern_from_dict
 from sinklora.hf.models import current_pattern, use_pattern
-from sinklora.reproduction.ablations.study import attention_costs
+from sinklora.reproduction.extension.study import attention_cost
 from sinklora.reproduction.patterns.figures import mask_figure
 from sinklora.reproduction.patterns.study import pattern_names
 from sinklora.train.spec import TrainSpec
@@ -117,7 +117,7 @@ def test_a_model_trains_with_it(name: str) -> None:
 def test_a_training_is_specified_by_its_name(name: str) -> None:
     spec = TrainSpec(pattern=name, group_size=0.125)
     assert spec.attention_pattern() == find_pattern(f"{name}(group_size=0.125)")
-    assert 0 < attention_costs(TrainSpec(context=256, steps=1), [name])[name] < 1
+    assert 0 < attention_cost(TrainSpec(context=256, steps=1, pattern=name)) < 1
 
 
 def test_a_kind_is_taken_once(name: str) -> None:

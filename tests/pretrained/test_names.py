@@ -11,6 +11,7 @@ import torch
 from typer.testing import CliRunner
 
 import sinklora
+from recipes import recipe_of
 from sinklora.cli import application
 from sinklora.evaluate.lm_eval_model import LMEvalModel
 from sinklora.evaluate.longbench.prediction_run import PredictionRun
@@ -26,8 +27,8 @@ from sinklora.reproduction.cache.study import CacheStudy, base_key
 from sinklora.reproduction.cache.study import measure as measure_caches
 from sinklora.reproduction.extension.study import ExtensionStudy
 from sinklora.reproduction.extension.study import measure as measure_extensions
+from sinklora.reproduction.model_under_test import unextended_base
 from sinklora.reproduction.report.outputs import Report
-from sinklora.reproduction.retrieval.model_under_test import unextended_base
 from sinklora.reproduction.retrieval.study import RetrievalStudy
 from sinklora.reproduction.retrieval.study import measure as measure_retrieval
 from sinklora.train.run import load_base, train
@@ -65,12 +66,12 @@ def caches(folder: Path) -> object:
 
 
 def extensions(folder: Path) -> object:
-    study = ExtensionStudy(SPEC, ("full",), (0,), {"Table 1": CORPUS}, (64,), 32, 1, 64)
+    study = ExtensionStudy(recipe_of(SPEC, CORPUS), ("full",), (0,), ("Table 1",), (64,))
     return measure_extensions(study, runs=folder)
 
 
 def retrieval(folder: Path) -> object:
-    return measure_retrieval(RetrievalStudy(SPEC, ("full",), (0,), (64,)), runs=folder)
+    return measure_retrieval(RetrievalStudy(recipe_of(SPEC), ("full",), (0,), (64,)), runs=folder)
 
 
 def next_lines(folder: Path) -> object:

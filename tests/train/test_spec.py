@@ -12,13 +12,14 @@ import pytest
 import yaml
 from transformers import SchedulerType
 
+from recipes import recipe_of
 from sinklora.evaluate.step_spec import StepSpec
 from sinklora.records.files import json_hash
-from sinklora.reproduction.ablations.study import AblationStudy
 from sinklora.reproduction.base_model.study import BaseRecipe
 from sinklora.reproduction.cache.study import CacheStudy
 from sinklora.reproduction.efficiency.study import EfficiencyStudy
 from sinklora.reproduction.extension.study import ExtensionStudy
+from sinklora.reproduction.extension.texts import TextSet
 from sinklora.reproduction.retrieval.study import RetrievalStudy
 from sinklora.train.sources import CorpusSpec
 from sinklora.train.spec import LR_SCHEDULES, TrainSpec, identity
@@ -84,6 +85,7 @@ def test_the_trainer_knows_every_schedule_of_the_learning_rate() -> None:
 
 
 CORPUS = CorpusSpec()
+RECIPE = recipe_of(TrainSpec())
 SPECS: list[Callable[..., Any]] = [
     TrainSpec,
     CorpusSpec,
@@ -92,33 +94,20 @@ SPECS: list[Callable[..., Any]] = [
     lambda **changes: CacheStudy(**{"base": "b", "corpus": CORPUS} | changes),
     lambda **changes: EfficiencyStudy(**{"step": StepSpec(), "contexts": (64,), "limit_gib": 1.0} | changes),
     lambda **changes: RetrievalStudy(
-        **{"training": TrainSpec(), "patterns": ("sf",), "seeds": (0,), "lengths": (64,)} | changes
+        **{"recipe": RECIPE, "patterns": ("sf",), "seeds": (0,), "lengths": (64,)} | changes
     ),
     lambda **changes: ExtensionStudy(
         **{
-            "training": TrainSpec(),
+            "recipe": RECIPE,
             "patterns": ("full", "sf"),
             "seeds": (0,),
-            "test_sets": {"A": CORPUS},
+            "test_sets": ("Table 1",),
             "contexts": (64,),
-            "stride": 32,
-            "documents": 1,
-            "document_tokens": 64,
         }
         | changes
     ),
-    lambda **changes: AblationStudy(
-        **{
-            "training": TrainSpec(),
-            "seeds": (0,),
-            "test_set": CORPUS,
-            "original_context": 64,
-            "stride": 32,
-            "documents": 1,
-            "document_tokens": 64,
-        }
-        | changes
-    ),
+    lambda **changes: TextSet(**{"corpus": CORPUS, "pieces": 1, "tokens": 64} | changes),
+    lambda **changes: dataclasses.replace(RECIPE, **changes),
 ]
 
 

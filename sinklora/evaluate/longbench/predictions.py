@@ -1,8 +1,7 @@
 """Greedy predictions for LongBench's records by any causal language model under any cache, resumable."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sinklora.evaluate.longbench.records import Prediction, Record, resume_predictions
 from sinklora.evaluate.longbench.tasks import PLAIN_PROMPT, scored_as, task_of
+from sinklora.evaluate.perplexity import evaluation_mode
 
 PromptFormat = Callable[[str], str]
 
@@ -112,7 +112,7 @@ def predict(
         initial=min(len(done), len(chosen)),
         disable=not progress,
     )
-    with out.open("a", encoding="utf-8") as file, _evaluation_mode(model):
+    with out.open("a", encoding="utf-8") as file, evaluation_mode(model):
         for record in left:
             ids = prompt_ids(tokenizer, record, dataset, max_length, prompt_format)
             options = _stops(tokenizer, dataset) | {"max_new_tokens": max_new_tokens or task.max_new_tokens}
@@ -138,16 +138,6 @@ def check_request(
         raise ValueError(f"limit={limit}: expected at least 1, or None for all")
     if wrong := [record for record in records if record.dataset != dataset]:
         raise ValueError(f"dataset={dataset!r}, but record {wrong[0].id!r} is of {wrong[0].dataset!r}")
-
-
-@contextmanager
-def _evaluation_mode(model: PreTrainedModel) -> Iterator[None]:
-    training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)
 
 
 def _stops(tokenizer: PreTrainedTokenizerBase, dataset: str) -> dict[str, Any]:

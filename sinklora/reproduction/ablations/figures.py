@@ -1,84 +1,73 @@
 """Figures of the ablations: sweeps, and quality against cost."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from sinklora.reproduction.ablations.by_seed import perplexities
-from sinklora.reproduction.report.style import MARKS, PAGE_WIDTH, figure_style
+from sinklora.records.tables import part
+from sinklora.reproduction.ablations.quality_cost import COST
+from sinklora.reproduction.extension.comparison import Losses
+from sinklora.reproduction.extension.figures import label
+from sinklora.reproduction.extension.tables import ABOVE
+from sinklora.reproduction.report.style import MARKS, figure_style, panels
+
+AXES = {
+    "sink_tokens": "sink tokens",
+    "shifted": "share of heads shifted",
+    "group_size": "window (share of the row)",
+}
 
 
-def sweep_figure(rows: pd.DataFrame, context: int, sweeps: Mapping[str, Mapping[float, str]]) -> Figure:
-    """Gap to full attention by a field's value, one panel a field: dots are seeds, the line is their mean.
+def sweep_figure(found: Losses, sweeps: Mapping[str, Mapping[float, str]]) -> Figure:
+    """Nats above full attention by a field's value, one panel a field: mean, 95 % interval, seeds as dots.
 
     `sweeps`: field -> value -> the method that has it.
     """
-    by_seed = perplexities(rows, context)
     with figure_style():
-        figure, axes = plt.subplots(1, len(sweeps), figsize=(PAGE_WIDTH, 2.3), sharey=True, squeeze=False)
-        for axis, (field, methods) in zip(axes[0], sweeps.items(), strict=True):
-            gaps = pd.DataFrame({value: by_seed[method] - by_seed.full for value, method in methods.items()})
-            places = range(len(gaps.columns))
-            axis.plot(places, gaps.mean(), "k-", linewidth=0.9)
-            for place, value in zip(places, gaps.columns, strict=True):
-                axis.plot([place] * len(gaps), gaps[value], "ko", markersize=2.5)
-            axis.set_xticks(list(places), [f"{value:g}" for value in gaps.columns])
-            axis.set_xlabel(field)
+        figure, axes = panels(len(sweeps), 2.3, sharey=True)
+        for axis, (field, methods) in zip(axes, sweeps.items(), strict=True):
+            places = range(len(methods))
+            leads = [found.lead("full", method) for method in methods.values()]
+            middle = np.array([lead.estimate for lead in leads])
+            ends = np.array([[lead.low, lead.high] for lead in leads]).T
+            axis.errorbar(places, middle, yerr=np.abs(ends - middle), fmt="ks-", markersize=3, elinewidth=1)
+            for place, method in zip(places, methods.values(), strict=True):
+                seeds = (found.by_method[method] - found.by_method["full"]).mean(1)
+                axis.plot([place + 0.15] * len(seeds), seeds, "o", color="0.6", markersize=2)
+            axis.set_xticks(list(places), [f"{value:g}" for value in methods])
+            axis.set_xlabel(AXES.get(field, field))
             axis.axhline(0, color="0.6", linewidth=0.6)
-        axes[0][0].set_ylabel(f"perplexity at {context} tokens\nminus full attention's")
-        figure.suptitle(f"n = {len(by_seed)} seeds", fontsize=8)
+        axes[0].set_ylabel("nats a token above full attention")
+        figure.suptitle(leads[0].units, fontsize=8)
     return figure
 
 
-def front_figure(front: pd.DataFrame, names: Sequence[str]) -> Figure:
-    """Gap to full attention against attention cost; the line joins what nothing beats at its cost.
+def front_figure(front: pd.DataFrame, names: Sequence[str], units: str) -> Figure:
+    """Nats above full attention against attention cost; the line joins what nothing beats at its cost.
 
-    `front` from `costs_and_gaps`; `names`: the methods named at the right, in the order of their gaps.
+    `front` from `costs_and_gaps`; `names`: the methods that are named beside their marks; `units`: n.
     """
     with figure_style():
-        figure, axis = plt.subplots(figsize=(PAGE_WIDTH, 3.4))
+        figure, [axis] = panels(1, 3.2)
         best = front[front.best_at_its_cost]
-        axis.plot(best["attention cost"], best["gap to full"], color="0.6", zorder=1)
-        for line in front.itertuples(index=False):
-            method, cost, gap, low, high = line[:5]
-            grey, _, mark = MARKS.get(method, ("0.5", "-", "."))
-            error = None if pd.isna(low) else [[gap - low], [high - gap]]
-            style: dict[str, Any] = {"color": grey, "marker": mark, "markersize": 4, "elinewidth": 0.5}
-            axis.errorbar(cost, gap, yerr=error, zorder=3, **style)
-        _name_at_the_right(axis, front[front.method.isin(names)].sort_values("gap to full"))
+        axis.plot(best[COST], best[ABOVE], color="0.6", zorder=1)
+        for _, line in front.iterrows():
+            grey, _, mark = MARKS.get(line.method, ("0.5", "-", "."))
+            low, high = line[part(ABOVE, "low")], line[part(ABOVE, "high")]
+            error = [[line[ABOVE] - low], [high - line[ABOVE]]]
+            axis.errorbar(
+                line[COST], line[ABOVE], yerr=error, color=grey, marker=mark, markersize=4, elinewidth=0.5
+            )
+            if line.method in names:
+                place = (line[COST], line[ABOVE])
+                axis.annotate(label(line.method), place, (3, 3), textcoords="offset points", fontsize=6)
         axis.set_xscale("log")
-        # Gaps differ by a factor of a hundred, and full attention's is 0.
-        axis.set_yscale("symlog", linthresh=1.0)
-        axis.set_ylim(bottom=min(0.0, front.low.fillna(front["gap to full"]).min()) - 0.2)
-        for ticks, limit, set_ticks in (
-            ((0.05, 0.1, 0.2, 0.3, 0.5, 1.0), front["attention cost"], axis.set_xticks),
-            ((0, 0.5, 1, 2, 5, 10, 20, 50, 100), front["gap to full"], axis.set_yticks),
-        ):
-            shown = [tick for tick in ticks if limit.min() / 2 <= tick <= 2 * limit.max()]
-            set_ticks(shown, [f"{tick:g}" for tick in shown])
+        ticks = [t for t in (0.05, 0.1, 0.2, 0.3, 0.5, 1.0) if front[COST].min() / 1.5 <= t]
+        axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         axis.minorticks_off()
-        axis.set_xlabel("attention cost (pairs seen in training, as a share of full attention's)")
-        axis.set_ylabel("perplexity minus full attention's")
-        axis.set_title(
-            f"bars: 95 % t-intervals over {front.seeds.max()} seeds; line: nothing is better at its cost"
-        )
+        axis.set_xlabel("attention cost (pairs seen, share of full's)")
+        axis.set_ylabel("nats a token above full attention")
+        axis.set_title(f"{units}; line: nothing is better at its cost", fontsize=7)
     return figure
-
-
-def _name_at_the_right(axis: Axes, named: pd.DataFrame) -> None:
-    """The methods' names in a column beside the axes, evenly spaced, each joined to its mark."""
-    for place, line in enumerate(named.itertuples(index=False)):
-        method, cost, gap = line[:3]
-        axis.annotate(
-            method,
-            (cost, gap),
-            xytext=(1.02, (place + 0.5) / len(named)),
-            textcoords="axes fraction",
-            va="center",
-            fontsize=6.5,
-            arrowprops={"arrowstyle": "-", "linewidth": 0.3, "color": "0.75", "zorder": 0},
-        )

@@ -1,79 +1,70 @@
-"""Quality against attention cost: every method in one table, and those that no other one beats at their cost
-(ours). `rows` are those of `extension.measure`, paired by seed.
-"""
+"""Quality against cost: every method in one table, and those that no other one beats at their cost (ours)."""
 
 import math
 from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from sinklora.evaluate.statistics import bonferroni, interval, spread
-from sinklora.reproduction.ablations.by_seed import perplexities
+from sinklora.evaluate.paired_effects import holm
+from sinklora.records.tables import Column, Number, Table, part
+from sinklora.reproduction.extension.comparison import Losses
+from sinklora.reproduction.extension.tables import ABOVE, Nats, estimate_fields
+from sinklora.reproduction.report.claims import LEVEL
+
+COST = "attention cost"
 
 
-def costs_and_gaps(rows: pd.DataFrame, context: int, costs: Mapping[str, float]) -> pd.DataFrame:
-    """Attention cost against quality: method, cost, gap (mean), low, high (95 %), seeds, best_at_its_cost.
-
-    `best_at_its_cost`: no cheaper or equally dear method has a lower mean gap (the Pareto front).
+def costs_and_gaps(found: Losses, costs: Mapping[str, float]) -> pd.DataFrame:
+    """Attention cost against quality: method, cost, nats above full attention with their interval, and
+    `best_at_its_cost`: no cheaper or equally dear method has a lower mean (the Pareto front).
     """
-    by_seed = perplexities(rows, context)
-    lines = []
-    for method in costs:
-        gaps = (by_seed[method] - by_seed.full).dropna()
-        low, high = interval(gaps)
-        lines.append(
-            {
-                "method": method,
-                "attention cost": costs[method],
-                "gap to full": float(gaps.mean()),
-                "low": low,
-                "high": high,
-                "seeds": len(gaps),
-            }
-        )
-    frame = pd.DataFrame(lines).sort_values(["attention cost", "gap to full"], ignore_index=True)
-    lowest_before = frame["gap to full"].cummin().shift(fill_value=math.inf)
-    return frame.assign(best_at_its_cost=frame["gap to full"] < lowest_before)
+    lines = [
+        {"method": method, COST: cost, **estimate_fields(ABOVE, found.lead("full", method))}
+        for method, cost in costs.items()
+    ]
+    frame = pd.DataFrame(lines).sort_values([COST, ABOVE], ignore_index=True)
+    lowest_before = frame[ABOVE].cummin().shift(fill_value=math.inf)
+    return frame.assign(best_at_its_cost=frame[ABOVE] < lowest_before)
+
+
+def front_table(front: pd.DataFrame) -> Table:
+    """The lines of `costs_and_gaps` as they are written."""
+    return Table(front, [Column("method"), Number(COST, ".4f"), Nats(ABOVE), Column("best_at_its_cost")])
 
 
 def best_at_cost(front: pd.DataFrame, most: float) -> str:
     """The method with the smallest gap among those of `costs_and_gaps` that cost at most so much."""
-    affordable = front[front["attention cost"] <= most]
+    affordable = front[front[COST] <= most]
     if affordable.empty:
-        raise ValueError(f"most={most}: the cheapest method costs {front['attention cost'].min():.3f}")
-    return str(affordable.sort_values("gap to full").method.iloc[0])
+        raise ValueError(f"most={most}: the cheapest method costs {front[COST].min():.3f}")
+    return str(affordable.sort_values(ABOVE).method.iloc[0])
 
 
-def front_verdict(rows: pd.DataFrame, context: int, costs: Mapping[str, float]) -> str:
-    """What is best at SF-Attn's cost and at 1.3 times that, how sure that is, and what nothing beats.
+def front_verdict(found: Losses, costs: Mapping[str, float]) -> str:
+    """What is best at SF-Attn's cost, what is not told apart from it, and what nothing beats on average.
 
-    The best of k methods is compared with each of the others at a level corrected for k - 1 comparisons.
+    The best of k methods is compared with each of the others under one correction (Holm).
     """
-    front = costs_and_gaps(rows, context, costs)
-    limits = {"SF-Attn's cost": costs["sf"], "1.3 times that": 1.3 * costs["sf"]}
-    sentences = [_best_within(rows, context, front, name, most) for name, most in limits.items()]
-    unbeaten = ", ".join(front[front.best_at_its_cost].method)
-    return f"{' '.join(sentences)} On average nothing is better at its cost than: {unbeaten}."
-
-
-def _best_within(rows: pd.DataFrame, context: int, front: pd.DataFrame, limit: str, most: float) -> str:
-    by_seed = perplexities(rows, context)
-    best = best_at_cost(front, most)
-    gaps = (by_seed[best] - by_seed.full).dropna()
-    named = f"Best on average at no more than {limit}: {best}, gap to full {spread(gaps)}"
-    if len(gaps) < 2:
-        return f"{named} (one seed, not decided)."
-    low, high = interval(gaps)
-    others = [str(name) for name in front[front["attention cost"] <= most].method if name != best]
-    level = bonferroni(len(others))
-    near = _not_told_apart(by_seed, best, others, level)
+    front = costs_and_gaps(found, costs)
+    best = best_at_cost(front, costs["sf"])
+    line = front[front.method == best].iloc[0]
+    others = [str(name) for name in front[front[COST] <= costs["sf"]].method if name != best]
+    near = _not_told_apart(found, best, others)
     apart = f"not told apart from it: {', '.join(near)}" if near else "better than every other one"
+    unbeaten = ", ".join(front[front.best_at_its_cost].method)
+    low, high = line[part(ABOVE, "low")], line[part(ABOVE, "high")]
     return (
-        f"{named} (95 % t-interval {low:z.2f} to {high:z.2f}); {apart} (paired {100 * level:.4g} % "
-        f"t-intervals, corrected for {len(others)} comparisons)."
+        f"Best on average at no more than SF-Attn's cost: {best}, {line[ABOVE]:+.3f} nats above full "
+        f"attention (95 % interval {low:+.3f} to {high:+.3f}); {apart} (Holm's correction for {len(others)} "
+        f"comparisons). On average nothing is better at its cost than: {unbeaten}."
     )
 
 
-def _not_told_apart(by_seed: pd.DataFrame, best: str, others: Sequence[str], level: float) -> list[str]:
-    """Those that are not surely worse than the best, paired by seed; also those with fewer than two seeds."""
-    return [name for name in others if not interval(by_seed[name] - by_seed[best], level)[0] > 0]
+def _not_told_apart(found: Losses, best: str, others: Sequence[str]) -> list[str]:
+    leads = [found.lead(best, name) for name in others]
+    adjusted = holm([lead.p for lead in leads])
+    return [
+        name
+        for name, lead, p in zip(others, leads, adjusted, strict=True)
+        if not (p < LEVEL and lead.estimate > 0)
+    ]

@@ -10,12 +10,15 @@ from typing import Any
 import pandas as pd
 from tqdm.auto import tqdm
 
-from sinklora.evaluate.statistics import judge
+from sinklora.evaluate.paired_effects import difference
 from sinklora.evaluate.step_estimate import estimate
 from sinklora.evaluate.step_spec import StepSpec
 from sinklora.evaluate.training_step import measured
 from sinklora.records.runs import run_records
 from sinklora.reproduction.efficiency.study import BASELINE, EAGER_STEP, SF, STEPS, check_methods
+from sinklora.reproduction.extension.comparison import NATS, NOT_VALID, losses
+from sinklora.reproduction.names import LABELS
+from sinklora.reproduction.report.claims import Claim, combined, family
 
 
 def longest(fits: Callable[[int], bool], *, unit: int, most: int, near: int) -> int:
@@ -130,34 +133,22 @@ def context_verdict(frame: pd.DataFrame) -> str:
     return f"{fits}."
 
 
-def ladder_verdict(rows: pd.DataFrame, method: str = "sf") -> str:
-    """Whether perplexity falls with every longer test context, as in the paper's Table 3.
-
-    Each step is judged by its differences paired by seed: all of them must hold.
-    """
-    of_method = rows[(rows.method == method) & rows.seed.notna()]
-    by_context = of_method.pivot_table(index="seed", columns="context", values="perplexity").astype(float)
-    judged = {
-        (short, long): judge(by_context[short] - by_context[long], "falls", "rises")
-        for short, long in pairwise(by_context.columns)
-    }
-    values = ", ".join(f"{context}: {value:.2f}" for context, value in by_context.mean().items())
-    steps = "; ".join(
-        f"{short} to {long}: {outcome[0].lower()}{outcome[1:]}, {words}"
-        for (short, long), (outcome, words) in judged.items()
+def ladder_claims(
+    rows: pd.DataFrame, test_set: str, *, valid: bool, model: str, method: str = "sf"
+) -> list[Claim]:
+    """Claims that perplexity falls with every longer test context, as in the paper's Table 3, and of all."""
+    contexts = sorted(map(int, rows[rows.method == method].context.unique()))
+    blank = Claim(test_set, "", "not decided", unit=NATS, table="table3", model=model)
+    blank = blank if valid else dataclasses.replace(blank, reason=NOT_VALID)
+    effects = {}
+    for short, long in pairwise(contexts):
+        before, after = (losses(rows, test_set, context).by_method[method] for context in (short, long))
+        sentence = f"with {LABELS[method]} {long} tokens of context are better than {short}"
+        effects[dataclasses.replace(blank, sentence=sentence, restated=True)] = difference(before, after)
+    steps = family(effects)
+    whole = dataclasses.replace(
+        blank,
+        sentence=f"with {LABELS[method]} perplexity falls with every longer context",
+        outcome=combined(claim.outcome for claim in steps),
     )
-    return (
-        f"{_together([outcome for outcome, _ in judged.values()])}: with SF-Attn perplexity falls with every "
-        f"longer context ({values}). From {steps}."
-    )
-
-
-def _together(outcomes: Sequence[str]) -> str:
-    """One outcome of a claim that all of its parts must hold."""
-    if not outcomes:
-        return "Not tested"
-    if len(set(outcomes)) == 1:
-        return outcomes[0]
-    if "Did not hold" not in outcomes:
-        return "Not decided"
-    return "Held in part" if "Held" in outcomes else "Did not hold"
+    return [whole, *steps]

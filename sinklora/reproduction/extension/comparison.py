@@ -1,150 +1,168 @@
-"""Measurements compared: gap to full attention, gain from context, share of the improvement; and the
-verdict that is made of them.
-"""
+"""Measurements compared, piece by piece and seed by seed, and what they say of the paper's claims."""
 
-import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
+import numpy as np
 import pandas as pd
 
-from sinklora.evaluate.statistics import judge
-from sinklora.reproduction.names import LABELS, UNTRAINED
+from sinklora.evaluate.paired_effects import Effect, Values, difference, effect
+from sinklora.reproduction.extension.study import FULL
+from sinklora.reproduction.names import BASE, LABELS
+from sinklora.reproduction.report.claims import Claim, decide_equal, family, with_effect
 from sinklora.reproduction.report.published import published_value
 
-KEYS = ["test_set", "method", "seed"]
+NATS = "nats a token"
 
 RIVALS = ("s2_wrapped", "s2")  # the two readings of S²-Attn
 
-PAPER_SHARES = {
+SHARES = {
     "sf": "SF-Attn share of full attention's improvement",
     "s2": "S2-Attn share of full attention's improvement",
 }
 """The abstract's rows."""
 
-NEAR = 5  # points: a share this close to the abstract's counts as reproduced
+EQUAL = 0.01  # nats a token, 1 % of perplexity: what "as good as" may differ by
 
-SATURATED = 90  # per cent: where every method reaches this, the share tells nothing
+NEAR = 0.05  # of a share: what may lie between ours and the published one
 
-BAD_START = 2  # p0 / pf from which the start, not the method, decides the share
+NOT_VALID = "the recipe does not count, trained full attention is not better than no training"
 
 
-def comparisons(rows: pd.DataFrame, original: int, target: int) -> pd.DataFrame:
-    """What each fine-tuned model gains: one row per test set, method and seed (METHOD, "share").
+@dataclass(frozen=True)
+class Losses:
+    """Mean nats a token on one test set at one context.
 
-    `gap_to_full` = pm - pf at `target` tokens, same seed; `gain_from_context` = perplexity at
-    `original` minus at `target`, same model and tokens; `share` = (p0 - pm) / (p0 - pf), p0 without
-    fine-tuning (the abstract's shares), NaN where full attention does not improve on p0.
-    Raises ValueError if a context was not measured, or something twice.
+    `by_method`: [seeds, pieces] of each method, one row for what needs no training.
     """
-    _check_contexts(rows, original, target)
-    tuned = rows[(rows.method != UNTRAINED) & rows.seed.notna()]
-    if tuned.duplicated([*KEYS, "context"]).any():
-        raise ValueError("rows: a method was measured twice with one seed, test set and context")
-    measured = tuned.set_index([*KEYS, "context"]).perplexity.unstack("context").reset_index()
-    full = measured[measured.method == "full"].set_index(["test_set", "seed"])[target].rename("pf")
-    start = rows[(rows.method == UNTRAINED) & (rows.context == target)]
-    frame = measured.join(full, on=["test_set", "seed"]).join(
-        start.set_index("test_set").perplexity.rename("p0"), on="test_set"
+
+    by_method: Mapping[str, Values]
+
+    def lead(self, better: str, worse: str) -> Effect:
+        """How many nats lower `better` is."""
+        return difference(self.by_method[worse], self.by_method[better])
+
+    def share(self, method: str, start: str) -> Effect:
+        """The share of full attention's improvement on `start` that a method brings (METHOD, "share").
+
+        Of perplexities, as in the paper's abstract: (p0 - pm) / (p0 - pf).
+        """
+        given = (self.by_method[name] for name in (start, "full", method))
+        return effect(_share, *given)
+
+    def perplexities(self, method: str) -> "pd.Series[float]":
+        """Perplexity of each seed."""
+        return pd.Series(np.exp(self.by_method[method].mean(1)))
+
+
+def _share(start: Values, full: Values, method: Values) -> Values:
+    p0, pf, pm = np.exp(start), np.exp(full), np.exp(method)
+    return np.asarray((p0 - pm) / (p0 - pf))
+
+
+def losses(rows: pd.DataFrame, test_set: str, context: int, attention: str = FULL) -> Losses:
+    """The losses of all methods read in windows of `context`; the base as it is in its own windows.
+
+    Raises ValueError for what was not measured, and for a method that was not measured on every piece.
+    """
+    of_set = rows[rows.test_set == test_set]
+    if of_set.empty:
+        raise ValueError(f"test_set={test_set!r}: measured are {sorted(rows.test_set.unique())}")
+    chosen = of_set[(of_set.attention == attention) & ((of_set.context == context) | (of_set.method == BASE))]
+    if not (chosen.context == context).any():
+        raise ValueError(f"context={context}: measured are {sorted(map(int, of_set.context.unique()))}")
+    pieces = sorted(chosen.piece.unique())
+    found = {}
+    for method, group in chosen.groupby("method", sort=False):
+        table = group.assign(seed=group.seed.fillna(-1)).pivot(index="seed", columns="piece", values="nll")
+        if table.isna().any(axis=None) or list(table.columns) != pieces:
+            raise ValueError(
+                f"method={method!r}: not measured on every piece of {test_set!r} with every seed"
+            )
+        found[str(method)] = table.to_numpy(dtype=float)
+    return Losses(found)
+
+
+def table_claims(
+    rows: pd.DataFrame, test_set: str, original: int, target: int, start: str, *, valid: bool, model: str
+) -> list[Claim]:
+    """The claims of Tables 1 and 2 on one test set. `start`: the best of what needs no training."""
+    at_target, at_original = losses(rows, test_set, target), losses(rows, test_set, original)
+    if "sf" not in at_target.by_method:
+        return []
+    blank = Claim(test_set, "", "not decided", unit=NATS, table=_table(test_set), model=model)
+    blank = blank if valid else replace(blank, reason=NOT_VALID)
+    effects = {
+        replace(blank, sentence=f"fine-tuning with SF-Attn is better than none ({start})", restated=True): (
+            at_target.lead("sf", start)
+        ),
+        replace(blank, sentence=f"with SF-Attn {target} tokens of context are better than {original}"): (
+            difference(at_original.by_method["sf"], at_target.by_method["sf"])
+        ),
+    }
+    for rival in (name for name in RIVALS if name in at_target.by_method):
+        sentence = f"SF-Attn is better than {LABELS[rival]}"
+        effects[replace(blank, sentence=sentence)] = at_target.lead("sf", rival)
+    for other, words in (
+        ("short", "windows without sinks"),
+        ("sf_shifted", "sinks with the half shift kept"),
+    ):
+        if other in at_target.by_method:
+            sentence = f"SF-Attn is better than {words}"
+            effects[replace(blank, sentence=sentence, restated=True)] = at_target.lead("sf", other)
+    return [*family(effects), _equal(blank, at_target), *_shares(blank, at_target, start)]
+
+
+def _table(test_set: str) -> str:
+    return test_set.lower().replace(" ", "")
+
+
+def _equal(blank: Claim, found: Losses) -> Claim:
+    lead = found.lead("sf", "full")
+    outcome = blank.outcome if blank.reason else decide_equal(lead, EQUAL)
+    sentence = f"SF-Attn is as good as full attention, within {EQUAL:g} nats"
+    return with_effect(replace(blank, sentence=sentence, outcome=outcome, restated=True), lead)
+
+
+def _shares(blank: Claim, found: Losses, start: str) -> Iterable[Claim]:
+    for method, row in SHARES.items():
+        if method not in found.by_method:
+            continue
+        published = published_value("Abstract", row)
+        share = found.share(method, start)
+        moved = replace(
+            share,
+            **{
+                name: getattr(share, name) - published
+                for name in ("estimate", "low", "high", "low90", "high90")
+            },
+        )
+        outcome = blank.outcome if blank.reason else decide_equal(moved, NEAR)
+        sentence = f"{LABELS[method]} brings {published:.0%} of full attention's improvement"
+        claim = replace(blank, item="Abstract", sentence=sentence, outcome=outcome, unit="of the improvement")
+        yield with_effect(claim, share)
+
+
+def equal_time_claim(lead: Effect, name: str, steps: int, *, valid: bool, model: str) -> Claim:
+    """The claim that SF-Attn is better than full attention of as many seconds; ours, not the paper's."""
+    sentence = f"SF-Attn is better than {name} ({steps} steps)"
+    claim = Claim(
+        "Table 1", sentence, "not decided", unit=NATS, table="equal_time", model=model, restated=True
     )
-    improvement = (frame.p0 - frame.pf).where(frame.p0 > frame.pf)
-    return pd.DataFrame(
+    [decided] = family({claim if valid else replace(claim, reason=NOT_VALID): lead})
+    return decided
+
+
+def order_claims(
+    found: Losses, order: Sequence[tuple[str, str]], labels: Mapping[str, str], blank: Claim
+) -> list[Claim]:
+    """Claims that the first of each pair is better than the second, one correction for all."""
+    pairs = [pair for pair in order if set(pair) <= set(found.by_method)]
+    return family(
         {
-            **{name: frame[name] for name in ("test_set", "method")},
-            "seed": frame.seed.astype(int),
-            "gap_to_full": frame[target] - frame.pf,
-            "gain_from_context": frame[original] - frame[target],
-            "share": (frame.p0 - frame[target]) / improvement,
+            replace(blank, sentence=f"{labels[better]} is better than {labels[worse]}"): found.lead(
+                better, worse
+            )
+            for better, worse in pairs
         }
     )
-
-
-def _check_contexts(rows: pd.DataFrame, original: int, target: int) -> None:
-    known = sorted(int(context) for context in rows.context.unique())
-    for name, value in (("original", original), ("target", target)):
-        if value not in known:
-            raise ValueError(f"{name}={value}: not among the measured contexts {known}")
-
-
-def of_test_set(rows: pd.DataFrame, test_set: str) -> pd.DataFrame:
-    """The rows of one test set; raises ValueError if it was not measured."""
-    chosen = rows[rows.test_set == test_set]
-    if chosen.empty:
-        raise ValueError(f"test_set={test_set!r}: measured are {sorted(rows.test_set.unique())}")
-    return chosen
-
-
-def verdict(rows: pd.DataFrame, test_set: str, original: int, target: int) -> str:
-    """What became of the paper's claims, from the numbers alone.
-
-    Is SF-Attn better than S²-Attn (each reading of it); does the longer context help; are the shares near the
-    abstract's; which reading of SF-Attn is better. A difference counts where its paired 95 %
-    t-interval leaves out 0: one seed decides nothing. Raises ValueError as `comparisons` does.
-    """
-    chosen = of_test_set(rows, test_set)
-    compared = comparisons(chosen, original, target)
-    if "sf" not in set(compared.method):
-        return "Not tested: SF-Attn was not trained."
-    ends = chosen[chosen.context == target].groupby("method").perplexity.mean()
-    gaps = compared.pivot(index="seed", columns="method", values="gap_to_full")
-    sentences = [_claim(gaps[name] - gaps.sf, LABELS[name]) for name in RIVALS if name in gaps]
-    sentences.append(_gains(compared, original, target))
-    sentences.append(_shares(compared, float(ends.get(UNTRAINED, math.nan)), float(ends["full"])))
-    if "sf_shifted" in gaps:
-        sentences.append(_readings(gaps.sf_shifted - gaps.sf))
-    return " ".join(sentences)
-
-
-def _claim(lead: "pd.Series[float]", rival: str) -> str:
-    outcome, words = judge(lead, "lower", "higher")
-    return f"{outcome}: SF-Attn is better than {rival}; perplexity {words}."
-
-
-def _readings(lead: "pd.Series[float]") -> str:
-    outcome, words = judge(lead, "lower", "higher")
-    better = {"Held": "without the half shift", "Did not hold": "with the half shift kept"}
-    reading = better.get(outcome, outcome.lower())
-    return f"Better reading of SF-Attn: {reading}; without the half shift perplexity is {words}."
-
-
-def _gains(compared: pd.DataFrame, original: int, target: int) -> str:
-    gains = compared.pivot(index="seed", columns="method", values="gain_from_context")
-    outcome, words = judge(gains.sf, "falls", "rises")
-    full = judge(gains.full, "falls", "rises")[1].partition(",")[0]
-    return (
-        f"{outcome}: a longer context helps; from {original} to {target} tokens perplexity {words}, "
-        f"with SF-Attn ({full} with full attention)."
-    )
-
-
-def _shares(compared: pd.DataFrame, start: float, full: float) -> str:
-    tuned = compared[compared.method != "full"]
-    shares = 100 * tuned.groupby("method").share.mean().dropna()
-    if math.isnan(start):
-        return "Share of the improvement: not tested, the model without fine-tuning was not measured."
-    if "sf" not in shares:
-        return (
-            "Share of the improvement: there is none to share; fine-tuning with full attention did not "
-            f"improve on the model without it (perplexity {start:.1f} without, {full:.1f} with)."
-        )
-    rivals = [name for name in RIVALS if name in shares]
-    said = ", ".join(f"{LABELS[name]} {shares[name]:z.1f} %" for name in ("sf", *rivals))
-    paper = {name: 100 * published_value("Abstract", row) for name, row in PAPER_SHARES.items()}
-    sf = bool(abs(shares["sf"] - paper["sf"]) <= NEAR)
-    s2 = any(abs(shares[name] - paper["s2"]) <= NEAR for name in rivals)
-    outcome = ("Did not hold", "Held in part", "Held")[int(sf) + int(s2)] if rivals else "Not tested"
-    seeds = tuned.seed.nunique()
-    return (
-        f"{outcome}: the share of the improvement is near {paper['sf']:g} % with SF-Attn and "
-        f"{paper['s2']:g} % with S²-Attn; here {said} (n = {seeds}).{_caution(shares, start, full)}"
-    )
-
-
-def _caution(shares: "pd.Series[float]", start: float, full: float) -> str:
-    if start < BAD_START * full:
-        return ""
-    text = (
-        f" That share says little: interpolated but not fine-tuned the model is as bad as {start:.1f} "
-        f"(full attention fine-tuned: {full:.1f})"
-    )
-    if shares.min() < SATURATED:
-        return f"{text}; the gap to full attention says more."
-    return f"{text}, so that every method reaches {math.floor(shares.min())} % or more."

@@ -1,56 +1,192 @@
-"""Figures of context extension: gap to full attention, perplexity by context (Fig. 1, Tables 1 and 2)."""
+"""Figures of context extension: nats above full attention, perplexity by context, what was chosen."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter, ScalarFormatter
 
-from sinklora.reproduction.extension.comparison import comparisons
-from sinklora.reproduction.report.style import MARKS, PAGE_WIDTH, figure_style
+from sinklora.reproduction.extension.comparison import losses
+from sinklora.reproduction.extension.selection import best_untrained, mean_losses
+from sinklora.reproduction.names import BASE, LABELS
+from sinklora.reproduction.report.style import MARKS, figure_style, panels
 
 
-def gap_figure(rows: pd.DataFrame, methods: Sequence[str], original: int, target: int) -> Figure:
-    """Gap to full attention at the target length, each seed a dot, the mean a bar, one panel per test set."""
-    compared = comparisons(rows, original, target)
-    names = [name for name in methods if name != "full"]
-    sets = sorted(compared.test_set.unique())
+def gap_figure(rows: pd.DataFrame, methods: Sequence[str], target: int, start: str) -> Figure:
+    """Nats above full attention at the target: mean, 95 % interval, each seed a dot; a panel a test set.
+
+    `start`: the best of what needs no training, in the first line.
+    """
+    names = [start, *(name for name in methods if name != "full")]
+    sets = sorted(rows.test_set.unique())
     with figure_style():
-        figure, axes = plt.subplots(1, len(sets), figsize=(PAGE_WIDTH, 2.2), sharey=True, squeeze=False)
-        for axis, test_set in zip(axes[0], sets, strict=True):
+        figure, axes = panels(len(sets), 0.6 + 0.21 * len(names), sharey=True, sharex=True)
+        for axis, test_set in zip(axes, sets, strict=True):
+            found = losses(rows, test_set, target)
             for place, name in enumerate(names):
-                gaps = compared[(compared.test_set == test_set) & (compared.method == name)].gap_to_full
-                axis.bar(place, gaps.mean(), color="0.85", edgecolor="black", linewidth=0.6)
-                axis.plot([place] * len(gaps), gaps, "ko", markersize=2.5)
-            axis.set_xticks(range(len(names)), names, rotation=30, ha="right")
-            axis.axhline(0, color="black", linewidth=0.6)
-            axis.set_title(f"{test_set} (n = {compared.seed.nunique()} seeds)")
-        axes[0][0].set_ylabel(f"perplexity at {target} tokens\nminus full attention's")
+                lead = found.lead("full", name)
+                error = [[lead.estimate - lead.low], [lead.high - lead.estimate]]
+                axis.errorbar(lead.estimate, place, xerr=error, fmt="ks", markersize=3, elinewidth=1)
+                seeds = (found.by_method[name] - found.by_method["full"]).mean(1)
+                axis.plot(seeds, [place + 0.25] * len(seeds), "o", color="0.6", markersize=2)
+            axis.set_yticks(range(len(names)), [label(name) for name in names])
+            axis.axvline(0, color="black", linewidth=0.6)
+            axis.set_title(f"{test_set}, {target} tokens: {lead.units}")
+            axis.set_xlabel("nats a token above full attention")
+        axes[0].invert_yaxis()
     return figure
 
 
 def context_figure(rows: pd.DataFrame, methods: Sequence[str]) -> Figure:
-    """Perplexity against context length, mean over seeds with the range of the seeds, one panel per test
-    set.
-    """
+    """Perplexity against context, a line a method (mean over seeds), named at its end; a panel a test set."""
     sets = sorted(rows.test_set.unique())
+    contexts = sorted(map(int, rows.context.unique()))
     with figure_style():
-        figure, axes = plt.subplots(1, len(sets), figsize=(PAGE_WIDTH, 2.6), squeeze=False)
-        for axis, test_set in zip(axes[0], sets, strict=True):
+        figure, axes = panels(len(sets), 2.6)
+        for axis, test_set in zip(axes, sets, strict=True):
+            ends = {}
             for method in methods:
+                measured = rows[(rows.test_set == test_set) & (rows.method == method)]
+                known = [context for context in contexts if (measured.context == context).any()]
+                if not known:
+                    continue
+                values = [losses(measured, test_set, c).perplexities(method) for c in known]
                 grey, line, mark = MARKS.get(method, ("0.5", "-", "."))
-                by_context = (
-                    rows[(rows.test_set == test_set) & (rows.method == method)].groupby("context").perplexity
-                )
-                mean = by_context.mean()
-                axis.plot(
-                    mean.index, mean, color=grey, linestyle=line, marker=mark, markersize=3.5, label=method
-                )
-                axis.fill_between(
-                    mean.index, by_context.min(), by_context.max(), color=grey, alpha=0.15, linewidth=0
-                )
+                means = [value.mean() for value in values]
+                axis.plot(known, means, color=grey, linestyle=line, marker=mark, markersize=3.5)
+                low, high = [v.min() for v in values], [v.max() for v in values]
+                axis.fill_between(known, low, high, color=grey, alpha=0.15, linewidth=0)
+                ends[method] = (known[-1], float(values[-1].mean()))
+            _on_log_scales(axis, contexts)
+            _name_ends(axis, ends, contexts[-1])
             axis.set_xlabel("context at test time (tokens)")
-            axis.set_title(f"{test_set} (n = {rows.seed.nunique()} seeds)")
-        axes[0][0].set_ylabel("perplexity")
-        axes[0][-1].legend(frameon=False)
+            pieces = rows[rows.test_set == test_set].piece.nunique()
+            axis.set_title(f"{test_set}: {rows.seed.nunique()} seeds × {pieces} pieces")
+        axes[0].set_ylabel("perplexity")
+    return figure
+
+
+def _on_log_scales(axis: Axes, contexts: Sequence[int]) -> None:
+    axis.set_xscale("log", base=2)
+    axis.set_xticks(list(contexts), [str(context) for context in contexts])
+    axis.set_yscale("log")
+    axis.yaxis.set_major_formatter(ScalarFormatter())
+    axis.yaxis.set_minor_formatter(ScalarFormatter())
+    axis.xaxis.set_minor_formatter(NullFormatter())
+    axis.tick_params(axis="y", which="both", labelsize=7)
+
+
+def _name_ends(axis: Axes, ends: Mapping[str, tuple[int, float]], last: int) -> None:
+    """The methods' names at the right, in the order of their ends and apart from each other."""
+    low, high = np.log(axis.get_ylim())
+    gap = (high - low) / 16
+    height = -np.inf
+    for name, (place, value) in sorted(ends.items(), key=lambda item: item[1][1]):
+        height = max(float(np.log(value)), height + gap)
+        axis.annotate(
+            label(name),
+            (place, value),
+            xytext=(last * 1.08, float(np.exp(height))),
+            va="center",
+            fontsize=6.5,
+            annotation_clip=False,
+        )
+
+
+def rates_figure(rows: pd.DataFrame) -> Figure:
+    """Validation perplexity against the learning rate, a line a pattern; dotted: the best of no training."""
+    name, nats = best_untrained(rows)
+    with figure_style():
+        figure, [axis] = panels(1, 2.4)
+        ends = {}
+        for method, group in mean_losses(rows).groupby("method", sort=False):
+            grey, line, mark = MARKS.get(str(method), ("0.5", "-", "."))
+            at, values = group["learning rate"], np.exp(group.nll)
+            axis.plot(at, values, color=grey, linestyle=line, marker=mark, markersize=3.5)
+            ends[str(method)] = (at.iloc[-1], float(values.iloc[-1]))
+        axis.axhline(np.exp(nats), color="0.6", linestyle=":")
+        axis.annotate(
+            label(name), (0.02, np.exp(nats)), xycoords=("axes fraction", "data"), va="bottom", fontsize=6.5
+        )
+        axis.set_xscale("log")
+        axis.set_yscale("log")
+        axis.yaxis.set_major_formatter(ScalarFormatter())
+        axis.yaxis.set_minor_formatter(ScalarFormatter())
+        _name_ends(axis, ends, max(rows["learning rate"].dropna()))
+        axis.set_xlabel("learning rate")
+        axis.set_ylabel("validation perplexity")
+    return figure
+
+
+def curves_figure(curves: pd.DataFrame, by_steps: pd.DataFrame, start: float) -> Figure:
+    """Left: training loss by step, a line a pattern; right: validation perplexity of full attention by steps.
+
+    `curves`: columns method, seed, step, loss; `by_steps`: steps, nll; `start`: nats of the best untrained.
+    """
+    with figure_style():
+        figure, (left, right) = panels(2, 2.2)
+        for method, group in curves.groupby("method", sort=False):
+            mean = group.groupby("step").loss.mean()
+            grey, line, _ = MARKS.get(str(method), ("0.5", "-", "."))
+            window = max(1, len(mean) // 10)
+            left.plot(
+                mean.rolling(window, min_periods=1).mean(),
+                color=grey,
+                linestyle=line,
+                label=label(str(method)),
+            )
+        left.set_xlabel("step")
+        left.set_ylabel("training loss (nats a token)")
+        left.set_title(f"mean of {curves.seed.nunique()} seeds, smoothed over a tenth")
+        left.legend(frameon=False, fontsize=6)
+        right.plot(by_steps.steps, np.exp(by_steps.nll), "ko-", markersize=3.5)
+        right.axhline(np.exp(start), color="0.6", linestyle=":")
+        right.set_xscale("log", base=2)
+        right.set_xticks(list(by_steps.steps), [str(steps) for steps in by_steps.steps])
+        right.set_xlabel("steps, full attention (dotted: no training)")
+        right.set_ylabel("validation perplexity")
+    return figure
+
+
+def label(method: str) -> str:
+    """A method in words."""
+    return LABELS.get(method, LABELS[BASE] if method == BASE else method)
+
+
+def positions_figure(rows: pd.DataFrame, methods: Sequence[str], original: int) -> Figure:
+    """Perplexity by position, a line a method (mean over seeds and pieces); dotted: the base's context."""
+    with figure_style():
+        figure, [axis] = panels(1, 2.6)
+        ends = {}
+        for method in methods:
+            by_place = np.exp(rows[rows.method == method].groupby("position").nll.mean())
+            grey, line, mark = MARKS.get(method, ("0.5", "-", "."))
+            axis.plot(by_place.index, by_place, color=grey, linestyle=line, marker=mark, markersize=3)
+            ends[method] = (int(by_place.index[-1]), float(by_place.iloc[-1]))
+        axis.axvline(original, color="0.6", linestyle=":")
+        axis.set_yscale("log")
+        axis.yaxis.set_major_formatter(ScalarFormatter())
+        axis.yaxis.set_minor_formatter(ScalarFormatter())
+        _name_ends(axis, ends, rows.position.max())
+        axis.set_xlabel("position (tokens)")
+        axis.set_ylabel("perplexity")
+        axis.set_title(f"{rows.piece.nunique()} pieces of {rows.group.nunique()} documents", fontsize=7)
+    return figure
+
+
+def sinks_figure(rows: pd.DataFrame, methods: Sequence[str], uniform: float) -> Figure:
+    """The share of attention on the first four tokens by layer, a line a method; dotted: if uniform."""
+    with figure_style():
+        figure, [axis] = panels(1, 2.4)
+        for method in methods:
+            by_layer = 100 * rows[rows.method == method].groupby("layer").share.mean()
+            grey, line, _ = MARKS.get(method, ("0.5", "-", "."))
+            axis.plot(by_layer.index, by_layer, color=grey, linestyle=line, label=label(method))
+        axis.axhline(100 * uniform, color="0.6", linestyle=":")
+        axis.set_xlabel("layer")
+        axis.set_ylabel("attention on the first 4 tokens (%)")
+        axis.set_title(f"{rows.piece.nunique()} pieces; dotted: uniform attention", fontsize=7)
+        axis.legend(frameon=False, fontsize=6)
     return figure

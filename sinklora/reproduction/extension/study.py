@@ -1,177 +1,239 @@
-"""Context extension compared over attention patterns: train each with each seed, test all with full
-attention (Tables 1, 2).
+"""Context extension compared: every pattern with every seed, and what needs no training, on the same texts.
 
 Training runs and measurements are run directories: a stopped study goes on where it was, a finished one is
-read back. `comparison` says what is made of the measurements.
+read back. One row is one piece of text read by one model; `comparison` says what is made of them.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import numpy as np
 import pandas as pd
-from pydantic import Field
 from torch import nn
-from transformers import AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer
 
 from sinklora.evaluate.perplexity import measure_perplexity
+from sinklora.evaluate.step_spec import StepSpec
+from sinklora.evaluate.training_step import measured
 from sinklora.hf.device import default_device
+from sinklora.hf.models import use_pattern
+from sinklora.hf.rope_scaling import INTERPOLATIONS
 from sinklora.pretrained.fetch import model_path
 from sinklora.records.checks import Count, Distinct, check_fields
 from sinklora.records.runs import remember
-from sinklora.reproduction.names import UNTRAINED
+from sinklora.reproduction.extension.recipe import Recipe
+from sinklora.reproduction.extension.texts import ChosenTexts, texts_of
+from sinklora.reproduction.model_under_test import ModelUnderTest, unextended_base
+from sinklora.reproduction.names import untrained_name
 from sinklora.train.run import load_base, load_trained, train
-from sinklora.train.sources import CorpusSpec
 from sinklora.train.spec import TrainSpec, base_hash
-from sinklora.train.tokens import TokenizedCorpus, corpus_record, tokenize_corpus
 
-TestSets = dict[str, tuple[list[np.ndarray], TokenizedCorpus]]
+FULL, OWN = (
+    "full",
+    "own",
+)  # attention at test time: of everything, or the pattern that a model was trained with
 
 
 @dataclass(frozen=True)
 class ExtensionStudy:
-    """What is compared: `training` gives all but pattern and seed; `contexts` and `stride` in tokens.
+    """`patterns` of a recipe, each trained with each seed, read in windows of `contexts` tokens.
 
-    Of each test set the first `documents` documents of at least `document_tokens` tokens are taken,
-    cut to that length, so that every context length predicts the same tokens.
+    `test_sets`: names of the recipe's texts. `own_attention`: patterns whose models are also read with the
+    attention they were trained with, at the trained context. `changes`: fields of TrainSpec that differ from
+    the recipe's, as pairs.
     Raises ValueError naming the argument for anything that training or testing would refuse later.
     """
 
-    training: TrainSpec
+    recipe: Recipe
     patterns: Distinct[str]
     seeds: Distinct[int]
-    test_sets: Annotated[dict[str, CorpusSpec], Field(min_length=1)]
+    test_sets: Distinct[str]
     contexts: Distinct[Count]
-    stride: Count
-    documents: Count
-    document_tokens: Count
-    batch_size: Count = 4
+    own_attention: tuple[str, ...] = ()
+    changes: tuple[tuple[str, Any], ...] = ()
 
     def __post_init__(self) -> None:
         check_fields(self)
-        if "full" not in self.patterns:
-            raise ValueError(f"patterns={self.patterns}: 'full' is needed, the others are compared with it")
-        if self.stride >= min(self.contexts):
-            raise ValueError(
-                f"stride={self.stride}: expected less than the shortest context, {min(self.contexts)}"
-            )
-        if self.document_tokens < max(self.contexts):
-            raise ValueError(
-                f"document_tokens={self.document_tokens}: expected at least the longest context, "
-                f"{max(self.contexts)}"
-            )
+        for name in self.test_sets:
+            if name not in self.recipe.texts:
+                raise ValueError(
+                    f"test_sets={self.test_sets}: the recipe's texts are {sorted(self.recipe.texts)}"
+                )
+            if self.recipe.texts[name].tokens < max(self.contexts):
+                raise ValueError(
+                    f"contexts={self.contexts}: expected at most the {self.recipe.texts[name].tokens} tokens "
+                    f"of a piece of {name!r}"
+                )
+        if self.recipe.stride >= min(self.contexts):
+            raise ValueError(f"contexts={self.contexts}: expected more than the stride, {self.recipe.stride}")
         for _ in self.specs():  # an unknown pattern is named now, not after the first run
             pass
+
+    @property
+    def training(self) -> TrainSpec:
+        """What all runs share."""
+        return self.recipe.spec(self.patterns[0], **dict(self.changes))
 
     def specs(self) -> Iterator[TrainSpec]:
         """The training runs of the study, seed by seed."""
         for seed in self.seeds:
             for pattern in self.patterns:
-                yield dataclasses.replace(self.training, pattern=pattern, seed=seed)
+                yield self.recipe.spec(pattern, seed, **dict(self.changes))
 
 
-def measure(
-    study: ExtensionStudy, *, runs: Path, cache: Path | None = None, progress: bool = True
-) -> pd.DataFrame:
-    """Train what is missing and test everything: one row per method, seed, test set and context.
+@dataclass(frozen=True)
+class Reading:
+    """A model, the contexts in which it is read, and with which attention."""
 
-    Columns: `method`, `seed` (missing for the base without fine-tuning, its positions interpolated),
-    `test_set`, `context`, `perplexity`, `tokens` (predicted), `documents`, `attention` (at test
-    time). `rows.attrs["data"]` records the test sets.
+    model: ModelUnderTest
+    contexts: tuple[int, ...]
+    attention: str = FULL
+    pattern: str = ""
+
+
+def measure(study: ExtensionStudy, *, runs: Path, progress: bool = True) -> pd.DataFrame:
+    """Train what is missing and read everything: one row per model, test set, context and piece of text.
+
+    Columns: `method`, `seed` (missing for what needs no training), `attention` (at test time), `test_set`,
+    `context`, `group`, `piece`, `nll` (mean nats a token), `tokens` (predicted). `rows.attrs["data"]` records
+    the test sets. Methods that need no training: the base as it is (at its own context alone), and with each
+    way to extend positions.
     """
-    tokenizer = AutoTokenizer.from_pretrained(model_path(study.training.base))
-    sets = {name: _test_documents(study, name, tokenizer, cache) for name in study.test_sets}
-    base_key = {
-        "base": study.training.base,
-        "base_sha256": base_hash(study.training.base),
-        "rope": study.training.rope,
-        "extended_to": study.training.context,
-    }
-    load: Callable[[], nn.Module] = partial(load_base, study.training)
-    rows = _measured(study, sets, UNTRAINED, None, base_key, load, runs, progress)
-    for spec in study.specs():
-        run = train(spec, runs=runs, cache=cache, progress=progress)
-        load = partial(load_trained, run, spec)
-        rows += _measured(study, sets, spec.pattern, spec.seed, {"run": run.path.name}, load, runs, progress)
-    frame = pd.DataFrame(rows).astype({"seed": "Int64"})
-    frame.attrs["data"] = _data(study, sets)
+    texts = chosen_texts(study.recipe, study.test_sets, runs)
+    readings = [*baselines(study), *trained(study, runs=runs, progress=progress)]
+    frame = pd.concat(
+        [_read(study, texts, reading, runs, progress) for reading in readings], ignore_index=True
+    )
+    frame = frame.astype({"seed": "Int64"})
+    frame.attrs["data"] = {name: chosen.record() for name, chosen in texts.items()}
     return frame
 
 
-def _data(study: ExtensionStudy, sets: TestSets) -> dict[str, Any]:
-    return {name: corpus_record(study.test_sets[name], corpus) for name, (_, corpus) in sets.items()}
+def in_equal_time(study: ExtensionStudy, pattern: str, *, runs: Path, progress: bool = True) -> pd.DataFrame:
+    """Rows of full attention trained for as many seconds as a pattern takes; `attrs["steps"]` says how long.
 
-
-def _test_documents(
-    study: ExtensionStudy, name: str, tokenizer: Any, cache: Path | None
-) -> tuple[list[np.ndarray], TokenizedCorpus]:
-    corpus = tokenize_corpus(study.test_sets[name], tokenizer, cache=cache)
-    long = [d[: study.document_tokens] for d in corpus.documents() if len(d) >= study.document_tokens]
-    if len(long) < study.documents:
-        raise ValueError(
-            f"test set {name!r}: {len(long)} documents of {study.document_tokens} tokens, "
-            f"{study.documents} wanted; "
-            "take more of the corpus (total_characters) or shorter documents"
-        )
-    return long[: study.documents], corpus
-
-
-def _measured(
-    study: ExtensionStudy,
-    sets: TestSets,
-    method: str,
-    seed: int | None,
-    key: dict[str, Any],
-    load: Callable[[], nn.Module],
-    runs: Path,
-    progress: bool,
-) -> list[dict[str, Any]]:
-    """The rows of one model, read back if they were measured before."""
-    asked = {name: getattr(study, name) for name in ("contexts", "stride", "documents", "document_tokens")}
-
-    def compute() -> list[dict[str, Any]]:
-        model = load()
-        return [
-            _row(study, method, seed, name, context, model, documents, progress)
-            for name, (documents, _) in sets.items()
-            for context in study.contexts
-        ]
-
-    spec = {"model": key, "data": _data(study, sets), **asked}
-    rows: list[dict[str, Any]] = remember(spec, compute, runs=runs, prefix="perplexity")
+    Seconds are those of steps measured on this machine (`training_step.measured`), full attention's and the
+    pattern's one after the other.
+    """
+    spec = study.training
+    seconds = []
+    for name in ("full", pattern):
+        step = StepSpec(spec.base, spec.context, name, batch=spec.micro_batch_size, checkpointing=False)
+        seconds.append(measured(step, runs=runs).seconds)
+    if None in seconds:
+        raise RuntimeError(f"steps of {spec.context} tokens do not fit this device: no equal time")
+    full, sparse = (float(value) for value in seconds if value is not None)
+    steps = max(1, round(spec.steps * sparse / full))
+    shorter = dataclasses.replace(
+        study, patterns=("full",), own_attention=(), changes=(*study.changes, ("steps", steps))
+    )
+    rows = measure(shorter, runs=runs, progress=progress)
+    rows = rows[rows.seed.notna()].assign(method=f"full attention in {pattern}'s time")
+    rows.attrs["steps"] = steps
     return rows
 
 
-def _row(
+def attention_cost(spec: TrainSpec) -> float:
+    """Query-key pairs over causal pairs, mean over the steps of a training: 1 is full attention."""
+    heads = AutoConfig.from_pretrained(model_path(spec.base)).num_attention_heads
+    used = Counter(spec.attention_pattern(step) for step in range(spec.steps))
+    return sum(pattern.density(heads, spec.context) * count for pattern, count in used.items()) / spec.steps
+
+
+def training_curves(study: ExtensionStudy, *, runs: Path) -> pd.DataFrame:
+    """The training loss of every step of every run: columns method, seed, step, loss."""
+    frames = []
+    for spec in study.specs():
+        curve = pd.read_csv(train(spec, runs=runs, progress=False).path / "loss.csv")
+        frames.append(curve[["step", "loss"]].assign(method=spec.pattern, seed=spec.seed))
+    return pd.concat(frames, ignore_index=True)
+
+
+def chosen_texts(recipe: Recipe, names: Sequence[str], runs: Path) -> dict[str, ChosenTexts]:
+    """Texts of a recipe by name."""
+    tokenizer = AutoTokenizer.from_pretrained(model_path(recipe.training.base))
+    return texts_of({name: recipe.texts[name] for name in names}, tokenizer, recipe.seen, runs=runs)
+
+
+def baselines(study: ExtensionStudy) -> Iterator[Reading]:
+    """What doing nothing scores: the base in its own windows, and with longer positions but no training."""
+    training, original = study.training, study.recipe.original_context
+    yield Reading(_as(study, unextended_base(training.base)), (original,))
+    for method in INTERPOLATIONS if training.context > original else ():
+        spec = study.recipe.spec("full", **{**dict(study.changes), "rope": method})
+        key = {"base_sha256": base_hash(spec.base), "rope": method, "context": spec.context}
+        name = untrained_name(method, spec.context / original)
+        model = ModelUnderTest(name, None, key, partial(load_base, spec), study.recipe.test_dtype)
+        yield Reading(model, study.contexts)
+
+
+def trained(study: ExtensionStudy, *, runs: Path, progress: bool = True) -> Iterator[Reading]:
+    """The models of the study; those that are missing are trained on the way."""
+    for spec in study.specs():
+        run = train(spec, runs=runs, progress=progress)
+        load, key = partial(load_trained, run, spec), {"run": run.path.name}
+        model = ModelUnderTest(spec.pattern, spec.seed, key, load, study.recipe.test_dtype)
+        yield Reading(model, study.contexts)
+        if spec.pattern in study.own_attention:
+            yield Reading(model, (spec.context,), OWN, spec.pattern)
+
+
+def _as(study: ExtensionStudy, model: ModelUnderTest) -> ModelUnderTest:
+    return ModelUnderTest(model.name, model.seed, model.key, model.load, study.recipe.test_dtype)
+
+
+def _read(
+    study: ExtensionStudy, texts: dict[str, ChosenTexts], reading: Reading, runs: Path, progress: bool
+) -> pd.DataFrame:
+    """The rows of one reading, read back if they were measured before."""
+    loaded: list[nn.Module] = []
+    frames = []
+    for name, chosen in texts.items():
+        for context in reading.contexts:
+            spec = {
+                "model": {**reading.model.identity, "attention": reading.attention},
+                "texts": chosen.sha256,
+                "context": context,
+                "stride": study.recipe.stride,
+            }
+            work = partial(_losses, study, reading, loaded, chosen, context, progress)
+            losses = remember(spec, work, runs=runs, prefix="losses")
+            rows = pd.DataFrame(losses, columns=["group", "piece", "nll", "tokens"])
+            frames.append(rows.assign(test_set=name, context=context))
+    found = pd.concat(frames, ignore_index=True)
+    return found.assign(method=reading.model.name, seed=reading.model.seed, attention=reading.attention)
+
+
+def _losses(
     study: ExtensionStudy,
-    method: str,
-    seed: int | None,
-    test_set: str,
+    reading: Reading,
+    loaded: list[nn.Module],
+    chosen: ChosenTexts,
     context: int,
-    model: nn.Module,
-    documents: Sequence[np.ndarray],
     progress: bool,
-) -> dict[str, Any]:
+) -> list[list[Any]]:
+    if not loaded:
+        loaded.append(reading.model.ready())
+        if reading.attention == OWN:
+            use_pattern(loaded[0], _pattern_of(study, reading.pattern), evaluate_with_pattern=True)
     result = measure_perplexity(
-        model,
-        documents,
+        loaded[0],
+        [piece.ids for piece in chosen.pieces],
         context=context,
-        stride=study.stride,
-        batch_size=study.batch_size,
+        stride=study.recipe.stride,
+        batch_size=study.recipe.test_batch,
         device=default_device(),
         progress=progress,
     )
-    return {
-        "method": method,
-        "seed": seed,
-        "test_set": test_set,
-        "context": context,
-        "perplexity": result.perplexity,
-        "tokens": result.tokens,
-        "documents": result.documents,
-        "attention": result.attention,
-    }
+    return [
+        [piece.group, piece.name, score.nll, score.tokens]
+        for piece, score in zip(chosen.pieces, result.per_document, strict=True)
+    ]
+
+
+def _pattern_of(study: ExtensionStudy, name: str) -> Any:
+    return study.recipe.spec(name, **dict(study.changes)).attention_pattern()

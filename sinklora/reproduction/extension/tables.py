@@ -1,52 +1,162 @@
-"""Tables 1, 2 and 3: perplexity by test context, what is made of it, and the published values under it."""
+"""Tables 1, 2 and 3, and those of the ablations: perplexity, and nats beside full attention's."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
-from sinklora.records.tables import Column, Interval, Number, Spread, Table, part
-from sinklora.reproduction.extension.comparison import comparisons, of_test_set
-from sinklora.reproduction.names import UNTRAINED
-from sinklora.reproduction.report.summaries import mean_and_sd, mean_sd_interval
+from sinklora.evaluate.paired_effects import Effect, difference
+from sinklora.records.tables import Column, Estimate, Number, Spread, Table, part
+from sinklora.reproduction.extension.comparison import Losses, losses
+from sinklora.reproduction.extension.selection import RATES, best_untrained, chosen_rates, mean_losses
+from sinklora.reproduction.extension.study import OWN
+from sinklora.reproduction.report.summaries import mean_and_sd
 
-METHOD, GAP, GAIN, SHARE = "trained with", "gap to full", "gain from context", "share of improvement (%)"
+METHOD, SAVED, ABOVE, SHARE = "trained with", "nats below no training", "nats above full", "share (%)"
 
 
-def table(rows: pd.DataFrame, test_set: str, methods: Sequence[str], original: int, target: int) -> Table:
-    """Perplexity by context and the three comparisons: mean and standard deviation over seeds.
+def untrained_methods(rows: pd.DataFrame) -> list[str]:
+    """What needs no training, the base as it is first."""
+    return list(dict.fromkeys(rows[rows.seed.isna()].method))
 
-    The gap's 95 % t-interval is shown where a method has two seeds or more. Not measured is missing; full
-    attention has no gap to itself and all of its own improvement. Raises ValueError for a test set or context
-    that was not measured.
+
+def extension_table(
+    rows: pd.DataFrame,
+    test_set: str,
+    methods: Sequence[str],
+    target: int,
+    start: str,
+    labels: Mapping[str, str] | None = None,
+) -> Table:
+    """One line a method, what needs no training first.
+
+    Perplexity by context (mean ± standard deviation over seeds), and at the target nats below the best of no
+    training (`start`), nats above full attention and the share of its improvement, with 95 % intervals over
+    seeds and pieces of text.
     """
-    chosen = of_test_set(rows, test_set)
-    compared = comparisons(chosen, original, target)
-    lines = [_line(chosen, compared, method) for method in (UNTRAINED, *methods)]
-    frame = pd.DataFrame(lines).astype({"seeds": "Int64"})
-    contexts = [Spread(str(context)) for context in sorted(rows.context.unique())]
-    has_interval = frame[part(GAP, "low")].notna().any()
-    interval = [Interval("95 % interval of the gap", of=GAP)] if has_interval else []
-    last = [Spread(GAIN), Spread(SHARE, digits=1), Number("seeds", "d")]
-    return Table(frame, [Column(METHOD), *contexts, Spread(GAP), *interval, *last])
+    found, names = losses(rows, test_set, target), labels or {}
+    untrained = untrained_methods(rows)
+    contexts = sorted(map(int, rows.context.unique()))
+    lines = []
+    for method in [*untrained, *(name for name in methods if name in found.by_method)]:
+        line: dict[str, Any] = {METHOD: names.get(method, method)}
+        line |= {"attention in training": method} if names else {}
+        for context in contexts:
+            line |= mean_and_sd(str(context), _perplexities(rows, test_set, context, method))
+        if method != start:
+            line |= estimate_fields(SAVED, found.lead(method, start))
+        if method != "full":
+            line |= estimate_fields(ABOVE, found.lead("full", method))
+        if method not in untrained:
+            line |= estimate_fields(SHARE, found.share(method, start), scale=100)
+        lines.append({**line, "seeds": 0 if method in untrained else len(found.by_method[method])})
+    frame = pd.DataFrame(lines)
+    shown: list[Column] = [Column(METHOD), *(Spread(str(context)) for context in contexts)]
+    return Table(frame, [*shown, Nats(SAVED), Nats(ABOVE), Share(SHARE), Number("seeds", "d")])
 
 
-def _line(rows: pd.DataFrame, compared: pd.DataFrame, method: str) -> dict[str, Any]:
-    measured, gains = rows[rows.method == method], compared[compared.method == method]
-    line: dict[str, Any] = {METHOD: method}
-    for context in sorted(rows.context.unique()):
-        line |= mean_and_sd(str(context), measured[measured.context == context].perplexity)
-    of_full = method == "full"
-    return line | {
-        **mean_sd_interval(GAP, gains.gap_to_full[:0] if of_full else gains.gap_to_full),
-        **mean_and_sd(GAIN, gains.gain_from_context),
-        **mean_and_sd(SHARE, 100 * (gains.share[:0] if of_full else gains.share)),
-        "seeds": len(gains) or None,
+def _perplexities(rows: pd.DataFrame, test_set: str, context: int, method: str) -> "pd.Series[float]":
+    measured = (rows.test_set == test_set) & (rows.context == context) & (rows.method == method)
+    if not measured.any():
+        return pd.Series(dtype=float)
+    return losses(rows[measured], test_set, context).perplexities(method)
+
+
+class Nats(Estimate):
+    """An estimate with three decimals and its sign: "+0.034 (+0.021 to +0.047)"."""
+
+    def written(self, *values: Any) -> str:
+        return _written(values, "+z.3f")
+
+
+class Share(Estimate):
+    """A share in per cent: "89 (84 to 95)"."""
+
+    def written(self, *values: Any) -> str:
+        return _written(values, "z.0f")
+
+
+def _written(values: Sequence[Any], form: str) -> str:
+    value, low, high = (None if pd.isna(x) else format(x, form) for x in values)
+    if value is None:
+        return "–"
+    return value if low is None else f"{value} ({low} to {high})"
+
+
+def own_attention_table(
+    rows: pd.DataFrame, own: pd.DataFrame, test_set: str, context: int, methods: Sequence[str]
+) -> Table:
+    """Perplexity of each method read with full attention, and with its own; nats that its own adds."""
+    of_full, of_own = losses(rows, test_set, context), losses(own, test_set, context, OWN)
+    lines = []
+    for method in methods:
+        line: dict[str, Any] = {METHOD: method}
+        line |= mean_and_sd("with full attention", of_full.perplexities(method))
+        line |= mean_and_sd("with its own", of_own.perplexities(method))
+        added = difference(of_own.by_method[method], of_full.by_method[method])
+        lines.append(line | estimate_fields("nats added", added))
+    shown: list[Column] = [Column(METHOD), Spread("with full attention"), Spread("with its own")]
+    return Table(pd.DataFrame(lines), [*shown, Nats("nats added")])
+
+
+def estimate_fields(heading: str, found: Effect, scale: float = 1) -> dict[str, float]:
+    """The fields of an `Estimate`."""
+    return {
+        heading: scale * found.estimate,
+        part(heading, "low"): scale * found.low,
+        part(heading, "high"): scale * found.high,
     }
 
 
+def comparison_table(
+    found: Losses,
+    labels: Mapping[str, str],
+    reference: str,
+    costs: Mapping[str, float],
+    published: Mapping[str, float] | None = None,
+) -> Table:
+    """One line a method: perplexity, nats above full attention, nats below a `reference`, attention cost.
+
+    `labels`: method -> what to call it; `published`: the paper's values, in a column of their own.
+    """
+    below = f"nats below {reference}"
+    lines = []
+    for method, label in labels.items():
+        line: dict[str, Any] = {"attention in training": label, "name": method}
+        line |= mean_and_sd("perplexity", found.perplexities(method))
+        if method != "full":
+            line |= estimate_fields(ABOVE, found.lead("full", method))
+        if method != reference:
+            line |= estimate_fields(below, found.lead(method, reference))
+        line |= {"attention cost": costs[method], "seeds": len(found.by_method[method])}
+        line |= {"paper": published.get(method)} if published else {}
+        lines.append(line)
+    columns = [Column("attention in training"), Column("name"), Spread("perplexity"), Nats(ABOVE)]
+    columns += [Nats(below), Number("attention cost", ".4f"), Column("seeds")]
+    columns += [Number("paper", ".2f")] if published else []
+    return Table(pd.DataFrame(lines), columns)
+
+
+def rates_table(rows: pd.DataFrame) -> Table:
+    """Validation perplexity by method and learning rate, the best of no training in the first line."""
+    name, nats = best_untrained(rows)
+    means = mean_losses(rows).assign(perplexity=lambda frame: frame.nll.map(math.exp))
+    chosen = chosen_rates(rows).set_index("method")
+    is_best = [
+        rate == chosen.loc[method, "learning rate"]
+        for method, rate in means[RATES].itertuples(index=False, name=None)
+    ]
+    first = pd.DataFrame([{"method": name, "perplexity": math.exp(nats), "nll": nats, "chosen": ""}])
+    frame = means.assign(chosen=["chosen" if best else "" for best in is_best])
+    frame = pd.concat([first, frame], ignore_index=True)
+    return Table(
+        frame, [Column("method"), Number("learning rate"), Number("perplexity", ".3f"), Column("chosen")]
+    )
+
+
 def with_paper(measured: Table, published: pd.DataFrame, target: int) -> Table:
-    """A `table` with the published rows under it, each value in the column of the same share of its target.
+    """A table with the published rows under it, each value in the column of the same share of its target.
 
     The paper's target is its longest length: 4096 of its 8192 tokens stands under 1024 of a `target` of 2048;
     a length without a column is left out. `published` comes from `paper_values`. Perplexities of other models
@@ -63,5 +173,5 @@ def with_paper(measured: Table, published: pd.DataFrame, target: int) -> Table:
                 line[str(place)] = float(value)
         lines.append(line)
     under = pd.DataFrame(lines).reindex(columns=measured.frame.columns)
-    frame = pd.concat([measured.frame, under.astype(measured.frame.dtypes)], ignore_index=True)
-    return Table(frame, measured.columns)
+    frame = pd.concat([measured.frame.astype({"seeds": "Int64"}), under.astype({"seeds": "Int64"})])
+    return Table(frame.reset_index(drop=True), measured.columns)

@@ -114,11 +114,10 @@ def _claims(page: Page) -> Iterator[str]:
 def _output(output: Output) -> Iterator[str]:
     yield f"### {output.name}"
     yield output.caption
+    files = f"[{output.file.rpartition('.')[2]}](../{output.file})"
     if output.is_figure:
         yield f"![{output.name}](../figures/{output.name}.png)"
-        files = f"[pdf](../figures/{output.name}.pdf)"
     else:
-        files = f"[csv](../tables/{output.name}.csv)"
         yield output.table if output.table else f"{output.rows} rows: {files}"
     if output.verdict:
         yield f"**Verdict:** {output.verdict}"

@@ -90,6 +90,21 @@ class Report:
         self._record("table", name, paper_item, caption, verdict, seeds, data, runs)
         return ShownTable(table, Legend(name, paper_item, caption, verdict, seeds), LONGEST_TABLE)
 
+    def rows(
+        self, name: str, rows: pd.DataFrame, *, paper_item: str, caption: str, seeds: Sequence[int] = ()
+    ) -> Path:
+        """Write measurements, one row an item, as parquet, and a record; returns the file.
+
+        From them everything else is computed: read it with `pandas.read_parquet`.
+        """
+        path = self._folder("rows", name) / f"{name}.parquet"
+        content = io.BytesIO()
+        rows.to_parquet(content, index=False, compression="zstd")
+        atomic_write(path, content.getvalue())
+        data, runs = rows.attrs.get("data"), rows.attrs.get("runs", ())
+        self._record("rows", name, paper_item, caption, "", seeds, data, runs)
+        return path
+
     def figure(
         self,
         name: str,

@@ -21,10 +21,11 @@ Record = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Output:
-    """A table or figure of ours: its record, and of a table how many rows it has and, in Markdown, the table.
+    """A table or figure of ours, or measurements: its record, and of a table how many rows it has and, in
+    Markdown, the table.
 
-    A table of many rows has no text: its csv is linked. `verdict` is empty where it stands above on the same
-    page.
+    A table of many rows has no text: its csv is linked, as measurements' parquet is. `verdict` is empty where
+    it stands above on the same page.
     """
 
     record: Record
@@ -41,6 +42,12 @@ class Output:
     def is_figure(self) -> bool:
         """Whether it is a picture."""
         return bool(self.record["kind"] == "figure")
+
+    @property
+    def file(self) -> str:
+        """Where its numbers, or the picture to print, lie in the profile's folder."""
+        places = {"figure": "figures/{}.pdf", "table": "tables/{}.csv", "rows": "rows/{}.parquet"}
+        return places[self.record["kind"]].format(self.name)
 
     @property
     def caption(self) -> str:
@@ -82,13 +89,14 @@ def read_pages(
 ) -> list[Page]:
     """The pages of a profile, in the paper's order, what is beyond it last; none where nothing was measured.
 
-    Outputs stand in the order of the notebooks, long tables behind all others. An output or claim belongs to
-    every item that it names.
+    Outputs stand in the order of the notebooks, long tables and measurements behind all others. An output or
+    claim belongs to every item that it names.
     """
     records = read_records(root, profile)
     if not records:
         return []
     order = [name for experiment in experiments for name in experiment.outputs]
+    order += [name for name, record in records.items() if record["kind"] == "rows"]
     known = [records[name] for name in order if name in records]
     claims = read_claims(root / profile / "claims")
     return [_page(item, known, claims, root / profile, paper_numbers) for item in (*PAPER_ITEMS, None)]
@@ -115,6 +123,10 @@ def _outputs(records: Sequence[Record], folder: Path) -> Iterator[Output]:
         said.add(verdict)
         if record["kind"] == "figure":
             yield Output(record, new)
+            continue
+        if record["kind"] == "rows":
+            file = folder / "rows" / f"{record['name']}.parquet"
+            yield Output(record, new, rows=len(pd.read_parquet(file)))
             continue
         written = folder / "tables" / f"{record['name']}.md"
         text = written.read_text(encoding="utf-8").rstrip("\n") if written.is_file() else ""

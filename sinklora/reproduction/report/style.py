@@ -5,6 +5,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from sinklora.reproduction.names import BASE, UNTRAINED
 
@@ -38,6 +40,13 @@ def figure_style() -> Iterator[None]:
     # The first figure of a notebook brings up a backend that is interactive; without that, which leaving the
     # context would undo, no later figure is shown.
     plt.interactive(interactive)
+
+
+def panels(count: int, height: float = 2.2, **options: Any) -> tuple[Figure, list[Axes]]:
+    """A figure of so many panels side by side: one column wide, or both columns for two and more."""
+    width = COLUMN_WIDTH if count == 1 else PAGE_WIDTH
+    figure, axes = plt.subplots(1, count, figsize=(width, height), squeeze=False, **options)
+    return figure, list(axes[0])
 
 
 MARKS = {

@@ -11,8 +11,8 @@ from sinklora.cache.sliding_window import SlidingWindow
 from sinklora.cache.streaming_llm import StreamingLLM
 from sinklora.hf.device import default_device
 from sinklora.pretrained.load import fast_dtype
+from sinklora.reproduction.model_under_test import ModelUnderTest, unextended_base
 from sinklora.reproduction.names import model_title
-from sinklora.reproduction.retrieval.model_under_test import ModelUnderTest, unextended_base
 
 FULL = "full"
 

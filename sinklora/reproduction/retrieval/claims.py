@@ -23,7 +23,8 @@ def pass_key_claims(rows: pd.DataFrame, context: int, model: str) -> list[Claim]
     """Whether SF-Attn brings pass keys back: more than the base and S²-Attn, as many as full attention, and
     beyond the trained context (tokens).
 
-    The units are training seeds and keys (a depth of a length); all models were asked for the same keys.
+    The units are training seeds and the places of keys (a depth of a length); all models of one seed were
+    asked for the same keys.
     """
     lengths = sorted(rows.tokens.unique())
     within = [tokens for tokens in lengths if tokens <= context]

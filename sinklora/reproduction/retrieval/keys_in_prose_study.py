@@ -20,7 +20,7 @@ from sinklora.pretrained.fetch import model_path
 from sinklora.records.checks import Count, Distinct, check_fields
 from sinklora.records.files import json_hash
 from sinklora.records.runs import remember, run_records
-from sinklora.reproduction.retrieval.model_under_test import ModelUnderTest
+from sinklora.reproduction.model_under_test import ModelUnderTest
 from sinklora.train.retrieval_documents import NeedleDocument
 from sinklora.train.sources import CorpusSpec, read_documents
 

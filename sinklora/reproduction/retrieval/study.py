@@ -24,13 +24,14 @@ from sinklora.hf.rope import extend_context
 from sinklora.pretrained.fetch import model_path
 from sinklora.records.checks import Count, Distinct, NotNegative, check_fields, one_of
 from sinklora.records.runs import remember, run_records
-from sinklora.reproduction.names import UNTRAINED
-from sinklora.reproduction.retrieval.model_under_test import (
+from sinklora.reproduction.extension.recipe import Recipe
+from sinklora.reproduction.model_under_test import (
     DTYPES,
     ModelUnderTest,
     interpolated_name,
     unextended_base,
 )
+from sinklora.reproduction.names import UNTRAINED
 from sinklora.train.run import load_base, load_trained, train
 from sinklora.train.spec import TrainSpec, base_hash
 
@@ -39,14 +40,15 @@ from sinklora.train.spec import TrainSpec, base_hash
 class RetrievalStudy:
     """What is asked: `trials` pass keys of each length (tokens), their depth swept from first to last.
 
-    `training`, `patterns`, `seeds`: the extensions that are compared. `further`: tokens to which positions
-    are interpolated further without training ("extended PI"); 0 leaves that out. `batch_size` documents are
-    read at once, fewer where they would have more than `batch_tokens` tokens together. `dtype`: of the
-    weights while the models are asked.
+    `recipe`, `patterns`, `seeds`: the extensions that are compared, each seed's asked for keys of their own;
+    `changes`: fields of TrainSpec that differ from the recipe's, as pairs. `further`: tokens to which
+    positions are interpolated further without training ("extended PI"); 0 leaves that out. `batch_size`
+    documents are read at once, fewer where they would have more than `batch_tokens` tokens together.
+    `dtype`: of the weights while the models are asked.
     Raises TypeError or ValueError naming the field.
     """
 
-    training: TrainSpec
+    recipe: Recipe
     patterns: Distinct[str]
     seeds: Distinct[int]
     lengths: Distinct[Count]
@@ -56,6 +58,7 @@ class RetrievalStudy:
     batch_size: Count = 16
     batch_tokens: Count = 65_536
     dtype: Annotated[str, one_of(DTYPES)] = "float32"
+    changes: tuple[tuple[str, Any], ...] = ()
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -63,6 +66,11 @@ class RetrievalStudy:
             raise ValueError(
                 f"further={self.further}: expected more than the trained context, {self.training.context}"
             )
+
+    @property
+    def training(self) -> TrainSpec:
+        """What all runs share."""
+        return self.recipe.spec(self.patterns[0], **dict(self.changes))
 
     def rows_at_once(self, tokens: int) -> int:
         """How many documents of so many tokens are read in one batch: at least 1."""
@@ -72,7 +80,7 @@ class RetrievalStudy:
         """The training runs of the study, seed by seed."""
         for seed in self.seeds:
             for pattern in self.patterns:
-                yield replace(self.training, seed=seed, pattern=pattern)
+                yield self.recipe.spec(pattern, seed, **dict(self.changes))
 
 
 def models_under_test(
@@ -117,11 +125,11 @@ def measure(
     those that trained the models as well.
     """
     tokenizer = AutoTokenizer.from_pretrained(model_path(study.training.base))
-    asked = {"lengths": study.lengths, "trials": study.trials, "key_seed": study.key_seed}
     used: list[Path] = []
     frames = []
     for subject in models_under_test(study, runs, cache, progress):
         used += [runs / subject.identity["run"]] if "run" in subject.identity else []
+        asked = {"lengths": study.lengths, "trials": study.trials, "key_seed": _key_seed(study, subject)}
         spec = {"model": subject.identity, "policy": policy_key(policy), **asked}
         work = partial(_ask, study, subject, policy, tokenizer, progress)
         rows = pd.DataFrame(remember(spec, work, runs=runs, prefix="retrieval", used=used))
@@ -129,6 +137,10 @@ def measure(
     frame = pd.concat(frames, ignore_index=True).astype({"seed": "Int64"})
     frame.attrs["runs"] = run_records(used)
     return frame
+
+
+def _key_seed(study: RetrievalStudy, subject: ModelUnderTest) -> int:
+    return study.key_seed + (subject.seed or 0)
 
 
 def _ask(
@@ -142,7 +154,7 @@ def _ask(
     make: Callable[[], Cache] = DynamicCache if policy is None else partial(BudgetCache, model, policy)
     rows = []
     for tokens in study.lengths:
-        documents = pass_keys(tokenizer, tokens=tokens, trials=study.trials, seed=study.key_seed)
+        documents = pass_keys(tokenizer, tokens=tokens, trials=study.trials, seed=_key_seed(study, subject))
         at_once = study.rows_at_once(tokens)
         wrote = written_answers(model, tokenizer, documents, make, batch_size=at_once, progress=progress)
         for trial, (document, text) in enumerate(zip(documents, wrote, strict=True)):

@@ -7,7 +7,7 @@ import pandas as pd
 
 from sinklora.evaluate.statistics import Accuracy
 from sinklora.records.tables import Column, Estimate, Table, part
-from sinklora.reproduction.retrieval.model_under_test import interpolated_name
+from sinklora.reproduction.model_under_test import interpolated_name
 
 
 def accuracies(rows: pd.DataFrame) -> pd.DataFrame:

@@ -22,7 +22,7 @@ from sinklora.hf.budget_cache import BudgetCache
 from sinklora.pretrained.fetch import model_path
 from sinklora.records.files import json_hash
 from sinklora.records.runs import remember, run_records
-from sinklora.reproduction.retrieval.model_under_test import ModelUnderTest
+from sinklora.reproduction.model_under_test import ModelUnderTest
 
 
 def conversations(

@@ -18,7 +18,7 @@ from sinklora.evaluate.topics import ANSWER_TOKENS, TopicRecord, topic_accuracy,
 from sinklora.hf.budget_cache import BudgetCache
 from sinklora.records.files import json_hash
 from sinklora.records.runs import remember
-from sinklora.reproduction.retrieval.model_under_test import ModelUnderTest
+from sinklora.reproduction.model_under_test import ModelUnderTest
 
 Sets = Mapping[str, Sequence[TopicRecord]]
 

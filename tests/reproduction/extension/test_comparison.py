@@ -1,182 +1,135 @@
-"""The comparison of context extensions: its arithmetic by hand, its table and its verdicts."""
+"""The comparison of context extensions: its arithmetic and its claims by hand."""
 
 import math
 
+import numpy as np
 import pandas as pd
 import pytest
 
-from helpers import assert_close
-from sinklora.evaluate.statistics import interval, spread
-from sinklora.records.tables import part
-from sinklora.reproduction.extension.comparison import comparisons, verdict
-from sinklora.reproduction.extension.tables import table, with_paper
-from sinklora.reproduction.names import UNTRAINED
-from sinklora.reproduction.report.published import paper_values
+from measured import measured_rows
+from sinklora.evaluate.paired_effects import Effect
+from sinklora.reproduction.extension.comparison import (
+    EQUAL,
+    NOT_VALID,
+    equal_time_claim,
+    losses,
+    order_claims,
+    table_claims,
+)
+from sinklora.reproduction.report.claims import Claim
+
+PIECES = np.random.default_rng(0).normal(3, 0.5, 32)  # documents differ far more than models do
 
 
-def rows(values: dict[tuple[str, int | None], tuple[float, float]]) -> pd.DataFrame:
-    """Measurements at 512 and 2048 tokens by (method, seed)."""
-    return pd.DataFrame(
-        [
-            {"method": method, "seed": seed, "test_set": "A", "context": context, "perplexity": value}
-            for (method, seed), pair in values.items()
-            for context, value in zip((512, 2048), pair, strict=True)
-        ]
-    )
+def matrix(*above: float) -> list[list[float]]:
+    """Losses of 32 pieces for each seed: a document's own level and what the model adds."""
+    return [(PIECES + nats).tolist() for nats in above]
 
 
-HAND = rows(
-    {
-        (UNTRAINED, None): (30.0, 40.0),
-        ("full", 0): (18.0, 16.0),
-        ("full", 1): (18.0, 15.0),
-        ("sf", 0): (18.0, 17.0),
-        ("sf", 1): (18.0, 17.5),
-        ("s2", 0): (18.0, 18.0),
-        ("s2", 1): (18.0, 17.0),
+def rows(**at_target: list[list[float]]) -> pd.DataFrame:
+    """Models at 512 and 2048 tokens (0.5 lower there); the base in its own windows and with linear ones."""
+    target = {"linear": matrix(0.9), "full": matrix(0.0, 0.01), **at_target}
+    original = {name: (np.array(found) + 0.5).tolist() for name, found in target.items()}
+    return measured_rows({512: {"base": matrix(0.3), **original}, 2048: target}, untrained=("base", "linear"))
+
+
+HAND = rows(sf=matrix(0.1, 0.11), s2=matrix(0.2, 0.21), short=matrix(0.1, 0.11))
+
+
+def test_losses_are_matrices_of_seeds_and_pieces() -> None:
+    found = losses(HAND, "Table 1", 2048)
+    assert {name: m.shape for name, m in found.by_method.items()} == {
+        "base": (1, 32),
+        "linear": (1, 32),
+        "full": (2, 32),
+        "sf": (2, 32),
+        "s2": (2, 32),
+        "short": (2, 32),
     }
-)
+    order = np.argsort([f"p{place}" for place in range(32)])
+    np.testing.assert_allclose(found.by_method["sf"][1], PIECES[order] + 0.11)
+    np.testing.assert_allclose(found.by_method["base"][0], PIECES[order] + 0.3)
+    np.testing.assert_allclose(found.perplexities("sf"), np.exp(PIECES.mean() + np.array([0.1, 0.11])))
 
 
-def test_gap_gain_and_share_by_hand() -> None:
-    found = comparisons(HAND, 512, 2048).set_index(["method", "seed"])
-    assert_close(
-        found.loc[("sf", 0)][["gap_to_full", "gain_from_context", "share"]].astype(float).to_numpy(),
-        [1.0, 1.0, 23 / 24],
-        atol=1e-7,
-    )
-    assert_close(
-        found.loc[("sf", 1)][["gap_to_full", "gain_from_context", "share"]].astype(float).to_numpy(),
-        [2.5, 0.5, 22.5 / 25],
-        atol=1e-7,
-    )
-    assert found.loc[("full", 0)].share == 1
-    assert UNTRAINED not in found.index.get_level_values("method")
+def test_a_lead_is_paired() -> None:
+    lead = losses(HAND, "Table 1", 2048).lead("sf", "s2")
+    assert (lead.estimate, lead.low, lead.high) == pytest.approx((0.1, 0.1, 0.1))
 
 
-def test_what_was_not_measured_or_measured_twice_is_named() -> None:
-    with pytest.raises(ValueError, match="target=4096"):
-        comparisons(HAND, 512, 4096)
-    with pytest.raises(ValueError, match="twice"):
-        comparisons(pd.concat([HAND, HAND[HAND.method == "sf"]]), 512, 2048)
-    with pytest.raises(ValueError, match="'B'"):
-        table(HAND, "B", ["full"], 512, 2048)
+def test_the_share_of_the_improvement_is_of_perplexities() -> None:
+    one = rows(sf=matrix(0.1), full=matrix(0.0))
+    share = losses(one, "Table 1", 2048).share("sf", "linear")
+    assert share.estimate == pytest.approx((math.exp(0.9) - math.exp(0.1)) / (math.exp(0.9) - 1))
+    assert losses(one, "Table 1", 2048).share("full", "linear").estimate == 1
 
 
-def test_the_table_by_hand() -> None:
-    numbers = table(HAND, "A", ["full", "sf"], 512, 2048).frame.set_index("trained with")
-    assert_close(numbers.loc["sf", ["2048", "2048 (sd)"]].tolist(), [17.25, 0.5 / math.sqrt(2)], atol=1e-12)
-    gap = [part("gap to full", end) for end in ("low", "high")]
-    assert_close(numbers.loc["sf", ["gap to full", *gap]].tolist(), [1.75, -7.7796, 11.2796], atol=1e-3)
-    assert_close(numbers.loc["sf", "gain from context"], 0.75, atol=1e-12)
-    assert_close(numbers.loc["sf", "share of improvement (%)"], 50 * (23 / 24 + 22.5 / 25), atol=1e-10)
-    assert numbers.seeds.isna().tolist() == [True, False, False] and numbers.loc["full", gap].isna().all()
-    made = table(HAND, "A", ["full", "sf"], 512, 2048).written().set_index("trained with")
-    assert made.loc[UNTRAINED, "2048"] == "40.00"
-    assert made.loc["sf", "2048"] == "17.25 ± 0.35"
-    assert made.loc["sf", "gap to full"] == "1.75 ± 1.06"
-    assert made.loc["sf", "seeds"] == "2"
-    # Gaps 1.0 and 2.5: mean 1.75, standard error 1.0607 / sqrt(2) = 0.75, times t(1) = 12.706.
-    assert made.loc["sf", "95 % interval of the gap"] == "-7.78 to 11.28"
-    assert made.loc["full", "gap to full"] == made.loc[UNTRAINED, "gap to full"] == "–"
+def test_what_was_not_measured_is_named() -> None:
+    with pytest.raises(ValueError, match="test_set='B'"):
+        losses(HAND, "B", 2048)
+    with pytest.raises(ValueError, match="context=4096"):
+        losses(HAND, "Table 1", 4096)
+    missing = HAND.drop(HAND[(HAND.method == "sf") & (HAND.seed == 1) & (HAND.piece == "p3")].index)
+    with pytest.raises(ValueError, match="method='sf': not measured on every piece"):
+        losses(missing, "Table 1", 2048)
 
 
-def test_one_seed_has_no_interval() -> None:
-    one = HAND[HAND.seed.isna() | (HAND.seed == 0)]
-    made = table(one, "A", ["full", "sf"], 512, 2048)
-    assert "95 % interval of the gap" not in made.written()
-    assert made.frame[part("2048", "sd")].isna().all()
-    assert "Not decided (one seed): SF-Attn is better than S²-Attn" in verdict(one, "A", 512, 2048)
+def claims(given: pd.DataFrame, valid: bool = True) -> dict[str, Claim]:
+    made = table_claims(given, "Table 1", 512, 2048, "base", valid=valid, model="small")
+    return {claim.sentence: claim for claim in made}
 
 
-def test_spread() -> None:
-    assert spread(pd.Series([1.0, 3.0])) == "2.00 ± 1.41"
-    assert spread(pd.Series([2.0])) == "2.00"
-    assert spread(pd.Series([math.nan])) == "–"
+def test_the_claims_follow_the_numbers() -> None:
+    made = claims(HAND)
+    assert made["SF-Attn is better than S²-Attn without the leak"].outcome == "held"
+    assert made["SF-Attn is better than S²-Attn without the leak"].estimate == pytest.approx(0.1)
+    assert made["fine-tuning with SF-Attn is better than none (base)"].estimate == pytest.approx(0.195)
+    assert made["with SF-Attn 2048 tokens of context are better than 512"].outcome == "held"
+    assert made["SF-Attn is better than windows without sinks"].outcome == "not decided"
+    assert made["SF-Attn is as good as full attention, within 0.01 nats"].outcome == "did not hold"
+    assert claims(rows(sf=matrix(0.3, 0.31), s2=matrix(0.2, 0.21)))[
+        "SF-Attn is better than S²-Attn without the leak"
+    ].outcome == ("did not hold")
 
 
-def test_the_interval_by_hand() -> None:
-    # Mean 2, standard deviation 1, standard error 1 / sqrt(3), t(2) = 4.3027.
-    low, high = interval(pd.Series([1.0, 2.0, 3.0]))
-    assert (low, high) == (pytest.approx(2 - 2.4841, abs=1e-3), pytest.approx(2 + 2.4841, abs=1e-3))
-    assert math.isnan(interval(pd.Series([1.0]))[0])
+def test_as_good_as_full_needs_the_whole_interval() -> None:
+    near = claims(rows(sf=matrix(0.2 * EQUAL, 0.01 + 0.2 * EQUAL)))
+    assert near["SF-Attn is as good as full attention, within 0.01 nats"].outcome == "held"
 
 
-def with_sf(*at_target: float) -> pd.DataFrame:
-    changed = HAND.copy()
-    for seed, value in enumerate(at_target):
-        chosen = (changed.method == "sf") & (changed.seed == seed) & (changed.context == 2048)
-        changed.loc[chosen, "perplexity"] = value
-    return changed
+def test_the_published_shares_are_judged_by_their_distance() -> None:
+    start = (math.exp(0.3) - 1) / 1  # the base is 0.3 nats above full attention: p0 - pf in units of pf
+
+    def above(share: float) -> list[list[float]]:
+        return matrix(math.log(1 + (1 - share) * start))
+
+    given = rows(full=matrix(0.0), sf=above(0.9), s2=above(0.6))
+    made = claims(given)
+    assert made["SF-Attn brings 92% of full attention's improvement"].outcome == "held"
+    assert made["SF-Attn brings 92% of full attention's improvement"].estimate == pytest.approx(0.9)
+    other = made["S²-Attn without the leak brings 39% of full attention's improvement"]
+    assert (other.outcome, other.item) == ("did not hold", "Abstract")
 
 
-@pytest.mark.parametrize(
-    ("sf", "outcome"),
-    [
-        ((17.0, 16.01), "Held"),  # s2 leads by -1.00, -0.99
-        ((17.0, 17.5), "Not decided"),
-        ((19.0, 18.01), "Did not hold"),
-    ],
-)
-def test_the_verdict_follows_the_numbers(sf: tuple[float, float], outcome: str) -> None:
-    text = verdict(with_sf(*sf), "A", 512, 2048)
-    assert text.startswith(f"{outcome}: SF-Attn is better than S²-Attn without the leak; ")
+def test_a_recipe_that_does_not_count_decides_nothing() -> None:
+    made = claims(HAND, valid=False)
+    assert {claim.outcome for claim in made.values()} == {"not decided"}
+    assert {claim.reason for claim in made.values()} == {NOT_VALID}
+    assert table_claims(rows(), "Table 1", 512, 2048, "base", valid=True, model="small") == []
 
 
-def test_the_verdict_on_the_shares() -> None:
-    # sf: (40 - 17) / (40 - 16) = 95.8 %, (40 - 17.5) / 25 = 90 %; s2: 22 / 24 = 91.7 %, 23 / 25 = 92 %.
-    text = verdict(HAND, "A", 512, 2048)
-    assert "Held in part: the share of the improvement is near 92 % with SF-Attn and 39 %" in text
-    assert "here SF-Attn 92.9 %, S²-Attn without the leak 91.8 % (n = 2)" in text
-    assert "That share says little" in text
+def test_orders_are_claimed_pair_by_pair() -> None:
+    blank = Claim("Table 7", "", "not decided")
+    pairs = [("sf", "s2"), ("s2", "short"), ("sf", "absent")]
+    made = order_claims(losses(HAND, "Table 1", 2048), pairs, {"sf": "A", "s2": "B", "short": "C"}, blank)
+    assert [(claim.sentence, claim.outcome) for claim in made] == [
+        ("A is better than B", "held"),
+        ("B is better than C", "did not hold"),
+    ]
 
 
-def with_shares(sf: float, s2: float, start: float = 110.0) -> pd.DataFrame:
-    """One seed whose shares of the improvement are these, in per cent, where `start` is 110."""
-    at_target = {"full": 10.0, "sf": 110.0 - sf, "s2": 110.0 - s2}
-    return rows(
-        {(UNTRAINED, None): (30.0, start), **{(name, 0): (18.0, value) for name, value in at_target.items()}}
-    )
-
-
-@pytest.mark.parametrize(
-    ("sf", "s2", "outcome"),
-    [
-        (97, 44, "Held"),  # five points beside the abstract's 92 and 39 are near
-        (87, 34, "Held"),
-        (97.5, 44, "Held in part"),
-        (97, 44.5, "Held in part"),
-        (97.5, 44.5, "Did not hold"),
-        (86.5, 33.5, "Did not hold"),
-    ],
-)
-def test_a_share_is_near_up_to_five_points(sf: float, s2: float, outcome: str) -> None:
-    assert f" {outcome}: the share of the improvement is near" in verdict(with_shares(sf, s2), "A", 512, 2048)
-
-
-@pytest.mark.parametrize(
-    ("s2", "start", "words"),
-    [
-        (90, 110.0, "so that every method reaches 90 % or more."),
-        (89, 110.0, "; the gap to full attention says more."),
-        (50, 20.0, "That share says little"),  # twice full attention's 10
-    ],
-)
-def test_a_share_says_little_after_a_bad_start(s2: float, start: float, words: str) -> None:
-    assert words in verdict(with_shares(95, s2, start), "A", 512, 2048)
-    assert "says little" not in verdict(with_shares(95, s2, start=19.5), "A", 512, 2048)
-
-
-def test_the_verdict_without_rivals_claims_nothing_about_them() -> None:
-    text = verdict(HAND[HAND.method.isin([UNTRAINED, "full", "sf"])], "A", 512, 2048)
-    assert "better than" not in text and "SF-Attn 92.9 %" in text
-    assert verdict(HAND[HAND.method != "sf"], "A", 512, 2048) == "Not tested: SF-Attn was not trained."
-
-
-def test_published_rows_stand_under_the_same_share_of_the_context() -> None:
-    joined = with_paper(table(HAND, "A", ["full", "sf"], 512, 2048), paper_values("Table 2"), 2048)
-    assert joined.frame["2048"].tolist() == [40.0, 15.5, 17.25, 7.85, 4.66]
-    made = joined.written()
-    last = made[made["trained with"].str.startswith("paper: SF-Attn 7B Llama2")].iloc[0]
-    assert last["2048"] == "7.85"  # trained and tested at 8192
-    assert last["512"] == "–"  # 2048 of 8192 was not published
+def test_equal_time_is_a_claim_of_its_own() -> None:
+    lead = Effect(-0.1, -0.2, -0.05, -0.18, -0.06, 0.001, 5, 64)
+    claim = equal_time_claim(lead, "full attention in sf's time", 51, valid=True, model="small")
+    assert (claim.outcome, claim.restated) == ("did not hold", True)
+    assert equal_time_claim(lead, "x", 51, valid=False, model="small").outcome == "not decided"

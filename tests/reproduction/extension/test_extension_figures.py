@@ -1,43 +1,57 @@
-"""What the figures of context extension show: gaps by seed, perplexity by context with the range of seeds."""
+"""Figures of context extension by the data of their artists."""
+
+import math
 
 import numpy as np
 import pandas as pd
 
-from figure_data import heights, lines, unlabelled
-from helpers import assert_close
-from sinklora.reproduction.extension.figures import context_figure, gap_figure
-from sinklora.reproduction.names import UNTRAINED
+from measured import measured_rows
+from sinklora.reproduction.extension.figures import context_figure, curves_figure, gap_figure, rates_figure
+from sinklora.reproduction.names import LABELS
 
-AT = {  # method: perplexity at 32 and 64 tokens, by seed
-    "full": [(8.0, 6.0), (9.0, 7.0)],
-    "sf": [(8.5, 7.0), (9.5, 10.0)],
-    "s2": [(8.0, 8.0), (9.0, 8.0)],
-}
-ROWS = pd.DataFrame(
-    [
-        {"method": method, "seed": seed, "test_set": "A", "context": context, "perplexity": value}
-        for method, by_seed in {UNTRAINED: [(20.0, 30.0)], **AT}.items()
-        for seed, values in enumerate(by_seed)
-        for context, value in zip((32, 64), values, strict=True)
-    ]
-)
-ROWS["seed"] = ROWS.seed.where(ROWS.method != UNTRAINED).astype("Int64")
+AT_512 = {"base": [[2.0, 3.0]], "full": [[1.9, 2.9]] * 2, "sf": [[1.9, 2.9]] * 2}
+AT_2048 = {"yarn": [[1.9, 2.9]], "full": [[1.5, 2.5]] * 2, "sf": [[1.6, 2.6], [1.8, 2.8]]}
+ROWS = measured_rows({512: AT_512, 2048: AT_2048}, untrained=("base", "yarn"))
 
 
-def test_gaps_are_bars_and_seeds_are_dots() -> None:
-    [axis] = gap_figure(ROWS, ["full", "sf", "s2"], 32, 64).axes
-    assert [label.get_text() for label in axis.get_xticklabels()] == ["sf", "s2"]
-    assert_close(heights(axis), [2.0, 1.5], atol=1e-12)
-    sf, s2, zero = unlabelled(axis)
-    assert sf == ([0, 0], [1.0, 3.0]) and s2 == ([1, 1], [2.0, 1.0]) and zero[1] == [0, 0]
-    assert axis.get_title() == "A (n = 2 seeds)"
+def test_gaps_have_their_intervals_and_seeds() -> None:
+    [axis] = gap_figure(ROWS, ["full", "sf"], 2048, "base").axes
+    assert [tick.get_text() for tick in axis.get_yticklabels()] == [LABELS["base"], LABELS["sf"]]
+    squares = [line for line in axis.lines if line.get_marker() == "s"]
+    np.testing.assert_allclose([line.get_xdata()[0] for line in squares], [0.5, 0.2])
+    seeds = [line for line in axis.lines if line.get_marker() == "o"][1]
+    np.testing.assert_allclose(seeds.get_xdata(), [0.1, 0.3])
+    assert axis.get_title() == "Table 1, 2048 tokens: 2 seeds × 2 documents"
 
 
-def test_lines_are_means_and_shades_reach_from_the_lowest_to_the_highest_seed() -> None:
-    [axis] = context_figure(ROWS, ["full", "sf"]).axes
-    assert lines(axis) == {"full": ([32, 64], [8.5, 6.5]), "sf": ([32, 64], [9.0, 8.5])}
-    _, shade = axis.collections
-    [corners] = shade.get_paths()
-    for context, low, high in ((32, 8.5, 9.5), (64, 7.0, 10.0)):
-        ends = np.unique(corners.vertices[corners.vertices[:, 0] == context, 1])
-        assert_close(ends, [low, high], atol=1e-12)
+def test_contexts_have_their_own_ticks_and_methods_their_names() -> None:
+    [axis] = context_figure(ROWS, ["base", "yarn", "full", "sf"]).axes
+    assert axis.get_xticks().tolist() == [512, 2048]
+    lines = [line for line in axis.lines if len(line.get_xdata()) == 2]
+    np.testing.assert_allclose(lines[-1].get_ydata(), [math.exp(2.4), np.exp([2.1, 2.3]).mean()])
+    assert {text.get_text() for text in axis.texts} == {LABELS["base"], "yarn", LABELS["full"], LABELS["sf"]}
+    heights = sorted(np.log(text.xyann[1]) for text in axis.texts)
+    assert min(np.diff(heights)) > 0.02
+
+
+def test_rates_are_a_line_a_pattern() -> None:
+    tried = pd.concat(
+        [
+            measured_rows({2048: {"sf": [[nll, nll]]}}).assign(**{"learning rate": rate})
+            for rate, nll in ((0.1, 2.0), (0.3, 1.5))
+        ]
+        + [ROWS[ROWS.method == "base"].assign(**{"learning rate": math.nan})]
+    )
+    [axis] = rates_figure(tried).axes
+    np.testing.assert_allclose(axis.lines[0].get_xdata(), [0.1, 0.3])
+    np.testing.assert_allclose(axis.lines[0].get_ydata(), np.exp([2.0, 1.5]))
+    np.testing.assert_allclose(axis.lines[1].get_ydata(), math.exp(2.5))
+
+
+def test_curves_show_training_and_steps() -> None:
+    curves = pd.DataFrame(
+        {"method": "sf", "seed": [0, 0, 1, 1], "step": [1, 2, 1, 2], "loss": [3.0, 2.0, 5.0, 4.0]}
+    )
+    left, right = curves_figure(curves, pd.DataFrame({"steps": [1, 2], "nll": [2.0, 1.0]}), 1.5).axes
+    np.testing.assert_allclose(left.lines[0].get_ydata(), [4.0, 3.0])
+    np.testing.assert_allclose(right.lines[0].get_ydata(), np.exp([2.0, 1.0]))

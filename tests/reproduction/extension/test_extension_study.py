@@ -1,15 +1,29 @@
 """A whole small study of context extensions: measured once, read back afterwards."""
 
+import dataclasses
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
+from sinklora.attention.patterns import SF
+from sinklora.evaluate.perplexity import measure_perplexity
 from sinklora.reproduction.base_model.study import train_tokenizer
-from sinklora.reproduction.extension.figures import context_figure, gap_figure
-from sinklora.reproduction.extension.study import ExtensionStudy, measure
+from sinklora.reproduction.extension.mechanism import by_position, sink_mass, uniform_share
+from sinklora.reproduction.extension.recipe import Recipe
+from sinklora.reproduction.extension.selection import search_rates
+from sinklora.reproduction.extension.study import (
+    OWN,
+    ExtensionStudy,
+    attention_cost,
+    in_equal_time,
+    measure,
+    training_curves,
+)
+from sinklora.reproduction.extension.texts import TextSet, texts_of
+from sinklora.train.run import load_trained, train
 from sinklora.train.sources import CorpusSpec
 from sinklora.train.spec import TrainSpec
 
@@ -17,10 +31,13 @@ from sinklora.train.spec import TrainSpec
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[ExtensionStudy, Path]:
     folder = tmp_path_factory.mktemp("extension")
-    texts = [f"def function_{i}(x):\n    return x * {i}\n" * 40 for i in range(12)]
-    for split in ("train", "test"):
+    texts = [
+        "".join(f"def function_{i}_{line}(x):\n    return x * {i + line}\n" for line in range(40))
+        for i in range(12)
+    ]
+    for split, given in (("train", texts[:4]), ("validation", texts[4:8]), ("test", texts[8:])):
         (folder / "corpus" / split).mkdir(parents=True)
-        for number, text in enumerate(texts):
+        for number, text in enumerate(given):
             (folder / "corpus" / split / f"{number}.txt").write_text(text)
     tokenizer = train_tokenizer(texts, 300)
     tokenizer.save_pretrained(folder / "base")
@@ -30,57 +47,122 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[ExtensionStudy, Pat
         vocab_size=len(tokenizer), max_position_embeddings=32, tie_word_embeddings=True, **sizes
     )
     LlamaForCausalLM(config).save_pretrained(folder / "base")
-    training = TrainSpec(
-        base=str(folder / "base"),
-        corpus=CorpusSpec(f"dir:{folder / 'corpus'}"),
-        context=64,
-        steps=2,
-        batch_size=1,
-        micro_batch_size=1,
+    source = f"dir:{folder / 'corpus'}"
+    recipe = Recipe(
+        training=TrainSpec(
+            base=str(folder / "base"),
+            corpus=CorpusSpec(source),
+            context=64,
+            steps=2,
+            batch_size=1,
+            micro_batch_size=1,
+        ),
+        original_context=32,
+        texts={
+            "validation": TextSet(CorpusSpec(source, "validation"), 2, 100),
+            "A": TextSet(CorpusSpec(source, "test"), 3, 100),
+        },
+        stride=16,
+        grid=(0.001, 0.01),
+        widenings=1,
     )
-    sets = {"A": CorpusSpec(f"dir:{folder / 'corpus'}", "test")}
-    return ExtensionStudy(training, ("full", "sf"), (0, 1), sets, (32, 64), 16, 3, 100), folder
+    return ExtensionStudy(recipe, ("full", "sf"), (0, 1), ("A",), (32, 64), ("sf",)), folder
 
 
 def test_a_study_measures_everything_once(study: tuple[ExtensionStudy, Path]) -> None:
     asked, folder = study
-    first = measure(asked, runs=folder / "runs", cache=folder / "cache", progress=False)
-    assert len(first) == 2 + 2 * 2 * 2
-    assert set(first.tokens) == {3 * 99}
-    assert set(first.attention) == {"full"}
-    assert first.attrs["data"]["A"]["documents"] == 12
+    first = measure(asked, runs=folder / "runs", progress=False)
+    # The base at its own context; three untrained, two trained with two seeds at two; own attention.
+    assert len(first) == 3 * (1 + 3 * 2 + 2 * 2 * 2 + 2)
+    assert set(first.tokens) == {99}
+    assert set(first[first.seed.isna()].method) == {
+        "base",
+        "linear ×2, untrained",
+        "dynamic ×2, untrained",
+        "yarn ×2, untrained",
+    }
+    assert first[first.method == "base"].context.unique().tolist() == [32]
+    assert set(first[first.attention == OWN].method) == {"sf"}
+    assert first.attrs["data"]["A"]["pieces"] == 3
     written = {path: path.stat().st_mtime_ns for path in folder.glob("runs/*/finished.json")}
-    assert len(written) == 4 + 5
-    again = measure(asked, runs=folder / "runs", cache=folder / "cache", progress=False)
+    again = measure(asked, runs=folder / "runs", progress=False)
     pd.testing.assert_frame_equal(first, again)
     assert {path: path.stat().st_mtime_ns for path in folder.glob("runs/*/finished.json")} == written
+    curves = training_curves(asked, runs=folder / "runs")
+    assert curves.groupby(["method", "seed"]).size().tolist() == [2] * 4
 
 
-def test_the_figures_show_every_method(study: tuple[ExtensionStudy, Path]) -> None:
+def test_a_row_is_what_the_model_says_of_the_piece(study: tuple[ExtensionStudy, Path]) -> None:
     asked, folder = study
-    found = measure(asked, runs=folder / "runs", cache=folder / "cache", progress=False)
-    [axis] = gap_figure(found, ["full", "sf"], 32, 64).axes
-    assert [label.get_text() for label in axis.get_xticklabels()] == ["sf"]
-    [axis] = context_figure(found, ["full", "sf"]).axes
-    assert [text.get_text() for text in axis.get_legend().get_texts()] == ["full", "sf"]
+    rows = measure(asked, runs=folder / "runs", progress=False)
+    spec = asked.recipe.spec("sf", 1)
+    model = load_trained(train(spec, runs=folder / "runs", progress=False), spec)
+    line = rows[(rows.method == "sf") & (rows.seed == 1) & (rows.context == 64) & (rows.attention == "full")]
+    tokenizer = AutoTokenizer.from_pretrained(asked.recipe.training.base)
+    sets = {"A": asked.recipe.texts["A"]}
+    chosen = texts_of(sets, tokenizer, asked.recipe.seen, runs=folder / "runs")["A"]
+    found = measure_perplexity(
+        model, [piece.ids for piece in chosen.pieces], context=64, stride=16, progress=False
+    )
+    assert line.nll.tolist() == pytest.approx([score.nll for score in found.per_document], rel=1e-5)
+    own = rows[(rows.method == "sf") & (rows.seed == 1) & (rows.attention == OWN)]
+    assert abs(own.nll.to_numpy() - line.nll.to_numpy()).max() > 1e-6
+
+
+def test_positions_and_sinks_of_every_model(study: tuple[ExtensionStudy, Path]) -> None:
+    asked, folder = study
+    positions = by_position(asked, "A", 16, runs=folder / "runs", progress=False)
+    rows = measure(asked, runs=folder / "runs", progress=False)
+    assert positions.groupby(["method", "seed"], dropna=False).size().unique().tolist() == [3 * 4]
+    assert set(positions.method) == set(rows.method)
+    assert sorted(positions.position.unique()) == [16, 32, 48, 64]
+    masses = sink_mass(asked, "A", 80, runs=folder / "runs", progress=False)
+    assert masses.groupby(["method", "seed"], dropna=False).size().unique().tolist() == [3]
+    assert masses.share.between(0, 1).all()
+
+
+def test_uniform_attention_by_hand() -> None:
+    assert uniform_share(66) == pytest.approx((4 / 65 + 4 / 66) / 2)
+
+
+def test_full_attention_gets_as_many_seconds(study: tuple[ExtensionStudy, Path]) -> None:
+    asked, folder = study
+    rows = in_equal_time(asked, "sf", runs=folder / "runs", progress=False)
+    assert rows.method.unique().tolist() == ["full attention in sf's time"]
+    assert rows.seed.dropna().unique().tolist() == [0, 1] and rows.attrs["steps"] >= 1
+
+
+def test_rates_are_searched_until_the_best_is_inside(study: tuple[ExtensionStudy, Path]) -> None:
+    asked, folder = study
+    rows = search_rates(asked.recipe, ["full"], runs=folder / "runs")
+    tried = sorted(rows["learning rate"].dropna().unique())
+    assert len(tried) == 3 and {0.001, 0.01} < set(tried)
+    assert rows[rows.seed.isna()].groupby(["method", "context", "piece"]).size().max() == 1
+    assert set(rows.test_set) == {"validation"}
+
+
+def test_costs_are_pairs_seen() -> None:
+    def spec(pattern: str) -> TrainSpec:
+        return TrainSpec(context=64, steps=10, group_size=0.25, pattern=pattern)
+
+    assert attention_cost(spec("full")) == 1
+    assert attention_cost(spec("sf")) == pytest.approx(SF.density(4, 64))
+    assert attention_cost(spec("sf_then_full")) == pytest.approx(0.9 * SF.density(4, 64) + 0.1)
 
 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"patterns": ("sf",)}, "'full' is needed"),
         ({"seeds": ()}, "seeds"),
         ({"seeds": (1, 1)}, "seeds=\\(1, 1\\)"),
-        ({"stride": 32}, "stride=32"),
-        ({"documents": 0}, "documents=0"),
+        ({"contexts": (16, 64)}, "more than the stride, 16"),
+        ({"contexts": (64, 128)}, "at most the 100 tokens"),
         ({"patterns": ("full", "sff")}, "sff"),
-        ({"document_tokens": 50}, "document_tokens=50"),
+        ({"test_sets": ("B",)}, "test_sets=\\('B',\\): the recipe's texts are \\['A', 'validation'\\]"),
     ],
 )
 def test_bad_studies_are_named(
     study: tuple[ExtensionStudy, Path], changes: dict[str, object], words: str
 ) -> None:
-    import dataclasses
-
     with pytest.raises(ValueError, match=words):
         dataclasses.replace(study[0], **changes)  # type: ignore[arg-type]

@@ -15,6 +15,7 @@ from sinklora.evaluate.read_prompt import ReadPrompt
 from sinklora.evaluate.statistics import Accuracy
 from sinklora.evaluate.topics import make_topics
 from sinklora.records.tables import part
+from sinklora.reproduction.model_under_test import ModelUnderTest
 from sinklora.reproduction.retrieval.bounded_caches import (
     CANNOT,
     compared_caches,
@@ -35,7 +36,6 @@ from sinklora.reproduction.retrieval.cache_tables import (
 from sinklora.reproduction.retrieval.claims import cached_key_claims, cached_topic_claims
 from sinklora.reproduction.retrieval.figures import keys_by_cache_figure
 from sinklora.reproduction.retrieval.keys_in_prose_study import KeysInProseStudy, measure_keys_in_prose
-from sinklora.reproduction.retrieval.model_under_test import ModelUnderTest
 from sinklora.reproduction.retrieval.topic_ranking import conversations, measure_topic_ranks
 from sinklora.train.sources import CorpusSpec
 from tiny_models import tiny_model

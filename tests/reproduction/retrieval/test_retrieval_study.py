@@ -12,12 +12,13 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from pass_keys_by_hand import pass_key_rows
+from recipes import recipe_of
 from sinklora.cache.sliding_window import Local
 from sinklora.evaluate.statistics import Accuracy
-from sinklora.reproduction.names import BASE
+from sinklora.reproduction.model_under_test import ModelUnderTest
+from sinklora.reproduction.names import BASE, UNTRAINED
 from sinklora.reproduction.retrieval import study as retrieval_study
 from sinklora.reproduction.retrieval.figures import depth_figure, retrieval_figure
-from sinklora.reproduction.retrieval.model_under_test import ModelUnderTest
 from sinklora.reproduction.retrieval.study import RetrievalStudy, measure
 from sinklora.reproduction.retrieval.tables import accuracies, failures, only_interpolated, table, topic_table
 from sinklora.train.sources import CorpusSpec
@@ -84,11 +85,11 @@ def test_a_study_is_measured_once_with_each_cache(tmp_path: Path) -> None:
         batch_size=1,
         micro_batch_size=1,
     )
-    study = RetrievalStudy(training, ("sf",), (0,), (96,), trials=2, further=2048)
+    study = RetrievalStudy(recipe_of(training), ("sf",), (0,), (96,), trials=2, further=2048)
     ask = partial(measure, runs=tmp_path / "runs", cache=tmp_path / "cache", progress=False)
     found = ask(study)
     assert len(found) == 4 * 2
-    assert found.model.unique().tolist() == [BASE, "not fine-tuned", "sf", "sf, interpolated to 2048"]
+    assert found.model.unique().tolist() == [BASE, UNTRAINED, "sf", "sf, interpolated to 2048"]
     assert found[found.model == BASE].correct.all()
     written = {p: p.stat().st_mtime_ns for p in tmp_path.glob("runs/retrieval-*/finished.json")}
     assert len(written) == 4
@@ -103,7 +104,9 @@ def test_a_study_is_measured_once_with_each_cache(tmp_path: Path) -> None:
 
 def test_long_documents_are_read_in_smaller_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     training = TrainSpec(base="data/base", context=1024)
-    study = RetrievalStudy(training, ("sf",), (0,), (96, 192), trials=4, batch_size=3, batch_tokens=400)
+    study = RetrievalStudy(
+        recipe_of(training), ("sf",), (0,), (96, 192), trials=4, batch_size=3, batch_tokens=400
+    )
     assert [study.rows_at_once(tokens) for tokens in (96, 192, 4096)] == [3, 2, 1]
     read: list[list[int]] = []
 
@@ -139,6 +142,6 @@ def test_long_documents_are_read_in_smaller_batches(tmp_path: Path, monkeypatch:
     ],
 )
 def test_bad_studies_are_named(changes: dict[str, object], words: str) -> None:
-    study = RetrievalStudy(TrainSpec(base="data/base", context=1024), ("sf",), (0,), (96,))
+    study = RetrievalStudy(recipe_of(TrainSpec(base="data/base", context=1024)), ("sf",), (0,), (96,))
     with pytest.raises(ValueError, match=words):
         dataclasses.replace(study, **changes)  # type: ignore[arg-type]

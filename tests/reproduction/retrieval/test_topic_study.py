@@ -12,7 +12,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from sinklora.cache.sliding_window import Local
 from sinklora.evaluate.topics import make_topics, topic_accuracy, topic_answers
 from sinklora.hf.device import default_device
-from sinklora.reproduction.retrieval.model_under_test import ModelUnderTest
+from sinklora.reproduction.model_under_test import ModelUnderTest
 from sinklora.reproduction.retrieval.topic_study import measure_topics
 from tiny_models import tiny_model
 

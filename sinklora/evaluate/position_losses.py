@@ -1,0 +1,51 @@
+"""Loss by position: how well a model predicts the tokens that stand so far into its context."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from tqdm.auto import tqdm
+
+from sinklora.evaluate.perplexity import LOGIT_ROWS, evaluation_mode, logits_function, token_losses
+from sinklora.hf.rope import find_transformer
+
+
+def losses_by_position(
+    model: nn.Module,
+    documents: Sequence[NDArray[np.integer[Any]]],
+    *,
+    context: int,
+    bucket: int,
+    progress: bool = True,
+) -> NDArray[np.float64]:
+    """Mean nats a token of every `bucket` positions: [documents, context / bucket].
+
+    The first `context` tokens of each document are read at once; the first bucket lacks the first token,
+    which nothing predicts. Raises ValueError for a bucket that does not divide the context, and for a shorter
+    document.
+    """
+    if bucket < 2 or context % bucket:
+        raise ValueError(f"bucket={bucket}: expected a divisor of context={context}, at least 2")
+    short = [index for index, document in enumerate(documents) if len(document) < context]
+    if short:
+        raise ValueError(
+            f"documents[{short[0]}] has {len(documents[short[0]])} tokens: expected context={context}"
+        )
+    found = []
+    with evaluation_mode(model), torch.inference_mode():
+        logits_of = logits_function(model)
+        for document in tqdm(documents, desc=f"positions to {context}", disable=not progress):
+            ids = torch.from_numpy(np.asarray(document[:context], dtype=np.int64))[None]
+            ids = ids.to(find_transformer(model).device)
+            scored = torch.ones(1, context - 1, dtype=torch.bool, device=ids.device)
+            targets = ids[0, 1:].split(LOGIT_ROWS)
+            losses = [
+                token_losses(logits, target).double().cpu()
+                for logits, target in zip(logits_of(ids, scored), targets, strict=True)
+            ]
+            unpredicted = torch.full((1,), torch.nan, dtype=torch.float64)
+            found.append(torch.cat([unpredicted, *losses]).view(-1, bucket).nanmean(-1).numpy())
+    return np.array(found)

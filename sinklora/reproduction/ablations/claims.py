@@ -1,0 +1,59 @@
+"""What the ablations, sweeps and schedules say (Tables 7, 8, 9; sweeps and schedules are ours)."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import pairwise
+
+from sinklora.reproduction.extension.comparison import NATS, NOT_VALID, Losses, order_claims
+from sinklora.reproduction.extension.figures import label
+from sinklora.reproduction.report.claims import Claim, family
+
+
+def blank_claim(item: str, table: str, *, valid: bool, model: str, restated: bool = False) -> Claim:
+    """A claim that is yet to be made, of an item and the table that holds its numbers."""
+    claim = Claim(item, "", "not decided", unit=NATS, table=table, model=model, restated=restated)
+    return claim if valid else replace(claim, reason=NOT_VALID)
+
+
+def chain(order: Sequence[str]) -> list[tuple[str, str]]:
+    """Each method before the next one of an order, best first."""
+    return list(pairwise(order))
+
+
+def length_claims(
+    measured: Mapping[str, Losses], better: str, rivals: Sequence[str], blank: Claim
+) -> list[Claim]:
+    """Claims that a method is better than each rival at every trained length, one correction for all."""
+    effects = {}
+    for name, found in measured.items():
+        for rival in rivals:
+            sentence = f"{label(better)} is better than {label(rival)} at {name} tokens"
+            effects[replace(blank, sentence=sentence)] = found.lead(better, rival)
+    return family(effects)
+
+
+def sweep_claims(found: Losses, field: str, methods: Mapping[float, str], blank: Claim) -> list[Claim]:
+    """Claims that SF-Attn's own value is better than each other one, one correction for all."""
+    usual = next((value for value, method in methods.items() if method == "sf"), None)
+    if usual is None:
+        return []
+    words = {value: f"{field} = {value:g}" for value in methods}
+    effects = {
+        replace(blank, sentence=f"{words[usual]}, as in SF-Attn, is better than {words[value]}"): found.lead(
+            "sf", method
+        )
+        for value, method in methods.items()
+        if method != "sf"
+    }
+    return family(effects)
+
+
+def schedule_claims(
+    found: Losses, methods: Sequence[str], costs: Mapping[str, float], blank: Claim
+) -> list[Claim]:
+    """Claims that each schedule is better than SF-Attn alone, with what it costs beside it."""
+    labels = {
+        name: f"{label(name)}, at {costs[name] / costs['sf']:.2f} times the attention cost,"
+        for name in methods
+    }
+    return order_claims(found, [(name, "sf") for name in methods], labels | {"sf": label("sf")}, blank)

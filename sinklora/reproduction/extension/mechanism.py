@@ -1,0 +1,104 @@
+"""What training changes inside: loss by position, and how much attention the first tokens draw, by layer."""
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from sinklora.evaluate.position_losses import losses_by_position
+from sinklora.records.runs import remember
+from sinklora.reproduction.extension.study import (
+    FULL,
+    ExtensionStudy,
+    Reading,
+    baselines,
+    chosen_texts,
+    trained,
+)
+from sinklora.reproduction.extension.texts import ChosenTexts
+from sinklora.reproduction.patterns.attention_study import AFTER, SINKS
+from sinklora.reproduction.patterns.attention_weights import visit_attention
+
+
+def by_position(
+    study: ExtensionStudy, test_set: str, bucket: int, *, runs: Path, progress: bool = True
+) -> pd.DataFrame:
+    """Loss by position at the trained context, one row a model, piece and bucket of positions.
+
+    Columns: `method`, `seed`, `group`, `piece`, `position` (the last of its bucket), `nll`. Every model reads
+    each piece at once with full attention, the base as it is beyond its own context too.
+    """
+    chosen = chosen_texts(study.recipe, [test_set], runs)[test_set]
+    frames = []
+    for reading in _readings(study, runs, progress):
+        key = {"model": reading.model.identity, "texts": chosen.sha256, "bucket": bucket}
+        work = partial(_positions, reading, chosen, study.training.context, bucket, progress)
+        rows = remember(key, work, runs=runs, prefix="positions")
+        frames.append(_named(pd.DataFrame(rows, columns=["group", "piece", "position", "nll"]), reading))
+    return pd.concat(frames, ignore_index=True).astype({"seed": "Int64"})
+
+
+def _readings(study: ExtensionStudy, runs: Path, progress: bool) -> Iterator[Reading]:
+    """Every model once."""
+    for reading in [*baselines(study), *trained(study, runs=runs, progress=progress)]:
+        if reading.attention == FULL:
+            yield reading
+
+
+def _positions(
+    reading: Reading, chosen: ChosenTexts, context: int, bucket: int, progress: bool
+) -> list[list[Any]]:
+    found = losses_by_position(
+        reading.model.ready(),
+        [piece.ids for piece in chosen.pieces],
+        context=context,
+        bucket=bucket,
+        progress=progress,
+    )
+    return [
+        [piece.group, piece.name, (place + 1) * bucket, nll]
+        for piece, losses in zip(chosen.pieces, found.tolist(), strict=True)
+        for place, nll in enumerate(losses)
+    ]
+
+
+def sink_mass(
+    study: ExtensionStudy, test_set: str, tokens: int, *, runs: Path, progress: bool = True
+) -> pd.DataFrame:
+    """The share of attention that the first four tokens draw, one row a model, piece and layer.
+
+    Columns: `method`, `seed`, `group`, `piece`, `layer`, `share` (mean over heads and over queries from token
+    64 on), on the first `tokens` tokens of each piece; uniform attention gives `uniform_share(tokens)`.
+    """
+    chosen = chosen_texts(study.recipe, [test_set], runs)[test_set]
+    frames = []
+    for reading in _readings(study, runs, progress):
+        key = {"model": reading.model.identity, "texts": chosen.sha256, "sinks": SINKS, "tokens": tokens}
+        work = partial(_shares, reading, chosen, tokens)
+        rows = remember(key, work, runs=runs, prefix="sink-mass")
+        frames.append(_named(pd.DataFrame(rows, columns=["group", "piece", "layer", "share"]), reading))
+    return pd.concat(frames, ignore_index=True).astype({"seed": "Int64"})
+
+
+def uniform_share(tokens: int) -> float:
+    """What attention that is even over all a query sees gives to the first four tokens."""
+    return sum(SINKS / (place + 1) for place in range(AFTER, tokens)) / (tokens - AFTER)
+
+
+def _shares(reading: Reading, chosen: ChosenTexts, tokens: int) -> list[list[Any]]:
+    model: Any = reading.model.ready()
+    rows: list[list[Any]] = []
+
+    def visit(group: str, name: str, layer: int, weights: torch.Tensor) -> None:
+        rows.append([group, name, layer, float(weights[:, AFTER:, :SINKS].sum(-1).mean())])
+
+    for piece in chosen.pieces:
+        visit_attention(model, piece.ids[:tokens], partial(visit, piece.group, piece.name))
+    return rows
+
+
+def _named(rows: pd.DataFrame, reading: Reading) -> pd.DataFrame:
+    return rows.assign(method=reading.model.name, seed=reading.model.seed)

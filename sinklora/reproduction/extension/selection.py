@@ -1,0 +1,133 @@
+"""What is chosen on validation texts before anything is tested: learning rates, steps, positions."""
+
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from sinklora.reproduction.extension.recipe import VALIDATION, Recipe
+from sinklora.reproduction.extension.study import ExtensionStudy, measure
+from sinklora.reproduction.names import BASE
+
+RATES = ["method", "learning rate"]
+
+CONVERGED = 0.01  # of perplexity: what the last doubling of the steps may still change
+
+
+def validation_losses(
+    recipe: Recipe,
+    patterns: Sequence[str],
+    *,
+    runs: Path,
+    rates: Iterable[float] | None = None,
+    seeds: Sequence[int] = (0,),
+    texts: str = VALIDATION,
+    **changes: Any,
+) -> pd.DataFrame:
+    """Rows of `extension.measure` on the validation texts at the trained context, with their `learning rate`.
+
+    `rates`: the recipe's grid unless given; `texts`: which validation texts; `changes`: fields of TrainSpec.
+    No training has no rate.
+    """
+    frames = []
+    for rate in recipe.grid if rates is None else rates:
+        pairs = (*changes.items(), ("learning_rate", rate))
+        contexts = tuple({recipe.original_context, recipe.spec("full", **changes).context})
+        study = ExtensionStudy(recipe, tuple(patterns), tuple(seeds), (texts,), contexts, changes=pairs)
+        frames.append(measure(study, runs=runs, progress=False).assign(**{"learning rate": rate}))
+    rows = pd.concat(frames, ignore_index=True)
+    untrained = rows.seed.isna()
+    rows["learning rate"] = rows["learning rate"].where(~untrained)
+    same = [name for name in rows.columns if name != "learning rate"]
+    return pd.concat([rows[~untrained], rows[untrained].drop_duplicates(same)], ignore_index=True)
+
+
+def search_rates(
+    recipe: Recipe, patterns: Sequence[str], *, runs: Path, texts: str = VALIDATION, **changes: Any
+) -> pd.DataFrame:
+    """`validation_losses` over the recipe's grid, widened for each pattern until its best rate is inside."""
+    given: dict[str, Any] = {"runs": runs, "texts": texts, **changes}
+    found = [validation_losses(recipe, patterns, **given)]
+    for pattern in patterns:
+        for _ in range(recipe.widenings):
+            rates = chosen_rates(pd.concat(found))
+            if rates[rates.method == pattern].inside.all():
+                break
+            further = _beyond(pd.concat(found), pattern)
+            found.append(validation_losses(recipe, [pattern], rates=[further], **given))
+    rows = pd.concat(found, ignore_index=True)
+    return rows.drop_duplicates([*RATES, "seed", "context", "piece"], ignore_index=True)
+
+
+def _beyond(rows: pd.DataFrame, pattern: str) -> float:
+    """The rate next to the best one, outside of those tried; half a decade away, in round numbers."""
+    means = mean_losses(rows)
+    of_pattern = means[means.method == pattern].sort_values("nll")
+    best = float(of_pattern["learning rate"].iloc[0])
+    factor = math.sqrt(10) if best == of_pattern["learning rate"].max() else 1 / math.sqrt(10)
+    return float(f"{best * factor:.0e}")
+
+
+def mean_losses(rows: pd.DataFrame) -> pd.DataFrame:
+    """Mean nats a token by method and rate at the longest context: columns method, learning rate, nll."""
+    last = rows[(rows.context == rows.context.max()) & rows.seed.notna()]
+    return last.groupby(RATES, as_index=False).nll.mean()
+
+
+def chosen_rates(rows: pd.DataFrame) -> pd.DataFrame:
+    """The best rate of each method: method, learning rate, nll, inside (not at an end of its grid)."""
+    lines = []
+    for method, group in mean_losses(rows).groupby("method", sort=False):
+        rates = group["learning rate"]
+        rate, nll = next(
+            group.sort_values("nll")[["learning rate", "nll"]].itertuples(index=False, name=None)
+        )
+        inside = bool(rates.min() < rate < rates.max())
+        lines.append({"method": method, "learning rate": rate, "nll": nll, "inside": inside})
+    return pd.DataFrame(lines)
+
+
+def best_untrained(rows: pd.DataFrame) -> tuple[str, float]:
+    """The best of what needs no training, at its own context or the longest: its name and mean nats."""
+    untrained = rows[rows.seed.isna() & ((rows.method == BASE) | (rows.context == rows.context.max()))]
+    means = untrained.groupby("method").nll.mean()
+    return str(means.idxmin()), float(means.min())
+
+
+def is_valid(rows: pd.DataFrame, reference: str = "full") -> bool:
+    """Whether the recipe counts: trained `full` beats the best of what needs no training, on validation."""
+    rates = chosen_rates(rows)
+    return bool(rates.nll[rates.method == reference].item() < best_untrained(rows)[1])
+
+
+def losses_by_steps(recipe: Recipe, steps: Iterable[int], *, runs: Path) -> pd.DataFrame:
+    """Validation loss of full attention at its best rate: columns steps, learning rate, nll, inside."""
+    lines = []
+    for count in sorted(steps):
+        best = chosen_rates(search_rates(recipe, ["full"], runs=runs, steps=count)).iloc[0]
+        lines.append({"steps": count, **best.drop("method")})
+    return pd.DataFrame(lines)
+
+
+def rates_as_chosen(recipe: Recipe, rows: pd.DataFrame) -> str:
+    """Whether the recipe trains each pattern at the rate that validation prefers; in words."""
+    chosen = chosen_rates(rows)
+    other = [
+        f"{method} at {recipe.rate(method):g} though {rate:g} is better"
+        for method, rate in zip(chosen.method, chosen["learning rate"], strict=True)
+        if not math.isclose(recipe.rate(method), rate)
+    ]
+    return (
+        f"The recipe trains {'; '.join(other)}." if other else "The recipe trains at the rates chosen here."
+    )
+
+
+def is_converged(by_steps: "pd.Series[float]") -> bool:
+    """Whether the last doubling of the steps changed perplexity by less than 1 %.
+
+    `by_steps`: nats a token, by the number of steps.
+    """
+    last = by_steps.sort_index().iloc[-2:]
+    return bool(len(last) == 2 and abs(math.expm1(last.iloc[0] - last.iloc[1])) < CONVERGED)

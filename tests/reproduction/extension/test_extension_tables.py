@@ -1,0 +1,77 @@
+"""Tables of context extension by hand, and what a reader sees of them."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from measured import measured_rows
+from sinklora.records.tables import markdown, part
+from sinklora.reproduction.extension.comparison import losses
+from sinklora.reproduction.extension.tables import (
+    ABOVE,
+    SAVED,
+    SHARE,
+    comparison_table,
+    extension_table,
+    own_attention_table,
+    with_paper,
+)
+from sinklora.reproduction.report.published import paper_values
+
+
+@pytest.fixture
+def rows() -> pd.DataFrame:
+    at_512 = {"base": [[2.0, 3.0]], "linear": [[4.0, 5.0]], "full": [[1.9, 2.9]] * 2, "sf": [[1.9, 2.9]] * 2}
+    at_2048 = {"linear": [[3.0, 4.0]], "full": [[1.5, 2.5]] * 2, "sf": [[1.6, 2.6], [1.8, 2.8]]}
+    return measured_rows({512: at_512, 2048: at_2048}, untrained=("base", "linear"))
+
+
+def test_the_table_by_hand(rows: pd.DataFrame) -> None:
+    made = extension_table(rows, "Table 1", ["full", "sf"], 2048, "base")
+    numbers = made.frame.set_index("trained with")
+    assert numbers.index.tolist() == ["base", "linear", "full", "sf"]
+    assert numbers.loc["base", "512"] == pytest.approx(math.exp(2.5))
+    assert math.isnan(numbers.loc["base", "2048"])
+    assert numbers.loc["sf", "2048"] == pytest.approx((math.exp(2.1) + math.exp(2.3)) / 2)
+    assert numbers.loc["sf", part("2048", "sd")] == pytest.approx(
+        (math.exp(2.3) - math.exp(2.1)) / math.sqrt(2)
+    )
+    assert numbers[SAVED].tolist()[1:] == pytest.approx([-1.0, 0.5, 0.3])
+    assert numbers.loc["sf", [ABOVE, part(ABOVE, "low"), part(ABOVE, "high")]].tolist() == pytest.approx(
+        [0.2, 0.1, 0.3]
+    )
+    assert math.isnan(numbers.loc["full", ABOVE]) and math.isnan(numbers.loc["linear", SHARE])
+    shown = made.written().set_index("trained with")
+    assert shown.loc["sf", ABOVE] == "+0.200 (+0.100 to +0.300)"
+    assert shown.loc["full", SHARE] == "100 (100 to 100)"
+    assert shown.loc["base", SAVED] == "–"
+    assert shown.seeds.tolist() == ["0", "0", "2", "2"]
+
+
+def test_the_paper_stands_under_its_share_of_the_context(rows: pd.DataFrame) -> None:
+    made = with_paper(extension_table(rows, "Table 1", ["sf"], 2048, "base"), paper_values("Table 2"), 2048)
+    paper = made.written().iloc[-1]
+    assert paper["trained with"].startswith("paper: SF-Attn 8B Llama3, at 4096, 6144, 8192 of 8192 tokens")
+    assert paper["2048"] == "4.66" and paper["512"] == "–"
+    assert "| 4.66" in markdown(made)
+
+
+def test_methods_beside_a_reference(rows: pd.DataFrame) -> None:
+    found = losses(rows, "Table 1", 2048)
+    made = comparison_table(
+        found, {"sf": "SF", "full": "all"}, "full", {"sf": 0.25, "full": 1.0}, {"sf": 8.64}
+    )
+    sf, full = made.written().to_dict("records")
+    assert (sf["attention in training"], sf["nats below full"]) == ("SF", "-0.200 (-0.300 to -0.100)")
+    assert (sf["attention cost"], sf["paper"], full["paper"]) == ("0.2500", "8.64", "–")
+
+
+def test_own_attention_is_compared_piece_by_piece(rows: pd.DataFrame) -> None:
+    own = rows[(rows.method == "sf") & (rows.context == 2048)].assign(
+        attention="own", nll=lambda r: r.nll + 0.5
+    )
+    [line] = own_attention_table(rows, own, "Table 1", 2048, ["sf"]).frame.to_dict("records")
+    assert line["nats added"] == pytest.approx(0.5)
+    assert line["with its own"] == pytest.approx(np.exp([2.6, 2.8]).mean())

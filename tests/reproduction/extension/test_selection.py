@@ -1,0 +1,68 @@
+"""What validation chooses, by hand."""
+
+import math
+
+import pandas as pd
+import pytest
+
+from measured import measured_rows
+from sinklora.reproduction.extension.selection import (
+    _beyond,
+    best_untrained,
+    chosen_rates,
+    is_converged,
+    is_valid,
+)
+from sinklora.reproduction.extension.tables import rates_table
+
+
+def rows(full: dict[float, float], base: float = 2.0) -> pd.DataFrame:
+    """Full attention by learning rate at 2048 tokens, the base in its own 512, linear positions untrained."""
+    frames = [
+        measured_rows({512: {"full": [[9.0, 9.0]]}, 2048: {"full": [[nll - 0.1, nll + 0.1]]}}).assign(
+            **{"learning rate": rate}
+        )
+        for rate, nll in full.items()
+    ]
+    untrained = measured_rows(
+        {512: {"base": [[base, base]], "linear": [[1.0, 1.0]]}, 2048: {"linear": [[4.0, 4.0]]}},
+        untrained=("base", "linear"),
+    )
+    return pd.concat([*frames, untrained.assign(**{"learning rate": math.nan})], ignore_index=True)
+
+
+def test_the_best_rate_is_that_of_the_lowest_loss() -> None:
+    [line] = chosen_rates(rows({0.1: 2.5, 0.3: 1.8, 1.0: 2.2})).to_dict("records")
+    assert (line["method"], line["learning rate"], line["inside"]) == ("full", 0.3, True)
+    assert line["nll"] == pytest.approx(1.8)
+
+
+@pytest.mark.parametrize(("best", "next_rate"), [(0.0001, 3e-5), (0.001, 0.003)])
+def test_a_grid_goes_on_where_its_best_lies_at_the_end(best: float, next_rate: float) -> None:
+    grid = {0.0001: 2.5, 0.0003: 2.4, 0.001: 2.5} | {best: 1.8}
+    assert not chosen_rates(rows(grid)).inside.item()
+    assert _beyond(rows(grid), "full") == next_rate
+
+
+def test_no_training_counts_at_its_own_context_or_the_longest() -> None:
+    """Linear positions are best at 512 tokens, but only the base as it is may be read there."""
+    assert best_untrained(rows({0.1: 1.8})) == ("base", 2.0)
+    assert best_untrained(rows({0.1: 1.8}, base=5.0)) == ("linear", 4.0)
+
+
+def test_a_recipe_counts_if_full_attention_beats_no_training() -> None:
+    assert is_valid(rows({0.1: 2.5, 0.3: 1.9}))
+    assert not is_valid(rows({0.1: 2.5, 0.3: 2.01}))
+
+
+def test_the_last_doubling_may_change_one_per_cent() -> None:
+    assert is_converged(pd.Series({15: 3.0, 30: 2.0, 60: 1.991}))
+    assert not is_converged(pd.Series({15: 3.0, 60: 1.98, 30: 2.0}))
+    assert not is_converged(pd.Series({60: 2.0}))
+
+
+def test_the_table_marks_what_was_chosen() -> None:
+    written = rates_table(rows({0.1: 2.5, 0.3: 1.8})).written()
+    assert written.method.tolist() == ["base", "full", "full"]
+    assert written.chosen.tolist() == ["", "", "chosen"]
+    assert written.perplexity.tolist() == [f"{math.exp(nll):.3f}" for nll in (2.0, 2.5, 1.8)]

@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 
 from sinklora.evaluate.position_losses import losses_by_position
-from sinklora.records.runs import remember
+from sinklora.records.runs import remember, run_records
 from sinklora.reproduction.extension.study import (
     FULL,
     ExtensionStudy,
@@ -32,18 +32,24 @@ def by_position(
     each piece at once with full attention, the base as it is beyond its own context too.
     """
     chosen = chosen_texts(study.recipe, [test_set], runs)[test_set]
-    frames = []
-    for reading in _readings(study, runs, progress):
+    frames, used = [], list[Path]()
+    for reading in _readings(study, runs, progress, used):
         key = {"model": reading.model.identity, "texts": chosen.sha256, "bucket": bucket}
         work = partial(_positions, reading, chosen, study.training.context, bucket, progress)
-        rows = remember(key, work, runs=runs, prefix="positions")
+        rows = remember(key, work, runs=runs, prefix="positions", used=used)
         frames.append(_named(pd.DataFrame(rows, columns=["group", "piece", "position", "nll"]), reading))
-    return pd.concat(frames, ignore_index=True).astype({"seed": "Int64"})
+    return _together(frames, used)
 
 
-def _readings(study: ExtensionStudy, runs: Path, progress: bool) -> Iterator[Reading]:
+def _together(frames: list[pd.DataFrame], used: list[Path]) -> pd.DataFrame:
+    frame = pd.concat(frames, ignore_index=True).astype({"seed": "Int64"})
+    frame.attrs["runs"] = run_records(used)
+    return frame
+
+
+def _readings(study: ExtensionStudy, runs: Path, progress: bool, used: list[Path]) -> Iterator[Reading]:
     """Every model once."""
-    for reading in [*baselines(study), *trained(study, runs=runs, progress=progress)]:
+    for reading in [*baselines(study), *trained(study, runs=runs, progress=progress, used=used)]:
         if reading.attention == FULL:
             yield reading
 
@@ -74,13 +80,13 @@ def sink_mass(
     64 on), on the first `tokens` tokens of each piece; uniform attention gives `uniform_share(tokens)`.
     """
     chosen = chosen_texts(study.recipe, [test_set], runs)[test_set]
-    frames = []
-    for reading in _readings(study, runs, progress):
+    frames, used = [], list[Path]()
+    for reading in _readings(study, runs, progress, used):
         key = {"model": reading.model.identity, "texts": chosen.sha256, "sinks": SINKS, "tokens": tokens}
         work = partial(_shares, reading, chosen, tokens)
-        rows = remember(key, work, runs=runs, prefix="sink-mass")
+        rows = remember(key, work, runs=runs, prefix="sink-mass", used=used)
         frames.append(_named(pd.DataFrame(rows, columns=["group", "piece", "layer", "share"]), reading))
-    return pd.concat(frames, ignore_index=True).astype({"seed": "Int64"})
+    return _together(frames, used)
 
 
 def uniform_share(tokens: int) -> float:

@@ -24,7 +24,7 @@ from sinklora.hf.models import use_pattern
 from sinklora.hf.rope_scaling import INTERPOLATIONS
 from sinklora.pretrained.fetch import model_path
 from sinklora.records.checks import Count, Distinct, check_fields
-from sinklora.records.runs import remember
+from sinklora.records.runs import remember, run_records
 from sinklora.reproduction.extension.recipe import Recipe
 from sinklora.reproduction.extension.texts import ChosenTexts, texts_of
 from sinklora.reproduction.model_under_test import ModelUnderTest, unextended_base
@@ -100,15 +100,16 @@ def measure(study: ExtensionStudy, *, runs: Path, progress: bool = True) -> pd.D
 
     Columns: `method`, `seed` (missing for what needs no training), `attention` (at test time), `test_set`,
     `context`, `group`, `piece`, `nll` (mean nats a token), `tokens` (predicted). `rows.attrs["data"]` records
-    the test sets. Methods that need no training: the base as it is (at its own context alone), and with each
-    way to extend positions.
+    the test sets, `rows.attrs["runs"]` the runs that they were made of. Methods that need no training: the
+    base as it is (at its own context alone), and with each way to extend positions.
     """
     texts = chosen_texts(study.recipe, study.test_sets, runs)
-    readings = [*baselines(study), *trained(study, runs=runs, progress=progress)]
-    frame = pd.concat(
-        [_read(study, texts, reading, runs, progress) for reading in readings], ignore_index=True
-    )
+    used: list[Path] = []
+    readings = [*baselines(study), *trained(study, runs=runs, progress=progress, used=used)]
+    frames = [_read(study, texts, reading, runs, progress, used) for reading in readings]
+    frame = pd.concat(frames, ignore_index=True)
     frame = frame.astype({"seed": "Int64"})
+    frame.attrs["runs"] = run_records(used)
     frame.attrs["data"] = {name: chosen.record() for name, chosen in texts.items()}
     return frame
 
@@ -171,10 +172,14 @@ def baselines(study: ExtensionStudy) -> Iterator[Reading]:
         yield Reading(model, study.contexts)
 
 
-def trained(study: ExtensionStudy, *, runs: Path, progress: bool = True) -> Iterator[Reading]:
-    """The models of the study; those that are missing are trained on the way."""
+def trained(
+    study: ExtensionStudy, *, runs: Path, progress: bool = True, used: list[Path] | None = None
+) -> Iterator[Reading]:
+    """The models of the study, missing ones trained on the way; their runs are added to `used`."""
     for spec in study.specs():
         run = train(spec, runs=runs, progress=progress)
+        if used is not None:
+            used.append(run.path)
         load, key = partial(load_trained, run, spec), {"run": run.path.name}
         model = ModelUnderTest(spec.pattern, spec.seed, key, load, study.recipe.test_dtype)
         yield Reading(model, study.contexts)
@@ -187,7 +192,12 @@ def _as(study: ExtensionStudy, model: ModelUnderTest) -> ModelUnderTest:
 
 
 def _read(
-    study: ExtensionStudy, texts: dict[str, ChosenTexts], reading: Reading, runs: Path, progress: bool
+    study: ExtensionStudy,
+    texts: dict[str, ChosenTexts],
+    reading: Reading,
+    runs: Path,
+    progress: bool,
+    used: list[Path],
 ) -> pd.DataFrame:
     """The rows of one reading, read back if they were measured before."""
     loaded: list[nn.Module] = []
@@ -201,7 +211,7 @@ def _read(
                 "stride": study.recipe.stride,
             }
             work = partial(_losses, study, reading, loaded, chosen, context, progress)
-            losses = remember(spec, work, runs=runs, prefix="losses")
+            losses = remember(spec, work, runs=runs, prefix="losses", used=used)
             rows = pd.DataFrame(losses, columns=["group", "piece", "nll", "tokens"])
             frames.append(rows.assign(test_set=name, context=context))
     found = pd.concat(frames, ignore_index=True)

@@ -30,14 +30,15 @@ def test_chat_models_are_asked_as_such(experiment: Experiment, profile: str) -> 
     given = experiment.parameters[profile]
     source = (Path("notebooks") / f"{experiment.notebook}.ipynb").read_text(encoding="utf-8")
     if "chat: bool" in source:
-        assert given.get("chat", False) == ("-chat" in str(given.get("base", "")))
+        assert given.get("chat", False) == ("-chat" in str(given.get("base", given.get("recipe", ""))))
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS, ids=lambda e: e.notebook)
 def test_outputs_are_those_the_notebook_writes(experiment: Experiment) -> None:
     notebook = nbformat.read(Path("notebooks") / f"{experiment.notebook}.ipynb", as_version=4)
     code = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
-    assert code.count("report.table(") + code.count("report.figure(") == len(experiment.outputs)
+    written = sum(code.count(f"report.{kind}(") for kind in ("table", "figure", "rows"))
+    assert written == len(experiment.outputs)
     for name in experiment.outputs:
         assert f'"{name}"' in code
 
@@ -76,21 +77,21 @@ def test_a_notebook_shows_all_that_it_writes(experiment: Experiment) -> None:
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"stesp": 3}, "unknown parameter 'stesp'"),
-        ({"steps": "3"}, "steps='3'"),
-        ({"steps": 3.0}, "steps=3.0"),
-        ({"steps": True}, "steps=True"),
+        ({"trails": 3}, "unknown parameter 'trails'"),
+        ({"trials": "3"}, "trials='3'"),
+        ({"trials": 3.0}, "trials=3.0"),
+        ({"trials": True}, "trials=True"),
         ({"seeds": 0}, "seeds=0"),
-        ({"base": None}, "base=None"),
+        ({"recipe": None}, "recipe=None"),
     ],
 )
 def test_wrong_parameters_are_named(given: dict[str, object], words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        check_parameters(Path("notebooks/02_perplexity.ipynb"), given)
+        check_parameters(Path("notebooks/04_retrieval.ipynb"), given)
 
 
 def test_whole_numbers_pass_for_floats() -> None:
-    check_parameters(Path("notebooks/02_perplexity.ipynb"), {"learning_rate": 1})
+    check_parameters(Path("notebooks/04_retrieval.ipynb"), {"recall_share": 0})
 
 
 def test_unknown_profiles_and_keys_are_named(tmp_path: Path) -> None:

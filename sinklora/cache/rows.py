@@ -18,6 +18,7 @@ class Rows:
 
     def __init__(self, batch: int, device: torch.device) -> None:
         self.device = device
+        self.columns = 0  # tokens, padding included
         self.tokens = [0] * batch  # seen
         self.stored = [0] * batch  # of them, those that are kept
         self.splits = [Split(0, 0, 0)] * batch
@@ -66,12 +67,23 @@ class Rows:
         A row has a slot more than its budget, so that a token is written before one leaves. Where always the
         oldest leaves, the slots behind the protected ones are a ring, and this says which is next.
         """
+        self.columns += 1
         self.evicting = self.full()
-        self.next_slots = [
-            slot + 1 if slot < split.total else split.protected
-            for slot, split in zip(self.next_slots, self.splits, strict=True)
-        ]
+        ring = zip(self.next_slots, self.rings(), strict=True)
+        self.next_slots = [slot + 1 if slot < end else begin for slot, (begin, end) in ring]
         self.count([1] * len(self))
+
+    def count_in_full_rows(self, steps: int) -> None:
+        """So many decoded tokens more, one after the other, where all rows were full before."""
+        self.columns += steps
+        self.tokens = [seen + steps for seen in self.tokens]
+        self.evicting = [True] * len(self)
+        ring = zip(self.next_slots, self.rings(), strict=True)
+        self.next_slots = [begin + (slot - begin + steps) % (end + 1 - begin) for slot, (begin, end) in ring]
+
+    def rings(self) -> list[tuple[int, int]]:
+        """The first and the last slot of each row that are filled in turns once it is full."""
+        return [(split.protected, split.total) for split in self.splits]
 
     def next_places(self) -> Tensor:
         """The position of each row's next token among those that are kept: [B, 1, 1]."""

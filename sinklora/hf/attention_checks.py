@@ -60,7 +60,7 @@ def check_evaluation_call(
 
 def check_cached_call(
     module: Any,
-    seen: int,
+    seen: Any,
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -81,7 +81,7 @@ def check_cached_call(
     _check_scores(module, arguments, "a BudgetCache cannot follow")
     _check_causal(module, arguments, "a BudgetCache is")
     window = arguments.get("sliding_window")
-    if window is not None and seen + query.shape[2] > window:
+    if window is not None and int(seen) + query.shape[2] > window:
         raise ValueError(
             f"{seen + query.shape[2]} tokens are more than sliding_window={window}, which a BudgetCache "
             "cannot apply: keep below it, or choose a model without local attention"

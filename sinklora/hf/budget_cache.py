@@ -18,7 +18,7 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 from sinklora.cache.full import Full
 from sinklora.cache.layer import MARK, BudgetLayer
 from sinklora.cache.policies import CachePolicy, make_policy
-from sinklora.cache.step import step_together
+from sinklora.cache.steps import step_together
 from sinklora.hf.architecture import (
     check_architecture,
     check_attention_sinks,
@@ -45,8 +45,14 @@ class BudgetCacheLayer(BudgetLayer, CacheLayerMixin):
         setattr(values, MARK, self)
         return keys, values
 
+    attend_and_grow = torch.compiler.disable(
+        BudgetLayer.attend_and_grow,
+        reason="a BudgetCache has constant shapes only when one token a row is decoded and every row is full",
+    )
+
     def __getstate__(self) -> dict[str, Any]:
         """All but what belongs to this process, the module that filled it and its part in a common tensor."""
+        self.bring_up_to_date()
         return {**self.__dict__, "_module": None, "step": None}
 
 
@@ -107,7 +113,7 @@ class BudgetCache(CalledCache):
         self.budget_layers = [
             BudgetCacheLayer(policy, prefill_chunk, rotation) for _ in range(config.num_hidden_layers)
         ]
-        self._in_call, self._seen = False, 0
+        self._in_call = False
         super().__init__(layers=list(self.budget_layers))
         if transformer is not None and rotation is not None and probe:
             everything = BudgetCache(transformer, Full(), positions="cache", probe=False)
@@ -123,35 +129,45 @@ class BudgetCache(CalledCache):
                 "use_cache=False (an argument, or the model's config) with a BudgetCache as past_key_values: "
                 "pass use_cache=True, or leave the cache out"
             )
-        if self._in_call and len({layer.get_seq_length() for layer in self.budget_layers}) > 1:
+        attended = [layer.has_attended for layer in self.budget_layers]
+        if self._in_call and any(attended) and not all(attended):
             raise ValueError(
                 "the last call with this cache ended half-way, so its layers hold different tokens: call "
                 "reset() and begin again, or make a new BudgetCache"
             )
-        self._in_call, self._seen = True, self.get_seq_length()
-        self._prepare_layers()
+        self._in_call = True
+        for layer in self.budget_layers:
+            layer.has_attended = False
+        if any(layer.step is None for layer in self.budget_layers) or not torch.compiler.is_compiling():
+            self._prepare_layers()
 
+    @torch.compiler.disable(reason="a BudgetCache is made ready for decoding after a prompt or a selection")
     @torch.no_grad()
     def _prepare_layers(self) -> None:
         """Layers decode together; prompts, selections of rows and copies undo that."""
+        if all(layer.step is not None and layer.step.steady for layer in self.budget_layers):
+            return
         for layer in self.budget_layers:
-            keys = layer.keys
-            if keys is not None and keys.is_inference() and not torch.is_inference_mode_enabled():
-                # Tensors of inference mode cannot be written outside of it; selecting all rows copies them.
-                layer.batch_select_indices(torch.arange(layer.batch_size))
-        if not all(layer.step is not None and layer.step.has(layer) for layer in self.budget_layers):
-            step_together(self.budget_layers)
+            if not torch.is_inference_mode_enabled():
+                layer.leave_inference_mode()
+        if any(layer.step is None or layer.step.outgrown for layer in self.budget_layers):
+            for step in step_together(self.budget_layers):
+                for x in step.fixed_tensors():
+                    # CUDA graphs may write where they lie; another cache is recorded anew, not compiled anew.
+                    torch._dynamo.mark_static_address(x, guard=False)
 
     def end_call(self) -> None:
         """The call is over. ValueError where some layer did not attend through the cache."""
         self._in_call = False
-        self._warn_of_positions()
-        unused = [i for i, layer in enumerate(self.budget_layers) if layer.get_seq_length() == self._seen]
+        unused = [i for i, layer in enumerate(self.budget_layers) if not layer.has_attended]
         if unused:
             raise ValueError(
                 f"layers {unused} took no notice of the cache: the model is an encoder, has no keys and "
                 "values to store, or skips layers; leave the BudgetCache out for this architecture"
             )
+        if not torch.compiler.is_compiling():
+            self._prepare_layers()
+            self._warn_of_positions()
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any

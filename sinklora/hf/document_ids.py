@@ -39,7 +39,7 @@ def find_document_ids(
     if use_vmap or (local_size is not None and local_size < num_tokens):
         return False, None
     ids = None
-    if not allow_is_causal_skip:
+    if not allow_is_causal_skip and num_tokens > 1:
         # Neighbours tell everything: seeing the next token is not causal, not seeing the
         # previous one starts a document.
         row = torch.arange(batch_size, device=device)[:, None]

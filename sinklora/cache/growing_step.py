@@ -36,6 +36,7 @@ class GrowingStep(Step):
         if isinstance(new, Tensor):
             new = new.int().expand(*positions.shape[:-1], 1)
         write_slot(positions, self.slot, new, -1)
+        self._weights = self.empty_weights(max(rows.stored) + 1)
 
     def _store(self, layer: TokenStorage, key: Tensor, value: Tensor) -> Stored:
         assert layer.keys is not None and layer.values is not None and layer.positions is not None
@@ -51,7 +52,8 @@ class GrowingStep(Step):
         if min(rows.stored) + 1 < used:
             visible = torch.arange(used, device=key.device) <= rows.numbers(rows.stored, dims=4)
         keys, values = layer.keys[:, :, :used], layer.values[:, :, :used]
-        return Stored(keys, values, layer.positions[..., :used], visible, rows.next_places())
+        weights = self._weights[layer.index_in_step] if self._weights else None
+        return Stored(keys, values, layer.positions[..., :used], visible, rows.next_places(), weights)
 
     def _evict(self) -> None:
         for layer in self.layers:

@@ -104,8 +104,13 @@ class BudgetLayer(TokenStorage):
         """The most positions that any query has looked over: in the text, or inside the cache."""
         if self.rows is None:
             return 0
-        self.bring_up_to_date()
-        return max(self.rows.tokens) if self.rotation is None else self.rows.longest_attended
+        ahead = self.get_seq_length() - self.rows.columns
+        if isinstance(ahead, Tensor):
+            self.bring_up_to_date()
+            ahead = 0
+        if self.rotation is None:
+            return max(self.rows.tokens) + ahead
+        return max(self.rows.longest_attended, max(self.rows.stored) + min(ahead, 1))
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Rows in another order (beam search)."""
@@ -149,6 +154,7 @@ class BudgetLayer(TokenStorage):
     ) -> Tensor:
         """Attention of new tokens after which shapes, or what the host counts, may be others."""
         rows = self.counted()
+        self.groups = query.shape[1] // key.shape[1]
         if query.shape[2] == 1 and real is None and min(rows.tokens) > 0:
             if self.step is None or self.step.outgrown:
                 step_together([self])
@@ -234,9 +240,8 @@ class BudgetLayer(TokenStorage):
             used = keys.shape[2]
             query = self.rotation.rotated(query, stored.places, used)
             keys = self.rotation.rotated(keys, self._places(stored.positions), used)
-        weights = None
-        if self.scorer is not None and self.scorer.needs_weights:
-            output, weights = attend_once(query, keys, stored.values, scale, stored.visible)
+        if stored.weights is not None:
+            output = attend_once(query, keys, stored.values, scale, stored.weights, stored.visible)
         else:
             output = F.scaled_dot_product_attention(
                 query,
@@ -246,7 +251,7 @@ class BudgetLayer(TokenStorage):
                 scale=scale,
                 enable_gqa=query.shape[1] != keys.shape[1],
             )
-        self.step.end(self, stored, value, weights)
+        self.step.end(self, stored, value)
         return output
 
     def _places(self, positions: Tensor) -> Tensor:

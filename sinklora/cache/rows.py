@@ -78,6 +78,7 @@ class Rows:
         self.columns += steps
         self.tokens = [seen + steps for seen in self.tokens]
         self.evicting = [True] * len(self)
+        self.longest_attended = max(self.longest_attended, max(self.stored) + 1)
         ring = zip(self.next_slots, self.rings(), strict=True)
         self.next_slots = [begin + (slot - begin + steps) % (end + 1 - begin) for slot, (begin, end) in ring]
 

@@ -80,13 +80,13 @@ def attend_and_sum_in_blocks(
 
 
 def attend_once(
-    query: Tensor, key: Tensor, value: Tensor, scale: float, visible: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """Attention of one query a row, and its softmax.
+    query: Tensor, key: Tensor, value: Tensor, scale: float, weights: Tensor, visible: Tensor | None = None
+) -> Tensor:
+    """Attention of one query a row; its softmax is written to `weights` [B, Hkv, groups, L].
 
-    `query` [B, H, 1, D], `key` and `value` [B, Hkv, L, D] -> [B, H, 1, D], and [B, Hkv, groups, L] in float32
-    (float64 for float64). `visible` [B, 1, 1, L]: False hides a key. As few operators as there can be: on a
-    card one row is as slow as their number.
+    `query` [B, H, 1, D], `key` and `value` [B, Hkv, L, D] -> [B, H, 1, D]; `weights` in float32 (float64 for
+    float64); `visible` [B, 1, 1, L]: False hides a key. As few operators as there can be: on a card one row
+    is as slow as their number.
     """
     batch, heads, _, size = query.shape
     kv_heads = key.shape[1]
@@ -96,9 +96,9 @@ def attend_once(
     scores = torch.baddbmm(nothing, grouped, keys.mT, beta=0, alpha=scale).unflatten(0, (batch, kv_heads))
     if visible is not None:
         scores = scores.masked_fill(~visible, float("-inf"))
-    weights = scores.softmax(-1, dtype=precise(scores.dtype))
+    torch.softmax(scores, -1, dtype=weights.dtype, out=weights)
     output = torch.bmm(weights.to(values.dtype).flatten(0, 1), values)
-    return output.reshape(batch, heads, 1, -1), weights
+    return output.reshape(batch, heads, 1, -1)
 
 
 def blocks(key: Tensor, queries: int, groups: int = 1) -> Iterator[tuple[int, slice, int, int]]:

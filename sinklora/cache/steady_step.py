@@ -45,6 +45,7 @@ class SteadyStep(Step):
         # Keys and values flattened to [B * Hkv * slots, D], and where the slots of each head begin in them.
         self._flat = [(_flattened(layer.keys), _flattened(layer.values)) for layer in self.layers]
         self._first = torch.arange(0, batch * heads * slots, slots, device=first.device).view(batch, heads, 1)
+        self._weights = self.empty_weights(slots)
         self._following: Tensor | None = None
         if self.scorer is None:
             # Always the oldest leaves: the slots behind the protected ones are a ring.
@@ -58,7 +59,8 @@ class SteadyStep(Step):
     def fixed_tensors(self) -> list[Tensor]:
         """All that a step reads, and writes in place."""
         fixed = [self._padding, self._visible, self._places, self._recent, self._protected, self._following, self._first]
-        own = [self.slot, self.seen, *self.columns.values(), *(x for pair in self._flat for x in pair)]
+        stored = [x for pair in self._flat for x in pair]
+        own = [self.slot, self.seen, *self.columns.values(), *stored, *self._weights]
         return own + [x for x in fixed if isinstance(x, Tensor)]
 
     @property
@@ -95,7 +97,10 @@ class SteadyStep(Step):
             flat.index_copy_(0, rows, new.flatten(0, 2))
             stored.append(flat.view(*shape, -1))
         keys, values = stored
-        return Stored(keys, values, self.columns["positions"][index], self._visible, self._places)
+        weights = self._weights[index] if self._weights else None
+        return Stored(
+            keys, values, self.columns["positions"][index], self._visible, self._places, weights
+        )
 
     def _evict(self) -> None:
         self.seen.add_(1)

@@ -23,6 +23,7 @@ class Stored(NamedTuple):
 
     `keys`, `values` [B, Hkv, used, D], `positions` [B, Hkv, used]. `visible` [B, 1, 1, used]: False hides a
     slot; None: none is hidden. `places` [B, 1, 1]: which of its row's kept tokens the new one is, from 0 on.
+    `weights` [B, Hkv, groups, used]: where its attention is to be written, if the scorer needs that.
     """
 
     keys: Tensor
@@ -30,6 +31,7 @@ class Stored(NamedTuple):
     positions: Tensor
     visible: Tensor | None
     places: Tensor
+    weights: Tensor | None
 
 
 class Step(ABC):
@@ -48,7 +50,7 @@ class Step(ABC):
         self.layers = list(layers)
         self.scorer = self.layers[0].scorer
         self._attending = 0  # layers that have begun
-        self._weights: list[Tensor] = []  # of the layers that have attended
+        self._weights: list[Tensor] = []  # attention of the new token, by layer
         self.stack()
 
     def stack(self) -> None:
@@ -67,14 +69,10 @@ class Step(ABC):
         self._attending += 1
         return self._store(layer, key, value)
 
-    def end(self, layer: TokenStorage, stored: Stored, value: Tensor, weights: Tensor | None) -> None:
-        """Account for the new token; the last layer evicts for all.
-
-        `weights` [B, Hkv, groups, used]: the attention of the token, where the scorer needs it.
-        """
-        if weights is not None:
-            self._weights.append(weights)
-        elif self.scorer is not None:
+    def end(self, layer: TokenStorage, stored: Stored, value: Tensor) -> None:
+        """Account for the new token, whose attention was written to `stored.weights`; the last layer evicts."""
+        by_weights = stored.weights is not None
+        if self.scorer is not None and not by_weights:
             index = layer.index_in_step
             mine = {name: x[index] for name, x in self.columns.items() if name != "positions"}
             new = NewToken(self.seen, self._slot_of(index), values=stored.values, value=value)
@@ -82,9 +80,8 @@ class Step(ABC):
         if self._attending < len(self.layers):
             return
         self._attending = 0
-        if self.scorer is not None and self._weights:
+        if self.scorer is not None and by_weights:
             self.scorer.step(self.columns, NewToken(self.seen, self.slot, weights=_stacked(self._weights)))
-            self._weights = []
         self._evict()
 
     def fixed_tensors(self) -> list[Tensor]:
@@ -115,6 +112,13 @@ class Step(ABC):
     @abstractmethod
     def _evict(self) -> None:
         """Count it, and free a slot for the next one, in all layers."""
+
+    def empty_weights(self, used: int) -> list[Tensor]:
+        """Tensors for the attention of a new token by layer, [B, Hkv, groups, used], if the scorer needs it."""
+        if self.scorer is None or not self.scorer.needs_weights:
+            return []
+        heads, scores = self.columns["positions"].shape[1:3], self.columns["scores"]
+        return [scores.new_empty(*heads, layer.groups, used) for layer in self.layers]
 
     def _slot_of(self, index: int) -> int | Tensor:
         """The slot of one layer, a number or [B, Hkv, 1]."""

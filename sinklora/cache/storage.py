@@ -44,6 +44,7 @@ class TokenStorage:
         self.rows: Rows | None = None
         self.step = None
         self.index_in_step = 0
+        self.groups = 1  # queries that share a key/value head
         self.used = 0
         self.next_slot: int | Tensor = 0
 
@@ -87,7 +88,7 @@ class TokenStorage:
         if self.rows is None or self.keys is None or self.values is None:
             return False
         most = max(split.total for split in self.rows.splits)
-        return all(self.rows.full()) and self.keys.shape[2] == most + 1
+        return min(self.rows.tokens) > 0 and all(self.rows.full()) and self.keys.shape[2] == most + 1
 
     def columns(self) -> dict[str, Tensor]:
         """The tensors besides keys and values; their last dimension is slots."""

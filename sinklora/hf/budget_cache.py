@@ -188,8 +188,10 @@ class BudgetCache(CalledCache):
 
     def _warn_of_positions(self) -> None:
         """Say once that attention reaches farther than the model was trained for, and what to do."""
+        if self._warned or self._trained_length is None:
+            return
         reach = self.budget_layers[0].longest_reach
-        if self._warned or self._trained_length is None or reach <= self._trained_length:
+        if reach <= self._trained_length:
             return
         self._warned = True
         remedy = (

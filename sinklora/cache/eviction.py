@@ -115,8 +115,7 @@ def next_slot(rows: Rows, scorer: Scorer | None, columns: dict[str, Tensor]) -> 
     if not any(rows.evicting):
         return slot
     if scorer is not None:
-        recent = rows.numbers([max(split.recent, 1) for split in rows.splits])
-        protected = rows.numbers([split.protected for split in rows.splits])
+        recent, protected = (rows.numbers(x) for x in rows.always_kept())
         lowest = lowest_slot(scorer, columns, rows.numbers(rows.tokens), recent, protected)
         slot = lowest if all(rows.evicting) else torch.where(rows.numbers(rows.evicting), lowest, slot)
     for name, x in columns.items():

@@ -16,7 +16,7 @@ from sinklora.cache.storage import TokenStorage
 class GrowingStep(Step):
     """See `Step`; `slot` is a number where all heads agree."""
 
-    steady = False
+    constant = False
 
     def __init__(self, layers: Sequence[TokenStorage]) -> None:
         super().__init__(layers)

@@ -84,7 +84,7 @@ class BudgetLayer(TokenStorage):
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """The mask is asked for the new tokens alone: which of them are padding."""
-        if query_length == 1 and self.step is not None and self.step.steady:
+        if query_length == 1 and self.step is not None and self.step.constant:
             return 1, -1  # the last column of any mask, however many there are
         return query_length, self.get_seq_length()
 
@@ -145,7 +145,7 @@ class BudgetLayer(TokenStorage):
         """
         self._check_module(module)
         self.has_attended = True
-        if query.shape[2] == 1 and real is None and self.step is not None and self.step.steady:
+        if query.shape[2] == 1 and real is None and self.step is not None and self.step.constant:
             return self._decode(query, key, value, scale)
         return self.attend_and_grow(query, key, value, real, scale)
 

@@ -73,18 +73,21 @@ class Rows:
         self.next_slots = [slot + 1 if slot < end else begin for slot, (begin, end) in ring]
         self.count([1] * len(self))
 
-    def count_in_full_rows(self, steps: int) -> None:
-        """So many decoded tokens more, one after the other, where all rows were full before."""
-        self.columns += steps
-        self.tokens = [seen + steps for seen in self.tokens]
-        self.evicting = [True] * len(self)
-        self.longest_attended = max(self.longest_attended, max(self.stored) + 1)
-        ring = zip(self.next_slots, self.rings(), strict=True)
-        self.next_slots = [begin + (slot - begin + steps) % (end + 1 - begin) for slot, (begin, end) in ring]
-
     def rings(self) -> list[tuple[int, int]]:
         """The first and the last slot of each row that are filled in turns once it is full."""
         return [(split.protected, split.total) for split in self.splits]
+
+    def always_kept(self) -> tuple[list[int], list[int]]:
+        """How many of the newest and of the first tokens of each row are never evicted."""
+        return [max(split.recent, 1) for split in self.splits], [split.protected for split in self.splits]
+
+    def most(self) -> int:
+        """The largest budget of a row."""
+        return max(split.total for split in self.splits)
+
+    def agree(self, values: list[Any]) -> bool:
+        """Whether a number is the same in all rows."""
+        return len(set(values)) == 1
 
     def next_places(self) -> Tensor:
         """The position of each row's next token among those that are kept: [B, 1, 1]."""
@@ -92,7 +95,7 @@ class Rows:
 
     def numbers(self, values: list[Any], dims: int = 3) -> Any:
         """A number a row: one where all agree, else a tensor [B, 1, ...] of so many dimensions."""
-        if len(set(values)) == 1:
+        if self.agree(values):
             return values[0]
         return torch.tensor(values, device=self.device).reshape(-1, *[1] * (dims - 1))
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from sinklora.cache.eviction import lowest_slot
+from sinklora.cache.scores import Scorer
 from sinklora.cache.slots import EMPTY, write_slot
 from sinklora.cache.step import Step, Stored
 from sinklora.cache.storage import TokenStorage
@@ -24,8 +25,7 @@ class SteadyStep(Step):
     itself; where a compiled graph does, it asks when it needs to know (`report`).
     """
 
-    steady = True
-    outgrown = False
+    constant = True
     slot: Tensor
     seen: Tensor
 
@@ -33,35 +33,36 @@ class SteadyStep(Step):
         super().__init__(layers)
         first = self.layers[0]
         rows, (_, batch, heads, slots) = first.counted(), self.columns["positions"].shape
-        index = torch.arange(slots, device=first.device)
-        last = rows.numbers(rows.stored, dims=4)
-        self._visible = index <= last if isinstance(last, Tensor) else None
-        self._places = rows.next_places()
-        self._recent = rows.numbers([max(split.recent, 1) for split in rows.splits])
-        self._protected = rows.numbers([split.protected for split in rows.splits])
+        self._index = torch.arange(slots, device=first.device)
+        self._stored = rows.next_places()  # tokens [B, 1, 1]; the new one comes behind them
+        self._visible = None if rows.agree(rows.stored) else self._reach()
+        self._recent, self._protected = (rows.numbers(x) for x in rows.always_kept())
         self.seen = torch.tensor(rows.tokens, dtype=torch.int32, device=first.device)[:, None, None]
         self._padding = self.seen.new_tensor(rows.columns - rows.tokens[0])  # of the first row
         self._uncounted: int | None = 0  # tokens decoded since the last report; None: the host does not know
         # Keys and values flattened to [B * Hkv * slots, D], and where the slots of each head begin in them.
         self._flat = [(_flattened(layer.keys), _flattened(layer.values)) for layer in self.layers]
         self._first = torch.arange(0, batch * heads * slots, slots, device=first.device).view(batch, heads, 1)
+        self._rows: Tensor | None = None  # of the new token in them [layers, B * Hkv], during a step
         self._weights = self.empty_weights(slots)
-        self._following: Tensor | None = None
         if self.scorer is None:
-            # Always the oldest leaves: the slots behind the protected ones are a ring.
             self.slot = torch.tensor(rows.next_slots, device=first.device)[None, :, None, None]
-            begin, end = (torch.tensor(x, device=first.device)[:, None] for x in zip(*rows.rings(), strict=True))
-            self._following = torch.where(index < end, index + 1, begin)[None, :, None]
         else:
-            slots_by_layer = [_by_head(layer.next_slot, layer.positions) for layer in self.layers]
-            self.slot = torch.stack(slots_by_layer)
+            self.slot = torch.stack([_by_head(layer.next_slot, layer.positions) for layer in self.layers])
+        # Where always the oldest leaves, the slots behind the protected ones are a ring.
+        begin, end = (torch.tensor(x, device=first.device)[:, None] for x in zip(*rows.rings(), strict=True))
+        self._following = torch.where(self._index < end, self._index + 1, begin)[None, :, None]
+
+    @property
+    def outgrown(self) -> bool:
+        """Never: full rows stay full."""
+        return False
 
     def fixed_tensors(self) -> list[Tensor]:
         """All that a step reads, and writes in place."""
-        fixed = [self._padding, self._visible, self._places, self._recent, self._protected, self._following, self._first]
-        stored = [x for pair in self._flat for x in pair]
-        own = [self.slot, self.seen, *self.columns.values(), *stored, *self._weights]
-        return own + [x for x in fixed if isinstance(x, Tensor)]
+        own = [self.slot, self.seen, self._index, self._stored, self._padding, self._first, self._following]
+        numbers = [x for x in (self._visible, self._recent, self._protected) if isinstance(x, Tensor)]
+        return own + numbers + [*self.columns.values(), *(x for pair in self._flat for x in pair), *self._weights]
 
     @property
     def columns_seen(self) -> int | Tensor:
@@ -79,10 +80,11 @@ class SteadyStep(Step):
         write_slot(self.columns["positions"], self._slots(), EMPTY, -1)
         for index, layer in enumerate(self.layers):
             rows = layer.counted()
-            rows.count_in_full_rows(steps)
-            ring = self.scorer is None
-            layer.next_slot = rows.slots(rows.next_slots, layer.kv_heads) if ring else self.slot[index]
-            layer.used = self.columns["positions"].shape[-1]
+            for _ in range(steps):
+                rows.count_decoded()
+            heads = layer.kv_heads
+            layer.next_slot = rows.slots(rows.next_slots, heads) if self.scorer is None else self.slot[index]
+            layer.used = max(map(sum, zip(rows.stored, rows.evicting, strict=True)))
 
     def _place(self) -> None:
         positions = self.columns["positions"]
@@ -90,33 +92,43 @@ class SteadyStep(Step):
         write_slot(positions, self._slots(), self.seen.expand(*positions.shape[:-1], 1), -1)
 
     def _store(self, layer: TokenStorage, key: Tensor, value: Tensor) -> Stored:
-        index = layer.index_in_step
-        shape, rows = self.columns["positions"].shape[1:], self._rows[index]
-        stored = []
-        for flat, new in zip(self._flat[index], (key, value), strict=True):
-            flat.index_copy_(0, rows, new.flatten(0, 2))
-            stored.append(flat.view(*shape, -1))
-        keys, values = stored
-        weights = self._weights[index] if self._weights else None
+        assert self._rows is not None
+        index, heads = layer.index_in_step, self.columns["positions"].shape[1:]
+        keys, values = self._flat[index]
+        for flat, new in ((keys, key), (values, value)):
+            flat.index_copy_(0, self._rows[index], new.flatten(0, 2))
         return Stored(
-            keys, values, self.columns["positions"][index], self._visible, self._places, weights
+            keys.view(*heads, -1),
+            values.view(*heads, -1),
+            self.columns["positions"][index],
+            self._visible,
+            self._stored,
+            self._weights[index] if self._weights else None,
         )
 
     def _evict(self) -> None:
+        self._rows = None
         self.seen.add_(1)
-        if self._following is not None:
-            self.slot.copy_(self._following.gather(-1, self.slot))
-        elif self.scorer is not None:
-            self.slot.copy_(
-                lowest_slot(self.scorer, self.columns, self.seen, self._recent, self._protected)
-            )
+        self.slot.copy_(self._next_slot())
+        if self.scorer is not None:
             for name, x in self.columns.items():
-                if name != "positions":  # what stands there is not looked at before the next token does
+                if name != "positions":  # no one looks at that one before the next token has it
                     write_slot(x, self.slot, 0, -1)
         if torch.compiler.is_compiling():
             self._uncounted = None
         elif self._uncounted is not None:
             self._uncounted += 1
+
+    def _next_slot(self) -> Tensor:
+        """The slot that is free from now on, shaped like `slot`."""
+        return self._following.gather(-1, self.slot) if self.scorer is None else self._lowest(self.scorer)
+
+    def _lowest(self, scorer: Scorer) -> Tensor:
+        return lowest_slot(scorer, self.columns, self.seen, self._recent, self._protected)
+
+    def _reach(self) -> Tensor:
+        """Which slots [B, 1, 1, slots] a new token sees: its own is the last one."""
+        return self._index <= self._stored[..., None]
 
     def _slots(self) -> Tensor:
         """The free slots of all heads [layers, B, Hkv, 1]."""

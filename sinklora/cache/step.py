@@ -42,7 +42,7 @@ class Step(ABC):
     `seen`: the tokens before it, a number or [B, 1, 1].
     """
 
-    steady: ClassVar[bool]
+    constant: ClassVar[bool]  # whether no shape changes in it, and nothing that the host counts
     slot: int | Tensor
     seen: int | Tensor
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
+from sinklora.cache.filling_step import FillingStep
 from sinklora.cache.growing_step import GrowingStep
 from sinklora.cache.steady_step import SteadyStep
 from sinklora.cache.step import Step
@@ -25,9 +26,10 @@ def step_together(layers: Sequence[TokenStorage]) -> list[Step]:
 
 
 def _step_of(layers: Sequence[TokenStorage]) -> Step:
-    if not all(layer.is_full() for layer in layers):
+    full, rows = all(layer.is_full() for layer in layers), layers[0].counted()
+    if not full and not (layers[0].constant_size and min(rows.tokens) > 0):
         return GrowingStep(layers)
     with torch.inference_mode(False), torch.no_grad():
         for layer in layers:
             layer.leave_inference_mode()
-        return SteadyStep(layers)
+        return SteadyStep(layers) if full else FillingStep(layers)

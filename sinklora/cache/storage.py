@@ -34,6 +34,7 @@ class TokenStorage:
 
     def __init__(self, policy: CachePolicy) -> None:
         self.policy = policy
+        self.constant_size = False  # whether it has all slots of its budget from the first decoded token on
         self.forget()
 
     def forget(self) -> None:
@@ -87,8 +88,8 @@ class TokenStorage:
         """Whether every row has used up its budget, and has its free slot."""
         if self.rows is None or self.keys is None or self.values is None:
             return False
-        most = max(split.total for split in self.rows.splits)
-        return min(self.rows.tokens) > 0 and all(self.rows.full()) and self.keys.shape[2] == most + 1
+        slots = self.rows.most() + 1
+        return min(self.rows.tokens) > 0 and all(self.rows.full()) and self.keys.shape[2] == slots
 
     def columns(self) -> dict[str, Tensor]:
         """The tensors besides keys and values; their last dimension is slots."""
@@ -151,19 +152,23 @@ class TokenStorage:
     def slots_for(self, tokens: int) -> int:
         """Slots to make for so many tokens: one more for the next, a quarter more while the budget allows."""
         assert self.rows is not None
-        most = max(split.total for split in self.rows.splits)
+        most = self.rows.most()
         return min(most + 1, tokens + tokens // 4 + 16) if tokens < most else tokens + 1
 
     def make_room(self) -> None:
         """Free slots for one more token a row."""
-        if self.keys is None or self.values is None or self.rows is None:
-            return
-        needed = max(self.rows.next_slots) + 1
-        extra = self.slots_for(needed) - self.keys.shape[2]
-        if needed <= self.keys.shape[2]:
-            return
-        keys, values = (F.pad(x, (0, 0, 0, extra)) for x in (self.keys, self.values))
-        self.replace(keys, values, {name: padded(name, x, extra) for name, x in self.columns().items()})
+        if self.keys is not None:
+            needed = max(self.counted().next_slots) + 1
+            if needed > self.keys.shape[2]:
+                self.make_slots(self.slots_for(needed))
+
+    def make_slots(self, slots: int) -> None:
+        """As many slots in all, if they are not there yet."""
+        assert self.keys is not None and self.values is not None
+        extra = slots - self.keys.shape[2]
+        if extra > 0:
+            keys, values = (F.pad(x, (0, 0, 0, extra)) for x in (self.keys, self.values))
+            self.replace(keys, values, {name: padded(name, x, extra) for name, x in self.columns().items()})
 
 
 def padded(name: str, column: Tensor, slots: int) -> Tensor:

@@ -84,7 +84,9 @@ def _attend_cached(
             "than once, so a BudgetCache cannot follow: use transformers' DynamicCache for this architecture"
         )
     seen = layer.get_seq_length()
-    real = check_cached_call(module, seen, query, key, value, attention_mask, arguments)
+    real = check_cached_call(
+        module, seen, query, key, value, attention_mask, arguments, masks_are_made=layer.constant_size
+    )
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     if isinstance(layer.rotation, RotaryPositions):
         query, key = layer.rotation.unrotated(query, key, arguments.get("position_ids"))

@@ -18,6 +18,7 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 from sinklora.cache.full import Full
 from sinklora.cache.layer import MARK, BudgetLayer
 from sinklora.cache.policies import CachePolicy, make_policy
+from sinklora.cache.rotation import Rotation
 from sinklora.cache.steps import step_together
 from sinklora.hf.architecture import (
     check_architecture,
@@ -35,7 +36,16 @@ POSITIONS = ("text", "cache")
 
 
 class BudgetCacheLayer(BudgetLayer, CacheLayerMixin):
-    """A `BudgetLayer` that transformers accepts as one of its own."""
+    """A `BudgetLayer` that transformers accepts as one of its own.
+
+    `compiled`: it has all slots of its budget at once, and tells transformers that it can be compiled.
+    """
+
+    def __init__(
+        self, policy: CachePolicy, prefill_chunk: int | None, rotation: Rotation | None, compiled: bool
+    ) -> None:
+        super().__init__(policy, prefill_chunk, rotation)
+        self.constant_size = self.is_compileable = compiled
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
@@ -74,6 +84,12 @@ class BudgetCache(CalledCache):
     stream may be of any length; for models with rotary position embeddings. A call with a few tokens checks
     that (`probe=False` skips it, for weights that cannot run yet).
 
+    `compiled`: let `generate` compile decoding, as it does for transformers' StaticCache: by itself on a GPU,
+    where CUDA graphs replay it; the prompt is not compiled. One graph serves all steps, and all prompts under
+    a budget in tokens; a budget that is a fraction gives other shapes with each prompt, and a graph for them.
+    Until a row is full it costs as much as a full one. A model that you compile yourself needs no `compiled`:
+    once all rows are full, its steps are one graph.
+
     Works for any batch, padded wherever in a row, greedy or sampling or beam search, several turns; as
     DynamicCache does, copied, pickled, filled under `torch.inference_mode`. Raises ValueError, each time
     saying what to do: at once for an architecture without AttentionInterface, with soft-capped scores,
@@ -89,6 +105,7 @@ class BudgetCache(CalledCache):
         *,
         prefill_chunk: int | None = None,
         positions: str = "text",
+        compiled: bool = False,
         probe: bool = True,
     ) -> None:
         if not isinstance(policy, CachePolicy):
@@ -99,6 +116,11 @@ class BudgetCache(CalledCache):
             raise ValueError(f"prefill_chunk={prefill_chunk!r}: expected tokens (1 or more), or None")
         if positions not in POSITIONS:
             raise ValueError(f"positions={positions!r}: expected one of {', '.join(POSITIONS)}")
+        if compiled and not policy.bounded:
+            raise ValueError(
+                f"compiled=True: {policy} grows with every token, so that no graph serves two steps: take a "
+                "policy with a budget, or transformers' StaticCache"
+            )
         transformer = None
         if isinstance(model, PreTrainedConfig):
             config = model
@@ -111,7 +133,7 @@ class BudgetCache(CalledCache):
         self._trained_length, self._warned = trained_length(config), False
         # A second list, because that of transformers may hold layers of every kind.
         self.budget_layers = [
-            BudgetCacheLayer(policy, prefill_chunk, rotation) for _ in range(config.num_hidden_layers)
+            BudgetCacheLayer(policy, prefill_chunk, rotation, compiled) for _ in range(config.num_hidden_layers)
         ]
         self._in_call = False
         super().__init__(layers=list(self.budget_layers))
@@ -145,7 +167,7 @@ class BudgetCache(CalledCache):
     @torch.no_grad()
     def _prepare_layers(self) -> None:
         """Layers decode together; prompts, selections of rows and copies undo that."""
-        if all(layer.step is not None and layer.step.steady for layer in self.budget_layers):
+        if all(layer.step is not None and layer.step.constant and not layer.step.outgrown for layer in self.budget_layers):
             return
         for layer in self.budget_layers:
             if not torch.is_inference_mode_enabled():

@@ -42,4 +42,6 @@ class FillingStep(SteadyStep):
 
     def _next_slot(self) -> Tensor:
         following = super()._next_slot()
-        return following if self.scorer is None else following.where(self._stored == self._total, self.slot + 1)
+        return (
+            following if self.scorer is None else following.where(self._stored == self._total, self.slot + 1)
+        )

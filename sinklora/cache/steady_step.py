@@ -62,7 +62,11 @@ class SteadyStep(Step):
         """All that a step reads, and writes in place."""
         own = [self.slot, self.seen, self._index, self._stored, self._padding, self._first, self._following]
         numbers = [x for x in (self._visible, self._recent, self._protected) if isinstance(x, Tensor)]
-        return own + numbers + [*self.columns.values(), *(x for pair in self._flat for x in pair), *self._weights]
+        return (
+            own
+            + numbers
+            + [*self.columns.values(), *(x for pair in self._flat for x in pair), *self._weights]
+        )
 
     @property
     def columns_seen(self) -> int | Tensor:

@@ -133,7 +133,8 @@ class BudgetCache(CalledCache):
         self._trained_length, self._warned = trained_length(config), False
         # A second list, because that of transformers may hold layers of every kind.
         self.budget_layers = [
-            BudgetCacheLayer(policy, prefill_chunk, rotation, compiled) for _ in range(config.num_hidden_layers)
+            BudgetCacheLayer(policy, prefill_chunk, rotation, compiled)
+            for _ in range(config.num_hidden_layers)
         ]
         self._in_call = False
         super().__init__(layers=list(self.budget_layers))
@@ -167,7 +168,10 @@ class BudgetCache(CalledCache):
     @torch.no_grad()
     def _prepare_layers(self) -> None:
         """Layers decode together; prompts, selections of rows and copies undo that."""
-        if all(layer.step is not None and layer.step.constant and not layer.step.outgrown for layer in self.budget_layers):
+        if all(
+            layer.step is not None and layer.step.constant and not layer.step.outgrown
+            for layer in self.budget_layers
+        ):
             return
         for layer in self.budget_layers:
             if not torch.is_inference_mode_enabled():

@@ -73,16 +73,16 @@ def full_attention_mask(ids: Tensor) -> Tensor:
 def padding_of(mask: Tensor, check: bool = True) -> Tensor | None:
     """Document ids (0 is padding, 1 is not; None: no padding) of new tokens with a boolean mask [B, 1, N, N].
 
-    ValueError where the mask hides more, or less, than padding and what comes later; looked for if `check`.
+    A mask that hides anything but padding and later tokens is returned as it is; it is looked for if `check`.
     A compiled graph cannot look at values: a single token counts as real there.
     """
-    if mask.shape[2:] == (1, 1) and torch.compiler.is_compiling():
-        return None
     if mask.dtype != torch.bool or mask.shape[2] != mask.shape[3]:
-        raise ValueError(f"a mask {list(mask.shape)} of {mask.dtype} is not one of whole new tokens")
+        return mask
+    if mask.shape[3] == 1 and torch.compiler.is_compiling():
+        return None
     real = mask[:, 0].diagonal(dim1=-2, dim2=-1)
-    if check and not torch.equal(mask, (mask.new_ones(mask.shape[2:]).tril() & real[:, None, None])):
-        raise ValueError("the mask hides more, or less, than padding and later tokens")
+    if check and not torch.equal(mask, mask.new_ones(mask.shape[2:]).tril() & real[:, None, None]):
+        return mask
     return None if bool(real.all()) else real.long()
 
 

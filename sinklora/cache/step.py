@@ -70,7 +70,7 @@ class Step(ABC):
         return self._store(layer, key, value)
 
     def end(self, layer: TokenStorage, stored: Stored, value: Tensor) -> None:
-        """Account for the new token, whose attention was written to `stored.weights`; the last layer evicts."""
+        """Account for the new token, whose attention is in `stored.weights`; the last layer evicts for all."""
         by_weights = stored.weights is not None
         if self.scorer is not None and not by_weights:
             index = layer.index_in_step
@@ -90,6 +90,7 @@ class Step(ABC):
 
     def report(self) -> None:
         """Bring what the host knows of the layers up to date."""
+        return
 
     @property
     def columns_seen(self) -> int | Tensor:
@@ -114,7 +115,7 @@ class Step(ABC):
         """Count it, and free a slot for the next one, in all layers."""
 
     def empty_weights(self, used: int) -> list[Tensor]:
-        """Tensors for the attention of a new token by layer, [B, Hkv, groups, used], if the scorer needs it."""
+        """Tensors [B, Hkv, groups, used] for the attention of a token, by layer; none if none is needed."""
         if self.scorer is None or not self.scorer.needs_weights:
             return []
         heads, scores = self.columns["positions"].shape[1:3], self.columns["scores"]

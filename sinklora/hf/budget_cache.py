@@ -168,19 +168,15 @@ class BudgetCache(CalledCache):
     @torch.no_grad()
     def _prepare_layers(self) -> None:
         """Layers decode together; prompts, selections of rows and copies undo that."""
-        if all(
-            layer.step is not None and layer.step.constant and not layer.step.outgrown
-            for layer in self.budget_layers
-        ):
-            return
-        for layer in self.budget_layers:
-            if not torch.is_inference_mode_enabled():
+        if not torch.is_inference_mode_enabled():
+            for layer in self.budget_layers:
                 layer.leave_inference_mode()
-        if any(layer.step is None or layer.step.outgrown for layer in self.budget_layers):
-            for step in step_together(self.budget_layers):
-                for x in step.fixed_tensors():
-                    # CUDA graphs may write where they lie; another cache is recorded anew, not compiled anew.
-                    torch._dynamo.mark_static_address(x, guard=False)
+        if all(layer.step is not None and not layer.step.outgrown for layer in self.budget_layers):
+            return
+        for step in step_together(self.budget_layers):
+            for x in step.fixed_tensors():
+                # CUDA graphs may write where they lie; another cache is recorded anew, not compiled anew.
+                torch._dynamo.mark_static_address(x, guard=False)
 
     def end_call(self) -> None:
         """The call is over. ValueError where some layer did not attend through the cache."""

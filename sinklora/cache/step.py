@@ -70,7 +70,7 @@ class Step(ABC):
         return self._store(layer, key, value)
 
     def end(self, layer: TokenStorage, stored: Stored, value: Tensor) -> None:
-        """Account for the new token, whose attention is in `stored.weights`; the last layer evicts for all."""
+        """Account for the new token, whose attention stands in `stored.weights`; the last layer evicts."""
         by_weights = stored.weights is not None
         if self.scorer is not None and not by_weights:
             index = layer.index_in_step

@@ -72,10 +72,10 @@ def _best_backend(query: Tensor, value: Tensor, pattern: Pattern, ids: Tensor | 
     # divide them (a shift); a call for windows of any size does neither. Where equal windows are views, and
     # where sinks have to be copied anyway, there is nothing to gain.
     uneven = ids is not None or (windows.shifted_fraction > 0 and not windows.sink_tokens)
-    fits = query.is_cuda and query.dtype in HALF_PRECISION and value.shape[3] == query.shape[3]
     # A graph for rows of any length cannot list the windows that it will have.
-    fits = fits and not windows.wrapped and not torch.compiler.is_compiling()
-    return "varlen" if fits and uneven and not missing_varlen() else "sdpa"
+    fits = value.shape[3] == query.shape[3] and not windows.wrapped and not torch.compiler.is_compiling()
+    usable = uneven and fits and query.is_cuda and not missing_varlen()
+    return "varlen" if usable and not _obstacle("varlen", query, pattern) else "sdpa"
 
 
 def _obstacle(backend: str, query: Tensor, pattern: Pattern) -> str:
@@ -89,7 +89,17 @@ def _obstacle(backend: str, query: Tensor, pattern: Pattern) -> str:
         return f"computes windows, which {type(pattern).__name__} does not consist of"
     if backend in MISSING and query.dtype not in HALF_PRECISION:
         return f"computes in float16 or bfloat16, got {query.dtype}"
+    if backend == "varlen":
+        return _varlen_obstacle(query)
     return ""
+
+
+def _varlen_obstacle(query: Tensor) -> str:
+    """What PyTorch's own kernel is not made for; `query` is on a CUDA device."""
+    size, (major, minor) = query.shape[-1], torch.cuda.get_device_capability(query.device)
+    if size % 8 or size > 256:
+        return f"takes heads of a multiple of 8 up to 256, got {size}"
+    return "" if major >= 8 else f"needs a GPU of compute capability 8.0 or newer, this is {major}.{minor}"
 
 
 def _check_backend(backend: Any) -> None:

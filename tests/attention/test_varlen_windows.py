@@ -126,6 +126,14 @@ def test_what_it_cannot_do_is_said() -> None:
 
 
 @pytest.mark.gpu
+def test_it_needs_heads_of_a_multiple_of_eight() -> None:
+    x = torch.randn(2, 4, 8, 12, device="cuda", dtype=torch.bfloat16)
+    with pytest.raises(ValueError, match="takes heads of a multiple of 8 up to 256, got 12"):
+        attend(x, x, x, S2, backend="varlen")
+    assert torch.equal(attend(x, x, x, S2), attend(x, x, x, S2, backend="sdpa"))
+
+
+@pytest.mark.gpu
 def test_auto_takes_it_where_sdpa_would_copy_or_pad() -> None:
     x = torch.randn(2, 4, 64, 16, device="cuda", dtype=torch.bfloat16)
     assert "varlen" in available_backends(x, SF) and "varlen" not in available_backends(x, RANDOM)

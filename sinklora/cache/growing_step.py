@@ -27,7 +27,7 @@ class GrowingStep(Step):
     @property
     def outgrown(self) -> bool:
         """Whether all rows are full now."""
-        return all(layer.is_full() for layer in self.layers)
+        return self.layers[0].is_full()
 
     def _place(self) -> None:
         rows, positions = self.layers[0].counted(), self.columns["positions"]

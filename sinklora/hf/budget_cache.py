@@ -161,7 +161,7 @@ class BudgetCache(CalledCache):
         self._in_call = True
         for layer in self.budget_layers:
             layer.has_attended = False
-        if any(layer.step is None for layer in self.budget_layers) or not torch.compiler.is_compiling():
+        if any(layer.step is None or not layer.step.constant for layer in self.budget_layers):
             self._prepare_layers()
 
     @torch.compiler.disable(reason="a BudgetCache is made ready for decoding after a prompt or a selection")
@@ -171,12 +171,17 @@ class BudgetCache(CalledCache):
         if not torch.is_inference_mode_enabled():
             for layer in self.budget_layers:
                 layer.leave_inference_mode()
-        if all(layer.step is not None and not layer.step.outgrown for layer in self.budget_layers):
+        if not self._need_steps():
             return
         for step in step_together(self.budget_layers):
             for x in step.fixed_tensors():
                 # CUDA graphs may write where they lie; another cache is recorded anew, not compiled anew.
                 torch._dynamo.mark_static_address(x, guard=False)
+
+    def _need_steps(self) -> bool:
+        """Whether some layers have no step, or have outgrown it; if so, all have."""
+        first = self.budget_layers[0].step
+        return first is None or first.outgrown or any(layer.step is None for layer in self.budget_layers)
 
     def end_call(self) -> None:
         """The call is over. ValueError where some layer did not attend through the cache."""
@@ -188,7 +193,8 @@ class BudgetCache(CalledCache):
                 "values to store, or skips layers; leave the BudgetCache out for this architecture"
             )
         if not torch.compiler.is_compiling():
-            self._prepare_layers()
+            if self._need_steps():
+                self._prepare_layers()
             self._warn_of_positions()
 
     def update(

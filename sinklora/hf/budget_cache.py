@@ -33,6 +33,7 @@ from sinklora.hf.cache_positions import RotaryPositions, check_rotation, trained
 from sinklora.hf.rope import find_transformer
 
 POSITIONS = ("text", "cache")
+NO_GRAPH = "a BudgetCache has constant shapes only when one token a row is decoded and every row is full"
 
 
 class BudgetCacheLayer(BudgetLayer, CacheLayerMixin):
@@ -57,7 +58,7 @@ class BudgetCacheLayer(BudgetLayer, CacheLayerMixin):
 
     attend_and_grow = torch.compiler.disable(
         BudgetLayer.attend_and_grow,
-        reason="a BudgetCache has constant shapes only when one token a row is decoded and every row is full",
+        reason=NO_GRAPH,
     )
 
     def __getstate__(self) -> dict[str, Any]:
@@ -164,7 +165,7 @@ class BudgetCache(CalledCache):
         if any(layer.step is None or not layer.step.constant for layer in self.budget_layers):
             self._prepare_layers()
 
-    @torch.compiler.disable(reason="a BudgetCache is made ready for decoding after a prompt or a selection")
+    @torch.compiler.disable(reason=NO_GRAPH)
     @torch.no_grad()
     def _prepare_layers(self) -> None:
         """Layers decode together; prompts, selections of rows and copies undo that."""

@@ -8,7 +8,9 @@ round, medians of all, with the range of decoding. "StaticCache (budget)" holds 
 keeps: it cannot read the whole prompt, so it reads that many, and its prompt has no ratio. Peak memory is
 what prompt and decoding add, each case in its own process; operators are those that the model dispatches,
 views aside, over layers. `training`: LoRA+ steps with checkpointing by SF-Attn and full attention; `ideal`
-is the ratio of the FLOPs that they need. Each cell is kept under `--runs`: a stopped benchmark goes on.
+is the ratio of the FLOPs that they need. `compiled` (with `--compile`): decoding by the model as it is and
+by torch.compile(mode="reduce-overhead"), which captures CUDA graphs on a GPU. Each cell is kept under
+`--runs`: a stopped benchmark goes on.
 """
 
 from __future__ import annotations
@@ -44,6 +46,7 @@ from sinklora.records.tables import markdown
 
 DYNAMIC, STATIC = "DynamicCache", "StaticCache (budget)"
 OURS = {"Full": "full", "H2O": "h2o", "Local": "local", "StreamingLLM": "streaming"}
+BOUNDED = tuple(name for name in OURS if name != "Full")
 CACHES = (DYNAMIC, STATIC, *OURS)
 COUNTED = 128  # tokens of the prompt whose operators are counted: enough for the budget to evict
 
@@ -159,6 +162,44 @@ def caches(options: argparse.Namespace) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def measure_compiled(options: argparse.Namespace, batch: int, prompt: int) -> dict[str, list[list[float]]]:
+    """Seconds of every round by cache, eager and compiled; the round that compiles is left out."""
+    model = load_model(options)
+    torch.compiler.reset()  # the graphs of another prompt do not count against the limit of this one
+    graph = torch.compile(model.__call__, mode="reduce-overhead", dynamic=False)
+    ids = torch.arange(prompt, device=model.device).expand(batch, -1) % model.config.vocab_size
+
+    def run(name: str, decode: Callable[..., Any] | None) -> list[float]:
+        make = functools.partial(make_cache, name, model, options, prompt)
+        cost = generation_cost.generate(model, make, ids, options.steps, decode=decode)
+        return [cost.prompt, cost.decoding]
+
+    cases = {name: functools.partial(run, name, None) for name in (DYNAMIC, *BOUNDED)}
+    cases |= {f"{name}, compiled": functools.partial(run, name, graph) for name in BOUNDED}
+    return in_rounds(cases, rounds=options.repeats, what=f"{batch} x {prompt}, compiled")
+
+
+def compiled(options: argparse.Namespace) -> pd.DataFrame:
+    """Decoding of bounded caches as they are and compiled, beside DynamicCache."""
+    rows = []
+    for batch, prompt in [(batch, prompt) for batch in options.batches for prompt in options.prompts]:
+        rounds = cell(options, measure_compiled, batch, prompt)
+        decoded = {name: [seconds for _, seconds in own] for name, own in rounds.items()}
+        for name, own in decoded.items():
+            eager = decoded[name.removesuffix(", compiled")]
+            rows.append(
+                {
+                    "rows": batch,
+                    "prompt": prompt,
+                    "cache": name,
+                    "decoded tokens/s": median(batch * options.steps / seconds for seconds in own),
+                    "times eager": median_ratio(eager, own),
+                    "times DynamicCache": median_ratio(decoded[DYNAMIC], own),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
 def training(options: argparse.Namespace) -> pd.DataFrame:
     """Training steps by SF-Attn and full attention on the model's shape."""
     rows = []
@@ -189,7 +230,11 @@ def training(options: argparse.Namespace) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-TABLES: dict[str, Callable[[argparse.Namespace], pd.DataFrame]] = {"caches": caches, "training": training}
+TABLES: dict[str, Callable[[argparse.Namespace], pd.DataFrame]] = {
+    "caches": caches,
+    "compiled": compiled,
+    "training": training,
+}
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -217,7 +262,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), help="default: what is fast here")
     parser.add_argument("--device", default="cuda" if has_cuda else "cpu")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of the CPU")
-    parser.add_argument("--only", choices=TABLES, nargs="+", default=list(TABLES))
+    parser.add_argument("--only", choices=TABLES, nargs="+", default=["caches", "training"])
+    parser.add_argument("--compile", action="store_true", help="the table `compiled` as well")
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--out", type=Path, default=Path("out/benchmarks"), help="folder of the results")
     options = parser.parse_args(arguments)
@@ -227,6 +273,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     ):
         parser.error(f"expected a budget in (0, 1] and counts of at least 1, got {vars(options)}")
     options.caches = [name for name in CACHES if name in {DYNAMIC, "Local", *options.caches}]  # compared with
+    if options.compile and "compiled" not in options.only:
+        options.only.append("compiled")
     if options.dtype is None:
         options.dtype = "bfloat16" if has_cuda else str(fast_dtype()).removeprefix("torch.")
     return options

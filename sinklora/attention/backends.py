@@ -1,16 +1,15 @@
-"""Four ways to compute the same attention. Inputs are already checked: see dispatch.py, the entrance.
+"""Five ways to compute the same attention. Inputs are already checked: see dispatch.py, the entrance.
 
 `dense` is the truth and holds the mask. `sdpa` takes windows as the batch of plain causal attention, with no
 mask in memory (SinkLoRA, arXiv 2406.05678, section 3.1: segmentation and reassembly, then global sinks).
-`flash_attn` does the same with one varlen call; `flex` skips the blocks that a pattern leaves empty. The last
-two need CUDA.
+`flash_attn` and `varlen` do the same with one call for windows of any size, the kernel of the package and
+PyTorch's own; `flex` skips the blocks that a pattern leaves empty. The last three need CUDA.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
-from itertools import pairwise
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -18,8 +17,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sinklora.attention.kinds.windows import AttentionPattern
-from sinklora.attention.packed_windows import collect, packed_rows, padded_rows, rearrange, windows_of
+from sinklora.attention.layout import (
+    flat_rows,
+    head_chunks,
+    join,
+    one_document,
+    split,
+    unflat_rows,
+    windows_in,
+)
+from sinklora.attention.packed_windows import collect, padded_rows, rearrange, windows_of
 from sinklora.attention.pattern import Pattern
+from sinklora.attention.varlen_windows import attend_windows, flash_attn_kernel, torch_kernel
 
 HALF_PRECISION = (torch.float16, torch.bfloat16)
 
@@ -41,9 +50,9 @@ def sdpa(
     query: Tensor, key: Tensor, value: Tensor, pattern: Pattern, scale: float, ids: Tensor | None
 ) -> Tensor:
     """Windows as the batch of plain causal SDPA, chunk of heads by chunk of heads."""
-    windows, num_tokens = _windows(pattern), query.shape[2]
+    windows, num_tokens = windows_in(pattern), query.shape[2]
     outputs = []
-    for q, k, v, shifted in _head_chunks(query, key, value, windows):
+    for q, k, v, shifted in head_chunks(query, key, value, windows):
         runs, roll = _runs(windows, num_tokens, shifted)
         # A window that begins among the sinks sees fewer of them: the index counts them window by window.
         uneven = len(runs) > 1 and runs[0][1] < windows.sink_tokens
@@ -51,7 +60,7 @@ def sdpa(
             outputs.append(_indexed(q, k, v, windows, shifted, scale, ids))
         else:
             outputs.append(_regular(q, k, v, windows.sink_tokens, runs, roll, scale))
-    return _join(outputs, dim=1)
+    return join(outputs, dim=1)
 
 
 def _regular(
@@ -68,7 +77,7 @@ def _regular(
         return _causal(query, key, value, scale=scale)
     sizes = [count * length for count, length in runs]
     tensors = [x.roll(-roll, 2) if roll else x for x in (query, key, value)]
-    pieces = zip(*(_split(x, sizes, 2) for x in tensors), strict=True)
+    pieces = zip(*(split(x, sizes, 2) for x in tensors), strict=True)
     outputs: list[Tensor] = []
     prefix: list[Tensor] = []
     for (count, length), piece in zip(runs, pieces, strict=True):
@@ -80,7 +89,7 @@ def _regular(
         outputs.append(output.unflatten(0, (-1, count)).transpose(1, 2).flatten(2, 3))
         if sinks and not prefix:
             prefix = [x[:, :, :sinks] for x in piece]
-    joined = _join(outputs, dim=2)
+    joined = join(outputs, dim=2)
     return joined.roll(roll, 2) if roll else joined
 
 
@@ -94,47 +103,28 @@ def _indexed(
     ids: Tensor | None,
 ) -> Tensor:
     """Any windows: gathered by index, padded at the end, where causality hides the padding."""
-    rows, batches = padded_rows(windows_of(pattern, shifted, _ids(query, ids)))
-    laid_out = [rearrange(_flatten(x), rows) for x in (query, key, value)]
+    rows, batches = padded_rows(windows_of(pattern, shifted, one_document(query, ids)))
+    laid_out = [rearrange(flat_rows(x), rows) for x in (query, key, value)]
     sizes = [count * width for count, width in batches]
     outputs = []
     for (count, _), *piece in zip(batches, *(x.split(sizes) for x in laid_out), strict=True):
         own = [x.unflatten(0, (count, -1)).transpose(1, 2) for x in piece]
         outputs.append(_causal(*own, scale=scale).transpose(1, 2).flatten(0, 1))
-    return _unflatten(collect(torch.cat(outputs), rows), query.shape[0])
+    return unflat_rows(collect(torch.cat(outputs), rows), query.shape[0])
 
 
 def flash_attn(
     query: Tensor, key: Tensor, value: Tensor, pattern: Pattern, scale: float, ids: Tensor | None
 ) -> Tensor:
-    """One varlen call per chunk of heads; its causal mask ends at the last key: [sinks; window] fit."""
-    try:
-        from flash_attn import flash_attn_varlen_func
-    except ImportError as error:
-        raise ImportError(
-            "backend='flash_attn' needs the package flash-attn: pip install 'sinklora[gpu]', "
-            "or use backend='auto'"
-        ) from error
-    pattern = _windows(pattern)
-    outputs = []
-    for q, k, v, shifted in _head_chunks(query, key, value, pattern):
-        windows = windows_of(pattern, shifted, _ids(query, ids))
-        query_rows, query_starts = packed_rows(windows, with_sinks=False)
-        key_rows, key_starts = packed_rows(windows, with_sinks=True)
-        output = flash_attn_varlen_func(
-            rearrange(_flatten(q), query_rows),
-            rearrange(_flatten(k), key_rows),
-            rearrange(_flatten(v), key_rows),
-            query_starts,
-            key_starts,
-            int(query_starts.diff().max()),
-            int(key_starts.diff().max()),
-            softmax_scale=scale,
-            causal=True,
-            deterministic=torch.are_deterministic_algorithms_enabled(),
-        )
-        outputs.append(_unflatten(collect(output, query_rows), query.shape[0]))
-    return _join(outputs, dim=1)
+    """Windows of any size in one call of the kernel of the package flash-attn, chunk of heads by chunk."""
+    return attend_windows(query, key, value, pattern, scale, ids, flash_attn_kernel())
+
+
+def varlen(
+    query: Tensor, key: Tensor, value: Tensor, pattern: Pattern, scale: float, ids: Tensor | None
+) -> Tensor:
+    """The same in one call of PyTorch's own kernel."""
+    return attend_windows(query, key, value, pattern, scale, ids, torch_kernel())
 
 
 def flex(
@@ -173,37 +163,9 @@ BACKENDS: dict[str, Callable[..., Tensor]] = {
     "dense": dense,
     "sdpa": sdpa,
     "flash_attn": flash_attn,
+    "varlen": varlen,
     "flex": flex,
 }
-
-
-def _head_chunks(
-    query: Tensor, key: Tensor, value: Tensor, pattern: AttentionPattern
-) -> Iterator[tuple[Tensor, Tensor, Tensor, bool]]:
-    """Runs of heads that are all shifted or all not, with their key/value heads, never repeated.
-
-    Where the shift begins inside a group of query heads, each side of that group is a chunk of its own.
-    """
-    heads, ratio = query.shape[1], query.shape[1] // key.shape[1]
-    first = heads - pattern.shifted_heads(heads)
-    before, after = first - first % ratio, first + -first % ratio
-    cuts = sorted({0, before, first, after, heads})
-    queries = _split(query, [end - begin for begin, end in pairwise(cuts)], 1)
-    if before == after:
-        kv_cuts = [end // ratio - begin // ratio for begin, end in pairwise(cuts)]
-        keys, values = _split(key, kv_cuts, 1), _split(value, kv_cuts, 1)
-    else:
-        spans = [slice(begin // ratio, -(-end // ratio)) for begin, end in pairwise(cuts)]
-        keys, values = tuple(key[:, s] for s in spans), tuple(value[:, s] for s in spans)
-    for begin, q, k, v in zip(cuts, queries, keys, values, strict=False):
-        yield q, k, v, begin >= first
-
-
-def _windows(pattern: Pattern) -> AttentionPattern:
-    windows = pattern.windows()
-    if windows is None:
-        raise ValueError(f"{type(pattern).__name__} does not consist of windows")
-    return windows
 
 
 def _runs(pattern: AttentionPattern, num_tokens: int, shifted: bool) -> tuple[list[tuple[int, int]], int]:
@@ -231,31 +193,3 @@ def _causal(query: Tensor, key: Tensor, value: Tensor, *, scale: float) -> Tenso
         key, value = (x.repeat_interleave(query.shape[1] // x.shape[1], 1) for x in (key, value))
         return F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale)
     return F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale, enable_gqa=True)
-
-
-def _split(x: Tensor, sizes: list[int], dim: int) -> tuple[Tensor, ...]:
-    """`x.split`: its backward writes the gradient once, where slices would add up. One piece costs
-    nothing.
-    """
-    return (x,) if len(sizes) == 1 else x.split(sizes, dim)
-
-
-def _join(outputs: list[Tensor], dim: int) -> Tensor:
-    """[B, H, N, D] joined along heads (1) or tokens (2); in memory [B, N, H, D], as SDPA returns it."""
-    if len(outputs) == 1:
-        return outputs[0]
-    return torch.cat([x.transpose(1, 2) for x in outputs], 3 - dim).transpose(1, 2)
-
-
-def _ids(query: Tensor, ids: Tensor | None) -> Tensor:
-    return query.new_zeros(query.shape[0], query.shape[2], dtype=torch.long) if ids is None else ids
-
-
-def _flatten(x: Tensor) -> Tensor:
-    """[B, H, N, D] -> [B*N, H, D]."""
-    return x.transpose(1, 2).flatten(0, 1)
-
-
-def _unflatten(x: Tensor, batch: int) -> Tensor:
-    """[B*N, H, D] -> [B, H, N, D]."""
-    return x.unflatten(0, (batch, -1)).transpose(1, 2)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from math import inf
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from sinklora.attention.backends import BACKENDS, HALF_PRECISION
 from sinklora.attention.pattern import Pattern
+from sinklora.attention.varlen_windows import MISSING, missing_varlen
 
 
 def attend(
@@ -28,7 +29,7 @@ def attend(
     floating-point dtype on one device -> [B, H, N, Dv] (Dv is D, but for latent attention). `scale` > 0,
     default 1/sqrt(D). `document_ids` [B, N] (int): runs of equal ids are documents, which never see each
     other; each is attended as it would be alone, whatever it is packed with. `backend`: "auto", "dense",
-    "sdpa", "flash_attn" or "flex" (backends.py).
+    "sdpa", "flash_attn", "varlen" or "flex" (backends.py).
 
     TypeError or ValueError for inputs that do not fit, ValueError for a backend that cannot serve them here,
     ImportError where its package is missing. SinkLoRA, arXiv 2406.05678, section 3.
@@ -43,9 +44,9 @@ def attend(
     if document_ids is not None and pattern.whole_rows_only:
         raise ValueError(f"{pattern} is for rows of one document without padding: leave document_ids out")
     if backend == "auto":
-        backend = _best_backend(query, pattern)
+        backend = _best_backend(query, value, pattern, document_ids)
     obstacle = _obstacle(backend, query, pattern)
-    if backend == "flash_attn" and value.shape[3] != query.shape[3]:
+    if backend in MISSING and value.shape[3] != query.shape[3]:
         obstacle = f"takes values of the head size of keys, {query.shape[3]}, got {value.shape[3]}"
     if obstacle:
         raise ValueError(f"backend={backend!r} {obstacle}: use backend='auto'")
@@ -59,28 +60,46 @@ def attend(
 
 def available_backends(query: Tensor, pattern: Pattern) -> list[str]:
     """The backends that serve `pattern` for tensors like `query` on this machine."""
-    missing = {"flash_attn"} if find_spec("flash_attn") is None else set()
+    missing = {name for name, reason in MISSING.items() if reason()}
     return [name for name in BACKENDS if name not in missing and not _obstacle(name, query, pattern)]
 
 
-def _best_backend(query: Tensor, pattern: Pattern) -> str:
-    if pattern.windows() is not None:
-        return "sdpa"
-    return "flex" if query.is_cuda else "dense"
+def _best_backend(query: Tensor, value: Tensor, pattern: Pattern, ids: Tensor | None) -> str:
+    windows = pattern.windows()
+    if windows is None:
+        return "flex" if query.is_cuda else "dense"
+    # `sdpa` pads the windows of documents to one size, and copies rows where windows of several sizes do not
+    # divide them (a shift); a call for windows of any size does neither. Where equal windows are views, and
+    # where sinks have to be copied anyway, there is nothing to gain.
+    uneven = ids is not None or (windows.shifted_fraction > 0 and not windows.sink_tokens)
+    # A graph for rows of any length cannot list the windows that it will have.
+    fits = value.shape[3] == query.shape[3] and not windows.wrapped and not torch.compiler.is_compiling()
+    usable = uneven and fits and query.is_cuda and not missing_varlen()
+    return "varlen" if usable and not _obstacle("varlen", query, pattern) else "sdpa"
 
 
 def _obstacle(backend: str, query: Tensor, pattern: Pattern) -> str:
     """Why `backend` cannot serve these inputs; empty if it can."""
-    if backend in ("flash_attn", "flex") and not query.is_cuda:
+    if backend in ("flash_attn", "varlen", "flex") and not query.is_cuda:
         package = (
             " and the package flash-attn (pip install 'sinklora[gpu]')" if backend == "flash_attn" else ""
         )
         return f"needs tensors on a CUDA device{package}, got {query.device}"
-    if backend in ("sdpa", "flash_attn") and pattern.windows() is None:
+    if backend in ("sdpa", "flash_attn", "varlen") and pattern.windows() is None:
         return f"computes windows, which {type(pattern).__name__} does not consist of"
-    if backend == "flash_attn" and query.dtype not in HALF_PRECISION:
+    if backend in MISSING and query.dtype not in HALF_PRECISION:
         return f"computes in float16 or bfloat16, got {query.dtype}"
+    if backend == "varlen":
+        return _varlen_obstacle(query)
     return ""
+
+
+def _varlen_obstacle(query: Tensor) -> str:
+    """What PyTorch's own kernel is not made for; `query` is on a CUDA device."""
+    size, (major, minor) = query.shape[-1], torch.cuda.get_device_capability(query.device)
+    if size % 8 or size > 256:
+        return f"takes heads of a multiple of 8 up to 256, got {size}"
+    return "" if major >= 8 else f"needs a GPU of compute capability 8.0 or newer, this is {major}.{minor}"
 
 
 def _check_backend(backend: Any) -> None:

@@ -108,7 +108,9 @@ class WindowScores(AttentionScores):
         """Account for one query a row in place of the one that leaves the window."""
         assert new.weights is not None
         past = columns["history"][..., : new.weights.shape[-1]]
-        turn = torch.tensor([seen % self.rule.window for seen in new.seen], device=past.device)
-        place = turn[:, None, None, None].expand(*past.shape[:-2], 1, past.shape[-1])
-        past.scatter_(-2, place, new.weights.sum(-2, keepdim=True))
+        turn, received = new.seen % self.rule.window, new.weights.sum(-2, keepdim=True)
+        if isinstance(turn, int):
+            past[..., turn : turn + 1, :] = received
+        else:
+            past.scatter_(-2, turn.long()[..., None].expand_as(received), received)
         columns["scores"][..., : past.shape[-1]] = past.sum(-2)

@@ -6,6 +6,8 @@ at once; in decoding one token enters, so that one leaves. A policy without scor
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -113,18 +115,22 @@ def next_slot(rows: Rows, scorer: Scorer | None, columns: dict[str, Tensor]) -> 
     if not any(rows.evicting):
         return slot
     if scorer is not None:
-        lowest = _lowest(rows, scorer, columns)
+        recent, protected = (rows.numbers(x) for x in rows.always_kept())
+        lowest = lowest_slot(scorer, columns, rows.numbers(rows.tokens), recent, protected)
         slot = lowest if all(rows.evicting) else torch.where(rows.numbers(rows.evicting), lowest, slot)
     for name, x in columns.items():
         write_slot(x, slot, EMPTY if name == "positions" else 0, -1)
     return slot
 
 
-def _lowest(rows: Rows, scorer: Scorer, columns: dict[str, Tensor]) -> Tensor:
-    """The slot of the token that leaves, by row and head [..., B, Hkv, 1]."""
+def lowest_slot(scorer: Scorer, columns: dict[str, Tensor], seen: Any, recent: Any, protected: Any) -> Tensor:
+    """The slot of the token that leaves, by row and head [..., B, Hkv, 1].
+
+    `seen`, `recent` (1 or more), `protected`: a number, or [B, 1, 1]. Where all always stay, any slot.
+    """
     positions = columns["positions"]
-    rank = scorer.rank(columns["scores"], positions, rows.numbers(rows.tokens))
+    rank = scorer.rank(columns["scores"], positions, seen)
     rank = rank.nan_to_num(float("-inf"), posinf=torch.finfo(rank.dtype).max)  # below what always stays
-    rank = rank.masked_fill_(_always_stays(rows, positions), float("inf"))
+    rank = rank.masked_fill_((positions >= seen - recent) | (positions < protected), float("inf"))
     oldest_of_lowest = positions.masked_fill(rank > rank.amin(-1, keepdim=True), torch.iinfo(torch.int32).max)
     return oldest_of_lowest.argmin(-1, keepdim=True)

@@ -17,9 +17,9 @@ from sinklora.cache.eviction import keep_chosen
 from sinklora.cache.policies import CachePolicy
 from sinklora.cache.rotation import Rotation, ranks
 from sinklora.cache.scored_attention import attend_and_sum, attend_once
-from sinklora.cache.scores import NewToken, NewTokens
-from sinklora.cache.slots import EMPTY, like, write_rows, write_slot
-from sinklora.cache.step import Step
+from sinklora.cache.scores import NewTokens
+from sinklora.cache.slots import EMPTY, like
+from sinklora.cache.steps import step_together
 from sinklora.cache.storage import TokenStorage
 
 MARK = "sinklora_budget_layer"
@@ -52,8 +52,7 @@ class BudgetLayer(TokenStorage):
         """Forget everything; the next call may have another batch size."""
         self.forget()
         self._module: weakref.ref[nn.Module] | None = None
-        self.columns_seen = 0  # tokens, padding included
-        self.awaits_attention = self.is_initialized = False
+        self.awaits_attention = self.has_attended = self.is_initialized = False
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Get ready for keys and values like the first."""
@@ -67,20 +66,27 @@ class BudgetLayer(TokenStorage):
 
         Raises ValueError where they do not fit what is stored.
         """
-        if not self.columns_seen:
+        if self.step is None and (self.rows is None or not self.rows.columns):
             self.lazy_initialization(key_states, value_states)
         self.check_fits(key_states)
         self.awaits_attention = True
         setattr(key_states, MARK, self)
         return key_states, value_states
 
-    def get_seq_length(self) -> int:
-        """Tokens seen, padding included: where the next token's position counts from."""
-        return self.columns_seen
+    def get_seq_length(self) -> Any:
+        """Tokens seen, padding included: where the next token's position counts from.
+
+        A number, or a tensor [] where a compiled step has decoded them and the host would have to wait.
+        """
+        if self.rows is None:
+            return 0
+        return self.rows.columns if self.step is None else self.step.columns_seen
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """The mask is asked for the new tokens alone: which of them are padding."""
-        return query_length, self.columns_seen
+        if query_length == 1 and self.step is not None and self.step.constant:
+            return 1, -1  # the last column of any mask, however many there are
+        return query_length, self.get_seq_length()
 
     def get_max_length(self) -> int:
         """No largest length: tokens are evicted, positions count on."""
@@ -98,7 +104,13 @@ class BudgetLayer(TokenStorage):
         """The most positions that any query has looked over: in the text, or inside the cache."""
         if self.rows is None:
             return 0
-        return max(self.rows.tokens) if self.rotation is None else self.rows.longest_attended
+        ahead = self.get_seq_length() - self.rows.columns
+        if isinstance(ahead, Tensor):
+            self.bring_up_to_date()
+            ahead = 0
+        if self.rotation is None:
+            return max(self.rows.tokens) + ahead
+        return max(self.rows.longest_attended, max(self.rows.stored) + min(ahead, 1))
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Rows in another order (beam search)."""
@@ -131,11 +143,24 @@ class BudgetLayer(TokenStorage):
         `real` [B, Q]: False is padding, wherever in its row it stands (zeros come out); None: there is none.
         Raises ValueError for a cache that another model filled.
         """
-        assert self.rows is not None
         self._check_module(module)
-        self.columns_seen += query.shape[2]
-        if query.shape[2] == 1 and real is None and min(self.rows.tokens) > 0:
+        self.has_attended = True
+        if query.shape[2] == 1 and real is None and self.step is not None and self.step.constant:
             return self._decode(query, key, value, scale)
+        return self.attend_and_grow(query, key, value, real, scale)
+
+    def attend_and_grow(
+        self, query: Tensor, key: Tensor, value: Tensor, real: Tensor | None, scale: float
+    ) -> Tensor:
+        """Attention of new tokens after which shapes, or what the host counts, may be others."""
+        rows = self.counted()
+        self.groups = query.shape[1] // key.shape[1]
+        if query.shape[2] == 1 and real is None and min(rows.tokens) > 0:
+            if self.step is None or self.step.outgrown:
+                step_together([self])
+            return self._decode(query, key, value, scale)
+        self.bring_up_to_date()
+        rows.columns += query.shape[2]
         if real is None:
             return self._prompt(query, key, value, [query.shape[2]] * query.shape[0], scale)
         # Padding goes to the end of its row, where causality hides it.
@@ -208,45 +233,26 @@ class BudgetLayer(TokenStorage):
 
     def _decode(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         """One new token a row: put it into the free slot, attend to all that is there, then free another."""
-        assert self.keys is not None and self.values is not None and self.positions is not None
-        assert self.rows is not None
-        rows, step = self.rows, self._step()
-        step.begin(self)
-        if isinstance(self.next_slot, int):
-            write_slot(self.keys, self.next_slot, key, 2)
-            write_slot(self.values, self.next_slot, value, 2)
-        else:
-            write_rows(self.keys, self.next_row, key)
-            write_rows(self.values, self.next_row, value)
-        used = self.used = max(rows.stored) + 1
-        keys, values = self.keys[:, :, :used], self.values[:, :, :used]
+        assert self.step is not None
+        stored = self.step.begin(self, key, value)
+        keys = stored.keys
         if self.rotation is not None:
-            query = self.rotation.rotated(query, rows.next_places(), used)
-            keys = self.rotation.rotated(keys, self._places(self.positions[..., :used]), used)
-        visible = None
-        if min(rows.stored) + 1 < used:
-            last = rows.numbers(rows.stored, dims=4)
-            visible = torch.arange(used, device=query.device) <= last
-        if self.scorer is not None and self.scorer.needs_weights:
-            weights = step.weights_of(self, query.shape[1] // key.shape[1])
-            output = attend_once(query, keys, values, scale, weights, visible)
+            used = keys.shape[2]
+            query = self.rotation.rotated(query, stored.places, used)
+            keys = self.rotation.rotated(keys, self._places(stored.positions), used)
+        if stored.weights is not None:
+            output = attend_once(query, keys, stored.values, scale, stored.weights, stored.visible)
         else:
-            grouped = query.shape[1] != keys.shape[1]
             output = F.scaled_dot_product_attention(
-                query, keys, values, attn_mask=visible, scale=scale, enable_gqa=grouped
+                query,
+                keys,
+                stored.values,
+                attn_mask=stored.visible,
+                scale=scale,
+                enable_gqa=query.shape[1] != keys.shape[1],
             )
-            if self.scorer is not None:
-                new = NewToken(rows.tokens, self.next_slot, values=values, value=value)
-                self.scorer.step(self.scorer.state, new)
-        rows.count_decoded()
-        step.end(self)
+        self.step.end(self, stored, value)
         return output
-
-    def _step(self) -> Step:
-        """The step that this layer takes part in; one of its own where nobody made another."""
-        if self.step is None or not self.step.has(self):
-            self.step = Step([self])
-        return self.step
 
     def _places(self, positions: Tensor) -> Tensor:
         """Positions inside the cache: [B, Hkv, L], or [B, 1, L] where no score tells heads apart."""

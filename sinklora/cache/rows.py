@@ -18,6 +18,7 @@ class Rows:
 
     def __init__(self, batch: int, device: torch.device) -> None:
         self.device = device
+        self.columns = 0  # tokens, padding included
         self.tokens = [0] * batch  # seen
         self.stored = [0] * batch  # of them, those that are kept
         self.splits = [Split(0, 0, 0)] * batch
@@ -66,12 +67,27 @@ class Rows:
         A row has a slot more than its budget, so that a token is written before one leaves. Where always the
         oldest leaves, the slots behind the protected ones are a ring, and this says which is next.
         """
+        self.columns += 1
         self.evicting = self.full()
-        self.next_slots = [
-            slot + 1 if slot < split.total else split.protected
-            for slot, split in zip(self.next_slots, self.splits, strict=True)
-        ]
+        ring = zip(self.next_slots, self.rings(), strict=True)
+        self.next_slots = [slot + 1 if slot < end else begin for slot, (begin, end) in ring]
         self.count([1] * len(self))
+
+    def rings(self) -> list[tuple[int, int]]:
+        """The first and the last slot of each row that are filled in turns once it is full."""
+        return [(split.protected, split.total) for split in self.splits]
+
+    def always_kept(self) -> tuple[list[int], list[int]]:
+        """How many of the newest and of the first tokens of each row are never evicted."""
+        return [max(split.recent, 1) for split in self.splits], [split.protected for split in self.splits]
+
+    def most(self) -> int:
+        """The largest budget of a row."""
+        return max(split.total for split in self.splits)
+
+    def agree(self, values: list[Any]) -> bool:
+        """Whether a number is the same in all rows."""
+        return len(set(values)) == 1
 
     def next_places(self) -> Tensor:
         """The position of each row's next token among those that are kept: [B, 1, 1]."""
@@ -79,7 +95,7 @@ class Rows:
 
     def numbers(self, values: list[Any], dims: int = 3) -> Any:
         """A number a row: one where all agree, else a tensor [B, 1, ...] of so many dimensions."""
-        if len(set(values)) == 1:
+        if self.agree(values):
             return values[0]
         return torch.tensor(values, device=self.device).reshape(-1, *[1] * (dims - 1))
 

@@ -35,13 +35,14 @@ class NewTokens:
 class NewToken:
     """One decoded token a row, which stands in its slot already.
 
-    `seen`: how many tokens of its row came before it; `slot`: where it stands, a number or [B, Hkv, 1].
+    `seen`: how many tokens of its row came before it, a number or [B, 1, 1]; `slot`: where it stands, a
+    number or [B, Hkv, 1], with a dimension of layers before where several step together.
     For scorers that need weights, `weights` [layers, B, Hkv, groups, used] in float32 or float64: its
     attention to all that is stored, itself included, in layers that step together. For all others, one
     layer's `values` [B, Hkv, used, D] and the token's own `value` [B, Hkv, 1, D].
     """
 
-    seen: list[int]
+    seen: int | Tensor
     slot: int | Tensor
     weights: Tensor | None = None
     values: Tensor | None = None

@@ -1,117 +1,134 @@
 """A decoding step of several layers at once: which token each of them evicts is decided for all together.
 
 What is evicted matters for the next token alone, so it can wait until the last layer has attended: a handful
-of operators for all layers in place of a handful for each.
+of operators for all layers in place of a handful for each. `growing_step` is for layers with a row that has
+not used up its budget, `steady_step` for all others.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
-from sinklora.cache.eviction import next_slot
 from sinklora.cache.scores import NewToken
-from sinklora.cache.slots import slot_rows, write_slot
 from sinklora.cache.storage import TokenStorage
 
 
-class Step:
+class Stored(NamedTuple):
+    """What a decoded token attends to in a layer, itself included.
+
+    `keys`, `values` [B, Hkv, used, D], `positions` [B, Hkv, used]. `visible` [B, 1, 1, used]: False hides a
+    slot; None: none is hidden. `places` [B, 1, 1]: which of its row's kept tokens the new one is, from 0 on.
+    `weights` [B, Hkv, groups, used]: where its attention is to be written, if the scorer needs that.
+    """
+
+    keys: Tensor
+    values: Tensor
+    positions: Tensor
+    visible: Tensor | None
+    places: Tensor
+    weights: Tensor | None
+
+
+class Step(ABC):
     """Layers of one shape that have seen the same tokens; their positions and scores lie in one tensor.
 
-    Each layer calls `begin` before it attends and `end` afterwards, one layer after the other.
+    Each layer calls `begin` before it attends and `end` afterwards, one layer after the other. `slot`: where
+    the new token goes, a number or [layers, B, Hkv, 1] (a dimension that is the same throughout may be 1).
+    `seen`: the tokens before it, a number or [B, 1, 1].
     """
+
+    constant: ClassVar[bool]  # whether no shape changes in it, and nothing that the host counts
+    slot: int | Tensor
+    seen: int | Tensor
 
     def __init__(self, layers: Sequence[TokenStorage]) -> None:
         self.layers = list(layers)
-        self._begun = self._ended = 0
-        self._columns: dict[str, Tensor] = {}
-        self._slot: int | Tensor = 0
-        self._weights: Tensor | None = None
-        self._index = {id(layer): index for index, layer in enumerate(self.layers)}
-        self._stack()
+        self.scorer = self.layers[0].scorer
+        self._attending = 0  # layers that have begun
+        self._weights: list[Tensor] = []  # attention of the new token, by layer
+        self.stack()
 
-    def has(self, layer: TokenStorage) -> bool:
-        """Whether the layer's columns are still those of this step: a prompt or a selection makes others."""
-        return layer.positions is not None and layer.positions is self._positions.get(id(layer))
-
-    def begin(self, layer: TokenStorage) -> None:
-        """The first layer says for all where the new token stands."""
-        if self._begun == 0:
-            assert layer.rows is not None
-            seen = layer.rows.numbers(layer.rows.tokens)
-            positions = self._columns["positions"]
-            new = seen if isinstance(seen, int) else seen.int().expand(*positions.shape[:-1], 1)
-            write_slot(positions, self._slot, new, -1)
-        self._begun += 1
-
-    def weights_of(self, layer: TokenStorage, groups: int) -> Tensor:
-        """Where a layer writes the attention of its new token: [B, Hkv, groups, used]."""
-        scores = self._columns["scores"]
-        if self._weights is None:
-            self._weights = scores.new_empty(*scores.shape[:-1], groups, scores.shape[-1])
-        return self._weights[self._index[id(layer)], ..., : layer.used]
-
-    def end(self, layer: TokenStorage) -> None:
-        """The last layer accounts and evicts for all."""
-        self._ended += 1
-        if self._ended < len(self.layers):
-            return
-        self._begun = self._ended = 0
-        assert layer.rows is not None
-        if self._weights is not None and layer.scorer is not None:
-            seen = [tokens - 1 for tokens in layer.rows.tokens]
-            new = NewToken(seen, self._slot, weights=self._weights[..., : layer.used])
-            layer.scorer.step(self._columns, new)
-        for member in self.layers:
-            member.make_room()
-        if not all(map(self.has, self.layers)):
-            self._stack()
-        self._slot = next_slot(layer.rows, layer.scorer, self._columns)
-        self._hand_out()
-
-    def _stack(self) -> None:
+    def stack(self) -> None:
         """One tensor of all layers' columns, of which each layer has its part."""
         columns = [layer.columns() for layer in self.layers]
-        self._weights = None
-        self._columns = {name: _stacked([mine[name] for mine in columns]) for name in columns[0]}
-        self._positions: dict[int, Tensor] = {}
+        self.columns = {name: _stacked([mine[name] for mine in columns]) for name in columns[0]}
         for index, layer in enumerate(self.layers):
             assert layer.keys is not None and layer.values is not None
-            mine = {name: x[index] for name, x in self._columns.items()}
-            layer.replace(layer.keys, layer.values, mine)
-            self._positions[id(layer)] = mine["positions"]
-        slots = [layer.next_slot for layer in self.layers]
-        self._slot = _stacked(slots) if isinstance(slots[0], Tensor) else slots[0]
-        self._hand_out()
+            layer.replace(layer.keys, layer.values, {name: x[index] for name, x in self.columns.items()})
+            layer.step, layer.index_in_step = self, index
 
-    def _hand_out(self) -> None:
-        """Tell each layer its free slot."""
-        if isinstance(self._slot, int):
-            for layer in self.layers:
-                layer.next_slot = self._slot
+    def begin(self, layer: TokenStorage, key: Tensor, value: Tensor) -> Stored:
+        """Put a new token a row, [B, Hkv, 1, D], into its slot; the first layer says where for all."""
+        if self._attending == 0:
+            self._place()
+        self._attending += 1
+        return self._store(layer, key, value)
+
+    def end(self, layer: TokenStorage, stored: Stored, value: Tensor) -> None:
+        """Account for the new token, whose attention stands in `stored.weights`; the last layer evicts."""
+        by_weights = stored.weights is not None
+        if self.scorer is not None and not by_weights:
+            index = layer.index_in_step
+            mine = {name: x[index] for name, x in self.columns.items() if name != "positions"}
+            new = NewToken(self.seen, self._slot_of(index), values=stored.values, value=value)
+            self.scorer.step(mine, new)
+        if self._attending < len(self.layers):
             return
-        rows = slot_rows(self._slot, self._columns["positions"].shape[-1])
-        for layer, slot, row in zip(self.layers, self._slot, rows, strict=True):
-            layer.next_slot, layer.next_row = slot, row
+        self._attending = 0
+        if self.scorer is not None and by_weights:
+            self.scorer.step(self.columns, NewToken(self.seen, self.slot, weights=_stacked(self._weights)))
+        self._evict()
+
+    def fixed_tensors(self) -> list[Tensor]:
+        """All tensors of the step that it never replaces, if those are all that it uses."""
+        return []
+
+    def report(self) -> None:
+        """Bring what the host knows of the layers up to date."""
+        return
+
+    @property
+    def columns_seen(self) -> int | Tensor:
+        """Tokens that each row has seen, padding included; a tensor [] where the host would have to wait."""
+        return self.layers[0].counted().columns
+
+    @property
+    @abstractmethod
+    def outgrown(self) -> bool:
+        """Whether the layers need another kind of step."""
+
+    @abstractmethod
+    def _place(self) -> None:
+        """Write the position of the new token, in all layers."""
+
+    @abstractmethod
+    def _store(self, layer: TokenStorage, key: Tensor, value: Tensor) -> Stored:
+        """Write its keys and values, in one layer."""
+
+    @abstractmethod
+    def _evict(self) -> None:
+        """Count it, and free a slot for the next one, in all layers."""
+
+    def empty_weights(self, used: int) -> list[Tensor]:
+        """Tensors [B, Hkv, groups, used] for the attention of a token, by layer; none if none is needed."""
+        if self.scorer is None or not self.scorer.needs_weights:
+            return []
+        heads, scores = self.columns["positions"].shape[1:3], self.columns["scores"]
+        return [scores.new_empty(*heads, layer.groups, used) for layer in self.layers]
+
+    def _slot_of(self, index: int) -> int | Tensor:
+        """The slot of one layer, a number or [B, Hkv, 1]."""
+        if isinstance(self.slot, int):
+            return self.slot
+        heads = self.columns["positions"].shape[:-1]
+        return self.slot.expand(*heads, 1)[index]
 
 
-def _stacked(tensors: Sequence[Any]) -> Tensor:
+def _stacked(tensors: Sequence[Tensor]) -> Tensor:
     """Tensors of layers as one; that of a single layer is not copied."""
     return torch.stack(list(tensors)) if len(tensors) > 1 else tensors[0][None]
-
-
-def step_together(layers: Sequence[TokenStorage]) -> None:
-    """Let all layers that hold tokens step together with those of their shape, device and history."""
-    alike: dict[object, list[TokenStorage]] = {}
-    for layer in layers:
-        if layer.rows is not None and layer.positions is not None:
-            rows, shape = layer.rows, layer.positions.shape
-            history = (rows.tokens, rows.stored, rows.splits, rows.next_slots, type(layer.next_slot).__name__)
-            alike.setdefault(str((layer.device, shape, layer.used, history)), []).append(layer)
-    for members in alike.values():
-        step = Step(members)
-        for member in members:
-            member.step = step

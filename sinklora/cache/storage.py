@@ -30,9 +30,11 @@ class TokenStorage:
     keys: Tensor | None
     values: Tensor | None
     step: Step | None  # with the layers that decode and evict together with this one
+    index_in_step: int
 
     def __init__(self, policy: CachePolicy) -> None:
         self.policy = policy
+        self.constant_size = False  # whether it has all slots of its budget from the first decoded token on
         self.forget()
 
     def forget(self) -> None:
@@ -42,9 +44,10 @@ class TokenStorage:
         self.scorer: Scorer | None = None
         self.rows: Rows | None = None
         self.step = None
+        self.index_in_step = 0
+        self.groups = 1  # queries that share a key/value head
         self.used = 0
         self.next_slot: int | Tensor = 0
-        self.next_row = torch.empty(0)  # where heads differ, the same in flattened keys: see `slot_rows`
 
     def allocate(self, key: Tensor) -> None:
         """Get ready for keys and values like these, which are the first."""
@@ -71,13 +74,31 @@ class TokenStorage:
                 "new BudgetCache for this one"
             )
 
+    def counted(self) -> Rows:
+        """The counts of its rows, as far as the host has them; the cache is not empty."""
+        assert self.rows is not None
+        return self.rows
+
+    def bring_up_to_date(self) -> None:
+        """Let the host know of all tokens that were decoded."""
+        if self.step is not None:
+            self.step.report()
+
+    def is_full(self) -> bool:
+        """Whether every row has used up its budget, and has its free slot."""
+        if self.rows is None or self.keys is None or self.values is None:
+            return False
+        slots = self.rows.most() + 1
+        return min(self.rows.tokens) > 0 and all(self.rows.full()) and self.keys.shape[2] == slots
+
     def columns(self) -> dict[str, Tensor]:
         """The tensors besides keys and values; their last dimension is slots."""
         assert self.positions is not None
         return {"positions": self.positions} | ({} if self.scorer is None else self.scorer.state)
 
     def replace(self, keys: Tensor, values: Tensor, columns: dict[str, Tensor]) -> None:
-        """Hold these tensors instead."""
+        """Hold these tensors instead, and step alone until somebody makes another step for them."""
+        self.step = None
         self.keys, self.values, self.positions = keys, values, columns["positions"]
         if self.scorer is not None:
             self.scorer.state = {name: columns[name] for name in self.scorer.state}
@@ -93,6 +114,7 @@ class TokenStorage:
         """Kept positions, ascending [B, Hkv, kept] (int32); EMPTY at the end of short rows."""
         if self.positions is None or self.rows is None:
             raise ValueError("the cache is empty: give it to a model first")
+        self.bring_up_to_date()
         last = torch.iinfo(torch.int32).max
         kept = self.positions[..., : self.used]
         kept = kept.masked_fill(kept == EMPTY, last).sort(-1).values[..., : max(self.rows.stored)]
@@ -102,12 +124,21 @@ class TokenStorage:
         """Only these rows, in this order."""
         if self.keys is None or self.values is None or self.rows is None:
             return
+        self.bring_up_to_date()
         at = indices.to(self.device)
         columns = {name: x[at] for name, x in self.columns().items()}
         if isinstance(self.next_slot, Tensor):
             self.next_slot = self.next_slot[at]
         self.replace(self.keys[at], self.values[at], columns)
         self.rows.select(torch.arange(len(self.rows))[indices.cpu()].tolist())
+
+    def leave_inference_mode(self) -> None:
+        """Tensors that were made in inference mode cannot be written outside of it: take copies instead."""
+        if self.keys is not None and self.values is not None and self.keys.is_inference():
+            columns = {name: x.clone() for name, x in self.columns().items()}
+            if isinstance(self.next_slot, Tensor):
+                self.next_slot = self.next_slot.clone()
+            self.replace(self.keys.clone(), self.values.clone(), columns)
 
     def with_stored(self, key: Tensor, value: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Stored tokens and new ones behind them: keys, values, positions."""
@@ -121,19 +152,23 @@ class TokenStorage:
     def slots_for(self, tokens: int) -> int:
         """Slots to make for so many tokens: one more for the next, a quarter more while the budget allows."""
         assert self.rows is not None
-        most = max(split.total for split in self.rows.splits)
+        most = self.rows.most()
         return min(most + 1, tokens + tokens // 4 + 16) if tokens < most else tokens + 1
 
     def make_room(self) -> None:
         """Free slots for one more token a row."""
-        if self.keys is None or self.values is None or self.rows is None:
-            return
-        needed = max(self.rows.next_slots) + 1
-        extra = self.slots_for(needed) - self.keys.shape[2]
-        if needed <= self.keys.shape[2]:
-            return
-        keys, values = (F.pad(x, (0, 0, 0, extra)) for x in (self.keys, self.values))
-        self.replace(keys, values, {name: padded(name, x, extra) for name, x in self.columns().items()})
+        if self.keys is not None:
+            needed = max(self.counted().next_slots) + 1
+            if needed > self.keys.shape[2]:
+                self.make_slots(self.slots_for(needed))
+
+    def make_slots(self, slots: int) -> None:
+        """As many slots in all, if they are not there yet."""
+        assert self.keys is not None and self.values is not None
+        extra = slots - self.keys.shape[2]
+        if extra > 0:
+            keys, values = (F.pad(x, (0, 0, 0, extra)) for x in (self.keys, self.values))
+            self.replace(keys, values, {name: padded(name, x, extra) for name, x in self.columns().items()})
 
 
 def padded(name: str, column: Tensor, slots: int) -> Tensor:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
@@ -125,14 +125,23 @@ class Generation(NamedTuple):
 
 @torch.inference_mode()
 def generate(
-    model: PreTrainedModel, make_cache: Callable[[], Cache], ids: torch.Tensor, new_tokens: int
+    model: PreTrainedModel,
+    make_cache: Callable[[], Cache],
+    ids: torch.Tensor,
+    new_tokens: int,
+    *,
+    decode: Callable[..., Any] | None = None,
 ) -> Generation:
-    """Read a prompt [B, N] into a cache and decode greedily `new_tokens` a row, each part timed."""
+    """Read a prompt [B, N] into a cache and decode greedily `new_tokens` a row, each part timed.
+
+    `decode`: what is called for a token in place of the model, such as the model compiled.
+    """
+    decode = decode or model
     cache = make_cache()
     watch = Stopwatch(model.device)
     logits = model(ids, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
     prompt = watch.lap().wall
     for _ in range(new_tokens):
         token = logits[:, -1:].argmax(-1)
-        logits = model(token, past_key_values=cache, use_cache=True).logits
+        logits = decode(token, past_key_values=cache, use_cache=True).logits
     return Generation(prompt, watch.lap().wall, cache_bytes(cache))

@@ -84,7 +84,9 @@ def _attend_cached(
             "than once, so a BudgetCache cannot follow: use transformers' DynamicCache for this architecture"
         )
     seen = layer.get_seq_length()
-    real = check_cached_call(module, seen, query, key, value, attention_mask, arguments)
+    real = check_cached_call(
+        module, seen, query, key, value, attention_mask, arguments, masks_are_made=layer.constant_size
+    )
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     if isinstance(layer.rotation, RotaryPositions):
         query, key = layer.rotation.unrotated(query, key, arguments.get("position_ids"))
@@ -117,9 +119,10 @@ def document_mask(
         # transformers consumes this mark on loading; without it the next save would forget the pattern.
         config.attn_implementation = ATTENTION_NAME
     offset = arguments.get("kv_offset", 0)
-    if q_length == kv_length and arguments.get("q_offset", 0) == offset:
+    newest_alone = q_length == kv_length == 1 and offset == -1
+    if newest_alone or (q_length == kv_length and arguments.get("q_offset", 0) == offset):
         mask = arguments.get("attention_mask")
-        own = mask if mask is None else mask[:, offset : offset + kv_length]
+        own = mask if mask is None else mask[:, -1:] if newest_alone else mask[:, offset : offset + kv_length]
         causal, ids = find_document_ids(batch_size, kv_length, **{**arguments, "attention_mask": own})
         if causal:
             return ids

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sinklora.hf.architecture import attention_layers, full_attention_argument
-from sinklora.hf.document_ids import LostDocumentsError, has_gaps, has_restarts
+from sinklora.hf.document_ids import LostDocumentsError, has_gaps, has_restarts, padding_of
 
 # Arguments by which some architectures change scores or hide keys: none may be dropped without a word.
 SCORE_CHANGING_ARGUMENTS = frozenset(
@@ -60,15 +60,17 @@ def check_evaluation_call(
 
 def check_cached_call(
     module: Any,
-    seen: int,
+    seen: Any,
     query: Tensor,
     key: Tensor,
     value: Tensor,
     mask: Tensor | None,
     arguments: dict[str, Any],
+    masks_are_made: bool = False,
 ) -> Tensor | None:
     """Which of the new tokens [B, Q] are no padding, None where none is, after `seen` tokens in the cache.
 
+    `masks_are_made`: transformers has made a 4-D mask of padding, as `generate` does for compiled caches.
     ValueError where a BudgetCache cannot answer.
     """
     if module.training:
@@ -81,7 +83,7 @@ def check_cached_call(
     _check_scores(module, arguments, "a BudgetCache cannot follow")
     _check_causal(module, arguments, "a BudgetCache is")
     window = arguments.get("sliding_window")
-    if window is not None and seen + query.shape[2] > window:
+    if window is not None and int(seen) + query.shape[2] > window:
         raise ValueError(
             f"{seen + query.shape[2]} tokens are more than sliding_window={window}, which a BudgetCache "
             "cannot apply: keep below it, or choose a model without local attention"
@@ -91,6 +93,8 @@ def check_cached_call(
             f"{type(module).__name__} has keys of size {key.shape[-1]} and values of size {value.shape[-1]} "
             "(multi-head latent attention), which a BudgetCache cannot hold: use transformers' DynamicCache"
         )
+    if mask is not None and mask.ndim == 4 and masks_are_made:
+        mask = padding_of(mask, check=_is_first(module))
     if mask is not None and mask.ndim != 2:
         raise ValueError(
             "a BudgetCache cannot be combined with a 4-D attention mask: pass a 2-D one, or None (where "

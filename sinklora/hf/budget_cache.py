@@ -18,7 +18,8 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 from sinklora.cache.full import Full
 from sinklora.cache.layer import MARK, BudgetLayer
 from sinklora.cache.policies import CachePolicy, make_policy
-from sinklora.cache.step import step_together
+from sinklora.cache.rotation import Rotation
+from sinklora.cache.steps import step_together
 from sinklora.hf.architecture import (
     check_architecture,
     check_attention_sinks,
@@ -32,10 +33,20 @@ from sinklora.hf.cache_positions import RotaryPositions, check_rotation, trained
 from sinklora.hf.rope import find_transformer
 
 POSITIONS = ("text", "cache")
+NO_GRAPH = "a BudgetCache has constant shapes only when one token a row is decoded and every row is full"
 
 
 class BudgetCacheLayer(BudgetLayer, CacheLayerMixin):
-    """A `BudgetLayer` that transformers accepts as one of its own."""
+    """A `BudgetLayer` that transformers accepts as one of its own.
+
+    `compiled`: it has all slots of its budget at once, and tells transformers that it can be compiled.
+    """
+
+    def __init__(
+        self, policy: CachePolicy, prefill_chunk: int | None, rotation: Rotation | None, compiled: bool
+    ) -> None:
+        super().__init__(policy, prefill_chunk, rotation)
+        self.constant_size = self.is_compileable = compiled
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
@@ -45,8 +56,14 @@ class BudgetCacheLayer(BudgetLayer, CacheLayerMixin):
         setattr(values, MARK, self)
         return keys, values
 
+    attend_and_grow = torch.compiler.disable(
+        BudgetLayer.attend_and_grow,
+        reason=NO_GRAPH,
+    )
+
     def __getstate__(self) -> dict[str, Any]:
         """All but what belongs to this process, the module that filled it and its part in a common tensor."""
+        self.bring_up_to_date()
         return {**self.__dict__, "_module": None, "step": None}
 
 
@@ -68,6 +85,12 @@ class BudgetCache(CalledCache):
     stream may be of any length; for models with rotary position embeddings. A call with a few tokens checks
     that (`probe=False` skips it, for weights that cannot run yet).
 
+    `compiled`: let `generate` compile decoding, as it does for transformers' StaticCache: by itself on a GPU,
+    where CUDA graphs replay it; the prompt is not compiled. One graph serves all steps, and all prompts under
+    a budget in tokens; a budget that is a fraction gives other shapes with each prompt, and a graph for them.
+    Until a row is full it costs as much as a full one. A model that you compile yourself needs no `compiled`:
+    once all rows are full, its steps are one graph.
+
     Works for any batch, padded wherever in a row, greedy or sampling or beam search, several turns; as
     DynamicCache does, copied, pickled, filled under `torch.inference_mode`. Raises ValueError, each time
     saying what to do: at once for an architecture without AttentionInterface, with soft-capped scores,
@@ -83,6 +106,7 @@ class BudgetCache(CalledCache):
         *,
         prefill_chunk: int | None = None,
         positions: str = "text",
+        compiled: bool = False,
         probe: bool = True,
     ) -> None:
         if not isinstance(policy, CachePolicy):
@@ -93,6 +117,11 @@ class BudgetCache(CalledCache):
             raise ValueError(f"prefill_chunk={prefill_chunk!r}: expected tokens (1 or more), or None")
         if positions not in POSITIONS:
             raise ValueError(f"positions={positions!r}: expected one of {', '.join(POSITIONS)}")
+        if compiled and not policy.bounded:
+            raise ValueError(
+                f"compiled=True: {policy} grows with every token, so that no graph serves two steps: take a "
+                "policy with a budget, or transformers' StaticCache"
+            )
         transformer = None
         if isinstance(model, PreTrainedConfig):
             config = model
@@ -105,9 +134,10 @@ class BudgetCache(CalledCache):
         self._trained_length, self._warned = trained_length(config), False
         # A second list, because that of transformers may hold layers of every kind.
         self.budget_layers = [
-            BudgetCacheLayer(policy, prefill_chunk, rotation) for _ in range(config.num_hidden_layers)
+            BudgetCacheLayer(policy, prefill_chunk, rotation, compiled)
+            for _ in range(config.num_hidden_layers)
         ]
-        self._in_call, self._seen = False, 0
+        self._in_call = False
         super().__init__(layers=list(self.budget_layers))
         if transformer is not None and rotation is not None and probe:
             everything = BudgetCache(transformer, Full(), positions="cache", probe=False)
@@ -123,35 +153,50 @@ class BudgetCache(CalledCache):
                 "use_cache=False (an argument, or the model's config) with a BudgetCache as past_key_values: "
                 "pass use_cache=True, or leave the cache out"
             )
-        if self._in_call and len({layer.get_seq_length() for layer in self.budget_layers}) > 1:
+        attended = [layer.has_attended for layer in self.budget_layers]
+        if self._in_call and any(attended) and not all(attended):
             raise ValueError(
                 "the last call with this cache ended half-way, so its layers hold different tokens: call "
                 "reset() and begin again, or make a new BudgetCache"
             )
-        self._in_call, self._seen = True, self.get_seq_length()
-        self._prepare_layers()
+        self._in_call = True
+        for layer in self.budget_layers:
+            layer.has_attended = False
+        if any(layer.step is None or not layer.step.constant for layer in self.budget_layers):
+            self._prepare_layers()
 
+    @torch.compiler.disable(reason=NO_GRAPH)
     @torch.no_grad()
     def _prepare_layers(self) -> None:
         """Layers decode together; prompts, selections of rows and copies undo that."""
-        for layer in self.budget_layers:
-            keys = layer.keys
-            if keys is not None and keys.is_inference() and not torch.is_inference_mode_enabled():
-                # Tensors of inference mode cannot be written outside of it; selecting all rows copies them.
-                layer.batch_select_indices(torch.arange(layer.batch_size))
-        if not all(layer.step is not None and layer.step.has(layer) for layer in self.budget_layers):
-            step_together(self.budget_layers)
+        if not torch.is_inference_mode_enabled():
+            for layer in self.budget_layers:
+                layer.leave_inference_mode()
+        if not self._need_steps():
+            return
+        for step in step_together(self.budget_layers):
+            for x in step.fixed_tensors():
+                # CUDA graphs may write where they lie; another cache is recorded anew, not compiled anew.
+                torch._dynamo.mark_static_address(x, guard=False)
+
+    def _need_steps(self) -> bool:
+        """Whether some layers have no step, or have outgrown it; if so, all have."""
+        first = self.budget_layers[0].step
+        return first is None or first.outgrown or any(layer.step is None for layer in self.budget_layers)
 
     def end_call(self) -> None:
         """The call is over. ValueError where some layer did not attend through the cache."""
         self._in_call = False
-        self._warn_of_positions()
-        unused = [i for i, layer in enumerate(self.budget_layers) if layer.get_seq_length() == self._seen]
+        unused = [i for i, layer in enumerate(self.budget_layers) if not layer.has_attended]
         if unused:
             raise ValueError(
                 f"layers {unused} took no notice of the cache: the model is an encoder, has no keys and "
                 "values to store, or skips layers; leave the BudgetCache out for this architecture"
             )
+        if not torch.compiler.is_compiling():
+            if self._need_steps():
+                self._prepare_layers()
+            self._warn_of_positions()
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
@@ -172,8 +217,10 @@ class BudgetCache(CalledCache):
 
     def _warn_of_positions(self) -> None:
         """Say once that attention reaches farther than the model was trained for, and what to do."""
+        if self._warned or self._trained_length is None:
+            return
         reach = self.budget_layers[0].longest_reach
-        if self._warned or self._trained_length is None or reach <= self._trained_length:
+        if reach <= self._trained_length:
             return
         self._warned = True
         remedy = (

@@ -39,7 +39,7 @@ def find_document_ids(
     if use_vmap or (local_size is not None and local_size < num_tokens):
         return False, None
     ids = None
-    if not allow_is_causal_skip:
+    if not allow_is_causal_skip and num_tokens > 1:
         # Neighbours tell everything: seeing the next token is not causal, not seeing the
         # previous one starts a document.
         row = torch.arange(batch_size, device=device)[:, None]
@@ -68,6 +68,22 @@ def full_attention_mask(ids: Tensor) -> Tensor:
     causal = torch.ones(num_tokens, num_tokens, dtype=torch.bool, device=ids.device).tril()
     query, key = ids[:, None, :, None], ids[:, None, None, :]
     return causal & (key > 0) & ((key == query) | (query == 0))
+
+
+def padding_of(mask: Tensor, check: bool = True) -> Tensor | None:
+    """Document ids (0 is padding, 1 is not; None: no padding) of new tokens with a boolean mask [B, 1, N, N].
+
+    A mask that hides anything but padding and later tokens is returned as it is; it is looked for if `check`.
+    A compiled graph cannot look at values: a single token counts as real there.
+    """
+    if mask.dtype != torch.bool or mask.shape[2] != mask.shape[3]:
+        return mask
+    if mask.shape[3] == 1 and torch.compiler.is_compiling():
+        return None
+    real = mask[:, 0].diagonal(dim1=-2, dim2=-1)
+    if check and not torch.equal(mask, mask.new_ones(mask.shape[2:]).tril() & real[:, None, None]):
+        return mask
+    return None if bool(real.all()) else real.long()
 
 
 def has_gaps(ids: Tensor) -> bool:

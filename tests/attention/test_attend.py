@@ -30,6 +30,7 @@ from sinklora.attention.patterns import (
     SF_SHIFTED,
     find_pattern,
 )
+from sinklora.attention.varlen_windows import MISSING
 
 WINDOWED: dict[str, AttentionPattern] = {
     **{name: pattern for name, pattern in PATTERNS.items() if isinstance(pattern, AttentionPattern)},
@@ -61,6 +62,12 @@ def make_inputs(
 ) -> list[Tensor]:
     """Random query, key and value."""
     return [torch.randn(batch, h, num_tokens, size).to(dtype) for h in (heads[0], heads[1], heads[1])]
+
+
+def need(backend: str) -> None:
+    """Skip a test where the machine lacks what a backend is made of."""
+    if reason := MISSING[backend]():
+        pytest.skip(f"{backend} {reason}")
 
 
 def make_documents(num_tokens: int, batch: int = 2) -> Tensor:
@@ -473,7 +480,7 @@ def test_auto_takes_what_the_machine_has() -> None:
     inputs = make_inputs((2, 2), 9)
     assert attend(*inputs, RANDOM).equal(attend(*inputs, RANDOM, backend="dense"))
     assert attend(*inputs, SF).equal(attend(*inputs, SF, backend="sdpa"))
-    assert set(BACKENDS) == {"dense", "sdpa", "flash_attn", "flex"}
+    assert set(BACKENDS) == {"dense", "sdpa", "flash_attn", "varlen", "flex"}
 
 
 @pytest.mark.gpu
@@ -493,11 +500,23 @@ def test_sdpa_is_dense_on_cuda(name: str, num_tokens: int, heads: tuple[int, int
 @pytest.mark.parametrize("heads", ((4, 2), (3, 1), (5, 5)), ids=str)
 @pytest.mark.parametrize("num_tokens", (13, 200))
 @pytest.mark.parametrize("name", WINDOWED)
-def test_flash_attn_is_dense(name: str, num_tokens: int, heads: tuple[int, int], packed: bool) -> None:
-    pytest.importorskip("flash_attn")
+@pytest.mark.parametrize("backend", ("flash_attn", "varlen"))
+def test_windows_of_any_size_are_dense_on_cuda(
+    backend: str, name: str, num_tokens: int, heads: tuple[int, int], packed: bool
+) -> None:
+    need(backend)
     ids = make_documents(num_tokens).cuda() if packed else None
     inputs = [x.cuda() / 2 for x in make_inputs(heads, num_tokens, size=32, dtype=torch.bfloat16)]
-    compare(WINDOWED[name], inputs, ids, "flash_attn", atol=2e-2)
+    compare(WINDOWED[name], inputs, ids, backend, atol=2e-2)
+
+
+@pytest.mark.gpu
+@by_packing
+@pytest.mark.parametrize("name", WINDOWED)
+def test_auto_is_dense_on_cuda(name: str, packed: bool) -> None:
+    ids = make_documents(200).cuda() if packed else None
+    inputs = [x.cuda() / 2 for x in make_inputs((4, 2), 200, size=32, dtype=torch.bfloat16)]
+    compare(WINDOWED[name], inputs, ids, "auto", atol=2e-2)
 
 
 @pytest.mark.gpu
@@ -512,14 +531,16 @@ def test_flex_is_dense(name: str, num_tokens: int, heads: tuple[int, int], packe
 
 
 @pytest.mark.gpu
-def test_flash_attn_needs_values_of_the_size_of_keys() -> None:
+@pytest.mark.parametrize("backend", ("flash_attn", "varlen"))
+def test_kernels_for_any_windows_need_values_of_the_size_of_keys(backend: str) -> None:
     x = torch.randn(1, 2, 8, 16, device="cuda", dtype=torch.bfloat16)
     with pytest.raises(ValueError, match="the head size of keys, 16, got 8"):
-        attend(x, x, x[..., :8], SF, backend="flash_attn")
+        attend(x, x, x[..., :8], SF, backend=backend)
 
 
 @pytest.mark.gpu
-def test_flash_attn_needs_half_precision() -> None:
+@pytest.mark.parametrize("backend", ("flash_attn", "varlen"))
+def test_kernels_for_any_windows_need_half_precision(backend: str) -> None:
     x = torch.randn(1, 2, 8, 16, device="cuda")
     with pytest.raises(ValueError, match="computes in float16 or bfloat16, got torch"):
-        attend(x, x, x, SF, backend="flash_attn")
+        attend(x, x, x, SF, backend=backend)

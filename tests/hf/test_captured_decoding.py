@@ -90,8 +90,7 @@ def one_graph() -> bool:
 # --- one graph ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("rows", [1, 3])
-@pytest.mark.parametrize("architecture", ["llama-mha", "llama-gqa"])
+@pytest.mark.parametrize(("architecture", "rows"), [("llama-mha", 3), ("llama-gqa", 1)])
 @pytest.mark.parametrize("policy", MAIN.values(), ids=MAIN)
 def test_two_hundred_steps_are_one_graph(policy: CachePolicy, architecture: str, rows: int) -> None:
     model, ids = double_model(architecture), tokens(rows)

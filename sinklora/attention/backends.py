@@ -2,7 +2,7 @@
 
 `dense` is the truth and holds the mask. `sdpa` takes windows as the batch of plain causal attention, with no
 mask in memory (SinkLoRA, arXiv 2406.05678, section 3.1: segmentation and reassembly, then global sinks).
-`blocked` is `sdpa` with a backward pass of its own, twice as fast in bfloat16 on the CPU, less exact there.
+`sdpa_tiles` is `sdpa` with a compiled backward pass (causal_backward.py) where the processor has tiles.
 `flash_attn` does the same with one varlen call; `flex` skips the blocks that a pattern leaves empty. The last
 two need CUDA.
 """
@@ -48,10 +48,10 @@ def sdpa(
     return _by_windows(query, key, value, pattern, scale, ids, _causal)
 
 
-def blocked(
+def sdpa_tiles(
     query: Tensor, key: Tensor, value: Tensor, pattern: Pattern, scale: float, ids: Tensor | None
 ) -> Tensor:
-    """The same with the backward pass of blocked_backward.py."""
+    """The same with a compiled backward pass, for bfloat16 on a processor with tiles; `sdpa` elsewhere."""
     return _by_windows(query, key, value, pattern, scale, ids, causal_attention)
 
 
@@ -197,7 +197,7 @@ def _compiled_flex() -> tuple[Callable[..., Tensor], Callable[..., Any]]:
 BACKENDS: dict[str, Callable[..., Tensor]] = {
     "dense": dense,
     "sdpa": sdpa,
-    "blocked": blocked,
+    "sdpa_tiles": sdpa_tiles,
     "flash_attn": flash_attn,
     "flex": flex,
 }

@@ -1,7 +1,7 @@
 """Causal attention with a compiled backward pass: for bfloat16 on a processor with tiles (AMX).
 
-PyTorch's own backward pass on the CPU takes four to five times as long as its forward pass (2.13: it multiplies
-at a fifth of the rate of a plain product). The one here takes half of that, and is more exact.
+PyTorch's own backward pass on the CPU takes four to five times as long as its forward pass (2.13: it
+multiplies at a fifth of the rate of a plain product). The one here takes half of that, and is more exact.
 """
 
 from __future__ import annotations
@@ -16,9 +16,7 @@ from torch.autograd.function import once_differentiable
 
 from sinklora.operators.build import CompiledOperator
 
-CAUSAL_BACKWARD = CompiledOperator(
-    "causal_backward", Path(__file__).with_name("causal_backward_cpu.cpp")
-)
+CAUSAL_BACKWARD = CompiledOperator("causal_backward", Path(__file__).with_name("causal_backward_cpu.cpp"))
 
 # Compiling takes ten seconds. Shorter rows do without even where it is compiled, so that the last bits of a
 # result do not depend on what ran before.
@@ -46,7 +44,7 @@ def has_compiled_backward(query: Tensor, key: Tensor, value: Tensor) -> bool:
     """
     inputs = (query, key, value)
     return (
-        all(x.device.type == "cpu" and x.dtype == torch.bfloat16 for x in inputs)
+        all(type(x) is Tensor and x.device.type == "cpu" and x.dtype == torch.bfloat16 for x in inputs)
         and query.shape[3] == value.shape[3]
         and query.shape[2] >= TOKENS_WORTH_COMPILING
         and torch.is_grad_enabled()
@@ -62,7 +60,7 @@ class _CausalAttention(torch.autograd.Function):
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         # The kernels take the numbers of a head to lie side by side.
         query, key, value = (x if x.stride(3) == 1 else x.contiguous() for x in (query, key, value))
-        # PyTorch has no documented function that returns the log-sum-exp too; this is what its own SDPA calls.
+        # No documented function returns the log-sum-exp too; this is what PyTorch's own SDPA calls.
         output, log_sum_exp = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
             query, key, value, 0.0, True, scale=scale
         )
@@ -76,9 +74,7 @@ class _CausalAttention(torch.autograd.Function):
         operator = CAUSAL_BACKWARD.find()
         assert operator is not None
         query, key, value, output, log_sum_exp = ctx.saved_tensors
-        to_query, to_key, to_value = operator(
-            query, key, value, output, log_sum_exp, gradients[0], ctx.scale
-        )
+        to_query, to_key, to_value = operator(query, key, value, output, log_sum_exp, gradients[0], ctx.scale)
         kv_heads = key.shape[1]
         to_key, to_value = (x.unflatten(1, (kv_heads, -1)).sum(2) for x in (to_key, to_value))
         return to_query.sum(0).to(query.dtype), to_key.to(key.dtype), to_value.to(value.dtype), None

@@ -14,13 +14,15 @@ from torch.autograd.function import once_differentiable
 
 IGNORED = -100  # targets that are not counted, as in F.cross_entropy
 
+ROWS = 64  # whose softmax is taken at once in float32: they stay in a processor's caches
+
 
 def summed_linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, chunk: int) -> Tensor:
     """Sum over rows of `-log_softmax(hidden @ weight.T)[target]`, a float32 scalar at least.
 
-    `hidden` [N, W] and `weight` [V, W] of one dtype, `targets` int64 [N], those of -100 not counted. Products
-    are taken in the dtype of `hidden`; softmax, losses and the sum of the weight's gradient in float32 at
-    least. Gradients of gradients are refused.
+    `hidden` [N, W], `weight` [V, W], `targets` int64 [N], those of -100 not counted. Products are taken in
+    the dtype of `hidden`; softmax, losses and the sum of the weight's gradient in float32 at least. Gradients
+    of gradients are refused.
     """
     total: Tensor = _LinearCrossEntropy.apply(hidden, weight, targets, chunk)
     return total
@@ -33,16 +35,17 @@ class _LinearCrossEntropy(torch.autograd.Function):
         needs_hidden, needs_weight = ctx.needs_input_grad[:2]
         to_hidden = torch.empty_like(hidden) if needs_hidden else None
         to_weight = torch.zeros_like(weight, dtype=precise) if needs_weight else None
+        own = weight.to(hidden.dtype)
         total = hidden.new_zeros((), dtype=precise)
         for begin in range(0, hidden.shape[0], chunk):
             rows = slice(begin, begin + chunk)
-            counted = (targets[rows] != IGNORED).unsqueeze(1)
-            losses, to_logits = _losses(hidden[rows] @ weight.T, targets[rows].clamp(min=0).unsqueeze(1))
-            total += (losses * counted).sum()
+            logits = hidden[rows] @ own.T
+            for part, target in zip(logits.split(ROWS), targets[rows].split(ROWS), strict=True):
+                total += _loss_then_gradient(part, target)
             if to_hidden is not None:
-                to_hidden[rows] = (to_logits @ weight) * counted
+                to_hidden[rows] = logits @ own
             if to_weight is not None:
-                to_weight += to_logits.T @ (hidden[rows] * counted)
+                to_weight += logits.T @ hidden[rows]
         ctx.save_for_backward(to_hidden, None if to_weight is None else to_weight.to(weight.dtype))
         return total
 
@@ -53,12 +56,13 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return (*scaled, None, None)
 
 
-def _losses(logits: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
-    """Losses [N, 1] of rows whose targets are `index` [N, 1], and their gradients in the logits' dtype."""
+def _loss_then_gradient(logits: Tensor, targets: Tensor) -> Tensor:
+    """The summed loss of rows of logits, which are then replaced by its gradients."""
+    counted, index = (targets != IGNORED).unsqueeze(1), targets.clamp(min=0).unsqueeze(1)
     precise = torch.promote_types(logits.dtype, torch.float32)
-    shares = logits.to(precise).softmax(-1)
-    # The log-sum-exp of a row, from its largest logit and that one's share, which never underflows.
-    log_sum = logits.amax(-1, keepdim=True).to(precise) - shares.amax(-1, keepdim=True).log()
-    losses = log_sum - logits.gather(1, index).to(precise)
+    logarithms = logits.log_softmax(-1, dtype=precise)
+    loss = -(logarithms.gather(1, index) * counted).sum()
+    shares = logarithms.exp_()
     shares.scatter_add_(1, index, -torch.ones_like(index, dtype=precise))
-    return losses, shares.to(logits.dtype)
+    logits.copy_(shares.mul_(counted))
+    return loss

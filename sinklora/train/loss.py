@@ -47,9 +47,7 @@ class ChunkedLoss:
         rows = hidden[:, :-1].reshape(-1, hidden.shape[-1])
         targets = labels[:, 1:].reshape(-1)
         if self.fused and getattr(head, "bias", None) is None:
-            dtype = torch.get_autocast_dtype(rows.device.type) if _under_autocast(rows) else rows.dtype
-            weight = head.weight.to(dtype)
-            total = summed_linear_cross_entropy(rows.to(dtype), weight, targets, self.chunk)
+            total = summed_linear_cross_entropy(_in_autocast_dtype(rows), head.weight, targets, self.chunk)
             return total / (targets != -100).sum().clamp(min=1)
         total = rows.new_zeros((), dtype=torch.float32)
         for part, target in zip(rows.split(self.chunk), targets.split(self.chunk), strict=True):
@@ -57,8 +55,9 @@ class ChunkedLoss:
         return total / (targets != -100).sum().clamp(min=1)
 
 
-def _under_autocast(x: torch.Tensor) -> bool:
-    return torch.is_autocast_enabled(x.device.type)
+def _in_autocast_dtype(x: torch.Tensor) -> torch.Tensor:
+    device = x.device.type
+    return x.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else x
 
 
 def _check_config(config: Any) -> None:

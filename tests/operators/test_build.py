@@ -72,7 +72,7 @@ def test_a_damaged_library_is_made_again_and_a_good_one_needs_no_compiler(
 
 @needs_compiler
 def test_a_failed_build_leaves_nothing_and_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    library = tmp_path / "kernels" / LIBRARY
+    library = tmp_path / "kernels" / "column_sums.so"
     monkeypatch.setenv("CXX", "/nowhere/c++ -O0")
     with pytest.raises(FileNotFoundError, match="install g\\+\\+, or name one in CXX"):
         COLUMN_SUMS.compile(library)

@@ -18,8 +18,8 @@ from sinklora.operators.build import CompiledOperator
 
 CAUSAL_BACKWARD = CompiledOperator("causal_backward", Path(__file__).with_name("causal_backward_cpu.cpp"))
 
-# Compiling takes ten seconds. Shorter rows do without even where it is compiled, so that the last bits of a
-# result do not depend on what ran before.
+# In all windows of a call. Compiling takes ten seconds; fewer tokens do without even where it is compiled, so
+# that the last bits of a result do not depend on what ran before.
 TOKENS_WORTH_COMPILING = 1024
 
 
@@ -40,13 +40,13 @@ def causal_attention(query: Tensor, key: Tensor, value: Tensor, scale: float) ->
 def has_compiled_backward(query: Tensor, key: Tensor, value: Tensor) -> bool:
     """Whether the compiled backward pass serves these inputs: bfloat16 on a processor with tiles for it.
 
-    They have 1024 tokens or more; the first ones compile it, which takes some ten seconds, once.
+    They have 1024 tokens or more in all; the first ones compile it, which takes some ten seconds, once.
     """
     inputs = (query, key, value)
     return (
         all(type(x) is Tensor and x.device.type == "cpu" and x.dtype == torch.bfloat16 for x in inputs)
         and query.shape[3] == value.shape[3]
-        and query.shape[2] >= TOKENS_WORTH_COMPILING
+        and query.shape[0] * query.shape[2] >= TOKENS_WORTH_COMPILING
         and torch.is_grad_enabled()
         and any(x.requires_grad for x in inputs)
         and not torch.compiler.is_compiling()

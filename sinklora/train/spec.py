@@ -93,7 +93,7 @@ class TrainSpec:
             )
         if self.base_dtype == "bfloat16" and (self.method != "lora_plus" or not self.bf16):
             raise ValueError(
-                "base_dtype='bfloat16': needs method='lora_plus' and bf16=True (what is trained stays float32), "
+                "base_dtype='bfloat16': needs method='lora_plus' and bf16=True (what is trained is float32), "
                 f"got method={self.method!r}, bf16={self.bf16}"
             )
         self.attention_pattern()  # names a pattern that there is not, or a group size that it cannot have

@@ -14,8 +14,6 @@ from torch.autograd.function import once_differentiable
 
 IGNORED = -100  # targets that are not counted, as in F.cross_entropy
 
-ROWS = 64  # whose softmax is taken at once in float32: they stay in a processor's caches
-
 
 def summed_linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, chunk: int) -> Tensor:
     """Sum over rows of `-log_softmax(hidden @ weight.T)[target]`, a float32 scalar at least.
@@ -40,8 +38,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         for begin in range(0, hidden.shape[0], chunk):
             rows = slice(begin, begin + chunk)
             logits = hidden[rows] @ own.T
-            for part, target in zip(logits.split(ROWS), targets[rows].split(ROWS), strict=True):
-                total += _loss_then_gradient(part, target)
+            total += _loss_then_gradient(logits, targets[rows])
             if to_hidden is not None:
                 to_hidden[rows] = logits @ own
             if to_weight is not None:

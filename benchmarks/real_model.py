@@ -205,7 +205,13 @@ def training(options: argparse.Namespace) -> pd.DataFrame:
     rows = []
     for context in options.contexts:
         specs = {
-            name: StepSpec(model_path(options.model), context, name, device=options.device)
+            name: StepSpec(
+                model_path(options.model),
+                context,
+                name,
+                device=options.device,
+                fused=options.device == "cpu" and options.dtype == "bfloat16",
+            )
             for name in ("sf", "full")
         }
         costs = {

@@ -2,6 +2,7 @@
 
 `dense` is the truth and holds the mask. `sdpa` takes windows as the batch of plain causal attention, with no
 mask in memory (SinkLoRA, arXiv 2406.05678, section 3.1: segmentation and reassembly, then global sinks).
+`sdpa_tiles` is `sdpa` with a compiled backward pass (causal_backward.py) where the processor has tiles.
 `flash_attn` and `varlen` do the same with one call for windows of any size, the kernel of the package and
 PyTorch's own; `flex` skips the blocks that a pattern leaves empty. The last three need CUDA.
 """
@@ -16,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sinklora.attention.causal_backward import causal_attention
 from sinklora.attention.kinds.windows import AttentionPattern
 from sinklora.attention.layout import (
     flat_rows,
@@ -31,6 +33,8 @@ from sinklora.attention.pattern import Pattern
 from sinklora.attention.varlen_windows import attend_windows, flash_attn_kernel, torch_kernel
 
 HALF_PRECISION = (torch.float16, torch.bfloat16)
+
+Causal = Callable[[Tensor, Tensor, Tensor, float], Tensor]  # query, key, value, scale
 
 
 def dense(
@@ -50,6 +54,25 @@ def sdpa(
     query: Tensor, key: Tensor, value: Tensor, pattern: Pattern, scale: float, ids: Tensor | None
 ) -> Tensor:
     """Windows as the batch of plain causal SDPA, chunk of heads by chunk of heads."""
+    return _by_windows(query, key, value, pattern, scale, ids, _causal)
+
+
+def sdpa_tiles(
+    query: Tensor, key: Tensor, value: Tensor, pattern: Pattern, scale: float, ids: Tensor | None
+) -> Tensor:
+    """The same with a compiled backward pass, for bfloat16 on a processor with tiles; `sdpa` elsewhere."""
+    return _by_windows(query, key, value, pattern, scale, ids, causal_attention)
+
+
+def _by_windows(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    pattern: Pattern,
+    scale: float,
+    ids: Tensor | None,
+    causal: Causal,
+) -> Tensor:
     windows, num_tokens = windows_in(pattern), query.shape[2]
     outputs = []
     for q, k, v, shifted in head_chunks(query, key, value, windows):
@@ -57,9 +80,9 @@ def sdpa(
         # A window that begins among the sinks sees fewer of them: the index counts them window by window.
         uneven = len(runs) > 1 and runs[0][1] < windows.sink_tokens
         if ids is not None or uneven:
-            outputs.append(_indexed(q, k, v, windows, shifted, scale, ids))
+            outputs.append(_indexed(q, k, v, windows, shifted, scale, ids, causal))
         else:
-            outputs.append(_regular(q, k, v, windows.sink_tokens, runs, roll, scale))
+            outputs.append(_regular(q, k, v, windows.sink_tokens, runs, roll, scale, causal))
     return join(outputs, dim=1)
 
 
@@ -71,10 +94,11 @@ def _regular(
     runs: list[tuple[int, int]],
     roll: int,
     scale: float,
+    causal: Causal,
 ) -> Tensor:
     """Rows without documents: equal windows are views, copied only where the memory layout demands it."""
     if runs[0] == (1, query.shape[2]) and not roll:
-        return _causal(query, key, value, scale=scale)
+        return causal(query, key, value, scale)
     sizes = [count * length for count, length in runs]
     tensors = [x.roll(-roll, 2) if roll else x for x in (query, key, value)]
     pieces = zip(*(split(x, sizes, 2) for x in tensors), strict=True)
@@ -85,7 +109,7 @@ def _regular(
         if prefix:
             # Sinks before queries, keys and values: plain causality then sees exactly sinks and own past.
             own = [torch.cat([s.repeat_interleave(count, 0), x], 2) for s, x in zip(prefix, own, strict=True)]
-        output = _causal(*own, scale=scale)[:, :, sinks if prefix else 0 :]
+        output = causal(own[0], own[1], own[2], scale)[:, :, sinks if prefix else 0 :]
         outputs.append(output.unflatten(0, (-1, count)).transpose(1, 2).flatten(2, 3))
         if sinks and not prefix:
             prefix = [x[:, :, :sinks] for x in piece]
@@ -101,6 +125,7 @@ def _indexed(
     shifted: bool,
     scale: float,
     ids: Tensor | None,
+    causal: Causal,
 ) -> Tensor:
     """Any windows: gathered by index, padded at the end, where causality hides the padding."""
     rows, batches = padded_rows(windows_of(pattern, shifted, one_document(query, ids)))
@@ -109,7 +134,7 @@ def _indexed(
     outputs = []
     for (count, _), *piece in zip(batches, *(x.split(sizes) for x in laid_out), strict=True):
         own = [x.unflatten(0, (count, -1)).transpose(1, 2) for x in piece]
-        outputs.append(_causal(*own, scale=scale).transpose(1, 2).flatten(0, 1))
+        outputs.append(causal(own[0], own[1], own[2], scale).transpose(1, 2).flatten(0, 1))
     return unflat_rows(collect(torch.cat(outputs), rows), query.shape[0])
 
 
@@ -162,6 +187,7 @@ def _compiled_flex() -> tuple[Callable[..., Tensor], Callable[..., Any]]:
 BACKENDS: dict[str, Callable[..., Tensor]] = {
     "dense": dense,
     "sdpa": sdpa,
+    "sdpa_tiles": sdpa_tiles,
     "flash_attn": flash_attn,
     "varlen": varlen,
     "flex": flex,
@@ -185,7 +211,7 @@ def _runs(pattern: AttentionPattern, num_tokens: int, shifted: bool) -> tuple[li
     return runs, 0
 
 
-def _causal(query: Tensor, key: Tensor, value: Tensor, *, scale: float) -> Tensor:
+def _causal(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
     if query.shape[1] == key.shape[1]:
         return F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale)
     if query.is_cuda and query.dtype not in HALF_PRECISION:

@@ -29,7 +29,7 @@ def attend(
     floating-point dtype on one device -> [B, H, N, Dv] (Dv is D, but for latent attention). `scale` > 0,
     default 1/sqrt(D). `document_ids` [B, N] (int): runs of equal ids are documents, which never see each
     other; each is attended as it would be alone, whatever it is packed with. `backend`: "auto", "dense",
-    "sdpa", "flash_attn", "varlen" or "flex" (backends.py).
+    "sdpa", "sdpa_tiles", "flash_attn", "varlen" or "flex" (backends.py).
 
     TypeError or ValueError for inputs that do not fit, ValueError for a backend that cannot serve them here,
     ImportError where its package is missing. SinkLoRA, arXiv 2406.05678, section 3.
@@ -85,7 +85,9 @@ def _obstacle(backend: str, query: Tensor, pattern: Pattern) -> str:
             " and the package flash-attn (pip install 'sinklora[gpu]')" if backend == "flash_attn" else ""
         )
         return f"needs tensors on a CUDA device{package}, got {query.device}"
-    if backend in ("sdpa", "flash_attn", "varlen") and pattern.windows() is None:
+    if backend == "sdpa_tiles" and query.is_cuda:
+        return f"is for tensors on the CPU, got {query.device}"
+    if backend in ("sdpa", "sdpa_tiles", "flash_attn", "varlen") and pattern.windows() is None:
         return f"computes windows, which {type(pattern).__name__} does not consist of"
     if backend in MISSING and query.dtype not in HALF_PRECISION:
         return f"computes in float16 or bfloat16, got {query.dtype}"

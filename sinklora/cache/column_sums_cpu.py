@@ -5,10 +5,14 @@ The same two passes as `column_sums` has for CUDA; the second is `column_sums_cp
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch import Tensor
 
-from sinklora.cache.column_sums_build import column_sums_operator
+from sinklora.operators.build import CompiledOperator
+
+COLUMN_SUMS = CompiledOperator("column_sums", Path(__file__).with_name("column_sums_cpu.cpp"))
 
 # Compiling takes ten seconds. A shorter prompt does without the kernel even where it is there, so that the
 # last bits of a result do not depend on what ran before.
@@ -25,10 +29,11 @@ def sum_columns_on_cpu(
     about 1e-6 for the same log-sum-exp. Raises RuntimeError for shapes that do not go together, and where the
     operator cannot be had (`has_compiled_kernel`).
     """
-    operator = column_sums_operator()
+    operator = COLUMN_SUMS.find()
     if operator is None:
         raise RuntimeError("column sums could not be compiled on this machine: use attend_and_sum")
-    return operator(query, key, log_sum_exp, scale, weights)
+    sums: Tensor = operator(query, key, log_sum_exp, scale, weights)
+    return sums
 
 
 def flash_on_cpu(query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Tensor, Tensor]:
@@ -60,5 +65,5 @@ def has_compiled_kernel(query: Tensor, key: Tensor, value: Tensor) -> bool:
         and not (torch.is_grad_enabled() and any(x.requires_grad for x in inputs))
         and not torch.compiler.is_compiling()
         and query.shape[2] >= TOKENS_WORTH_COMPILING
-        and column_sums_operator() is not None
+        and COLUMN_SUMS.find() is not None
     )

@@ -75,7 +75,7 @@ def _without_values(model: nn.Module, fake: FakeTensorMode, memory: TensorMemory
 def _needed_flops(spec: StepSpec, counter: FlopCounterMode) -> int:
     """What was counted, with attention over the pairs that the pattern sees in place of whole squares.
 
-    2 products forward, 2 again with checkpointing, 5 backward.
+    2 products forward, 2 again with checkpointing that keeps nothing, 5 backward.
     """
     counted = counter.get_flop_counts()["Global"]
     squares = sum(flops for name, flops in counted.items() if "scaled_dot_product" in str(name))
@@ -83,6 +83,6 @@ def _needed_flops(spec: StepSpec, counter: FlopCounterMode) -> int:
     heads = config.num_attention_heads
     size = getattr(config, "head_dim", None) or config.hidden_size // heads
     pairs = find_pattern(spec.pattern).density(heads, spec.context) * triangle(spec.context)
-    products = 2 + 2 * spec.checkpointing + 5
+    products = 2 + 2 * (spec.checkpointing and not spec.fused) + 5
     attention = 2 * size * heads * pairs * products * config.num_hidden_layers * spec.batch
     return int(counter.get_total_flops()) - squares + round(attention)

@@ -6,10 +6,12 @@ Weights are random (`hf.model_shapes`): time and memory do not depend on their v
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 
 import torch
+from peft.helpers import disable_input_dtype_casting
 from torch import nn
 
 from sinklora.attention.patterns import find_pattern
@@ -17,6 +19,7 @@ from sinklora.hf.model_shapes import random_model, shape_config
 from sinklora.hf.models import use_pattern
 from sinklora.lora.adapter import lora_plus
 from sinklora.records.checks import Count, check_fields, one_of
+from sinklora.train.checkpointing import keep_products
 from sinklora.train.loss import ChunkedLoss
 from sinklora.train.spec import METHODS
 
@@ -30,7 +33,8 @@ class StepSpec:
     `shape`: a name of `model_shapes`, a packaged model's, or a model's folder. `pattern`: a pattern's name,
     or "eager" for full attention with all scores in memory. `method` "lora_plus" trains adapters, embeddings
     and norms, "full" everything; what is trained is float32, what is frozen bfloat16, computed under bfloat16
-    autocast.
+    autocast. `fused`: as `sinklora train` takes the step with a frozen base in bfloat16 on the CPU: the loss
+    fused, attention's compiled backward pass, no casts to float32, checkpoints that keep products.
     Raises TypeError or ValueError naming the field.
     """
 
@@ -42,12 +46,21 @@ class StepSpec:
     checkpointing: bool = True
     loss_chunk: Count = 2048
     device: Annotated[str, one_of(("cpu", "cuda"))] = "cpu"
+    fused: bool = False
 
     def __post_init__(self) -> None:
         check_fields(self)
         if self.pattern != EAGER:
             find_pattern(self.pattern)
         shape_config(self.shape, self.context)
+        if self.fused and (self.method, self.device) != ("lora_plus", "cpu"):
+            raise ValueError(
+                f"fused=True: needs method='lora_plus' and device='cpu', got {self.method!r}, {self.device!r}"
+            )
+
+    def key(self) -> dict[str, Any]:
+        """What a measurement is known by; the first ones had no other way, and are known without it."""
+        return {name: value for name, value in asdict(self).items() if name != "fused" or value}
 
 
 @dataclass(frozen=True)
@@ -84,7 +97,9 @@ def training_model(spec: StepSpec, device: str) -> nn.Module:
         use_pattern(model, spec.pattern, probe=False)
     if spec.method == "lora_plus":
         model = lora_plus(model)
-    if spec.checkpointing:
+    if spec.checkpointing and spec.fused:
+        keep_products(model)
+    elif spec.checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         model.enable_input_require_grads()
     return model.train()
@@ -94,15 +109,16 @@ def training_step(spec: StepSpec, model: nn.Module, *, checked: bool = False) ->
     """A function that takes one step on random tokens; `checked` skips the loss's look at values."""
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=2e-5, fused=True)  # as the Trainer's
-    loss = ChunkedLoss(spec.loss_chunk)
+    loss = ChunkedLoss(spec.loss_chunk, fused=spec.fused)
     loss.checked = checked
     vocabulary: int = shape_config(spec.shape, spec.context).vocab_size
     ids = torch.randint(vocabulary, (spec.batch, spec.context), device=trained[0].device)
 
     def step() -> None:
-        with torch.autocast(ids.device.type, dtype=torch.bfloat16):
-            value = loss(model, ids, ids)
-        value.backward()
+        with disable_input_dtype_casting(model) if spec.fused else nullcontext():
+            with torch.autocast(ids.device.type, dtype=torch.bfloat16):
+                value = loss(model, ids, ids)
+            value.backward()  # within: checkpoints compute here too
         optimizer.step()
         optimizer.zero_grad()
 

@@ -87,7 +87,7 @@ def measured(
     known = current_provenance()
     machine = {name: known[name] for name in ("versions", "hardware", "threads")}
     machine["versions"] = {name: machine["versions"][name] for name in ("torch", "transformers", "peft")}
-    key = {"step": asdict(spec), "repeats": repeats, "time_it": time_it, "machine": machine}
+    key = {"step": spec.key(), "repeats": repeats, "time_it": time_it, "machine": machine}
 
     def compute() -> dict[str, Any]:
         if spec.device == "cuda":

@@ -52,11 +52,16 @@ def sinklora_attention(
             "from them: use transformers' DynamicCache for this architecture"
         )
     settings = PatternSettings.from_config(module.config)
+    # Queries of a model in float32 come in float32, under autocast too: its results stay what they were.
+    tiles = query.dtype == torch.bfloat16 and not query.is_cuda and settings.pattern.windows() is not None
     query, key, value = _in_one_dtype(query, key, value)
     if module.training or settings.evaluate_with_pattern:
         check_pattern_call(module, query, key, attention_mask, dropout, arguments)
         record_call(module, attention_mask)
-        output = attend(query, key, value, settings.pattern, scale=scaling, document_ids=attention_mask)
+        backend = "sdpa_tiles" if tiles else "auto"
+        output = attend(
+            query, key, value, settings.pattern, scale=scaling, document_ids=attention_mask, backend=backend
+        )
         return output.transpose(1, 2).contiguous(), None
     check_evaluation_call(module, query, key, attention_mask, arguments)
     if attention_mask is not None and attention_mask.ndim == 2:

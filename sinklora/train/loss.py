@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
+from sinklora.train.linear_cross_entropy import summed_linear_cross_entropy
+
 
 def _summed_cross_entropy(head: torch.nn.Module, hidden: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return F.cross_entropy(head(hidden).float(), labels, ignore_index=-100, reduction="sum")
@@ -17,13 +19,15 @@ class ChunkedLoss:
     The model is called as a whole with ``logits_to_keep=1``, so that wrappers (DDP, DeepSpeed, PEFT) see
     an ordinary forward; the head's logits are recomputed in the backward pass. Raises ValueError on the
     first call if the model does more than its output embedding to the last hidden states (soft-capping,
-    scaling).
+    scaling). `fused` makes the gradients in the forward pass instead, in the dtype of autocast, for an output
+    layer without bias.
     """
 
-    def __init__(self, chunk: int) -> None:
+    def __init__(self, chunk: int, *, fused: bool = False) -> None:
         if chunk < 1:
             raise ValueError(f"chunk={chunk}: expected at least one position")
         self.chunk = chunk
+        self.fused = fused
         self.checked = False
 
     def __call__(
@@ -42,10 +46,18 @@ class ChunkedLoss:
             self.checked = True
         rows = hidden[:, :-1].reshape(-1, hidden.shape[-1])
         targets = labels[:, 1:].reshape(-1)
+        if self.fused and getattr(head, "bias", None) is None:
+            total = summed_linear_cross_entropy(_in_autocast_dtype(rows), head.weight, targets, self.chunk)
+            return total / (targets != -100).sum().clamp(min=1)
         total = rows.new_zeros((), dtype=torch.float32)
         for part, target in zip(rows.split(self.chunk), targets.split(self.chunk), strict=True):
             total = total + checkpoint(_summed_cross_entropy, head, part, target, use_reentrant=False)
         return total / (targets != -100).sum().clamp(min=1)
+
+
+def _in_autocast_dtype(x: torch.Tensor) -> torch.Tensor:
+    device = x.device.type
+    return x.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else x
 
 
 def _check_config(config: Any) -> None:

@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from sinklora.hf.model_names import check_model_name
-from sinklora.hf.models import use_pattern
+from sinklora.hf.models import remove_pattern, use_pattern
 from sinklora.hf.rope import extend_context
 from sinklora.lora.adapter import lora_plus
 from sinklora.lora.checkpoint import load_adapter, save_adapter
@@ -46,14 +46,15 @@ from sinklora.train.trainer import (
 
 
 def load_base(spec: TrainSpec) -> PreTrainedModel:
-    """The base model in float32, extended to the context; random weights where the spec says so."""
+    """The base model in its dtype, extended to the context; random weights where the spec says so."""
     if spec.random_weights:
         set_seed(spec.seed)
         model = AutoModelForCausalLM.from_config(
             AutoConfig.from_pretrained(model_path(spec.base)), dtype=torch.float32
         )
     else:
-        model = AutoModelForCausalLM.from_pretrained(model_path(spec.base), dtype=torch.float32)
+        dtype = getattr(torch, spec.frozen_dtype)
+        model = AutoModelForCausalLM.from_pretrained(model_path(spec.base), dtype=dtype)
     if spec.context > model.config.max_position_embeddings:
         model = extend_context(model, spec.context, method=spec.rope)
     return model
@@ -62,7 +63,9 @@ def load_base(spec: TrainSpec) -> PreTrainedModel:
 def trainable_model(spec: TrainSpec) -> torch.nn.Module:
     """The base with the pattern in training mode, and the adapter where the method is one."""
     model = load_base(spec)
-    if spec.pattern != "full":
+    if (
+        spec.pattern != "full" or spec.frozen_dtype == "bfloat16"
+    ):  # whose attention has a faster backward pass
         use_pattern(model, spec.attention_pattern())
     set_seed(spec.seed)
     return lora_plus(model, rank=spec.rank, alpha=spec.alpha) if spec.method == "lora_plus" else model
@@ -124,13 +127,15 @@ def _train(
         args=training_arguments(spec, work, progress),
         train_dataset=training_rows(spec, corpus, tokenizer),
         callbacks=[MarkComplete(), CheckGradients(), *follow],
-        loss_chunk=spec.loss_chunk,
+        spec=spec,
     )
     if not progress:
         trainer.remove_callback(PrinterCallback)  # which takes the place of the bar, a line for each step
     checkpoint = last_complete_checkpoint(work) if work.is_dir() else None
     result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     model = trainer.accelerator.unwrap_model(trainer.model)
+    if spec.pattern == "full":
+        remove_pattern(model)
     with gathered(model):  # by all processes together
         saved = _save(spec, model, run.path) if trainer.is_world_process_zero() else []
     if not saved:

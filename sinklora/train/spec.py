@@ -21,6 +21,8 @@ if TYPE_CHECKING:  # which would bring transformers
 
 METHODS = ("lora_plus", "full")
 
+BASE_DTYPES = ("auto", "float32", "bfloat16")
+
 # Of the Trainer's, those that need no further arguments.
 LR_SCHEDULES = (
     "constant",
@@ -44,7 +46,8 @@ class TrainSpec:
     `context` and `loss_chunk` in tokens, `batch_size` in rows of `context` tokens a step over all devices,
     `micro_batch_size` in rows a device holds at once. `context` beyond the base's own extends it by `rope`.
     `pattern`: a pattern's name (see `find_pattern`) or a pattern schedule's. `lr_schedule`: how the learning
-    rate goes after `warmup_steps` (one of LR_SCHEDULES).
+    rate goes after `warmup_steps` (one of LR_SCHEDULES). `base_dtype`: what the frozen base is held and
+    computed in; "auto" is bfloat16 for LoRA+ with `bf16` on a packaged model, else float32 (`frozen_dtype`).
     Raises TypeError or ValueError naming the field.
     """
 
@@ -68,6 +71,7 @@ class TrainSpec:
     beta2: Share = 0.95
     seed: NotNegative = 0
     bf16: bool = True
+    base_dtype: Annotated[str, one_of(BASE_DTYPES)] = "auto"
     gradient_checkpointing: bool = False
     compile: bool = False
     loss_chunk: Count = 2048
@@ -87,12 +91,25 @@ class TrainSpec:
             raise ValueError(
                 "random_weights=True: needs method='full' (an adapter on random weights learns nothing)"
             )
+        if self.base_dtype == "bfloat16" and (self.method != "lora_plus" or not self.bf16):
+            raise ValueError(
+                "base_dtype='bfloat16': needs method='lora_plus' and bf16=True (what is trained is float32), "
+                f"got method={self.method!r}, bf16={self.bf16}"
+            )
         self.attention_pattern()  # names a pattern that there is not, or a group size that it cannot have
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "TrainSpec":
         """A spec from JSON or YAML values, as `read_fields` takes them."""
         return read_fields(cls, values)
+
+    @property
+    def frozen_dtype(self) -> str:
+        """The dtype of the base model: "float32" or "bfloat16"."""
+        if self.base_dtype != "auto":
+            return self.base_dtype
+        half = self.bf16 and self.method == "lora_plus" and packaged_model(self.base) is not None
+        return "bfloat16" if half else "float32"
 
     def attention_pattern(self, step: int = 0) -> Pattern:
         """The attention pattern at a step, with the spec's own group size where it gives one.
@@ -129,8 +146,10 @@ def identity(spec: TrainSpec, corpus: "TokenizedCorpus") -> dict[str, Any]:
     schedule = find_schedule(spec.pattern)
     stages = {} if schedule is None else {"curriculum": schedule.to_list()}
     fields = {KEYS.get(name, name): value for name, value in asdict(spec).items()}
+    del fields["base_dtype"]  # the first runs had float32 alone, and are known without it
+    half = {"frozen_dtype": spec.frozen_dtype} if spec.frozen_dtype != "float32" else {}
     hashes = {"base_sha256": base_hash(spec.base), "data_sha256": corpus.sha256}
-    return _with_former_names({**fields, **stages, **hashes})
+    return _with_former_names({**fields, **half, **stages, **hashes})
 
 
 def _with_former_names(values: dict[str, Any]) -> dict[str, Any]:

@@ -6,16 +6,18 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
+from peft.helpers import disable_input_dtype_casting
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from sinklora.hf.models import current_pattern, use_pattern
 from sinklora.lora.adapter import check_gradients
 from sinklora.records.files import atomic_write, file_hash
+from sinklora.train.checkpointing import keep_products
 from sinklora.train.loss import ChunkedLoss
 from sinklora.train.spec import TrainSpec
 
@@ -23,12 +25,27 @@ COMPLETE = "complete.json"  # written last into a checkpoint: without it the che
 
 
 class ChunkedLossTrainer(Trainer):
-    """Trainer whose loss never holds a [tokens, vocabulary] tensor."""
+    """Trainer whose loss never holds a [tokens, vocabulary] tensor.
 
-    def __init__(self, *arguments: Any, loss_chunk: int, **options: Any) -> None:
+    A base in bfloat16 is trained by the shorter way: the fused loss, no casts to float32 on the way into
+    LoRA, and on the CPU checkpoints that keep products.
+    """
+
+    def __init__(self, *arguments: Any, spec: TrainSpec, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.model_accepts_loss_kwargs = False  # rows are equally long: the mean of means is the mean
-        self.chunked_loss = ChunkedLoss(loss_chunk)
+        self.half = spec.frozen_dtype == "bfloat16"
+        self.chunked_loss = ChunkedLoss(spec.loss_chunk, fused=self.half)
+        if keeps_products(spec):
+            model: Any = self.model
+            keep_products(model)
+
+    def training_step(self, model: torch.nn.Module, *arguments: Any, **options: Any) -> torch.Tensor:
+        # Autocast casts what needs it; peft would go by way of float32. Checkpoints compute in the backward
+        # pass, which is part of this step.
+        with disable_input_dtype_casting(model) if self.half else nullcontext():
+            loss: torch.Tensor = super().training_step(model, *arguments, **options)
+            return loss
 
     def compute_loss(
         self,
@@ -96,6 +113,12 @@ def last_complete_checkpoint(folder: Path) -> Path | None:
     return None
 
 
+def keeps_products(spec: TrainSpec) -> bool:
+    """Whether checkpoints keep products: memory for time, which the CPU has more of than a GPU."""
+    half = spec.frozen_dtype == "bfloat16"
+    return spec.gradient_checkpointing and half and not torch.cuda.is_available()
+
+
 def training_arguments(spec: TrainSpec, folder: Path, progress: bool) -> TrainingArguments:
     """The spec in the Trainer's words."""
     cuda = torch.cuda.is_available()
@@ -119,7 +142,7 @@ def training_arguments(spec: TrainSpec, folder: Path, progress: bool) -> Trainin
         seed=spec.seed,
         bf16=spec.bf16,
         use_cpu=not cuda,
-        gradient_checkpointing=spec.gradient_checkpointing,
+        gradient_checkpointing=spec.gradient_checkpointing and not keeps_products(spec),
         gradient_checkpointing_kwargs={"use_reentrant": False},
         torch_compile=spec.compile,
         save_steps=spec.save_every,

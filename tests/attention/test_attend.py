@@ -475,12 +475,12 @@ def test_mask_mod_compiles_into_flex_attention(name: str, packed: bool) -> None:
 
 def test_auto_takes_what_the_machine_has() -> None:
     x = torch.empty(0)
-    assert available_backends(x, SF) == ["dense", "sdpa"]
+    assert available_backends(x, SF) == ["dense", "sdpa", "sdpa_tiles"]
     assert available_backends(x, RANDOM) == ["dense"]
     inputs = make_inputs((2, 2), 9)
     assert attend(*inputs, RANDOM).equal(attend(*inputs, RANDOM, backend="dense"))
     assert attend(*inputs, SF).equal(attend(*inputs, SF, backend="sdpa"))
-    assert set(BACKENDS) == {"dense", "sdpa", "flash_attn", "varlen", "flex"}
+    assert set(BACKENDS) == {"dense", "sdpa", "sdpa_tiles", "flash_attn", "varlen", "flex"}
 
 
 @pytest.mark.gpu

@@ -7,14 +7,15 @@ import torch
 
 from dense_softmax import dense_sums
 from helpers import assert_close
-from sinklora.cache.column_sums_build import INSTRUCTIONS, column_sums_operator
 from sinklora.cache.column_sums_cpu import (
+    COLUMN_SUMS,
     TOKENS_WORTH_COMPILING,
     flash_on_cpu,
     has_compiled_kernel,
     sum_columns_on_cpu,
 )
 from sinklora.cache.scored_attention import attend_and_sum, attend_and_sum_in_blocks
+from sinklora.operators.build import INSTRUCTIONS
 
 HEADS = [(4, 4), (6, 2), (4, 1)]  # multi-head, grouped-query, multi-query
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -32,7 +33,7 @@ def _compiled() -> None:
         shutil.which("c++") or shutil.which("g++")
     ):
         pytest.skip("needs a C++ compiler and AVX2 or AVX-512")
-    assert column_sums_operator() is not None
+    assert COLUMN_SUMS.find() is not None
 
 
 def projections(

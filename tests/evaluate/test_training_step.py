@@ -131,6 +131,19 @@ def test_needed_flops_by_hand() -> None:
     assert estimate(spec).needed_flops == linear + logits + attention
 
 
+def test_a_fused_step_computes_no_product_twice(one_layer: str) -> None:
+    """By hand: LoRA of rank 8 on four projections, of which gradient and input go through each matrix."""
+    tokens, width, head = 64, 256, 256 * 4096
+    block = 4 * width * width + 3 * width * 768
+    lora = 4 * 2 * 8 * width
+    linear = FORWARD * tokens * (2 * block + 3 * lora)  # frozen ones have no gradient of their own
+    again = FORWARD * tokens * lora // 2  # LoRA's second products are not worth keeping
+    logits = FORWARD * head * (63 * 3 + 1)
+    attention = FORWARD * 64 * 4 * tokens * (tokens + 1) // 2 * 7
+    spec = StepSpec(one_layer, tokens, "full", fused=True)
+    assert estimate(spec).needed_flops == linear + again + logits + attention
+
+
 def test_eager_attention_needs_what_full_attention_needs(one_layer: str) -> None:
     full, eager = (estimate(StepSpec(one_layer, 64, name)) for name in ("full", "eager"))
     assert eager.needed_flops == full.needed_flops

@@ -199,6 +199,24 @@ def test_gradient_checkpointing_changes_nothing(place: Path, separate: bool) -> 
         assert torch.allclose(value, weights(checkpointed)[name], atol=1e-5), name
 
 
+@pytest.mark.parametrize("pattern", ["full", "sf"])
+def test_a_frozen_base_in_bfloat16_trains_as_in_float32(place: Path, pattern: str) -> None:
+    """Within bfloat16's rounding; its adapter is float32."""
+    spec = spec_in(place, base_dtype="bfloat16", gradient_checkpointing=True, pattern=pattern, steps=4)
+    run = train_in(place, "half", spec)
+    precise = train_in(place, "half", dataclasses.replace(spec, base_dtype="float32"))
+    assert run.path != precise.path
+    rates = [
+        [float(x.split(",")[1]) for x in _column(r.path / "loss.csv", ("step", "loss"))]
+        for r in (run, precise)
+    ]
+    assert torch.allclose(*map(torch.tensor, rates), atol=0.03)
+    assert rates[0][-1] < rates[0][0] - 0.3
+    for name, value in weights(run).items():
+        assert value.dtype == torch.float32, name
+    assert type(load_trained(run, spec)).__name__ == "LoraPlusModel"
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [

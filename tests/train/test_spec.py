@@ -49,6 +49,33 @@ def test_runs_keep_their_keys(name: str) -> None:
     assert json_hash(identity(TrainSpec(base="gpt2", **changes), corpus)) == key
 
 
+def test_a_base_in_bfloat16_is_another_run() -> None:
+    """By default a packaged one is; in float32 it is found under the key that its first runs had."""
+    corpus: Any = SimpleNamespace(sha256="0" * 64)
+    packaged, plain = TrainSpec(base="smollm2-135m"), TrainSpec(base="gpt2")
+    assert (packaged.frozen_dtype, plain.frozen_dtype) == ("bfloat16", "float32")
+    for other in ({"bf16": False}, {"method": "full"}, {"base_dtype": "float32"}):
+        assert dataclasses.replace(packaged, **other).frozen_dtype == "float32"
+    first = dataclasses.replace(packaged, base_dtype="float32")
+    assert json_hash(identity(first, corpus)) == (
+        "3c3768d6e9d378172cc72d59f9248f5b15095be0fab91ff4e59e5717b69c9477"
+    )
+    for spec, same in ((packaged, packaged), (plain, dataclasses.replace(plain, base_dtype="auto"))):
+        half = dataclasses.replace(spec, base_dtype="bfloat16")
+        assert (identity(half, corpus) == identity(same, corpus)) == (same is packaged)
+
+
+@pytest.mark.parametrize("other", [{"bf16": False}, {"method": "full"}])
+def test_what_is_trained_is_never_in_bfloat16(other: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="base_dtype='bfloat16': needs method='lora_plus' and bf16=True"):
+        TrainSpec(base_dtype="bfloat16", **other)
+
+
+def test_a_step_keeps_its_key() -> None:
+    key = "9519ec6d1f69e1a251195134fdf89be0a57fd27c7d1a20177752e60227e12ba7"
+    assert json_hash(StepSpec().key()) == key != json_hash(StepSpec(fused=True).key())
+
+
 def test_a_configuration_with_an_exponent_trains_at_that_rate() -> None:
     written = Path("configs/train/base-2048-sf.yaml").read_text()
     assert "learning_rate: 0.003" in written

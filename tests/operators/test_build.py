@@ -1,4 +1,4 @@
-"""Building the compiled column sums: whole or not at all, and never in the way."""
+"""Building compiled operators, by the example of the column sums: whole or not at all, never in the way."""
 
 import os
 import shutil
@@ -9,13 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from sinklora.cache.column_sums_build import (
-    INSTRUCTIONS,
-    LIBRARY,
-    column_sums_operator,
-    compile_library,
-    library_path,
-)
+from sinklora.cache.column_sums_cpu import COLUMN_SUMS
+from sinklora.operators.build import INSTRUCTIONS
 
 needs_compiler = pytest.mark.skipif(
     torch.backends.cpu.get_cpu_capability() not in INSTRUCTIONS or shutil.which("c++") is None,
@@ -26,13 +21,13 @@ needs_compiler = pytest.mark.skipif(
 LONG_PROMPT = """
 import logging, torch
 logging.basicConfig(level=logging.DEBUG)
-from sinklora.cache.column_sums_build import column_sums_operator
+from sinklora.cache.column_sums_cpu import COLUMN_SUMS
 from sinklora.cache.scored_attention import attend_and_sum, attend_and_sum_in_blocks
 query = torch.randn(1, 4, 1100, 16)
 found = attend_and_sum(query, query[:, :2], query[:, 2:], 0.25)
 expected = attend_and_sum_in_blocks(query, query[:, :2], query[:, 2:], 0.25)
 torch.testing.assert_close(found, expected)
-print("compiled" if column_sums_operator() else "in blocks")
+print("compiled" if COLUMN_SUMS.find() else "in blocks")
 """
 
 
@@ -56,7 +51,7 @@ def copying_compiler(folder: Path, library: Path) -> str:
 def test_without_a_working_compiler_attention_goes_on_in_blocks(compiler: str, tmp_path: Path) -> None:
     done = long_prompt(tmp_path, compiler)
     assert done.stdout == "in blocks\n"
-    assert done.stderr.count("column sums are not compiled") == 1
+    assert done.stderr.count("column_sums is not compiled") == 1
     assert not list(tmp_path.rglob("*.so"))
 
 
@@ -64,25 +59,25 @@ def test_without_a_working_compiler_attention_goes_on_in_blocks(compiler: str, t
 def test_a_damaged_library_is_made_again_and_a_good_one_needs_no_compiler(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert column_sums_operator() is not None
-    compiler = copying_compiler(tmp_path, library_path())
+    assert COLUMN_SUMS.find() is not None
+    compiler = copying_compiler(tmp_path, COLUMN_SUMS.library_path())
     monkeypatch.setenv("SINKLORA_CACHE", str(tmp_path / "cache"))
-    library_path().parent.mkdir(parents=True)
-    library_path().write_bytes(b"no library")
+    COLUMN_SUMS.library_path().parent.mkdir(parents=True)
+    COLUMN_SUMS.library_path().write_bytes(b"no library")
     assert long_prompt(tmp_path / "cache", compiler).stdout == "compiled\n"
-    assert library_path().stat().st_size > 10_000
-    assert [x.name for x in library_path().parent.iterdir()] == [LIBRARY]
+    assert COLUMN_SUMS.library_path().stat().st_size > 10_000
+    assert [x.name for x in COLUMN_SUMS.library_path().parent.iterdir()] == ["column_sums.so"]
     assert long_prompt(tmp_path / "cache", "/nowhere/c++").stdout == "compiled\n"
 
 
 @needs_compiler
 def test_a_failed_build_leaves_nothing_and_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    library = tmp_path / "kernels" / LIBRARY
+    library = tmp_path / "kernels" / "column_sums.so"
     monkeypatch.setenv("CXX", "/nowhere/c++ -O0")
     with pytest.raises(FileNotFoundError, match="install g\\+\\+, or name one in CXX"):
-        compile_library(library)
+        COLUMN_SUMS.compile(library)
     monkeypatch.setenv("CXX", "c++ -fno-such-option")
     with pytest.raises(subprocess.CalledProcessError) as failed:
-        compile_library(library)
+        COLUMN_SUMS.compile(library)
     assert "no-such-option" in failed.value.stderr
     assert not list(library.parent.iterdir())

@@ -1,0 +1,1 @@
+"""Operators in C++, compiled where they are first needed."""

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,7 @@ from sinklora.records.checks import read_fields
 from sinklora.records.provenance import current_provenance
 from sinklora.records.runs import RunDirectory
 from sinklora.reproduction.base_model.study import BaseRecipe, make_base
+from sinklora.reproduction.extension.recipe import read_recipe
 from sinklora.reproduction.report.experiments import EXPERIMENTS, Experiment, load_experiments
 
 PROFILE = "gpu"
@@ -87,13 +88,19 @@ def _notebook_steps(experiments: Sequence[Experiment], base: Path) -> tuple[list
         if PROFILE in experiment.parameters:
             name = experiment.notebook
             step = Step(name, ("-m", "sinklora", "reproduce", "--profile", PROFILE, "--only", name))
-            starts_from = experiment.parameters[PROFILE].get("base")
+            starts_from = _base_of(experiment.parameters[PROFILE])
             if starts_from not in (None, base.as_posix()):
                 raise ValueError(
                     f"folder={base.as_posix()!r}: {name} starts from {starts_from!r}; name one folder"
                 )
             (apart if starts_from is None else from_base).append(step)
     return apart, from_base
+
+
+def _base_of(parameters: Mapping[str, Any]) -> str | None:
+    """The model that a notebook starts from, by its own name or its recipe's."""
+    recipe = parameters.get("recipe")
+    return parameters.get("base") if recipe is None else read_recipe(recipe).training.base
 
 
 def make_gpu_base(plan: GpuPlan, *, runs: Path) -> Path:

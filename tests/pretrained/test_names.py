@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,10 @@ from sinklora.pretrained.catalogue import SMOLLM2_135M, packaged_model, packaged
 from sinklora.pretrained.fetch import FetchError, fetch_model, model_path
 from sinklora.pretrained.load import dtype_of, fast_dtype
 from sinklora.records.files import json_hash
-from sinklora.reproduction.ablations.study import attention_costs
 from sinklora.reproduction.cache.question_study import _answer, write_next_line_questions
 from sinklora.reproduction.cache.study import CacheStudy, base_key
 from sinklora.reproduction.cache.study import measure as measure_caches
-from sinklora.reproduction.extension.study import ExtensionStudy
+from sinklora.reproduction.extension.study import ExtensionStudy, attention_cost
 from sinklora.reproduction.extension.study import measure as measure_extensions
 from sinklora.reproduction.model_under_test import unextended_base
 from sinklora.reproduction.report.outputs import Report
@@ -58,7 +58,7 @@ def no_place(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def ablations(folder: Path) -> object:
-    return attention_costs(SPEC, ["sf"])
+    return attention_cost(SPEC)
 
 
 def caches(folder: Path) -> object:
@@ -116,10 +116,12 @@ def test_whoever_is_given_the_name_fetches_the_model(
 def test_runs_are_known_by_the_hash_of_the_weights_without_reading_them(no_place: None) -> None:
     corpus: Any = type("Corpus", (), {"sha256": "0" * 64})
     assert identity(SPEC, corpus)["base_sha256"] == base_hash(NAME) == SMOLLM2_135M.sha256
-    # The key that runs on this model are found under ever after.
-    assert json_hash(identity(SPEC, corpus)) == (
-        "3c3768d6e9d378172cc72d59f9248f5b15095be0fab91ff4e59e5717b69c9477"
-    )
+    # The keys that runs on this model are found under ever after; the first ones held it in float32.
+    for dtype, key in (
+        ("float32", "3c3768d6e9d378172cc72d59f9248f5b15095be0fab91ff4e59e5717b69c9477"),
+        ("auto", "c783d276a86973e8756c2c8af60778d57e8797bd81a3ced2a45d75279a8948c8"),
+    ):
+        assert json_hash(identity(replace(SPEC, base_dtype=dtype), corpus)) == key
 
 
 def test_a_folder_of_that_name_is_that_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,7 +146,7 @@ def test_what_is_measured_in_the_fast_dtype_is_known_by_it(
 def test_results_name_the_package_that_the_model_is_from(tmp_path: Path) -> None:
     for base, known in ((NAME, packaged_record(NAME)["packaged_model"]), ("data/base", None)):
         report = Report("06_kv_cache", "smoke", {"base": base}, root=tmp_path)
-        report._record("table", "any", "none", "caption", "verdict", (), None)
+        report._record("table", "any", "none", "caption", "verdict", (), None, ())
         record = json.loads((tmp_path / "smoke" / "provenance" / "any.json").read_text())
         assert record.get("packaged_model") == known
     assert packaged_record(NAME)["packaged_model"] == {

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from sinklora.reproduction.base_model.study import BaseRecipe
+from sinklora.reproduction.extension.recipe import read_recipe
 from sinklora.reproduction.gpu import GpuPlan, Step, end_family, make_gpu_base, run_steps
 from sinklora.reproduction.notebooks import plan as notebook_plan
 from sinklora.reproduction.report.experiments import declared_parameters, load_experiments
@@ -48,9 +49,15 @@ def test_every_notebook_with_a_gpu_profile_is_a_step_after_the_base_that_it_star
     for notebook, experiment in experiments.items():
         [step] = [step for step in COMMITTED.steps if step.name == notebook]
         assert [e.notebook for e, _ in notebook_plan(load_experiments(), "gpu", step.run[-1])] == [notebook]
-        if "base" in declared_parameters(Path("notebooks") / f"{notebook}.ipynb"):
-            assert experiment.parameters["gpu"]["base"] == str(COMMITTED.folder)
-            assert notebook in from_base
+        declared, given = (
+            declared_parameters(Path("notebooks") / f"{notebook}.ipynb"),
+            experiment.parameters["gpu"],
+        )
+        if "recipe" in declared:
+            assert read_recipe(given["recipe"]).training.base == str(COMMITTED.folder)
+        elif "base" in declared:
+            assert given["base"] == str(COMMITTED.folder)
+        assert (notebook in from_base) == bool({"recipe", "base"} & set(declared))
 
 
 def test_a_new_notebook_with_a_gpu_profile_is_a_new_step(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ def written(folder: Path, **changes: object) -> Path:
 def test_the_recipes_can_be_read(path: Path) -> None:
     recipe = read_recipe(path)
     assert recipe.original_context < recipe.training.context <= recipe.texts["validation"].tokens
-    assert {"validation", "Table 1", "Table 2", "validation of long rows", "Table 3"} == set(recipe.texts)
+    assert {"validation", "Table 1"} <= set(recipe.texts)
 
 
 def test_no_text_is_for_choosing_and_for_testing() -> None:

@@ -32,15 +32,16 @@ def accuracy_claims(rows: pd.DataFrame, model: str, table: str) -> list[Claim]:
     better than chance cannot be measured.
     """
     given = clustered(rows)
-    budgets = sorted(budget for budget in given[given.policy == "h2o"].budget.unique() if budget <= SMALL)
     claims: list[Claim] = []
     effects: dict[Claim, Effect] = {}
     for measure in dict.fromkeys(given.measure):
         claim = Claim("Fig. 6", "", "not decided", unit=_unit(measure), table=table, model=model)
+        of_measure = given[given.measure == measure]
+        asked = of_measure[of_measure.policy == "h2o"].budget.unique()
+        budgets = sorted(budget for budget in asked if budget <= SMALL)
         where = f"{measure}, at {percents(budgets)} of the prompt"
         ahead = {rival: f"H2O is better than {TITLES[rival]} in {where}" for rival in RIVALS}
         near = f"H2O stays within {NEAR:g} of the full cache in {where}"
-        of_measure = given[given.measure == measure]
         if not budgets:
             reason = f"no budget of {100 * SMALL:g} % or less was measured"
             claims.append(replace(claim, sentence=f"H2O is better than Local in {measure}", reason=reason))

@@ -65,6 +65,18 @@ def test_the_unit_is_the_cluster_and_several_budgets_count_together() -> None:
     assert claim.n == "4 documents, passages or questions"
 
 
+def test_a_claim_names_the_budgets_of_its_own_measure() -> None:
+    asked = rows_of(
+        QUESTIONS, {("full", 1.0): [1.0] * 20, ("h2o", 0.2): [1.0] * 20, ("local", 0.2): [0.0] * 20}
+    )
+    both = claims_of(pd.concat([nats(2.0, 2.4, budget=0.1), asked]))
+    sentences = [claim.sentence for claim in both if "Local" in claim.sentence]
+    assert [sentence.partition(", at ")[2] for sentence in sentences] == [
+        "10 % of the prompt",
+        "20 % of the prompt",
+    ]
+
+
 def test_large_budgets_decide_nothing() -> None:
     [claim] = claims_of(nats(2.0, 3.0, budget=0.5))
     assert (claim.outcome, claim.reason) == ("not decided", "no budget of 20 % or less was measured")

@@ -1,16 +1,22 @@
 """Paired differences with two kinds of units, training seeds and test documents, and families of them.
 
-Both are drawn with replacement, independently of each other (the pigeonhole bootstrap, Owen 2007, section 3):
-the interval speaks of other seeds and of other documents. One seed leaves it to the documents alone.
+Each kind is drawn with replacement (the pigeonhole bootstrap, Owen 2007, section 3), which gives the
+standard error of any statistic of means: intervals speak of other seeds and of other documents. A bootstrap of
+few units is too sure, by n / (n - 1) in the variance and as a normal distribution is beside Student's, so that
+intervals are Student's, with Satterthwaite's degrees of freedom. One seed leaves them to the documents alone.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
 DRAWS = 10_000
+
+ROUNDING = 1e-12  # of the values: a standard error below that is none
 
 Values = NDArray[np.floating]
 
@@ -19,8 +25,7 @@ Values = NDArray[np.floating]
 class Effect:
     """An estimate, the ends of its 95 and 90 % intervals, two-sided p of "it is 0", seeds and documents.
 
-    p is that of the bootstrap's distribution (twice the smaller tail), at least 2 / (DRAWS + 1). Ends and p
-    are NaN for a single document.
+    p is Student's, of the estimate and its standard error. Ends and p are NaN for a single document.
     """
 
     estimate: float
@@ -59,20 +64,38 @@ def effect(statistic: Callable[..., Values], *values: Values) -> Effect:
         nan = float("nan")
         return Effect(estimate, nan, nan, nan, nan, nan, seeds, documents)
     chance = np.random.default_rng(0)
-    of_documents = chance.multinomial(documents, np.full(documents, 1 / documents), DRAWS) / documents
-    of_seeds = chance.multinomial(seeds, np.full(seeds, 1 / seeds), DRAWS) / seeds
-    means = [_means(matrix, of_seeds, of_documents) for matrix in matrices]
-    drawn = np.asarray(statistic(*means))
-    low, low90, high90, high = map(float, np.percentile(drawn, (2.5, 5, 95, 97.5)))
-    tail = min(np.mean(drawn <= 0), np.mean(drawn >= 0))
-    p = min(1.0, 2 * (float(tail) * DRAWS + 1) / (DRAWS + 1))
-    return Effect(estimate, low, high, low90, high90, p, seeds, documents)
+    of_documents, of_seeds = _draws(chance, documents), _draws(chance, seeds)
+    all_seeds, all_documents = np.full_like(of_seeds, 1 / seeds), np.full_like(of_documents, 1 / documents)
+    by_document = np.asarray(statistic(*(_means(m, all_seeds, of_documents) for m in matrices))).var()
+    by_seed = np.asarray(statistic(*(_means(m, of_seeds, all_documents) for m in matrices))).var()
+    error, freedom = _standard_error((by_document, documents), (by_seed, seeds))
+    nothing = ROUNDING * max(float(np.abs(m).max()) for m in matrices)
+    half, half90 = (stats.t.ppf((1 + level) / 2, freedom) * error for level in (0.95, 0.9))
+    low, high, low90, high90 = (float(estimate + x) for x in (-half, half, -half90, half90))
+    certain = error <= nothing
+    p = float(abs(estimate) <= nothing) if certain else 2 * stats.t.sf(abs(estimate) / error, freedom)
+    return Effect(estimate, low, high, low90, high90, float(p), seeds, documents)
+
+
+def _draws(chance: np.random.Generator, units: int) -> Values:
+    """The weight of each unit in each sample: [DRAWS, units]."""
+    return chance.multinomial(units, np.full(units, 1 / units), DRAWS) / units
 
 
 def _means(matrix: Values, of_seeds: Values, of_documents: Values) -> Values:
     if len(matrix) == 1:
         return of_documents @ matrix[0]
     return np.einsum("bs,sd,bd->b", of_seeds, matrix, of_documents, optimize=True)
+
+
+def _standard_error(*kinds: tuple[float, int]) -> tuple[float, float]:
+    """Standard error and degrees of freedom from the bootstrap variance of each kind of units, and their
+    number; a kind of one unit says nothing.
+    """
+    found = [(variance * count / (count - 1), count - 1) for variance, count in kinds if count > 1]
+    total = sum(variance for variance, _ in found)
+    squares = sum(variance**2 / freedom for variance, freedom in found)
+    return math.sqrt(total), total**2 / squares if squares else math.inf
 
 
 def difference(worse: Values, better: Values) -> Effect:

@@ -4,9 +4,10 @@ import math
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from helpers import assert_close
-from sinklora.evaluate.paired_effects import DRAWS, difference, effect, holm
+from sinklora.evaluate.paired_effects import difference, effect, holm
 
 
 def test_the_estimate_is_the_difference_of_the_means() -> None:
@@ -22,7 +23,8 @@ def test_what_all_documents_share_is_sure() -> None:
     levels = np.random.default_rng(1).normal(size=(1, 64)) * 10
     found = difference(np.repeat(levels + 0.5, 3, 0), np.repeat(levels, 3, 0))
     assert_close([found.low, found.high], [0.5, 0.5], atol=1e-9)
-    assert found.p == pytest.approx(2 / (DRAWS + 1))
+    assert found.p == 0
+    assert difference(levels, levels).p == 1
 
 
 @pytest.mark.parametrize("seeds", [1, 5])
@@ -31,8 +33,22 @@ def test_the_interval_is_that_of_both_kinds_of_units(seeds: int) -> None:
     chance = np.random.default_rng(2)
     by_seed, by_document = chance.normal(size=(seeds, 1)) * 0.3, chance.normal(size=(1, 200))
     found = difference(by_seed + by_document, np.zeros((1, 200)))
-    error = math.sqrt(by_document.var() / 200 + (by_seed.var() / seeds if seeds > 1 else 0))
-    assert_close([found.low, found.high], found.estimate + 1.96 * error * np.array([-1, 1]), atol=0.1 * error)
+    kinds = [(x.var(ddof=1) / x.size, x.size - 1) for x in (by_document, by_seed) if x.size > 1]
+    error = math.sqrt(sum(variance for variance, _ in kinds))
+    freedom = error**4 / sum(variance**2 / units for variance, units in kinds)
+    half = stats.t.ppf(0.975, freedom) * error
+    assert_close([found.low, found.high], found.estimate + half * np.array([-1, 1]), atol=0.1 * error)
+    assert found.p == pytest.approx(2 * stats.t.sf(abs(found.estimate) / error, freedom), rel=0.1)
+
+
+@pytest.mark.parametrize("documents", [4, 8, 64])
+def test_few_documents_are_as_unsure_as_student_says(documents: int) -> None:
+    """Normal values of one model: the bootstrap of few units alone would be too sure."""
+    values = stats.norm.ppf((np.arange(documents) + 0.5) / documents)[None] + 1
+    found, students = difference(values, np.zeros((1, documents))), stats.ttest_1samp(values[0], 0)
+    low, high = students.confidence_interval(0.95)
+    assert_close([found.low, found.high], [low, high], atol=0.02 * (high - low))
+    assert found.p == pytest.approx(students.pvalue, rel=0.15, abs=1e-6)
 
 
 def test_an_untrained_model_has_no_seed_to_draw() -> None:
@@ -47,7 +63,7 @@ def test_an_untrained_model_has_no_seed_to_draw() -> None:
 def test_a_statistic_of_three_models_is_drawn_together() -> None:
     start, full = np.full((1, 8), 4.0), np.full((2, 8), 2.0)
     found = effect(lambda s, f, m: (s - m) / (s - f), start, full, np.full((2, 8), 3.0))
-    assert (found.estimate, found.low, found.high) == (0.5, 0.5, 0.5)
+    assert (found.estimate, found.low, found.high) == pytest.approx((0.5, 0.5, 0.5))
 
 
 def test_one_document_has_no_interval() -> None:

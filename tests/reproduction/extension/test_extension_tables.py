@@ -39,12 +39,12 @@ def test_the_table_by_hand(rows: pd.DataFrame) -> None:
         (math.exp(2.3) - math.exp(2.1)) / math.sqrt(2)
     )
     assert numbers[SAVED].tolist()[1:] == pytest.approx([-1.0, 0.5, 0.3])
-    assert numbers.loc["sf", [ABOVE, part(ABOVE, "low"), part(ABOVE, "high")]].tolist() == pytest.approx(
-        [0.2, 0.1, 0.3]
-    )
+    # Two seeds, 0.1 and 0.3 above: the standard error is 0.1, Student's t of one degree of freedom 12.706.
+    above = numbers.loc["sf", [ABOVE, part(ABOVE, "low"), part(ABOVE, "high")]].tolist()
+    assert above == pytest.approx([0.2, 0.2 - 1.2706, 0.2 + 1.2706], abs=0.02)
     assert math.isnan(numbers.loc["full", ABOVE]) and math.isnan(numbers.loc["linear", SHARE])
     shown = made.written().set_index("trained with")
-    assert shown.loc["sf", ABOVE] == "+0.200 (+0.100 to +0.300)"
+    assert shown.loc["sf", ABOVE].startswith("+0.200 (-1.0")
     assert shown.loc["full", SHARE] == "100 (100 to 100)"
     assert shown.loc["base", SAVED] == "–"
     assert shown.seeds.tolist() == ["0", "0", "2", "2"]
@@ -64,7 +64,11 @@ def test_methods_beside_a_reference(rows: pd.DataFrame) -> None:
         found, {"sf": "SF", "full": "all"}, "full", {"sf": 0.25, "full": 1.0}, {"sf": 8.64}
     )
     sf, full = made.written().to_dict("records")
-    assert (sf["attention in training"], sf["nats below full"]) == ("SF", "-0.200 (-0.300 to -0.100)")
+    low, high = (made.frame[part(ABOVE, end)].iloc[0] for end in ("low", "high"))
+    assert (sf["attention in training"], sf["nats below full"]) == (
+        "SF",
+        f"-0.200 ({-high:+.3f} to {-low:+.3f})",
+    )
     assert (sf["attention cost"], sf["paper"], full["paper"]) == ("0.2500", "8.64", "–")
 
 

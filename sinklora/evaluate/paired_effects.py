@@ -1,8 +1,8 @@
 """Paired differences with two kinds of units, training seeds and test documents, and families of them.
 
 Each kind is drawn with replacement (the pigeonhole bootstrap, Owen 2007, section 3), which gives the
-standard error of any statistic of means: intervals speak of other seeds and of other documents. A bootstrap of
-few units is too sure, by n / (n - 1) in the variance and as a normal distribution is beside Student's, so that
+standard error of any statistic of means: intervals speak of other seeds and of other documents. A bootstrap
+of few units is too sure, by n / (n - 1) in the variance and as a normal distribution is beside Student's:
 intervals are Student's, with Satterthwaite's degrees of freedom. One seed leaves them to the documents alone.
 """
 

@@ -30,6 +30,16 @@ MARKS = {
     "novelty": ("black", "-.", "D"),
 }
 
+DODGE = 1.04  # of budgets, from policy to policy
+
+WORDS = {
+    "full": "full cache",
+    "h2o": "H2O",
+    "local": "Local",
+    "streaming": "StreamingLLM",
+    "novelty": "Novelty",
+}
+
 OTHER_MARKS = [("0.65", line, mark) for line in ("-", "--", "-.") for mark in "vPX<>*"]  # of policies without
 
 COUNTED = {PERPLEXITY: "documents", QUESTIONS: "questions"}
@@ -80,12 +90,15 @@ def estimates_figure(found: pd.DataFrame) -> Figure:
         axes = grid.flatten()
         for axis, measure in zip(axes, shown, strict=False):
             mine = lines[lines.measure == measure]
-            for policy, mark in marks(mine.policy).items():
-                _line(axis, mine[mine.policy == policy].sort_values("budget"), policy, mark)
+            for place, (policy, mark) in enumerate(marks(mine.policy).items()):
+                beside = DODGE ** (place - 2)  # so that bars at one budget do not cover each other
+                _line(axis, mine[mine.policy == policy].sort_values("budget"), policy, mark, beside)
+            _budget_axis(axis, lines.budget)
             if measure != PERPLEXITY:
                 axis.axhline(mine.chance.iloc[0], color="0.7", linestyle=":", linewidth=0.8)
             axis.set_xlabel("budget (% of the prompt)")
-            axis.set_title(f"{measure}\n({mine['items'].iloc[0]} items, {mine.clusters.iloc[0]} clusters)")
+            count, groups = mine["items"].iloc[0], mine.clusters.iloc[0]
+            axis.set_title(f"{measure}\n(n = {count} in {groups} {COUNTED.get(measure, 'passages')})")
             nats = smaller_is_better(measure) and measure != PERPLEXITY
             axis.set_ylabel("nats" if nats else "right answers (share)")
             if measure == PERPLEXITY:
@@ -109,14 +122,27 @@ def marks(names: Iterable[str]) -> dict[str, tuple[str, str, str]]:
     )
 
 
-def _line(axis: Axes, points: pd.DataFrame, policy: str, style: tuple[str, str, str]) -> None:
+def _budget_axis(axis: Axes, budgets: "pd.Series[float]") -> None:
+    """A logarithmic axis with the measured budgets, the same in all panels."""
+    shown = sorted(100 * budget for budget in budgets.unique() if budget < 1)
+    axis.set_xscale("log")
+    if shown:
+        axis.set_xlim(shown[0] / 1.3, shown[-1] * 1.3)
+    axis.set_xticks(shown, [f"{budget:g}" for budget in shown])
+    axis.minorticks_off()
+
+
+def _line(
+    axis: Axes, points: pd.DataFrame, policy: str, style: tuple[str, str, str], beside: float = 1
+) -> None:
     grey, line, mark = style
     if policy == "full":
-        axis.axhline(points.value.iloc[0], color=grey, linestyle=line, linewidth=0.8, label=policy)
+        label = WORDS[policy]
+        axis.axhline(points.value.iloc[0], color=grey, linestyle=line, linewidth=0.8, label=label)
         return
     error = np.abs(np.array([points.value - points.low, points.high - points.value]))
     axis.errorbar(
-        100 * points.budget,
+        100 * points.budget * beside,
         points.value,
         yerr=error,
         color=grey,
@@ -125,7 +151,7 @@ def _line(axis: Axes, points: pd.DataFrame, policy: str, style: tuple[str, str, 
         markersize=3,
         elinewidth=0.6,
         capsize=1.5,
-        label=policy,
+        label=WORDS.get(policy, policy),
     )
 
 

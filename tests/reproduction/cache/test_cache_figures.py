@@ -29,7 +29,7 @@ ROWS = pd.DataFrame(
 def test_values_stand_over_their_budgets_within_their_intervals() -> None:
     perplexity, questions = budget_figure(ROWS).axes
     [(label, points)] = error_bars(perplexity)
-    assert label == "h2o"
+    assert label == "H2O"
     for point, budget in zip(points, (0.1, 0.5), strict=True):
         nats = pd.Series(NATS["h2o", budget])
         low, high = (math.exp(end) for end in interval(nats))
@@ -43,7 +43,7 @@ def test_values_stand_over_their_budgets_within_their_intervals() -> None:
 
 def test_the_full_cache_and_chance_are_levels() -> None:
     perplexity, questions = budget_figure(ROWS).axes
-    [full] = [line for line in perplexity.lines if line.get_label() == "full"]
+    [full] = [line for line in perplexity.lines if line.get_label() == "full cache"]
     assert_close(xy(full)[1], [math.exp(0.6)] * 2, atol=1e-12)
     [chance] = [y for _, y in unlabelled(questions) if y == [CHANCE[QUESTIONS]] * 2]
     assert chance == [0.25, 0.25]

@@ -19,7 +19,7 @@ from sinklora.reproduction.cache.estimates import (
     estimates_table,
     leads_in_words,
 )
-from sinklora.reproduction.cache.figures import estimates_figure
+from sinklora.reproduction.cache.figures import DODGE, WORDS, estimates_figure
 from sinklora.reproduction.cache.study import PERPLEXITY, QUESTIONS
 from sinklora.reproduction.cache.text_study import (
     FACTS,
@@ -128,14 +128,20 @@ def test_the_figure_shows_the_estimates() -> None:
     found = estimates(HAND)
     axes = estimates_figure(found).axes
     assert [axis.get_title() for axis in axes] == [
-        f"{measure}\n(40 items, 20 clusters)" for measure in (PERPLEXITY, QUESTIONS, FACTS)
+        f"{PERPLEXITY}\n(n = 40 in 20 documents)",
+        f"{QUESTIONS}\n(n = 40 in 20 questions)",
+        f"{FACTS}\n(n = 40 in 20 passages)",
     ]
     drawn = dict(error_bars(axes[0]))
     at = found.set_index(["measure", "policy"]).loc[PERPLEXITY]
-    for policy in ("h2o", "streaming", "local"):
+    places = []
+    for policy in ("h2o", "local", "streaming"):
         line = at.loc[policy]
-        expected = [[10, line["value (low)"], line["value"], line["value (high)"]]]
-        np.testing.assert_allclose(drawn[policy], expected)
+        [[place, *found_bar]] = drawn[WORDS[policy]]
+        np.testing.assert_allclose(found_bar, [line["value (low)"], line["value"], line["value (high)"]])
+        places.append(place)
+    np.testing.assert_allclose(places, [10 / DODGE, 10, 10 * DODGE])  # side by side, the bars are apart
+    assert [tick.get_text() for axis in axes for tick in axis.get_xticklabels()] == ["10"] * 3
     chance = [line.get_ydata()[0] for line in axes[2].lines if line.get_color() == "0.7"]
     assert chance == pytest.approx([0.05])
 

@@ -163,7 +163,8 @@ def chosen_texts(recipe: Recipe, names: Sequence[str], runs: Path) -> dict[str, 
 def baselines(study: ExtensionStudy) -> Iterator[Reading]:
     """What doing nothing scores: the base in its own windows, and with longer positions but no training."""
     training, original = study.training, study.recipe.original_context
-    yield Reading(_as(study, unextended_base(training.base)), (original,))
+    base = dataclasses.replace(unextended_base(training.base), dtype=study.recipe.test_dtype)
+    yield Reading(base, (original,))
     for method in INTERPOLATIONS if training.context > original else ():
         spec = study.recipe.spec("full", **{**dict(study.changes), "rope": method})
         key = {"base_sha256": base_hash(spec.base), "rope": method, "context": spec.context}
@@ -185,10 +186,6 @@ def trained(
         yield Reading(model, study.contexts)
         if spec.pattern in study.own_attention:
             yield Reading(model, (spec.context,), OWN, spec.pattern)
-
-
-def _as(study: ExtensionStudy, model: ModelUnderTest) -> ModelUnderTest:
-    return ModelUnderTest(model.name, model.seed, model.key, model.load, study.recipe.test_dtype)
 
 
 def _read(

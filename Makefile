@@ -4,7 +4,7 @@
 #   PROFILE=gpu         the profile that `reproduce` runs
 #   SEEDS=0,1,2         seeds in place of the profile's
 #   ONLY=02             the notebooks (of `gpu`: the steps) whose names start so
-#   OUT=results/cpu/benchmarks   where `bench` writes
+#   OUT=results/full/benchmarks   where `bench` writes
 #   PY=python3 STAMP=   use an interpreter that has everything, and install nothing
 PYTHON ?= python3
 PROFILE ?= cpu

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from pathlib import Path
 from types import FrameType
 from typing import Annotated
@@ -18,19 +19,25 @@ ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "2000000000", "MALLOC_TRIM_THRESHOLD_": "
 @told_in_a_sentence
 def reproduce_command(
     profile: Annotated[
-        str, typer.Option(help="cpu, gpu, paper, or smoke: toy size, measures nothing")
-    ] = "cpu",
+        str,
+        typer.Option(
+            help="quick: reduced, half an hour on two cores; full: what is committed, hours; gpu; paper; "
+            "or smoke: toy size, measures nothing"
+        ),
+    ] = "quick",
     only: Annotated[str, typer.Option(help="run the notebooks whose names start with this")] = "",
     seeds: Annotated[str, typer.Option(help="seeds separated by commas, in place of the profile's")] = "",
 ) -> None:
     """Reproduce the tables and figures of a profile, into results/PROFILE.
 
-    A notebook that fails stops it; runs and measurements already made are reused the next time.
+    A notebook that fails stops it; runs and measurements already made are reused the next time. At the end
+    stands what became of each of the paper's claims here, beside the committed results.
     """
     _need_clone()
     from sinklora.reproduction.notebooks import execute, plan
-    from sinklora.reproduction.report.experiments import load_experiments
-    from sinklora.reproduction.report.index import write_index
+    from sinklora.reproduction.report.agreement import print_agreement
+    from sinklora.reproduction.report.experiments import COMMITTED, load_experiments
+    from sinklora.reproduction.report.index import write_index, write_own
 
     chosen = plan(load_experiments(), profile, only, read_seeds(seeds))
     if profile == "gpu":
@@ -39,9 +46,16 @@ def reproduce_command(
         os.environ.setdefault(name, value)
     for experiment, parameters in chosen:
         typer.echo(f"{experiment.notebook}: {experiment.reproduces}")
+        started = time.monotonic()
         execute(experiment, profile, parameters)
-    if profile != "smoke":
+        typer.echo(f"{experiment.notebook}: {(time.monotonic() - started) / 60:.1f} minutes")
+    if profile == "smoke":
+        return
+    if profile in COMMITTED:
         write_index()
+    else:
+        write_own(profile)
+    print_agreement(Path("results"), profile)
 
 
 @told_in_a_sentence

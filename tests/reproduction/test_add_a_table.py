@@ -28,7 +28,7 @@ def height_figure(table):
     return figure
 """
 
-PARAMETERS = 'profile: str = "cpu"\nsteps: int = 1\n'
+PARAMETERS = 'profile: str = "full"\nsteps: int = 1\n'
 
 NOTEBOOK = """
 from new_table.study import height_figure, heights
@@ -45,7 +45,7 @@ ENTRY = """
 - notebook: 20_new
   reproduces: "A new table"
   outputs: [new_heights, new_figure]
-  parameters: {cpu: {steps: 3}, gpu: {steps: 9}}
+  parameters: {full: {steps: 3}, gpu: {steps: 9}}
 """
 
 
@@ -57,7 +57,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (root / folder).mkdir()
     (root / "pyproject.toml").touch()
     shutil.copy("data/paper_numbers.csv", root / "data")
-    (root / "README.md").write_text("<!-- table: cpu/new_heights -->\n<!-- end of table -->\n")
+    (root / "README.md").write_text("<!-- table: full/new_heights -->\n<!-- end of table -->\n")
     (root / "new_table" / "study.py").write_text(STUDY)
     parameters = nbformat.v4.new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]})
     notebook = nbformat.v4.new_notebook(cells=[parameters, nbformat.v4.new_code_cell(NOTEBOOK)])
@@ -69,17 +69,19 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_it_is_run_shown_in_the_index_and_quoted(repository: Path) -> None:
     experiments = load_experiments(repository / "notebooks" / "experiments.yaml")
-    [(experiment, parameters)] = plan(experiments, "cpu", notebooks=repository / "notebooks")
-    execute(experiment, "cpu", parameters, repository)
+    [(experiment, parameters)] = plan(experiments, "full", notebooks=repository / "notebooks")
+    execute(experiment, "full", parameters, repository)
     write_index(repository)
-    tables = repository / "results" / "cpu" / "tables"
+    tables = repository / "results" / "full" / "tables"
     assert (tables / "new_heights.csv").read_text() == "name,height,height (sd)\nnew,3.5,0.7071067811865476\n"
-    assert "[cpu](cpu/pages/table7.md)" in (repository / "results" / "README.md").read_text(encoding="utf-8")
-    page = (repository / "results" / "cpu" / "pages" / "table7.md").read_text(encoding="utf-8")
+    assert "[full](full/pages/table7.md)" in (repository / "results" / "README.md").read_text(
+        encoding="utf-8"
+    )
+    page = (repository / "results" / "full" / "pages" / "table7.md").read_text(encoding="utf-8")
     assert "### new_heights" in page and "| new    | 3.50 ± 0.71 |" in page
     assert "![new_figure](../figures/new_figure.png)" in page
     assert re.search(r"\| SF-Attn +\| 8\.64 +\|", page) and "**Verdict:** It held." in page
-    report = (repository / "results" / "cpu" / "report.html").read_text(encoding="utf-8")
+    report = (repository / "results" / "full" / "report.html").read_text(encoding="utf-8")
     assert report.count("3.50 ± 0.71") == 1 and report.count("data:image/png") == 1
     assert "| new    | 3.50 ± 0.71 |" in (repository / "README.md").read_text(encoding="utf-8")
 

@@ -34,7 +34,8 @@ class Recipe:
     `training`: all but pattern and seed; its warm-up is `warmup_share` of the steps. `learning_rates`: by
     pattern, chosen on the validation texts (notebook 02 shows from which); a pattern with a field of its own,
     "sf(sink_tokens=8)", has that of the pattern it is made from, any other `training`'s.
-    `texts`: by name, VALIDATION among them. `stride` of sliding windows (tokens). `known_text`: what the base
+    `texts`: by name, VALIDATION among them. `stride` of sliding windows (tokens), at most half a
+    window. `known_text`: what the base
     was trained on, as far as it is known; documents that repeat it or the training text are not tested on.
     `test_batch` windows are read at once, weights in `test_dtype`.
     `grid`: learning rates to choose from, widened `widenings` times at most until the best lies inside.
@@ -71,6 +72,20 @@ class Recipe:
         kin = pattern.partition("(")[0]
         rates = self.learning_rates
         return rates.get(pattern, rates.get(kin, self.training.learning_rate))
+
+    def reduced(self, pieces: int) -> "Recipe":
+        """The same with at most so many pieces of each text; 0 leaves them as they are."""
+        if not pieces:
+            return self
+        texts = {
+            name: dataclasses.replace(text, pieces=min(pieces, text.pieces))
+            for name, text in self.texts.items()
+        }
+        return dataclasses.replace(self, texts=texts)
+
+    def stride_of(self, context: int) -> int:
+        """The stride of sliding windows of `context` tokens, in tokens."""
+        return max(1, min(self.stride, context // 2))
 
     @property
     def seen(self) -> list[CorpusSpec]:

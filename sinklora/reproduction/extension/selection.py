@@ -61,6 +61,18 @@ def search_rates(
     return rows.drop_duplicates([*RATES, "seed", "context", "piece"], ignore_index=True)
 
 
+def at_own_rates(
+    recipe: Recipe, patterns: Sequence[str], *, runs: Path, texts: str = VALIDATION, **changes: Any
+) -> pd.DataFrame:
+    """`validation_losses` of each pattern at the recipe's rate for it, in place of a search."""
+    frames = [
+        validation_losses(recipe, [name], rates=[recipe.rate(name)], runs=runs, texts=texts, **changes)
+        for name in dict.fromkeys(["full", *patterns])
+    ]
+    rows = pd.concat(frames, ignore_index=True)
+    return rows.drop_duplicates([*RATES, "seed", "context", "piece"], ignore_index=True)
+
+
 def _beyond(rows: pd.DataFrame, pattern: str) -> float:
     """The rate next to the best one, outside of those tried; half a decade away, in round numbers."""
     means = mean_losses(rows)

@@ -68,8 +68,6 @@ class ExtensionStudy:
                     f"contexts={self.contexts}: expected at most the {self.recipe.texts[name].tokens} tokens "
                     f"of a piece of {name!r}"
                 )
-        if self.recipe.stride >= min(self.contexts):
-            raise ValueError(f"contexts={self.contexts}: expected more than the stride, {self.recipe.stride}")
         for _ in self.specs():  # an unknown pattern is named now, not after the first run
             pass
 
@@ -205,7 +203,7 @@ def _read(
                 "model": {**reading.model.identity, "attention": reading.attention},
                 "texts": chosen.sha256,
                 "context": context,
-                "stride": study.recipe.stride,
+                "stride": study.recipe.stride_of(context),
             }
             work = partial(_losses, study, reading, loaded, chosen, context, progress)
             losses = remember(spec, work, runs=runs, prefix="losses", used=used)
@@ -231,7 +229,7 @@ def _losses(
         loaded[0],
         [piece.ids for piece in chosen.pieces],
         context=context,
-        stride=study.recipe.stride,
+        stride=study.recipe.stride_of(context),
         batch_size=study.recipe.test_batch,
         device=default_device(),
         progress=progress,

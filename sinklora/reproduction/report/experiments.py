@@ -12,7 +12,10 @@ import yaml
 
 EXPERIMENTS = Path("notebooks/experiments.yaml")
 
-PROFILES = ("smoke", "cpu", "gpu", "paper")
+# Toy size, which measures nothing; reduced, for half an hour; all, for hours of a CPU; a GPU; the paper's.
+PROFILES = ("smoke", "quick", "full", "gpu", "paper")
+
+COMMITTED = ("full", "gpu", "paper")  # whose results the repository holds
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import pandas as pd
 
 from sinklora.records.files import atomic_write
 from sinklora.records.tables import DASH, markdown
-from sinklora.reproduction.report.experiments import PROFILES, Experiment, load_experiments
+from sinklora.reproduction.report.experiments import COMMITTED, Experiment, load_experiments
 from sinklora.reproduction.report.html_report import html_report
 from sinklora.reproduction.report.pages import (
     BEYOND,
@@ -37,12 +37,8 @@ Pages = Mapping[str, Sequence[Page]]
 
 
 def all_pages(root: Path, experiments: Sequence[Experiment], paper_numbers: Path = PAPER_NUMBERS) -> Pages:
-    """The pages of every profile that measured something; smoke measures nothing."""
-    pages = {
-        profile: read_pages(root, profile, experiments, paper_numbers)
-        for profile in PROFILES
-        if profile != "smoke"
-    }
+    """The pages of every profile whose results are kept and that measured something."""
+    pages = {profile: read_pages(root, profile, experiments, paper_numbers) for profile in COMMITTED}
     return {profile: found for profile, found in pages.items() if found}
 
 
@@ -137,12 +133,24 @@ def write_index(repository: Path = Path()) -> None:
     quoted = quote_tables(readme.read_text(encoding="utf-8"), root)
     pages = all_pages(root, experiments, repository / PAPER_NUMBERS)
     for profile, found in pages.items():
-        folder = root / profile / "pages"
-        folder.mkdir(parents=True, exist_ok=True)
-        for page in found:
-            atomic_write(folder / f"{page.slug}.md", page_text(page))
-        scores = scoreboard({profile: found}, repository / PAPER_NUMBERS)
-        atomic_write(root / profile / "report.html", html_report(root / profile, found, scores))
+        _write_pages(root, profile, found, repository / PAPER_NUMBERS)
     root.mkdir(exist_ok=True)
     atomic_write(root / "README.md", results_index(pages, experiments, repository / PAPER_NUMBERS))
     atomic_write(readme, quoted)
+
+
+def write_own(profile: str, repository: Path = Path()) -> None:
+    """Write the pages and the report of a profile whose results are a reader's own and not in the index."""
+    root = repository / "results"
+    experiments = load_experiments(repository / "notebooks" / "experiments.yaml")
+    found = read_pages(root, profile, experiments, repository / PAPER_NUMBERS)
+    _write_pages(root, profile, found, repository / PAPER_NUMBERS)
+
+
+def _write_pages(root: Path, profile: str, pages: Sequence[Page], paper_numbers: Path) -> None:
+    folder = root / profile / "pages"
+    folder.mkdir(parents=True, exist_ok=True)
+    for page in pages:
+        atomic_write(folder / f"{page.slug}.md", page_text(page))
+    scores = scoreboard({profile: pages}, paper_numbers)
+    atomic_write(root / profile / "report.html", html_report(root / profile, pages, scores))

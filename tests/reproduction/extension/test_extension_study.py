@@ -155,7 +155,6 @@ def test_costs_are_pairs_seen() -> None:
     [
         ({"seeds": ()}, "seeds"),
         ({"seeds": (1, 1)}, "seeds=\\(1, 1\\)"),
-        ({"contexts": (16, 64)}, "more than the stride, 16"),
         ({"contexts": (64, 128)}, "at most the 100 tokens"),
         ({"patterns": ("full", "sff")}, "sff"),
         ({"test_sets": ("B",)}, "test_sets=\\('B',\\): the recipe's texts are \\['A', 'validation'\\]"),

@@ -16,7 +16,7 @@ from sinklora.reproduction.extension.study import attention_cost
 from sinklora.reproduction.extension.tables import extension_table, with_paper
 from sinklora.reproduction.report.published import paper_values
 
-FOLDER = Path("results/cpu")
+FOLDER = Path("results/full")
 WRITTEN = re.compile(r"\d ± \d|\d to -?\d|^\d+\.\d+ \(|^–$")
 SWEEPS: dict[str, tuple[str, list[float]]] = {
     "sweep_sink_tokens": ("sink_tokens", [0, 1, 2, 4, 8, 16]),

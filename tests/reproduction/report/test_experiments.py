@@ -95,8 +95,8 @@ def test_whole_numbers_pass_for_floats() -> None:
 
 
 def test_unknown_profiles_and_keys_are_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="cpuu"):
-        Experiment("x", "y", {"cpuu": {}}, ())
+    with pytest.raises(ValueError, match="fulll"):
+        Experiment("x", "y", {"fulll": {}}, ())
     path = tmp_path / "experiments.yaml"
     path.write_text("- {notebook: a, reproduces: b, outputs: []}\n")
     with pytest.raises(ValueError, match="'a'"):
@@ -120,20 +120,20 @@ def test_tidying_keeps_results_and_drops_noise(tmp_path: Path) -> None:
 
 
 def test_seeds_reach_the_notebooks_that_have_them() -> None:
-    chosen = {e.notebook: parameters for e, parameters in plan(EXPERIMENTS, "cpu", seeds=[0, 1, 2])}
+    chosen = {e.notebook: parameters for e, parameters in plan(EXPERIMENTS, "full", seeds=[0, 1, 2])}
     assert chosen["02_perplexity"]["seeds"] == [0, 1, 2]
     assert "seeds" not in chosen["01_attention_patterns"]
-    [(only, _)] = plan(EXPERIMENTS, "cpu", only="02")
+    [(only, _)] = plan(EXPERIMENTS, "full", only="02")
     assert only.notebook == "02_perplexity"
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"profile": "cpuu"}, "cpuu"),
-        ({"profile": "cpu", "only": "77"}, "nothing to run"),
-        ({"profile": "cpu", "seeds": [1, 1]}, "twice"),
-        ({"profile": "cpu", "only": "01", "seeds": [1]}, "none of the notebooks"),
+        ({"profile": "fulll"}, "fulll"),
+        ({"profile": "full", "only": "77"}, "nothing to run"),
+        ({"profile": "full", "seeds": [1, 1]}, "twice"),
+        ({"profile": "full", "only": "01", "seeds": [1]}, "none of the notebooks"),
     ],
 )
 def test_plans_that_cannot_be_carried_out_are_named(arguments: dict[str, object], words: str) -> None:

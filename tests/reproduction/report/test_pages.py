@@ -23,7 +23,7 @@ from sinklora.reproduction.report.published import published_table
 from sinklora.reproduction.report.scoreboard import NO_CLAIM, NOT_MEASURED, scoreboard
 
 OUTPUTS = ("picture", "values", "long", "ours", "lacking")
-EXPERIMENTS = (Experiment("09_test", "x", {"cpu": {}}, OUTPUTS),)
+EXPERIMENTS = (Experiment("09_test", "x", {"full": {}}, OUTPUTS),)
 HELD = Claim("Table 7", "both help", "held", 0.31, 0.25, 0.37, "nats a token", "5 seeds", "values", "small")
 REAL = Claim("Table 7", "both help", "not decided", 0.01, -0.1, 0.12, model="SmolLM2", restated=True)
 
@@ -33,7 +33,7 @@ RUN = {"run": "sf-1", "spec_sha256": "0" * 64, "commit": "b" * 40, "dirty": True
 @pytest.fixture
 def report(tmp_path: Path) -> Report:
     """A figure and a table of Table 7, a long table of it and of Fig. 1, and a table of ours."""
-    report = Report("09_test", "cpu", {}, tmp_path)
+    report = Report("09_test", "full", {}, tmp_path)
     figure, axis = plt.subplots(figsize=(1, 1))
     axis.plot([1, 2])
     report.figure("picture", figure, paper_item="Table 7", caption="Drawn.", verdict="See the table.")
@@ -59,7 +59,7 @@ def check_links(text: str, folder: Path) -> None:
 
 
 def pages_of(report: Report, slug: str, experiments: Sequence[Experiment] = EXPERIMENTS) -> Page:
-    [page] = [page for page in all_pages(report.root, experiments)["cpu"] if page.slug == slug]
+    [page] = [page for page in all_pages(report.root, experiments)["full"] if page.slug == slug]
     return page
 
 
@@ -92,7 +92,7 @@ def test_a_page_shows_its_outputs_long_ones_last(report: Report) -> None:
     assert text.count("See the table.") == 1, "the same verdict is told once"
     assert "**Verdict:** –" in text, "nothing is decided without a claim"
     assert "[provenance](../provenance/values.json)" in text and "[runs](../made_of/values.csv)" in text
-    check_links(text, report.root / "cpu" / "pages")
+    check_links(text, report.root / "full" / "pages")
 
 
 def test_what_names_no_item_is_beyond_the_paper(report: Report) -> None:
@@ -130,12 +130,12 @@ def test_the_scoreboard_says_what_is_not_scored_and_not_measured(report: Report)
     text = results_index(pages, EXPERIMENTS)
     assert text.count("| **") == len(PAPER_ITEMS)
     assert "`lacking` (notebook 09_test)" in text and "smoke" not in text
-    assert "[cpu](cpu/pages/table7.md)" in text and "cpu/pages/table1.md" not in text
+    assert "[full](full/pages/table7.md)" in text and "full/pages/table1.md" not in text
 
 
 def test_a_record_names_its_commit_and_what_was_changed() -> None:
-    record = {"notebook": "02", "profile": "cpu", "seeds": [0, 1], "commit": "a" * 40, "dirty": False}
-    assert described_record(record) == "notebook 02, profile cpu, seeds 0, 1; commit aaaaaaaaaa"
+    record = {"notebook": "02", "profile": "full", "seeds": [0, 1], "commit": "a" * 40, "dirty": False}
+    assert described_record(record) == "notebook 02, profile full, seeds 0, 1; commit aaaaaaaaaa"
     changed = {**record, "dirty": True, "changed_files": ["sinklora/cli.py", "new.py"]}
     assert described_record(changed).endswith("commit aaaaaaaaaa, but for changes in sinklora/cli.py, new.py")
     assert described_record({**record, "dirty": True}).endswith("files whose names were not recorded")
@@ -194,7 +194,7 @@ def check_report(text: str) -> Elements:
 def test_the_report_holds_everything_and_escapes_it(report: Report) -> None:
     report.claims([HELD])
     pages = all_pages(report.root, EXPERIMENTS)
-    text = html_report(report.root / "cpu", pages["cpu"], scoreboard(pages))
+    text = html_report(report.root / "full", pages["full"], scoreboard(pages))
     assert len(check_report(text).sources) == 1
     assert "Every &lt;i&gt;." in text and "1 | 2" in text and "+0.31 (+0.25 to +0.37)" in text
     assert text.count("101 rows, in tables/long.csv") == 1, "an output of two items is shown once"

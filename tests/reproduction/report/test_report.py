@@ -19,7 +19,7 @@ FACTS = {"paper_item": "Table 9", "caption": "What it shows.", "verdict": "It he
 
 @pytest.fixture
 def report(tmp_path: Path) -> Report:
-    return Report("09_test", "cpu", {"steps": 3}, tmp_path)
+    return Report("09_test", "full", {"steps": 3}, tmp_path)
 
 
 def make_table(report: Report) -> None:
@@ -28,7 +28,7 @@ def make_table(report: Report) -> None:
 
 def test_a_table_in_three_formats_and_its_record(report: Report) -> None:
     make_table(report)
-    folder = report.root / "cpu"
+    folder = report.root / "full"
     assert (folder / "tables" / "t.csv").read_text() == "name,value\na_b,1.23456\nc,\n"
     assert "| c" in (folder / "tables" / "t.md").read_text()
     assert "a\\_b & 1.235" in (folder / "tables" / "t.tex").read_text()
@@ -45,9 +45,9 @@ def test_the_runs_that_a_table_was_made_of_are_listed(report: Report) -> None:
     rows = pd.DataFrame({"nats": [1.0]})
     rows.attrs["runs"] = runs
     report.table("measured", rows, **FACTS)  # type: ignore[arg-type]
-    record = json.loads((report.root / "cpu" / "provenance" / "measured.json").read_text())
+    record = json.loads((report.root / "full" / "provenance" / "measured.json").read_text())
     assert record["runs"] == {"count": 2, "commits": ["b" * 40, None]}
-    listed = report.root / "cpu" / "made_of" / "measured.csv"
+    listed = report.root / "full" / "made_of" / "measured.csv"
     assert listed.read_text().splitlines() == [
         "run,commit,dirty,changed_files,seconds",
         f"sf-1,{'b' * 40},True,a.py b.py,1.5",
@@ -64,7 +64,7 @@ def test_a_figure_in_two_formats_is_the_same_every_time(report: Report) -> None:
         axis.plot([1, 2])
         report.figure("f", figure, **FACTS)  # type: ignore[arg-type]
         files.append(
-            [(report.root / "cpu" / "figures" / f"f.{kind}").read_bytes() for kind in ("png", "pdf")]
+            [(report.root / "full" / "figures" / f"f.{kind}").read_bytes() for kind in ("png", "pdf")]
         )
     assert files[0] == files[1]
     assert files[0][0].startswith(b"\x89PNG") and files[0][1].startswith(b"%PDF")
@@ -80,17 +80,17 @@ def test_markdown_rounds_and_marks_what_is_missing() -> None:
 def test_a_long_table_is_written_for_programs_alone(report: Report, rows: int) -> None:
     for count in (1, rows):  # what an earlier run wrote does not stay
         report.table("items", pd.DataFrame({"nats": range(count)}), **FACTS)  # type: ignore[arg-type]
-    written = {path.suffix for path in (report.root / "cpu" / "tables").iterdir()}
+    written = {path.suffix for path in (report.root / "full" / "tables").iterdir()}
     assert written == ({".csv", ".md", ".tex"} if rows == LONGEST_TABLE else {".csv"})
 
 
 def test_quoted_tables_are_refilled_and_stay(report: Report) -> None:
     make_table(report)
-    text = "before\n<!-- table: cpu/t -->\nstale\n<!-- end of table -->\nafter\n"
+    text = "before\n<!-- table: full/t -->\nstale\n<!-- end of table -->\nafter\n"
     filled = quote_tables(text, report.root)
     assert "stale" not in filled and "1.235" in filled and filled.endswith("after\n")
     assert quote_tables(filled, report.root) == filled
-    assert "Not yet measured." in quote_tables(text.replace("cpu/t", "cpu/none"), report.root)
+    assert "Not yet measured." in quote_tables(text.replace("full/t", "full/none"), report.root)
 
 
 def test_published_values() -> None:

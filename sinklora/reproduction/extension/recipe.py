@@ -34,9 +34,9 @@ class Recipe:
     `training`: all but pattern and seed; its warm-up is `warmup_share` of the steps. `learning_rates`: by
     pattern, chosen on the validation texts (notebook 02 shows from which); a pattern with a field of its own,
     "sf(sink_tokens=8)", has that of the pattern it is made from, any other `training`'s.
-    `texts`: by name, VALIDATION among them. `stride` of sliding windows (tokens), at most half a
-    window. `known_text`: what the base
-    was trained on, as far as it is known; documents that repeat it or the training text are not tested on.
+    `texts`: by name, VALIDATION among them. `stride` of sliding windows (tokens): half a window, and no more
+    than this. `known_text`: what the base was trained on, as far as it is known; documents that repeat it or
+    the training text are not tested on.
     `test_batch` windows are read at once, weights in `test_dtype`.
     `grid`: learning rates to choose from, widened `widenings` times at most until the best lies inside.
     Raises TypeError or ValueError naming the field.

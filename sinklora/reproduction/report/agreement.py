@@ -15,6 +15,8 @@ from sinklora.reproduction.report.pages import in_short
 
 REFERENCE = "full"  # the profile that a run is compared with
 
+PRINTED = ("item", "claim", "model", "this run", "committed")  # what a terminal has room for
+
 IN_WORDS = {  # an outcome of the paper's sentence -> what a run's own numbers do to it
     "held": "confirmed",
     "held in part": "confirmed in part",
@@ -57,8 +59,9 @@ def print_agreement(root: Path, profile: str) -> None:
         found = found.drop(columns=["committed", "committed numbers"])
     if profile not in COMMITTED:
         atomic_write(root / profile / "claims.md", f"# What became of the claims\n\n{markdown(found)}\n")
-    table = Table(*found.columns, title=f"Claims, by the numbers of this run (profile {profile})")
-    for row in found.itertuples(index=False):
+    shown = [name for name in PRINTED if name in found]
+    table = Table(*shown, title=f"Claims, by the numbers of this run (profile {profile})")
+    for row in found[shown].itertuples(index=False):
         table.add_row(*map(str, row))
     Console().print(table)
     counts = found["this run"].value_counts()

@@ -1,7 +1,7 @@
 """What is chosen on validation texts before anything is tested: learning rates, steps, positions."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,8 @@ from sinklora.reproduction.extension.study import ExtensionStudy, measure
 from sinklora.reproduction.names import BASE
 
 RATES = ["method", "learning rate"]
+
+Search = Callable[..., pd.DataFrame]  # `search_rates` or `at_own_rates`
 
 CONVERGED = 0.01  # of perplexity: what the last doubling of the steps may still change
 
@@ -114,11 +116,13 @@ def is_valid(rows: pd.DataFrame, reference: str = "full") -> bool:
     return bool(rates.nll[rates.method == reference].item() < best_untrained(rows)[1])
 
 
-def losses_by_steps(recipe: Recipe, steps: Iterable[int], *, runs: Path) -> pd.DataFrame:
+def losses_by_steps(
+    recipe: Recipe, steps: Iterable[int], *, runs: Path, search: Search = search_rates
+) -> pd.DataFrame:
     """Validation loss of full attention at its best rate: columns steps, learning rate, nll, inside."""
     lines = []
     for count in sorted(steps):
-        best = chosen_rates(search_rates(recipe, ["full"], runs=runs, steps=count)).iloc[0]
+        best = chosen_rates(search(recipe, ["full"], runs=runs, steps=count)).iloc[0]
         lines.append({"steps": count, **best.drop("method")})
     return pd.DataFrame(lines)
 

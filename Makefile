@@ -1,13 +1,13 @@
 # Every target makes the environment it needs: `make reproduce` and `make test` work on a fresh clone.
 #   PYTHON=python3.12   the interpreter of a new environment
 #   PIP_FLAGS=...       more options for pip, for example an index with CPU-only builds of torch
-#   PROFILE=gpu         the profile that `reproduce` runs
+#   PROFILE=full        the profile that `reproduce` runs
 #   SEEDS=0,1,2         seeds in place of the profile's
 #   ONLY=02             the notebooks (of `gpu`: the steps) whose names start so
 #   OUT=results/full/benchmarks   where `bench` writes
 #   PY=python3 STAMP=   use an interpreter that has everything, and install nothing
 PYTHON ?= python3
-PROFILE ?= cpu
+PROFILE ?= quick
 PIP_FLAGS ?=
 SEEDS ?=
 ONLY ?=
@@ -18,7 +18,7 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install reproduce smoke test lint format gpu bench lab clean distclean
+.PHONY: help install reproduce verify smoke test lint format gpu bench lab clean distclean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
@@ -31,11 +31,14 @@ $(STAMP): pyproject.toml constraints.txt
 
 install: $(STAMP) ## make .venv and install the package with the pinned versions
 
-reproduce: $(STAMP) ## run every notebook of PROFILE (default: cpu) into results/PROFILE
+reproduce: $(STAMP) ## run the notebooks of PROFILE (quick: half an hour; full: what is committed) into results/PROFILE
 	$(PY) -m sinklora reproduce --profile $(PROFILE) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(ONLY),--only $(ONLY))
 
 smoke: $(STAMP) ## the same at toy size, to see that every notebook runs
 	$(PY) -m sinklora reproduce --profile smoke
+
+verify: $(STAMP) ## make a random few of the committed numbers again and compare them
+	$(PY) -m sinklora verify
 
 # Two processes of one thread each, also where a test starts another one.
 test: export OMP_NUM_THREADS := 1

@@ -8,7 +8,12 @@ from sinklora.evaluate.lm_eval_command import EVAL_HELP, PASS_ON, eval_command
 from sinklora.evaluate.longbench.commands import commands as longbench_commands
 from sinklora.evaluate.step_commands import estimate_command, measure_command
 from sinklora.pretrained.command import fetch_command
-from sinklora.reproduction.commands import gpu_command, report_command, reproduce_command
+from sinklora.reproduction.commands import (
+    gpu_command,
+    report_command,
+    reproduce_command,
+    verify_command,
+)
 from sinklora.train.command import train_command
 
 application = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
@@ -34,6 +39,7 @@ def sinklora(
 application.command("fetch")(fetch_command)
 application.command("train")(train_command)
 application.command("reproduce")(reproduce_command)
+application.command("verify")(verify_command)
 application.command("estimate")(estimate_command)
 application.command("measure")(measure_command)
 application.command("eval", help=EVAL_HELP, context_settings=PASS_ON)(eval_command)

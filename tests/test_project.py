@@ -43,7 +43,7 @@ def test_make_has_the_targets_that_people_know() -> None:
 
 
 def test_make_reproduce_takes_a_profile_seeds_and_notebooks() -> None:
-    assert re.search(r"sinklora reproduce --profile cpu *$", made("reproduce"), re.MULTILINE)
+    assert re.search(r"sinklora reproduce --profile quick *$", made("reproduce"), re.MULTILINE)
     chosen = made("reproduce", "PROFILE=gpu", "SEEDS=0,1,2", "ONLY=02")
     assert "sinklora reproduce --profile gpu --seeds 0,1,2 --only 02" in chosen
 

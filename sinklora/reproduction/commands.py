@@ -1,4 +1,4 @@
-"""The commands `reproduce`, `gpu` and `report`. Nothing heavy is imported until they run."""
+"""The commands `reproduce`, `verify`, `gpu` and `report`. Nothing heavy is imported until they run."""
 
 import os
 import signal
@@ -56,6 +56,35 @@ def reproduce_command(
     else:
         write_own(profile)
     print_agreement(Path("results"), profile)
+
+
+@told_in_a_sentence
+def verify_command(
+    profile: Annotated[str, typer.Option(help="whose committed results")] = "full",
+    cells: Annotated[int, typer.Option(min=1, help="how many numbers each check draws")] = 3,
+    seed: Annotated[int, typer.Option(help="of the draw; -1: another one each time")] = -1,
+    only: Annotated[str, typer.Option(help="the checks whose names start with this")] = "",
+) -> None:
+    """Make a random few of the committed numbers again, from nothing, and compare them.
+
+    Ends with exit code 1 where one differs by more than its tolerance.
+    """
+    _need_clone()
+    import secrets
+    import tempfile
+
+    from sinklora.reproduction.verification import verify
+
+    drawn = secrets.randbelow(10_000) if seed < 0 else seed
+    typer.echo(f"seed {drawn} of the draw; nats a token: committed, made again, tolerance")
+    different = 0
+    with tempfile.TemporaryDirectory() as folder:
+        for cell in verify(profile, cells=cells, seed=drawn, runs=Path(folder), only=only):
+            different += not cell.agrees
+            typer.echo(cell.told())
+    typer.echo("all agree" if not different else f"{different} differ")
+    if different:
+        raise typer.Exit(1)
 
 
 @told_in_a_sentence

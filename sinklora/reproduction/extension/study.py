@@ -16,7 +16,7 @@ import pandas as pd
 from torch import nn
 from transformers import AutoConfig, AutoTokenizer
 
-from sinklora.evaluate.perplexity import measure_perplexity
+from sinklora.evaluate.perplexity import DocumentScore, measure_perplexity
 from sinklora.evaluate.step_spec import StepSpec
 from sinklora.evaluate.training_step import measured
 from sinklora.hf.device import default_device
@@ -26,7 +26,7 @@ from sinklora.pretrained.fetch import model_path
 from sinklora.records.checks import Count, Distinct, check_fields
 from sinklora.records.runs import remember, run_records
 from sinklora.reproduction.extension.recipe import Recipe
-from sinklora.reproduction.extension.texts import ChosenTexts, texts_of
+from sinklora.reproduction.extension.texts import ChosenTexts, Piece, texts_of
 from sinklora.reproduction.model_under_test import ModelUnderTest, unextended_base
 from sinklora.reproduction.names import untrained_name
 from sinklora.train.run import load_base, load_trained, train
@@ -222,22 +222,40 @@ def _losses(
     progress: bool,
 ) -> list[list[Any]]:
     if not loaded:
-        loaded.append(reading.model.ready())
-        if reading.attention == OWN:
-            use_pattern(loaded[0], _pattern_of(study, reading.pattern), evaluate_with_pattern=True)
-    result = measure_perplexity(
-        loaded[0],
-        [piece.ids for piece in chosen.pieces],
+        loaded.append(_ready(study, reading))
+    scores = _scores(study, loaded[0], chosen.pieces, context, progress)
+    return [
+        [piece.group, piece.name, score.nll, score.tokens]
+        for piece, score in zip(chosen.pieces, scores, strict=True)
+    ]
+
+
+def piece_losses(
+    study: ExtensionStudy, reading: Reading, pieces: Sequence[Piece], context: int
+) -> Sequence[DocumentScore]:
+    """The losses of some pieces, read in windows of `context` tokens as the study reads them all."""
+    return _scores(study, _ready(study, reading), pieces, context, progress=False)
+
+
+def _ready(study: ExtensionStudy, reading: Reading) -> nn.Module:
+    model: nn.Module = reading.model.ready()
+    if reading.attention == OWN:
+        use_pattern(model, _pattern_of(study, reading.pattern), evaluate_with_pattern=True)
+    return model
+
+
+def _scores(
+    study: ExtensionStudy, model: nn.Module, pieces: Sequence[Piece], context: int, progress: bool
+) -> Sequence[DocumentScore]:
+    return measure_perplexity(
+        model,
+        [piece.ids for piece in pieces],
         context=context,
         stride=study.recipe.stride_of(context),
         batch_size=study.recipe.test_batch,
         device=default_device(),
         progress=progress,
-    )
-    return [
-        [piece.group, piece.name, score.nll, score.tokens]
-        for piece, score in zip(chosen.pieces, result.per_document, strict=True)
-    ]
+    ).per_document
 
 
 def _pattern_of(study: ExtensionStudy, name: str) -> Any:

@@ -33,7 +33,7 @@ def by_position(
     """
     chosen = chosen_texts(study.recipe, [test_set], runs)[test_set]
     frames, used = [], list[Path]()
-    for reading in _readings(study, runs, progress, used):
+    for reading in each_model(study, runs, progress, used):
         key = {"model": reading.model.identity, "texts": chosen.sha256, "bucket": bucket}
         work = partial(_positions, reading, chosen, study.training.context, bucket, progress)
         rows = remember(key, work, runs=runs, prefix="positions", used=used)
@@ -47,7 +47,7 @@ def _together(frames: list[pd.DataFrame], used: list[Path]) -> pd.DataFrame:
     return frame
 
 
-def _readings(study: ExtensionStudy, runs: Path, progress: bool, used: list[Path]) -> Iterator[Reading]:
+def each_model(study: ExtensionStudy, runs: Path, progress: bool, used: list[Path]) -> Iterator[Reading]:
     """Every model once."""
     for reading in [*baselines(study), *trained(study, runs=runs, progress=progress, used=used)]:
         if reading.attention == FULL:
@@ -81,7 +81,7 @@ def sink_mass(
     """
     chosen = chosen_texts(study.recipe, [test_set], runs)[test_set]
     frames, used = [], list[Path]()
-    for reading in _readings(study, runs, progress, used):
+    for reading in each_model(study, runs, progress, used):
         key = {"model": reading.model.identity, "texts": chosen.sha256, "sinks": SINKS, "tokens": tokens}
         work = partial(_shares, reading, chosen, tokens)
         rows = remember(key, work, runs=runs, prefix="sink-mass", used=used)

@@ -9,8 +9,17 @@ import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from sinklora.attention.patterns import SF
+from sinklora.cache.full import Full
+from sinklora.cache.h2o import H2O
+from sinklora.cache.streaming_llm import StreamingLLM
 from sinklora.evaluate.perplexity import measure_perplexity
 from sinklora.reproduction.base_model.study import train_tokenizer
+from sinklora.reproduction.extension.bounded import (
+    FULL_CACHE,
+    bounded_claims,
+    bounded_table,
+    through_caches,
+)
 from sinklora.reproduction.extension.mechanism import by_position, sink_mass, uniform_share
 from sinklora.reproduction.extension.recipe import Recipe
 from sinklora.reproduction.extension.selection import search_rates
@@ -18,6 +27,7 @@ from sinklora.reproduction.extension.study import (
     OWN,
     ExtensionStudy,
     attention_cost,
+    chosen_texts,
     in_equal_time,
     measure,
     training_curves,
@@ -139,6 +149,47 @@ def test_rates_are_searched_until_the_best_is_inside(study: tuple[ExtensionStudy
     assert len(tried) == 3 and {0.001, 0.01} < set(tried)
     assert rows[rows.seed.isna()].groupby(["method", "context", "piece"]).size().max() == 1
     assert set(rows.test_set) == {"validation"}
+
+
+def test_models_are_read_through_bounded_caches(study: tuple[ExtensionStudy, Path]) -> None:
+    asked, folder = study
+    caches = {FULL_CACHE: Full(), "H2O": H2O(0.5), "StreamingLLM": StreamingLLM(0.5)}
+    rows = through_caches(asked, "A", caches, 48, runs=folder / "runs", progress=False)
+    # Three untrained and two patterns with two seeds; three caches; three pieces.
+    assert len(rows) == (3 + 2 * 2) * 3 * 3
+    # With the full cache it is what one pass over the whole piece says of its end.
+    chosen = chosen_texts(asked.recipe, ["A"], folder / "runs")["A"]
+    [piece] = [piece for piece in chosen.pieces if piece.name == rows.piece.iloc[0]]
+    spec = asked.recipe.spec("sf", 1)
+    model = load_trained(train(spec, runs=folder / "runs", progress=False), spec).eval()
+    ids = torch.from_numpy(piece.ids[None, :64].astype("int64"))
+    with torch.no_grad():
+        losses = torch.nn.functional.cross_entropy(model(ids).logits[0, 47:-1], ids[0, 48:])
+    given = rows[(rows.method == "sf") & (rows.seed == 1) & (rows.piece == piece.name)].set_index("cache").nll
+    assert given[FULL_CACHE] == pytest.approx(losses.item(), abs=1e-4)
+    assert given["H2O"] != given[FULL_CACHE] != given["StreamingLLM"]
+
+
+def test_what_a_cache_adds_and_what_is_claimed_of_it(study: tuple[ExtensionStudy, Path]) -> None:
+    asked, folder = study
+    caches = {FULL_CACHE: Full(), "H2O": H2O(0.5), "StreamingLLM": StreamingLLM(0.5)}
+    rows = through_caches(asked, "A", caches, 48, runs=folder / "runs", progress=False)
+    mean = rows.groupby(["method", "cache"]).nll.mean()
+    frame = bounded_table(rows, ["yarn ×2, untrained", "full", "sf"]).frame.set_index("trained with")
+    adds = {name: mean[name, "H2O"] - mean[name, FULL_CACHE] for name in ("full", "sf")}
+    assert frame.loc["sf", "nats added by H2O"] == pytest.approx(adds["sf"])
+    claims = bounded_claims(rows, "yarn ×2, untrained", "H2O", ["StreamingLLM"], valid=True, model="tiny")
+    assert [claim.estimate for claim in claims] == pytest.approx(
+        [
+            mean["yarn ×2, untrained", "H2O"] - mean["sf", "H2O"],
+            adds["full"] - adds["sf"],
+            mean["sf", "StreamingLLM"] - mean["sf", "H2O"],
+        ]
+    )
+    for claim in bounded_claims(rows, "yarn ×2, untrained", "H2O", [], valid=False, model="tiny"):
+        assert claim.outcome == "not decided" and claim.reason
+    with pytest.raises(ValueError, match="prompt=64: expected less than the 64 tokens"):
+        through_caches(asked, "A", caches, 64, runs=folder / "runs")
 
 
 def test_costs_are_pairs_seen() -> None:

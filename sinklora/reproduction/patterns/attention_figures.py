@@ -46,7 +46,7 @@ def maps_grid_figure(maps: Mapping[tuple[int, int], Tensor]) -> Figure:
     """Attention weights by (layer, head), a row a layer and a column a head, in logarithmic grey."""
     layers, heads = sorted({layer for layer, _ in maps}), sorted({head for _, head in maps})
     with figure_style():
-        figure, axes = square_panels(len(layers), len(heads), PAGE_WIDTH, beside=1.5, above=0.75)
+        figure, axes = square_panels(len(layers), len(heads), PAGE_WIDTH, beside=1.5, above=0.5)
         for row, layer in enumerate(layers):
             for column, head in enumerate(heads):
                 axis = axes[row][column]

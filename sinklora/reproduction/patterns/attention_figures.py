@@ -84,7 +84,7 @@ def sink_mass_figure(rows: pd.DataFrame) -> Figure:
             axis.axhline(uniform, color="0.6", linestyle=":", label=UNIFORM)
             passages, documents = group.passages.max(), group.documents.max()
             axis.set_title(f"{_name(model, group)}\nn = {passages:.0f} in {documents:.0f}", fontsize=7)
-        axes[0].set_ylim(0, None)
+        axes[0].set_ylim(-2, None)  # whole marks at zero
         axes[0].set_ylabel(f"attention on the first {SINKS} tokens (%)")
         axes[-1].legend(frameon=False, loc="upper left")
         figure.supxlabel("layer; n: passages in documents; bars: 95 % over documents", fontsize=7)

@@ -132,7 +132,7 @@ def test_a_new_policy_is_in_the_study_and_its_figure(added: type[CachePolicy]) -
         rows
     ) and "longest, not published: worse than" in leads_over_local(rows)
     figure = budget_figure(rows)
-    labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert labels == ["full cache", "H2O", "Local", "StreamingLLM", "Novelty", "longest"]
     looks = {
         (to_rgb(line.lines[0].get_color()), line.lines[0].get_linestyle(), line.lines[0].get_marker())

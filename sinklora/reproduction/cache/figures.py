@@ -1,26 +1,26 @@
 """Pictures of a bounded cache: accuracy against budget, and the text itself with the tokens that are kept."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import cycle
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
 from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.image import AxesImage
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sinklora.cache.policies import CachePolicy
 from sinklora.hf.budget_cache import BudgetCache
 from sinklora.records.tables import part
 from sinklora.reproduction.cache.estimates import smaller_is_better
-from sinklora.reproduction.cache.study import CHANCE, PERPLEXITY, QUESTIONS
+from sinklora.reproduction.cache.study import PERPLEXITY, QUESTIONS
 from sinklora.reproduction.cache.tables import measures, summary
 from sinklora.reproduction.report.explorer import explore
-from sinklora.reproduction.report.style import PAGE_WIDTH, figure_style
+from sinklora.reproduction.report.style import figure_style, logarithmic_ticks, panels
 
 MARKS = {
     "full": ("black", ":", ""),
@@ -30,7 +30,10 @@ MARKS = {
     "novelty": ("black", "-.", "D"),
 }
 
-DODGE = 1.04  # of budgets, from policy to policy
+DODGE = 1.06  # of budgets, from policy to policy
+
+# Of text: black letters can be read on most of them.
+GROUNDS = LinearSegmentedColormap.from_list("grounds", ["1", "0.25"])
 
 WORDS = {
     "full": "full cache",
@@ -46,71 +49,61 @@ COUNTED = {PERPLEXITY: "documents", QUESTIONS: "questions"}
 
 
 def budget_figure(rows: pd.DataFrame) -> Figure:
-    """Each measure against the budget, one line a policy, bars: 95 % intervals; dotted: the full cache, and
-    for questions chance.
-    """
-    found, shown = summary(rows), measures(rows)
-    with figure_style():
-        figure, grid = plt.subplots(
-            (len(shown) + 1) // 2, 2, figsize=(PAGE_WIDTH, 2.5 * ((len(shown) + 1) // 2)), squeeze=False
-        )
-        axes = grid.flatten()
-        for axis, measure in zip(axes, shown, strict=False):
-            mine = found[found.measure == measure]
-            for policy, mark in marks(found.policy).items():
-                if policy in set(mine.policy):
-                    _line(axis, mine[mine.policy == policy].sort_values("budget"), policy, mark)
-            axis.set_xlabel("budget (% of the prompt)")
-            n = int(mine.n.iloc[0])
-            axis.set_title(f"{measure} (n = {n} {COUNTED.get(measure, 'trials')})")
-            axis.set_ylabel("right answers (share)")
-        for axis in axes[len(shown) :]:
-            axis.remove()
-        for axis, measure in zip(axes, shown, strict=False):
-            if measure == PERPLEXITY:
-                axis.set_yscale("log")
-                axis.yaxis.set_major_formatter("{x:g}")
-                axis.yaxis.set_minor_formatter("{x:g}")
-                axis.set_ylabel("perplexity (log scale)")
-            if measure == QUESTIONS:
-                axis.axhline(CHANCE[QUESTIONS], color="0.7", linestyle=":", linewidth=0.8)
-        axes[0].legend(frameon=False)
-    return figure
+    """The measures of `summary` against the budget, see `estimates_figure`."""
+    found = summary(rows)
+    titles = {
+        measure: f"{measure} (n = {int(of_measure.n.iloc[0])} {COUNTED.get(str(measure), 'trials')})"
+        for measure, of_measure in found.groupby("measure", sort=False)
+    }
+    return _measures_figure(found, {measure: titles[measure] for measure in measures(rows)})
 
 
 def estimates_figure(found: pd.DataFrame) -> Figure:
-    """The measures of `estimates` against the budget, one line a policy, bars: 95 % intervals; dotted: the
-    full cache, and in grey chance.
+    """The measures of `estimates` against the budget, one line a policy, side by side at each budget, bars:
+    95 % intervals; dotted: the full cache, and in grey chance.
     """
-    shown = list(dict.fromkeys(found.measure))
     lines = found.rename(columns={part("value", "low"): "low", part("value", "high"): "high"})
+    titles = {}
+    for measure, of_measure in lines.groupby("measure", sort=False):
+        items, clusters = of_measure["items"].iloc[0], of_measure.clusters.iloc[0]
+        grouped = f"{items} in {clusters}" if items > clusters else str(items)
+        titles[str(measure)] = f"{measure}\n(n = {grouped} {COUNTED.get(str(measure), 'passages')})"
+    return _measures_figure(lines, titles)
+
+
+def _measures_figure(lines: pd.DataFrame, titles: Mapping[str, str]) -> Figure:
+    """A panel a measure, from lines of measure, policy, budget, value, low, high and chance."""
     with figure_style():
-        rows = (len(shown) + 1) // 2
-        figure, grid = plt.subplots(rows, 2, figsize=(PAGE_WIDTH, 2.5 * rows), squeeze=False)
-        axes = grid.flatten()
-        for axis, measure in zip(axes, shown, strict=False):
+        figure, axes = panels(len(titles), 2.4, columns=2)
+        for axis, (measure, title) in zip(axes, titles.items(), strict=True):
             mine = lines[lines.measure == measure]
-            for place, (policy, mark) in enumerate(marks(mine.policy).items()):
-                beside = DODGE ** (place - 2)  # so that bars at one budget do not cover each other
-                _line(axis, mine[mine.policy == policy].sort_values("budget"), policy, mark, beside)
+            bounded = [policy for policy in marks(mine.policy) if policy != "full"]
+            for policy, mark in marks(mine.policy).items():
+                # side by side, so that bars at one budget do not cover each other
+                place = bounded.index(policy) - (len(bounded) - 1) / 2 if policy in bounded else 0
+                _line(axis, mine[mine.policy == policy].sort_values("budget"), policy, mark, DODGE**place)
             _budget_axis(axis, lines.budget)
-            if measure != PERPLEXITY:
-                axis.axhline(mine.chance.iloc[0], color="0.7", linestyle=":", linewidth=0.8)
-            axis.set_xlabel("budget (% of the prompt)")
-            count, groups = mine["items"].iloc[0], mine.clusters.iloc[0]
-            axis.set_title(f"{measure}\n(n = {count} in {groups} {COUNTED.get(measure, 'passages')})")
-            nats = smaller_is_better(measure) and measure != PERPLEXITY
-            axis.set_ylabel("nats" if nats else "right answers (share)")
-            if measure == PERPLEXITY:
-                axis.set_yscale("log")
-                axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
-                axis.yaxis.set_major_formatter("{x:g}")
-                axis.yaxis.set_minor_formatter(NullFormatter())
-                axis.set_ylabel("perplexity (log scale)")
-        for axis in axes[len(shown) :]:
-            axis.remove()
-        axes[0].legend(frameon=False)
+            _value_axis(axis, measure, mine.chance.iloc[0])
+            axis.set(title=title, xlabel="budget (% of the prompt)")
+        handles, labels = axes[0].get_legend_handles_labels()
+        above: dict[str, Any] = {"loc": "outside upper center", "ncols": 5, "frameon": False}
+        figure.legend(handles, labels, title="bars: 95 % intervals", title_fontsize=7, **above)
     return figure
+
+
+def _value_axis(axis: Axes, measure: str, chance: float) -> None:
+    """The whole range of shares, nats from 0 on, perplexity on a logarithmic scale; and what chance gives."""
+    if measure == PERPLEXITY:
+        axis.set_yscale("log")
+        logarithmic_ticks(axis.yaxis)
+        axis.set_ylabel("perplexity (log scale)")
+        return
+    axis.axhline(chance, color="0.7", linestyle=":", linewidth=0.8)
+    axis.annotate("chance", (1.01, chance), xycoords=("axes fraction", "data"), va="center", fontsize=7)
+    if smaller_is_better(measure):
+        axis.set(ylabel="nats", ylim=(0, None))
+    else:
+        axis.set(ylabel="right answers (share)", ylim=(-0.03, 1.03))
 
 
 def marks(names: Iterable[str]) -> dict[str, tuple[str, str, str]]:
@@ -172,51 +165,35 @@ def kept_text_figure(
     tokenizer: PreTrainedTokenizerBase,
     ids: Sequence[int],
     shares: dict[str, np.ndarray],
-    columns: int = 100,
+    columns: int = 54,
 ) -> Figure:
-    """The text, one panel a policy; the darker a token's ground, the more heads (of all layers) keep it."""
+    """The running text, one panel a policy; the darker a token's ground, the more heads (of all layers) keep
+    it. Line breaks are written as ↵.
+    """
+    tokens = [str(tokenizer.decode([i])).replace("\t", "    ").replace("\n", "↵") for i in ids]
+    letters = "".join(tokens)
+    lines = -(-len(letters) // columns)
     with figure_style():
-        pieces = _layout([str(tokenizer.decode([i])) for i in ids], columns)
-        height = 0.115 * (1 + max(line for line, _, _, _ in pieces)) + 0.3
-        figure, axes = plt.subplots(len(shares), 1, figsize=(PAGE_WIDTH, height * len(shares)), squeeze=False)
-        for axis, (name, share) in zip(axes[:, 0], shares.items(), strict=True):
-            _draw_text(axis, pieces, share.mean(0), columns)
+        figure, axes = panels(len(shares), 0.4 + 0.13 * lines, columns=2)
+        for axis, (name, share) in zip(axes, shares.items(), strict=True):
+            by_letter = np.zeros(lines * columns)
+            by_letter[: len(letters)] = np.repeat(share.mean(0), [len(token) for token in tokens])
+            image = _draw_text(axis, letters, by_letter.reshape(lines, columns))
             axis.set_title(name, loc="left")
+        label = "share of all heads that keep the token"
+        figure.colorbar(image, ax=axes, location="bottom", label=label, aspect=80, pad=0.02)
     return figure
 
 
-def _layout(tokens: list[str], columns: int) -> list[tuple[int, int, str, int]]:
-    """Line, column, visible text and token of each piece; a line break ends the line that it is in."""
-    placed, line, column = [], 0, 0
-    for token, text in enumerate(tokens):
-        for piece in text.replace("\t", "    ").splitlines(keepends=True):
-            shown = piece.replace("\n", "↵")
-            if column + len(shown) > columns:
-                line, column = line + 1, 0
-            placed.append((line, column, shown, token))
-            column += len(shown)
-            if piece.endswith("\n"):
-                line, column = line + 1, 0
-    return placed
-
-
-def _draw_text(axis: Axes, pieces: list[tuple[int, int, str, int]], share: np.ndarray, columns: int) -> None:
-    axis.set_xlim(0, columns)
-    axis.set_ylim(max(line for line, _, _, _ in pieces) + 1, 0)
+def _draw_text(axis: Axes, letters: str, grounds: np.ndarray) -> AxesImage:
+    """Letters in a grid [lines, columns] on grounds from white (0) to dark grey (1)."""
+    image = axis.imshow(grounds, cmap=GROUNDS, vmin=0, vmax=1, aspect="auto", interpolation="nearest")
+    place: dict[str, Any] = {"ha": "center", "va": "center", "size": 7, "family": "monospace"}
+    for number, letter in enumerate(letters):
+        line, column = divmod(number, grounds.shape[1])
+        axis.text(column, line, letter, color="white" if grounds[line, column] > 0.6 else "black", **place)
     axis.axis("off")
-    for line, column, shown, token in pieces:
-        grey = str(1 - 0.75 * share[token])
-        axis.add_patch(plt.Rectangle((column, line), len(shown), 1, color=grey, linewidth=0))
-        colour = "white" if share[token] > 0.6 else "black"
-        place: dict[str, Any] = {
-            "ha": "center",
-            "va": "center",
-            "color": colour,
-            "size": 5,
-            "family": "monospace",
-        }
-        for offset, character in enumerate(shown):
-            axis.text(column + offset + 0.5, line + 0.55, character, **place)
+    return image
 
 
 def kept_text_html(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], share: np.ndarray) -> Any:

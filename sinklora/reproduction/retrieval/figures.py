@@ -1,15 +1,15 @@
 """Figures of retrieval: pass keys by length, and by length and depth (Fig. 5)."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
-import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from sinklora.records.tables import part
-from sinklora.reproduction.report.style import MARKS, PAGE_WIDTH, figure_style
+from sinklora.reproduction.extension.figures import label
+from sinklora.reproduction.report.style import MARKS, counted, figure_style, framed, panels, wrapped
 from sinklora.reproduction.retrieval.cache_tables import EXACT, NATS
 from sinklora.reproduction.retrieval.tables import accuracies
 
@@ -20,82 +20,115 @@ CACHE_MARKS = {
     "Local": ("0.45", "--", "s"),
 }
 
+LENGTH = "length of the document (tokens)"
 
-def retrieval_figure(panels: Mapping[str, pd.DataFrame], models: Sequence[str], context: int) -> Figure:
-    """Share of exact answers against length, a panel for each cache, one line a model, bars: 95 % intervals;
-    dotted: trained context.
+CONTEXT_ENDS = "where the extensions' context ends"
+
+WIDTH = 0.84  # of the place of one length, that the marks at it take
+
+
+@dataclass(frozen=True)
+class KeysPanel:
+    """One panel of Fig. 5: the trials (`rows` of `measure`), and the context of the extensions in it."""
+
+    title: str
+    rows: pd.DataFrame
+    context: int
+
+
+def retrieval_figure(shown: Sequence[KeysPanel], models: Sequence[str]) -> Figure:
+    """Share of exact answers by length, a panel below the other, the models side by side at each length;
+    bars: 95 % intervals; dotted: where each panel's context ends.
     """
+    lengths = sorted({tokens for panel in shown for tokens in panel.rows.tokens})
     with figure_style():
-        figure, axes = plt.subplots(
-            1, len(panels), figsize=(PAGE_WIDTH, 2.6), sharey=True, squeeze=False, layout="constrained"
+        figure, axes = panels(len(shown), 1.55, columns=1, sharex=True)
+        trials: set[int] = set()
+        for axis, panel in zip(axes, shown, strict=True):
+            shares = accuracies(panel.rows).rename(columns={"accuracy": "value"})
+            by_model = {model: shares[shares.model == model] for model in models}
+            _side_by_side(axis, lengths, {model: (MARKS.get(model), by_model[model]) for model in models})
+            last = sum(tokens <= panel.context for tokens in lengths)
+            axis.axvline(last - 0.5, color="black", linestyle=":", label=CONTEXT_ENDS)
+            axis.set_title(panel.title, loc="left")
+            axis.set(ylabel="exact (share)", ylim=(-0.04, 1.04), yticks=(0, 0.5, 1))
+            trials |= set(shares.trials)
+        axes[-1].set_xlabel(f"{LENGTH}\nn = {counted(trials)} a mark; bars: 95 % intervals")
+        handles, names = axes[0].get_legend_handles_labels()
+        order = sorted(range(len(names)), key=lambda place: names[place] not in models)
+        words = [label(names[place]) for place in order]
+        figure.legend(
+            [handles[place] for place in order],
+            words,
+            loc="outside upper center",
+            frameon=False,
+            labelspacing=0.25,
         )
-        for axis, (title, rows) in zip(axes[0], panels.items(), strict=True):
-            _lengths(axis, accuracies(rows), models, context)
-            axis.set_title(title)
-        axes[0, 0].set_ylabel("exact pass keys (share)")
-        axes[0, 0].set_ylim(-0.03, 1.03)
-        figure.supxlabel(
-            "length of the document (tokens); dotted: the context of the extensions",
-            fontsize=plt.rcParams["axes.labelsize"],
-        )
-        axes[0, -1].legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     return figure
 
 
-def _lengths(axis: Axes, shares: pd.DataFrame, models: Sequence[str], context: int) -> None:
-    lengths = sorted(shares.tokens.unique())
-    for place, model in enumerate(models):
-        grey, line, mark = MARKS.get(model, ("0.6", "-", "x"))
-        points = shares[shares.model == model].sort_values("tokens")
-        places = [lengths.index(tokens) + 0.06 * (place - len(models) / 2) for tokens in points.tokens]
-        error = [(points.accuracy - points.low).clip(lower=0), (points.high - points.accuracy).clip(lower=0)]
-        style: dict[str, Any] = {"color": grey, "linestyle": line, "marker": mark, "markersize": 3.5}
-        axis.errorbar(places, points.accuracy, yerr=error, elinewidth=0.6, label=model, **style)
-    axis.axvline(lengths.index(context) if context in lengths else -1, color="black", linestyle=":")
-    axis.set_xticks(range(len(lengths)), [str(tokens) for tokens in lengths], rotation=45)
+Look = tuple[str, str, str] | None
+
+
+def _side_by_side(axis: Axes, lengths: Sequence[int], lines: Mapping[str, tuple[Look, pd.DataFrame]]) -> None:
+    """Value, low and high of every line at its length, each in a place of its own, without overlap."""
+    step = WIDTH / max(1, len(lines))
+    for number, (name, (look, points)) in enumerate(lines.items()):
+        grey, _, mark = look or ("0.6", "-", "x")
+        at = points.sort_values("tokens")
+        places = [lengths.index(tokens) + step * (number - (len(lines) - 1) / 2) for tokens in at.tokens]
+        error = [(at.value - at.low).clip(lower=0), (at.high - at.value).clip(lower=0)]
+        axis.errorbar(
+            places, at.value, yerr=error, color=grey, fmt=mark, markersize=3, elinewidth=0.6, label=name
+        )
+    for place in range(0, len(lengths), 2):
+        axis.axvspan(place - 0.5, place + 0.5, color="0.95", zorder=0, linewidth=0)
+    axis.set_xlim(-0.5, len(lengths) - 0.5)
+    axis.set_xticks(range(len(lengths)), [str(tokens) for tokens in lengths])
 
 
 def depth_figure(rows: pd.DataFrame, models: Sequence[str]) -> Figure:
     """Share of exact answers by length and depth, one panel a model: white none, black all."""
     with figure_style():
-        figure, axes = plt.subplots(1, len(models), figsize=(PAGE_WIDTH, 2.3), sharey=True, squeeze=False)
-        for axis, model in zip(axes[0], models, strict=True):
+        figure, axes = panels(len(models), 2.3, sharey=True)
+        for axis, model in zip(axes, models, strict=True):
             answers = rows[rows.model == model].assign(correct=rows.correct.astype(float))
             grid = answers.pivot_table(index="depth", columns="tokens", values="correct")
             image = axis.imshow(grid, cmap="Greys", vmin=0, vmax=1, aspect="auto", origin="upper")
             axis.set_xticks(range(len(grid.columns)), [str(c) for c in grid.columns], rotation=90)
             axis.set_yticks([0, len(grid.index) - 1], ["first", "last"])
-            axis.set_title(model)
+            cells: Iterable[int] = answers.groupby(["depth", "tokens"]).size()
+            axis.set_title(f"{wrapped(label(model), 1.05)}\n(n = {counted(cells)} a cell)", fontsize=7)
             axis.set_xlabel("tokens")
-        axes[0][0].set_ylabel("depth of the key")
-        figure.colorbar(image, ax=axes, label="exact answers (share)", shrink=0.9)
+            framed(axis)
+        axes[0].set_ylabel("depth of the key")
+        figure.colorbar(image, ax=axes, label="exact answers (share)")
     return figure
 
 
 def keys_by_cache_figure(table: pd.DataFrame, chance: float) -> Figure:
-    """Exact pass keys, and nats of their digits, against length, one line a cache; bars: 95 % intervals;
+    """Exact pass keys, and nats of their digits, by length, the caches side by side; bars: 95 % intervals;
     dotted: digits that are all equally likely (`chance`, nats).
 
     `table`: the frame of `keys_table`.
     """
+    lengths, names = sorted(table.tokens.unique()), list(dict.fromkeys(table.cache))
     with figure_style():
-        figure, axes = plt.subplots(1, 2, figsize=(PAGE_WIDTH, 2.6), layout="constrained")
+        figure, axes = panels(2, 1.6, columns=1, sharex=True)
         for axis, heading in zip(axes, (EXACT, NATS), strict=True):
-            lengths = sorted(table.tokens.unique())
-            names = list(dict.fromkeys(table.cache))
-            for place, name in enumerate(names):
-                points = table[table.cache == name].sort_values("tokens")
-                value, low, high = (points[h] for h in (heading, part(heading, "low"), part(heading, "high")))
-                places = [lengths.index(t) + 0.06 * (place - len(names) / 2) for t in points.tokens]
-                error = [(value - low).clip(lower=0), (high - value).clip(lower=0)]
-                grey, line, mark = CACHE_MARKS[name]
-                style: dict[str, Any] = {"color": grey, "linestyle": line, "marker": mark, "markersize": 3.5}
-                axis.errorbar(places, value, yerr=error, elinewidth=0.6, label=name, **style)
-            axis.set_xticks(range(len(lengths)), [str(tokens) for tokens in lengths])
-            axis.set_xlabel("length of the document (tokens)")
-        axes[0].set_ylabel("exact pass keys (share)")
-        axes[0].set_ylim(-0.03, 1.03)
-        axes[1].set_ylabel("nats of the five digits")
+            ends = {part(heading, end): end for end in ("low", "high")}
+            points = table[["tokens", "cache", heading, *ends]].rename(columns={heading: "value", **ends})
+            _side_by_side(
+                axis, lengths, {name: (CACHE_MARKS[name], points[points.cache == name]) for name in names}
+            )
+        axes[0].set(ylabel="exact (share)", ylim=(-0.04, 1.04))
         axes[1].axhline(chance, color="0.6", linestyle=":", linewidth=0.8)
-        axes[1].legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+        axes[1].set(ylabel="nats of the five digits", ylim=(0, None))
+        axes[1].annotate(
+            "chance", (1.01, chance), xycoords=("axes fraction", "data"), va="center", fontsize=7
+        )
+        axes[1].set_xlabel(f"{LENGTH}\nn = {counted(table.n)} a mark; bars: 95 % intervals")
+        handles, found = axes[0].get_legend_handles_labels()
+        words = ["full cache" if name == "full" else name for name in found]
+        figure.legend(handles, words, loc="outside upper center", ncols=2, frameon=False)
     return figure

@@ -13,4 +13,5 @@ def test_the_loss_and_its_running_mean() -> None:
         "each step": ([1, 2, 3, 4], [8.0, 4.0, 6.0, 2.0]),
         "mean of 2 steps": ([1, 2, 3, 4], [8.0, 6.0, 5.0, 4.0]),
     }
-    assert (axis.get_title(), axis.get_ylabel()) == ("a model", "training loss (nats a token)")
+    assert axis.get_title() == "a model, one run of 4 steps"
+    assert axis.get_ylabel() == "training loss (nats a token)" and axis.get_ylim()[0] == 0

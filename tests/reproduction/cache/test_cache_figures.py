@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from figure_data import error_bars, grey_of, unlabelled, xy
+from figure_data import darkness, error_bars, grey_of, image, unlabelled, xy
 from helpers import assert_close
 from sinklora.evaluate.statistics import Accuracy, interval
 from sinklora.reproduction.cache.figures import budget_figure, kept_text_figure, kept_text_html
@@ -47,6 +47,8 @@ def test_the_full_cache_and_chance_are_levels() -> None:
     assert_close(xy(full)[1], [math.exp(0.6)] * 2, atol=1e-12)
     [chance] = [y for _, y in unlabelled(questions) if y == [CHANCE[QUESTIONS]] * 2]
     assert chance == [0.25, 0.25]
+    assert [(text.get_text(), text.xy[1]) for text in questions.texts] == [("chance", 0.25)]
+    assert questions.get_ylim() == (-0.03, 1.03), "the whole range of shares"
     assert perplexity.get_yscale() == "log" and perplexity.get_ylabel().startswith("perplexity")
     assert perplexity.get_title() == "perplexity (n = 2 documents)"
     assert questions.get_title() == "questions (n = 4 questions)"
@@ -60,13 +62,24 @@ def tokenizer() -> PreTrainedTokenizerBase:
 def test_the_more_heads_keep_a_token_the_darker_is_its_ground(tokenizer: PreTrainedTokenizerBase) -> None:
     ids = tokenizer("x = 12", add_special_tokens=False)["input_ids"]
     by_layer = np.stack([np.linspace(0, 1, len(ids)), np.linspace(0, 0.5, len(ids))])
-    [axis] = kept_text_figure(tokenizer, ids, {"a policy": by_layer}).axes
-    drawn = [grey_of(patch.get_facecolor()) for patch in axis.patches]
-    assert_close(drawn, 0.75 * by_layer.mean(0), atol=1e-9)
+    axis, scale = kept_text_figure(tokenizer, ids, {"a policy": by_layer}).axes
+    lengths = [len(tokenizer.decode([i])) for i in ids]
+    assert_close(image(axis)[0, : sum(lengths)], np.repeat(by_layer.mean(0), lengths), atol=1e-9)
+    assert_close(darkness(axis), 0.75 * image(axis), atol=0.01)
+    assert scale.get_xlim() == (0, 1)
     assert "".join(text.get_text() for text in axis.texts) == "x = 12"
     # Dark ground, light letters.
     letters = {text.get_text(): grey_of(text.get_color()) for text in axis.texts}
     assert letters["x"] == 1 and letters["2"] == 0
+
+
+def test_running_text_fills_its_lines(tokenizer: PreTrainedTokenizerBase) -> None:
+    ids = tokenizer("if x:\n\treturn 12\n", add_special_tokens=False)["input_ids"]
+    axis = kept_text_figure(tokenizer, ids, {"": np.ones((1, len(ids)))}, columns=8).axes[0]
+    at = {text.get_position(): text.get_text() for text in axis.texts}
+    lines = ["".join(at.get((column, line), "") for column in range(8)) for line in range(3)]
+    assert "".join(lines) == "if x:↵    return 12↵" and [len(line) for line in lines] == [8, 8, 4]
+    assert image(axis).shape == (3, 8) and image(axis).sum() == 20
 
 
 def test_the_text_of_a_layer_is_darker_where_it_is_kept(tokenizer: PreTrainedTokenizerBase) -> None:

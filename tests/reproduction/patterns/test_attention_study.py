@@ -43,6 +43,7 @@ from sinklora.reproduction.patterns.attention_tables import (
     sinks_by_layer,
 )
 from sinklora.reproduction.patterns.attention_weights import chosen_maps, visit_attention
+from sinklora.reproduction.patterns.figures import FAINTEST
 from sinklora.reproduction.patterns.study import attention_maps, sink_mass
 from sinklora.train.sources import CorpusSpec
 from tiny_models import HEADS, tiny_model
@@ -199,26 +200,28 @@ def test_the_verdict_counts_layers_above_uniform() -> None:
 def test_figures_show_the_tables_values() -> None:
     base = rows_of("base", {"d": [0.2, 0.3], "e": [0.4, 0.3]})
     rows = pd.concat([base, REAL], ignore_index=True)
-    [axis] = sink_mass_figure(rows).axes
-    bars = dict(error_bars(axis))
-    assert list(bars) == ["base", "real"]
+    figure = sink_mass_figure(rows)
+    assert [axis.get_title() for axis in figure.axes] == ["base\nn = 2 in 2", "real\nn = 3 in 3"]
+    [(_, bars)] = error_bars(figure.axes[1])
     half = 4.302653 * 10 / 3**0.5
-    assert_close(bars["real"][0], [0, 60 - half, 60, 60 + half], atol=1e-3)
-    assert lines(axis)["uniform attention"][1] == pytest.approx([1.851, 1.851], abs=1e-3)
+    assert_close(bars[0], [0, 60 - half, 60, 60 + half], atol=1e-3)
+    assert lines(figure.axes[1])["uniform attention"][1] == pytest.approx([1.851, 1.851], abs=1e-3)
     panels: list[Axes] = heavy_hitter_curves(rows).axes
-    for panel, kind, power in zip(panels, (ALL, ASIDE), (0.5, 0.7), strict=True):
+    assert [panels[row].get_ylabel() for row in (0, 2)] == ["base", "real"]
+    for panel, kind, power in zip(panels[2:], (ALL, ASIDE), (0.5, 0.7), strict=True):
         shown = lines(panel)
-        assert_close(shown["real"][0], [100 * s for s in KEY_SHARES], atol=1e-9)
-        assert_close(shown["real"][1], [100 * s**power for s in KEY_SHARES], atol=1e-9)
+        assert_close(shown["mean over layers"][0], [100 * s for s in KEY_SHARES], atol=1e-9)
+        assert_close(shown["mean over layers"][1], [100 * s**power for s in KEY_SHARES], atol=1e-9)
         assert_close(shown["uniform causal attention"][1], 100 * uniform_curve(kind, 512), atol=1e-9)
     masses = head_mass_figure(rows).axes[1]
-    assert masses.get_title() == "real"
+    assert masses.get_title() == "real, 3 passages"
     assert_close(image(masses), [[55.0, 5.0], [65.0, 15.0]], atol=1e-9)
 
 
 def test_the_grid_has_a_row_a_layer_and_a_column_a_head() -> None:
     maps = {(layer, head): torch.full((3, 3), 10.0 ** -(layer + head)) for layer in (0, 2) for head in (0, 1)}
     axes = maps_grid_figure(maps).axes
-    assert [axis.get_title() for axis in axes] == ["head 0", "head 1", "", ""]
+    assert [axis.get_title() for axis in axes[:4]] == ["head 0", "head 1", "", ""]
     assert axes[2].get_ylabel().startswith("layer 2")
-    assert_close(image(axes[3]), np.full((3, 3), np.log10(1e-3 + 1e-4)), atol=1e-6)
+    assert_close(image(axes[3]), np.full((3, 3), 1e-3), atol=1e-9)
+    assert [axis.images[0].norm.vmin for axis in axes[:4]] == [FAINTEST] * 4, "one scale"

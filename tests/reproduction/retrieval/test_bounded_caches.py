@@ -10,6 +10,7 @@ import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.cache_utils import DynamicCache
 
+from figure_data import error_bars
 from helpers import assert_close
 from sinklora.evaluate.read_prompt import ReadPrompt
 from sinklora.evaluate.statistics import Accuracy
@@ -151,10 +152,12 @@ def test_what_was_asked_once_has_one_line() -> None:
 def test_the_figure_shows_what_the_table_says() -> None:
     frame = keys_table(ROWS).frame
     exact, nats = keys_by_cache_figure(frame, CHANCE_NATS).axes
-    drawn = {c.get_label(): c.lines[0].get_ydata().tolist() for c in nats.containers}
+    drawn = {label: [value for _, _, value, _ in points] for label, points in error_bars(nats)}
     assert drawn == {name: frame[frame.cache == name][NATS].tolist() for name in ("full", "H2O", "Local")}
-    assert [text.get_text() for text in exact.get_xticklabels()] == ["100", "900"]
-    assert nats.lines[-1].get_ydata()[0] == CHANCE_NATS
+    assert [text.get_text() for text in nats.get_xticklabels()] == ["100", "900"]
+    assert [(text.get_text(), text.xy[1]) for text in nats.texts] == [("chance", CHANCE_NATS)]
+    assert nats.get_ylim()[0] == 0 and nats.get_ylim()[1] > CHANCE_NATS
+    assert len({x for panel in (exact, nats) for _, points in error_bars(panel) for x, *_ in points}) == 6
 
 
 # --- what is asked ------------------------------------------------------------------------------------------

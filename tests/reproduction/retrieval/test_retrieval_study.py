@@ -16,9 +16,9 @@ from recipes import recipe_of
 from sinklora.cache.sliding_window import Local
 from sinklora.evaluate.statistics import Accuracy
 from sinklora.reproduction.model_under_test import ModelUnderTest
-from sinklora.reproduction.names import BASE, UNTRAINED
+from sinklora.reproduction.names import BASE, LABELS, UNTRAINED
 from sinklora.reproduction.retrieval import study as retrieval_study
-from sinklora.reproduction.retrieval.figures import depth_figure, retrieval_figure
+from sinklora.reproduction.retrieval.figures import KeysPanel, depth_figure, retrieval_figure
 from sinklora.reproduction.retrieval.study import RetrievalStudy, measure
 from sinklora.reproduction.retrieval.tables import accuracies, failures, only_interpolated, table, topic_table
 from sinklora.train.sources import CorpusSpec
@@ -64,12 +64,14 @@ def test_interpolated_extensions_go_by_their_patterns() -> None:
 
 
 def test_figures_have_every_model() -> None:
-    panels = {"full cache": HAND, "H2O": HAND[HAND.tokens == 1024]}
-    first, last = retrieval_figure(panels, [BASE, "full", "sf"], 2048).axes
-    assert (first.get_title(), last.get_title()) == ("full cache", "H2O")
-    assert (len(first.get_xticks()), len(last.get_xticks())) == (4, 1)
-    assert [t.get_text() for t in last.get_legend().get_texts()] == [BASE, "full", "sf"]
-    assert [a.get_title() for a in depth_figure(HAND, ["full", "sf"]).axes[:2]] == ["full", "sf"]
+    panels = [KeysPanel("full cache", HAND, 2048), KeysPanel("H2O", HAND[HAND.tokens == 1024], 2048)]
+    figure = retrieval_figure(panels, [BASE, "full", "sf"])
+    assert [axis.get_title(loc="left") for axis in figure.axes] == ["full cache", "H2O"]
+    assert [len(axis.get_xticks()) for axis in figure.axes] == [4, 4], "lengths are the same in all panels"
+    words = [LABELS[name] for name in (BASE, "full", "sf")]
+    assert [text.get_text() for text in figure.legends[0].get_texts()][:3] == words
+    titles = [axis.get_title() for axis in depth_figure(HAND, ["full", "sf"]).axes[:2]]
+    assert titles == ["full attention\n(n = 1 a cell)", "SF-Attn\n(n = 1 a cell)"]
 
 
 def test_a_study_is_measured_once_with_each_cache(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from sinklora.reproduction.extension.bounded import (
 )
 from sinklora.reproduction.extension.mechanism import by_position, sink_mass, uniform_share
 from sinklora.reproduction.extension.recipe import Recipe
-from sinklora.reproduction.extension.selection import search_rates
+from sinklora.reproduction.extension.selection import at_own_rates, search_rates
 from sinklora.reproduction.extension.study import (
     OWN,
     ExtensionStudy,
@@ -149,6 +149,18 @@ def test_rates_are_searched_until_the_best_is_inside(study: tuple[ExtensionStudy
     assert len(tried) == 3 and {0.001, 0.01} < set(tried)
     assert rows[rows.seed.isna()].groupby(["method", "context", "piece"]).size().max() == 1
     assert set(rows.test_set) == {"validation"}
+
+
+def test_without_a_search_each_pattern_has_the_recipes_rate(study: tuple[ExtensionStudy, Path]) -> None:
+    asked, folder = study
+    recipe = dataclasses.replace(asked.recipe, learning_rates={"sf": 0.01})
+    rows = at_own_rates(recipe, ["sf"], runs=folder / "runs")
+    found = rows.dropna(subset="seed").groupby("method")["learning rate"].unique()
+    assert {name: list(rates) for name, rates in found.items()} == {
+        "full": [recipe.training.learning_rate],
+        "sf": [0.01],
+    }
+    assert rows[rows.seed.isna()].groupby(["method", "context", "piece"]).size().max() == 1
 
 
 def test_models_are_read_through_bounded_caches(study: tuple[ExtensionStudy, Path]) -> None:

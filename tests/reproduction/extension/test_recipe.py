@@ -54,6 +54,21 @@ def test_a_spec_is_the_recipe_with_changes(tmp_path: Path) -> None:
     assert (longer.steps, longer.learning_rate, longer.warmup_steps) == (100, 0.5, 20)
 
 
+def test_windows_overlap_by_half_or_more(tmp_path: Path) -> None:
+    recipe = read_recipe(written(tmp_path, stride=16))
+    assert [recipe.stride_of(context) for context in (1, 8, 32, 64)] == [1, 4, 16, 16]
+
+
+def test_a_reduced_recipe_has_fewer_pieces_and_the_same_text(tmp_path: Path) -> None:
+    texts = {**TEXTS, "long": {**TEXTS["validation"], "pieces": 9}}
+    recipe = read_recipe(written(tmp_path, texts=texts))
+    assert recipe.reduced(0) == recipe
+    reduced = recipe.reduced(4)
+    assert {name: text.pieces for name, text in reduced.texts.items()} == {"validation": 2, "long": 4}
+    assert reduced.texts["long"].corpus == recipe.texts["long"].corpus
+    assert reduced.training == recipe.training
+
+
 def test_what_was_seen_is_training_text_and_what_the_base_knows(tmp_path: Path) -> None:
     assert len(read_recipe(written(tmp_path)).seen) == 1
     assert len(read_recipe(written(tmp_path, known_text={"source": "prose:"})).seen) == 2

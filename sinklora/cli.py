@@ -9,6 +9,7 @@ from sinklora.evaluate.longbench.commands import commands as longbench_commands
 from sinklora.evaluate.step_commands import estimate_command, measure_command
 from sinklora.pretrained.command import fetch_command
 from sinklora.reproduction.commands import gpu_command, report_command, reproduce_command
+from sinklora.reproduction.demo.command import demo_command
 from sinklora.train.command import train_command
 
 application = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
@@ -31,6 +32,7 @@ def sinklora(
     """Fine-tune language models to long contexts with SF-Attn, and serve them with a bounded cache (H2O)."""
 
 
+application.command("demo")(demo_command)
 application.command("fetch")(fetch_command)
 application.command("train")(train_command)
 application.command("reproduce")(reproduce_command)

@@ -84,7 +84,8 @@ def show_demo(request: DemoRequest, console: Console | None = None) -> None:
     with console.status("reading and writing once more, timed"):
         written = [write_on(model, page, policy) for policy in (None, chosen)]
     texts = [str(tokenizer.decode(one.written[0], skip_special_tokens=True)) for one in written]
-    views = [continuations(readings, texts), numbers_table(page, readings, written), Text(HONEST, "italic")]
+    views: list[RenderableType] = [continuations(readings, texts), numbers_table(page, readings, written)]
+    views.append(Text(HONEST, style="italic"))
     console.print(*views, sep="\n")
     if request.save is not None:
         picture = picture_console()

@@ -54,13 +54,13 @@ def patterns_over_attention(own: OwnText, layer: int, head: int, patterns: Mappi
     """
     weights = own.maps[layer, head]
     with figure_style():
-        figure, axes = plt.subplots(1, len(patterns), figsize=(PAGE_WIDTH, 2.7), squeeze=False)
+        figure, axes = plt.subplots(1, len(patterns), figsize=(PAGE_WIDTH, 2.9), squeeze=False)
         for axis, (name, pattern) in zip(axes[0], patterns.items(), strict=True):
             visible = pattern.visible(own.heads, len(weights))[head]
             _draw(axis, weights, visible)
             stays = float((weights * visible).sum(-1).mean())
             pairs = int(visible.sum()) / triangle(len(weights))
-            axis.set_title(f"{name}\n{stays:.0%} of the attention, {pairs:.0%} of the pairs")
+            axis.set_title(f"{name}\n{stays:.0%} of the attention\n{pairs:.0%} of the pairs")
         axes[0][0].set_ylabel(f"layer {layer}, head {head}\nquery (token)")
     return figure
 

@@ -103,8 +103,8 @@ def test_masks_lie_over_the_map_of_the_head(own: OwnText) -> None:
         visible = pattern.visible(4, len(weights))[3]
         stays = float((weights * visible).sum(-1).mean())
         pairs = int(visible.sum()) / (len(weights) * (len(weights) + 1) / 2)
-        assert axis.get_title().endswith(f"\n{stays:.0%} of the attention, {pairs:.0%} of the pairs")
-    assert "100% of the attention, 100% of the pairs" in axes[0].get_title()
+        assert axis.get_title().endswith(f"\n{stays:.0%} of the attention\n{pairs:.0%} of the pairs")
+    assert "100% of the attention\n100% of the pairs" in axes[0].get_title()
     assert not axes[0].collections and axes[1].collections and axes[2].collections
 
 

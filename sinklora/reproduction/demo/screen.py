@@ -11,6 +11,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group, RenderableType
 from rich.style import Style
 from rich.table import Table
+from rich.terminal_theme import DEFAULT_TERMINAL_THEME
 from rich.text import Text
 
 from sinklora.cache.policies import CachePolicy
@@ -19,7 +20,8 @@ from sinklora.records.files import atomic_write
 from sinklora.reproduction.demo.page import Page
 from sinklora.reproduction.demo.reading import Reading
 
-SHADES = 8  # of grey, from kept by nobody to kept by all
+SHADES = 8  # from kept by nobody to kept by all
+KEPT_BY_ALL = (16, 52, 110)  # red, green, blue
 PICTURE_COLUMNS = 110
 NOT_MEASURED = "–"
 HONEST = "One page, one model, one run on this machine: a demonstration, not a measurement."
@@ -47,11 +49,11 @@ def marked_text(pieces: Sequence[str], share: NDArray[np.float64], *, shaded: bo
 
 
 def _shade(share: float) -> Style:
-    """Black on white for what nobody keeps, white on black for what all keep."""
+    """Black on white for what nobody keeps, white on dark blue, which no terminal has, for what all keep."""
     step = round(share * SHADES) / SHADES
-    ground = round(255 * (1 - 0.85 * step))
+    ground = ",".join(str(round(255 + step * (part - 255))) for part in KEPT_BY_ALL)
     letters = "rgb(255,255,255)" if step > 0.5 else "rgb(0,0,0)"
-    return Style.parse(f"{letters} on rgb({ground},{ground},{ground})")
+    return Style.parse(f"{letters} on rgb({ground})")
 
 
 def excerpt(console: Console, text: Text, lines: int) -> Text:
@@ -121,7 +123,7 @@ def save_picture(path: Path, title: str, views: Sequence[RenderableType], width:
     console = picture_console(width)
     for view in views:
         console.print(view)
-    picture = console.export_svg(title=title, unique_id="demo")
+    picture = console.export_svg(title=title, theme=DEFAULT_TERMINAL_THEME, unique_id="demo")
     # A picture asks no server for a font: any of a fixed width will do.
     atomic_write(path, re.sub(r"@font-face \{.*?\}\s*", "", picture, flags=re.DOTALL))
 

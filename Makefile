@@ -18,7 +18,7 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install reproduce verify smoke test lint format gpu bench lab clean distclean
+.PHONY: help install demo reproduce verify smoke test lint format gpu bench lab clean distclean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
@@ -30,6 +30,9 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $@
 
 install: $(STAMP) ## make .venv and install the package with the pinned versions
+
+demo: $(STAMP) ## show in a minute what a bounded cache keeps of a page, on a real model (downloads 93 MB once)
+	$(PY) -m sinklora demo
 
 reproduce: $(STAMP) ## run the notebooks of PROFILE (quick: half an hour; full: what is committed) into results/PROFILE
 	$(PY) -m sinklora reproduce --profile $(PROFILE) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(ONLY),--only $(ONLY))

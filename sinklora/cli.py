@@ -14,6 +14,7 @@ from sinklora.reproduction.commands import (
     reproduce_command,
     verify_command,
 )
+from sinklora.reproduction.demo.command import demo_command
 from sinklora.train.command import train_command
 
 application = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
@@ -36,6 +37,7 @@ def sinklora(
     """Fine-tune language models to long contexts with SF-Attn, and serve them with a bounded cache (H2O)."""
 
 
+application.command("demo")(demo_command)
 application.command("fetch")(fetch_command)
 application.command("train")(train_command)
 application.command("reproduce")(reproduce_command)

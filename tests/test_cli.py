@@ -46,7 +46,18 @@ def test_the_console_script_is_the_command_line() -> None:
     shown = subprocess.run(
         [sys.executable, "-m", "sinklora", "--help"], check=True, capture_output=True, text=True
     )
-    commands = ("fetch", "train", "reproduce", "longbench", "estimate", "measure", "eval", "gpu", "report")
+    commands = [
+        "demo",
+        "fetch",
+        "train",
+        "reproduce",
+        "longbench",
+        "estimate",
+        "measure",
+        "eval",
+        "gpu",
+        "report",
+    ]
     assert all(command in shown.stdout for command in commands)
 
 

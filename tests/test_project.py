@@ -38,7 +38,19 @@ def test_make_knows_its_targets_and_helps_with_each(target: str) -> None:
 
 
 def test_make_has_the_targets_that_people_know() -> None:
-    known = {"reproduce", "smoke", "test", "lint", "format", "bench", "gpu", "lab", "clean", "distclean"}
+    known = {
+        "demo",
+        "reproduce",
+        "smoke",
+        "test",
+        "lint",
+        "format",
+        "bench",
+        "gpu",
+        "lab",
+        "clean",
+        "distclean",
+    }
     assert known < targets()
 
 
@@ -48,7 +60,7 @@ def test_make_reproduce_takes_a_profile_seeds_and_notebooks() -> None:
     assert "sinklora reproduce --profile gpu --seeds 0,1,2 --only 02" in chosen
 
 
-@pytest.mark.parametrize("target", ["reproduce", "smoke", "gpu"])
+@pytest.mark.parametrize("target", ["demo", "reproduce", "smoke", "gpu"])
 def test_what_make_runs_is_understood(target: str) -> None:
     [arguments] = re.findall(r"-m sinklora (.*)", made(target, "MINUTES=9"))
     assert understood(arguments.split())

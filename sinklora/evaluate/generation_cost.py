@@ -116,11 +116,12 @@ def compare_caches(
 
 
 class Generation(NamedTuple):
-    """Seconds of the prompt and of decoding, bytes of the cache at the end."""
+    """Seconds of the prompt and of decoding, bytes of the cache at the end, and the tokens decoded [B, N]."""
 
     prompt: float
     decoding: float
     held: int
+    written: torch.Tensor
 
 
 @torch.inference_mode()
@@ -141,7 +142,9 @@ def generate(
     watch = Stopwatch(model.device)
     logits = model(ids, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
     prompt = watch.lap().wall
+    written = [ids[:, :0]]
     for _ in range(new_tokens):
-        token = logits[:, -1:].argmax(-1)
-        logits = decode(token, past_key_values=cache, use_cache=True).logits
-    return Generation(prompt, watch.lap().wall, cache_bytes(cache))
+        written.append(logits[:, -1:].argmax(-1))
+        logits = decode(written[-1], past_key_values=cache, use_cache=True).logits
+    decoding = watch.lap().wall
+    return Generation(prompt, decoding, cache_bytes(cache), torch.cat(written, 1))

@@ -17,6 +17,7 @@ from sinklora.cache.policies import CachePolicy
 from sinklora.hf.budget_cache import BudgetCache
 from sinklora.records.tables import part
 from sinklora.reproduction.cache.estimates import smaller_is_better
+from sinklora.reproduction.cache.kept_tokens import kept_mask
 from sinklora.reproduction.cache.study import PERPLEXITY, QUESTIONS
 from sinklora.reproduction.cache.tables import measures, summary
 from sinklora.reproduction.report.explorer import explore
@@ -153,12 +154,7 @@ def kept_share(model: PreTrainedModel, ids: Sequence[int], policy: CachePolicy) 
     """Share of key/value heads that keep each token of a prompt, by layer: [layers, tokens]."""
     cache = BudgetCache(model, policy)
     model(torch.tensor([list(ids)], device=model.device), past_key_values=cache, use_cache=True)
-    shares = np.zeros((len(cache.budget_layers), len(ids)))
-    for layer in range(len(shares)):
-        kept = cache.kept_positions(layer)[0]
-        for head in kept:
-            shares[layer, head.cpu().numpy()] += 1 / len(kept)
-    return shares
+    return kept_mask(cache, len(ids)).mean(1)
 
 
 def kept_text_figure(

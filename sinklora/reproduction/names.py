@@ -6,6 +6,14 @@ from sinklora.pretrained.catalogue import packaged_model
 
 UNTRAINED = "extended positions, untrained"
 
+CACHES = {  # policies by name
+    "full": "full cache",
+    "h2o": "H2O",
+    "local": "Local",
+    "streaming": "StreamingLLM",
+    "novelty": "Novelty",
+}
+
 LABELS = {
     "full": "full attention",
     "sf": "SF-Attn",

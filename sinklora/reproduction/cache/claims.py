@@ -17,11 +17,10 @@ from sinklora.reproduction.cache.estimates import (
 from sinklora.reproduction.cache.study import PERPLEXITY, SMALL
 from sinklora.reproduction.cache.text_study import NATS
 from sinklora.reproduction.cache.verdict import percents
+from sinklora.reproduction.names import CACHES
 from sinklora.reproduction.report.claims import Claim, decide_equal, family, with_effect
 
 NEAR = 0.05  # nats a token, or a share of the answers: so far from the full cache's counts as near it
-
-TITLES = {"local": "Local", "streaming": "StreamingLLM"}
 
 
 def accuracy_claims(rows: pd.DataFrame, model: str, table: str) -> list[Claim]:
@@ -40,7 +39,7 @@ def accuracy_claims(rows: pd.DataFrame, model: str, table: str) -> list[Claim]:
         asked = of_measure[of_measure.policy == "h2o"].budget.unique()
         budgets = sorted(budget for budget in asked if budget <= SMALL)
         where = f"{measure}, at {percents(budgets)} of the prompt"
-        ahead = {rival: f"H2O is better than {TITLES[rival]} in {where}" for rival in RIVALS}
+        ahead = {rival: f"H2O is better than {CACHES[rival]} in {where}" for rival in RIVALS}
         near = f"H2O stays within {NEAR:g} of the full cache in {where}"
         if not budgets:
             reason = f"no budget of {100 * SMALL:g} % or less was measured"

@@ -20,6 +20,7 @@ from sinklora.reproduction.cache.estimates import smaller_is_better
 from sinklora.reproduction.cache.kept_tokens import kept_mask
 from sinklora.reproduction.cache.study import PERPLEXITY, QUESTIONS
 from sinklora.reproduction.cache.tables import measures, summary
+from sinklora.reproduction.names import CACHES
 from sinklora.reproduction.report.explorer import explore
 from sinklora.reproduction.report.style import figure_style, logarithmic_ticks, panels
 
@@ -35,14 +36,6 @@ DODGE = 1.06  # of budgets, from policy to policy
 
 # Of text: black letters can be read on most of them.
 GROUNDS = LinearSegmentedColormap.from_list("grounds", ["1", "0.25"])
-
-WORDS = {
-    "full": "full cache",
-    "h2o": "H2O",
-    "local": "Local",
-    "streaming": "StreamingLLM",
-    "novelty": "Novelty",
-}
 
 OTHER_MARKS = [("0.65", line, mark) for line in ("-", "--", "-.") for mark in "vPX<>*"]  # of policies without
 
@@ -131,7 +124,7 @@ def _line(
 ) -> None:
     grey, line, mark = style
     if policy == "full":
-        label = WORDS[policy]
+        label = CACHES[policy]
         axis.axhline(points.value.iloc[0], color=grey, linestyle=line, linewidth=0.8, label=label)
         return
     error = np.abs(np.array([points.value - points.low, points.high - points.value]))
@@ -145,7 +138,7 @@ def _line(
         markersize=3,
         elinewidth=0.6,
         capsize=1.5,
-        label=WORDS.get(policy, policy),
+        label=CACHES.get(policy, policy),
     )
 
 

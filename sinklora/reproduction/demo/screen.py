@@ -19,6 +19,7 @@ from sinklora.evaluate.generation_cost import Generation
 from sinklora.records.files import atomic_write
 from sinklora.reproduction.demo.page import Page
 from sinklora.reproduction.demo.reading import Reading
+from sinklora.reproduction.names import CACHES
 
 SHADES = 8  # from kept by nobody to kept by all
 KEPT_BY_ALL = (16, 52, 110)  # red, green, blue
@@ -115,7 +116,8 @@ def continuations(readings: Sequence[Reading], texts: Sequence[str]) -> Renderab
 
 
 def _name(policy: CachePolicy | None) -> str:
-    return "full cache" if policy is None else type(policy).__name__
+    name = "full" if policy is None else policy.name
+    return CACHES.get(name, name)
 
 
 def save_picture(path: Path, title: str, views: Sequence[RenderableType], width: int) -> None:

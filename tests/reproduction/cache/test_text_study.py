@@ -19,7 +19,7 @@ from sinklora.reproduction.cache.estimates import (
     estimates_table,
     leads_in_words,
 )
-from sinklora.reproduction.cache.figures import DODGE, WORDS, estimates_figure
+from sinklora.reproduction.cache.figures import DODGE, estimates_figure
 from sinklora.reproduction.cache.study import PERPLEXITY, QUESTIONS
 from sinklora.reproduction.cache.text_study import (
     FACTS,
@@ -29,6 +29,7 @@ from sinklora.reproduction.cache.text_study import (
     measure_text,
     passages_of,
 )
+from sinklora.reproduction.names import CACHES
 from sinklora.train.sources import CorpusSpec
 from sinklora.train.tokens import TokenizedCorpus
 
@@ -137,7 +138,7 @@ def test_the_figure_shows_the_estimates() -> None:
     places = []
     for policy in ("h2o", "local", "streaming"):
         line = at.loc[policy]
-        [[place, *found_bar]] = drawn[WORDS[policy]]
+        [[place, *found_bar]] = drawn[CACHES[policy]]
         np.testing.assert_allclose(found_bar, [line["value (low)"], line["value"], line["value (high)"]])
         places.append(place)
     np.testing.assert_allclose(places, [10 / DODGE, 10, 10 * DODGE])  # side by side, the bars are apart

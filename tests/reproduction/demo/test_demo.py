@@ -173,7 +173,7 @@ def test_the_command_shows_page_numbers_and_what_they_are_worth(tmp_path: Path) 
         "full cache",
         "H2O",
         "StreamingLLM",
-        "SlidingWindow",
+        "Local",
         "keeps of 408",
         "40 chosen, 41 newest",
     ):

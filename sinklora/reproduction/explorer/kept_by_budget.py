@@ -15,6 +15,7 @@ from sinklora.hf.budget_cache import BudgetCache
 from sinklora.reproduction.cache.figures import kept_text_figure
 from sinklora.reproduction.cache.kept_tokens import kept_mask
 from sinklora.reproduction.explorer.own_text import OwnText
+from sinklora.reproduction.names import CACHES
 from sinklora.reproduction.report.explorer import explore
 
 ALL_LAYERS = -1  # the slider's place for all of them together
@@ -62,7 +63,7 @@ def kept_in_words(own: OwnText, names: Sequence[str], budget: float) -> str:
 
 
 def _word(name: str) -> str:
-    return type(make_policy(name, 0.5)).__name__
+    return CACHES.get(name, name)
 
 
 def kept_figure(own: OwnText, names: Sequence[str], budget: float) -> Figure:

@@ -137,7 +137,7 @@ def test_who_points_at_a_token_reads_its_numbers(own: OwnText) -> None:
 
 def test_the_static_picture_has_a_panel_for_each_policy(own: OwnText) -> None:
     titles = [axis.get_title(loc="left") for axis in kept_figure(own, ["h2o", "local"], 0.25).axes]
-    assert titles == ["H2O, 25%", "SlidingWindow, 25%"]
+    assert titles == ["H2O, 25%", "Local, 25%"]
 
 
 @pytest.mark.parametrize("which", ["attention", "budget"])

@@ -63,7 +63,7 @@ def test_every_notebook_with_a_gpu_profile_is_a_step_after_the_base_that_it_star
 def test_a_new_notebook_with_a_gpu_profile_is_a_new_step(tmp_path: Path) -> None:
     index = tmp_path / "experiments.yaml"
     entry = "- {{notebook: {0}, reproduces: x, outputs: [], parameters: {{{1}}}}}\n"
-    here = ("20_new", "gpu: {base: runs/gpu-base}"), ("21_apart", "gpu: {}"), ("22_other", "cpu: {}")
+    here = ("20_new", "gpu: {base: runs/gpu-base}"), ("21_apart", "gpu: {}"), ("22_other", "full: {}")
     index.write_text("".join(entry.format(*e) for e in here), encoding="utf-8")
     made = GpuPlan.read(Path("configs/gpu.yaml"), index)
     assert [step.name for step in made.steps[4:]] == ["21_apart", "base", "20_new"]

@@ -136,8 +136,9 @@ def test_who_points_at_a_token_reads_its_numbers(own: OwnText) -> None:
 
 
 def test_the_static_picture_has_a_panel_for_each_policy(own: OwnText) -> None:
-    titles = [axis.get_title(loc="left") for axis in kept_figure(own, ["h2o", "local"], 0.25).axes]
-    assert titles == ["H2O, 25%", "Local, 25%"]
+    *panels, bar = kept_figure(own, ["h2o", "local"], 0.25).axes
+    assert [axis.get_title(loc="left") for axis in panels] == ["H2O, 25%", "Local, 25%"]
+    assert bar.get_xlabel() == "share of all heads that keep the token"
 
 
 @pytest.mark.parametrize("which", ["attention", "budget"])

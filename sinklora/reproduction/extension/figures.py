@@ -39,33 +39,57 @@ def gap_figure(rows: pd.DataFrame, methods: Sequence[str], target: int, start: s
     return figure
 
 
+OFF_SCALE = 2.0  # times the best perplexity: a line up there would hide how the others differ
+
+
 def context_figure(rows: pd.DataFrame, methods: Sequence[str]) -> Figure:
-    """Perplexity against context, a line a method (mean over seeds), named at its end; a panel a test set."""
+    """Perplexity against context, a line a method (mean over seeds), named at its end; a panel a test set.
+
+    What ends at more than `OFF_SCALE` times the best is named with its value in place of a line.
+    """
     sets = sorted(rows.test_set.unique())
     contexts = sorted(map(int, rows.context.unique()))
     with figure_style():
         figure, axes = panels(len(sets), 2.6)
         for axis, test_set in zip(axes, sets, strict=True):
-            ends = {}
-            for method in methods:
-                measured = rows[(rows.test_set == test_set) & (rows.method == method)]
-                known = [context for context in contexts if (measured.context == context).any()]
-                if not known:
-                    continue
-                values = [losses(measured, test_set, c).perplexities(method) for c in known]
-                grey, line, mark = MARKS.get(method, ("0.5", "-", "."))
-                means = [value.mean() for value in values]
-                axis.plot(known, means, color=grey, linestyle=line, marker=mark, markersize=3.5)
-                low, high = [v.min() for v in values], [v.max() for v in values]
-                axis.fill_between(known, low, high, color=grey, alpha=0.15, linewidth=0)
-                ends[method] = (known[-1], float(values[-1].mean()))
+            lines = _perplexities(rows[rows.test_set == test_set], test_set, methods)
+            ends = {method: (max(line), float(line[max(line)].mean())) for method, line in lines.items()}
+            most = OFF_SCALE * min(value for _, value in ends.values())
+            shown = {method: end for method, end in ends.items() if end[1] <= most}
+            for method in shown:
+                _draw_line(axis, lines[method], method)
             _on_log_scales(axis, contexts)
-            _name_ends(axis, ends, contexts[-1])
+            _name_ends(axis, shown, contexts[-1])
+            if beyond := [f"{label(m)} ({end[1]:.0f})" for m, end in ends.items() if m not in shown]:
+                axis.text(
+                    0.02, 1, f"above: {', '.join(beyond)}", transform=axis.transAxes, va="top", fontsize=6.5
+                )
             axis.set_xlabel("context at test time (tokens)")
             pieces = rows[rows.test_set == test_set].piece.nunique()
             axis.set_title(f"{test_set}: {rows.seed.nunique()} seeds × {pieces} pieces")
         axes[0].set_ylabel("perplexity")
     return figure
+
+
+def _perplexities(
+    rows: pd.DataFrame, test_set: str, methods: Sequence[str]
+) -> dict[str, dict[int, "pd.Series[float]"]]:
+    """Method -> context -> perplexity of each seed, of what was measured."""
+    found = {}
+    for method in methods:
+        measured = rows[rows.method == method]
+        known = sorted(map(int, measured.context.unique()))
+        if known:
+            found[method] = {c: losses(measured, test_set, c).perplexities(method) for c in known}
+    return found
+
+
+def _draw_line(axis: Axes, values: Mapping[int, "pd.Series[float]"], method: str) -> None:
+    grey, line, mark = MARKS.get(method, ("0.5", "-", "."))
+    means = [value.mean() for value in values.values()]
+    axis.plot(list(values), means, color=grey, linestyle=line, marker=mark, markersize=3.5)
+    low, high = [v.min() for v in values.values()], [v.max() for v in values.values()]
+    axis.fill_between(list(values), low, high, color=grey, alpha=0.15, linewidth=0)
 
 
 def _on_log_scales(axis: Axes, contexts: Sequence[int]) -> None:

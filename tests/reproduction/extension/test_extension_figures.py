@@ -34,6 +34,13 @@ def test_contexts_have_their_own_ticks_and_methods_their_names() -> None:
     assert min(np.diff(heights)) > 0.02
 
 
+def test_what_is_far_above_the_others_is_named_with_its_value() -> None:
+    far = measured_rows({2048: {"linear": [[4.0, 4.0]]}}, untrained=("linear",))
+    [axis] = context_figure(pd.concat([ROWS, far]), ["linear", "yarn", "full", "sf"]).axes
+    assert "above: linear (55)" in [text.get_text() for text in axis.texts]
+    assert max(max(line.get_ydata()) for line in axis.lines) < 15
+
+
 def test_rates_are_a_line_a_pattern() -> None:
     tried = pd.concat(
         [

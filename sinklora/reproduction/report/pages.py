@@ -97,7 +97,7 @@ def read_pages(
         return []
     order = [name for experiment in experiments for name in experiment.outputs]
     order += [name for name, record in records.items() if record["kind"] == "rows"]
-    known = [records[name] for name in order if name in records]
+    known = [records[name] for name in dict.fromkeys(order) if name in records]
     claims = read_claims(root / profile / "claims")
     return [_page(item, known, claims, root / profile, paper_numbers) for item in (*PAPER_ITEMS, None)]
 

@@ -22,7 +22,7 @@ from sinklora.reproduction.report.paper_items import PAPER_ITEMS
 from sinklora.reproduction.report.published import published_table
 from sinklora.reproduction.report.scoreboard import NO_CLAIM, NOT_MEASURED, scoreboard
 
-OUTPUTS = ("picture", "values", "long", "ours", "lacking")
+OUTPUTS = ("picture", "values", "long", "ours", "lacking", "trials")
 EXPERIMENTS = (Experiment("09_test", "x", {"full": {}}, OUTPUTS),)
 HELD = Claim("Table 7", "both help", "held", 0.31, 0.25, 0.37, "nats a token", "5 seeds", "values", "small")
 REAL = Claim("Table 7", "both help", "not decided", 0.01, -0.1, 0.12, model="SmolLM2", restated=True)

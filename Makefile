@@ -34,7 +34,7 @@ install: $(STAMP) ## make .venv and install the package with the pinned versions
 demo: $(STAMP) ## show in a minute what a bounded cache keeps of a page, on a real model (downloads 93 MB once)
 	$(PY) -m sinklora demo
 
-reproduce: $(STAMP) ## run the notebooks of PROFILE (quick: half an hour; full: what is committed) into results/PROFILE
+reproduce: $(STAMP) ## run the notebooks of PROFILE (quick: reduced; full: what is committed, hours) into results/PROFILE
 	$(PY) -m sinklora reproduce --profile $(PROFILE) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(ONLY),--only $(ONLY))
 
 smoke: $(STAMP) ## the same at toy size, to see that every notebook runs

@@ -21,7 +21,7 @@ def reproduce_command(
     profile: Annotated[
         str,
         typer.Option(
-            help="quick: reduced, half an hour on two cores; full: what is committed, hours; gpu; paper; "
+            help="quick: reduced; full: what is committed, hours; gpu; paper; "
             "or smoke: toy size, measures nothing"
         ),
     ] = "quick",

@@ -12,7 +12,7 @@ import yaml
 
 EXPERIMENTS = Path("notebooks/experiments.yaml")
 
-# Toy size, which measures nothing; reduced, for half an hour; all, for hours of a CPU; a GPU; the paper's.
+# Toy size, which measures nothing; reduced; all, for hours of a CPU; a GPU; the paper's.
 PROFILES = ("smoke", "quick", "full", "gpu", "paper")
 
 COMMITTED = ("full", "gpu", "paper")  # whose results the repository holds

@@ -15,7 +15,7 @@ from sinklora.evaluate.through_cache import continuation_nll
 from sinklora.hf.budget_cache import BudgetCache
 from sinklora.records.runs import remember, run_records
 from sinklora.records.tables import Column, Spread, Table
-from sinklora.reproduction.extension.comparison import NATS, NOT_VALID
+from sinklora.reproduction.extension.comparison import NATS, NOT_VALID, by_seed_and_piece
 from sinklora.reproduction.extension.mechanism import each_model
 from sinklora.reproduction.extension.study import ExtensionStudy, Reading, chosen_texts
 from sinklora.reproduction.extension.tables import METHOD, Nats, estimate_fields
@@ -97,8 +97,7 @@ def losses_of(rows: pd.DataFrame, method: str, cache: str) -> Values:
     of_both = rows[(rows.method == method) & (rows.cache == cache)]
     if of_both.empty:
         raise ValueError(f"method={method!r}, cache={cache!r}: not measured")
-    table = of_both.assign(seed=of_both.seed.fillna(-1)).pivot(index="seed", columns="piece", values="nll")
-    return table.to_numpy(dtype=float)
+    return by_seed_and_piece(of_both).to_numpy(dtype=float)
 
 
 def added(rows: pd.DataFrame, method: str, cache: str) -> Effect:

@@ -92,6 +92,30 @@ def test_the_claims_follow_the_numbers() -> None:
     ].outcome == ("did not hold")
 
 
+def against_linear(given: pd.DataFrame) -> dict[str, Claim]:
+    """The claims where validation says that untrained linear positions are the best of no training."""
+    made = table_claims(given, "Table 1", 512, 2048, "linear", valid=True, model="small")
+    return {claim.sentence: claim for claim in made}
+
+
+def test_training_is_held_against_the_untouched_base_too() -> None:
+    """Linear ones lose 0.9 nats to full attention, the base in its own windows 0.3."""
+    made = against_linear(HAND)
+    of_sf = made["fine-tuning with SF-Attn is better than the base in windows of its own"]
+    assert (of_sf.outcome, of_sf.estimate) == ("held", pytest.approx(0.195))
+    of_full = made["fine-tuning with full attention is better than the base in windows of its own"]
+    assert (of_full.outcome, of_full.estimate) == ("held", pytest.approx(0.295))
+    assert made["SF-Attn brings 92% of full attention's improvement"].outcome != "not decided"
+
+
+def test_no_share_is_decided_where_full_attention_loses_to_the_untouched_base() -> None:
+    made = against_linear(rows(full=matrix(0.4, 0.41), sf=matrix(0.5, 0.51), s2=matrix(0.6, 0.61)))
+    lost = made["fine-tuning with full attention is better than the base in windows of its own"]
+    assert lost.outcome == "did not hold"
+    share = made["SF-Attn brings 92% of full attention's improvement"]
+    assert share.outcome == "not decided" and "not surely better than the base" in share.reason
+
+
 def test_as_good_as_full_needs_the_whole_interval() -> None:
     near = claims(rows(sf=matrix(0.2 * EQUAL, 0.01 + 0.2 * EQUAL)))
     assert near["SF-Attn is as good as full attention, within 0.01 nats"].outcome == "held"

@@ -8,12 +8,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 import yaml
-from transformers import LlamaConfig, LlamaForCausalLM
 
+from recipes import functions, save_tiny_base, write_corpus
 from sinklora.cache.h2o import H2O
-from sinklora.reproduction.base_model.study import train_tokenizer
 from sinklora.reproduction.cache.study import CacheStudy
 from sinklora.reproduction.cache.study import measure as measure_caches
 from sinklora.reproduction.cache.text_study import TextStudy, measure_text
@@ -27,23 +25,11 @@ from sinklora.train.sources import CorpusSpec
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny base, a corpus of three splits and a recipe."""
     folder = tmp_path_factory.mktemp("verification")
-    texts = [
-        "".join(f"def function_{i}_{line}(x):\n    return x * {i + line}\n" for line in range(120))
-        for i in range(6)
-    ]
-    for number, text in enumerate(texts):
-        split = folder / "corpus" / ("train", "validation", "test")[number // 2]
-        split.mkdir(parents=True, exist_ok=True)
-        (split / f"{number}.txt").write_text(text)
-    tokenizer = train_tokenizer(texts, 300)
-    tokenizer.save_pretrained(folder / "base")
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
-    config = LlamaConfig(
-        vocab_size=len(tokenizer), max_position_embeddings=256, tie_word_embeddings=True, **sizes
+    texts = functions(6, 120)
+    source = write_corpus(
+        folder / "corpus", {"train": texts[:2], "validation": texts[2:4], "test": texts[4:]}
     )
-    LlamaForCausalLM(config).save_pretrained(folder / "base")
-    source = f"dir:{folder / 'corpus'}"
+    save_tiny_base(folder / "base", texts, positions=256)
     pieces = {"pieces": 2, "tokens": 64}
     recipe = {
         "original_context": 32,

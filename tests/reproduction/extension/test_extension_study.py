@@ -6,14 +6,14 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers import AutoTokenizer
 
+from recipes import functions, save_tiny_base, write_corpus
 from sinklora.attention.patterns import SF
 from sinklora.cache.full import Full
 from sinklora.cache.h2o import H2O
 from sinklora.cache.streaming_llm import StreamingLLM
 from sinklora.evaluate.perplexity import measure_perplexity
-from sinklora.reproduction.base_model.study import train_tokenizer
 from sinklora.reproduction.extension.bounded import (
     FULL_CACHE,
     bounded_claims,
@@ -41,23 +41,11 @@ from sinklora.train.spec import TrainSpec
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[ExtensionStudy, Path]:
     folder = tmp_path_factory.mktemp("extension")
-    texts = [
-        "".join(f"def function_{i}_{line}(x):\n    return x * {i + line}\n" for line in range(40))
-        for i in range(12)
-    ]
-    for split, given in (("train", texts[:4]), ("validation", texts[4:8]), ("test", texts[8:])):
-        (folder / "corpus" / split).mkdir(parents=True)
-        for number, text in enumerate(given):
-            (folder / "corpus" / split / f"{number}.txt").write_text(text)
-    tokenizer = train_tokenizer(texts, 300)
-    tokenizer.save_pretrained(folder / "base")
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
-    config = LlamaConfig(
-        vocab_size=len(tokenizer), max_position_embeddings=32, tie_word_embeddings=True, **sizes
+    texts = functions(12, 40)
+    source = write_corpus(
+        folder / "corpus", {"train": texts[:4], "validation": texts[4:8], "test": texts[8:]}
     )
-    LlamaForCausalLM(config).save_pretrained(folder / "base")
-    source = f"dir:{folder / 'corpus'}"
+    save_tiny_base(folder / "base", texts, positions=32)
     recipe = Recipe(
         training=TrainSpec(
             base=str(folder / "base"),

@@ -15,7 +15,7 @@ OPEN = Claim("Table 7", "sinks help", "not decided", model="small")
 
 def test_claims_stand_beside_those_of_the_same_sentence_and_model() -> None:
     other_model = Claim("Table 1", "SF-Attn is better", "held", model="large")
-    found = agreement([HELD, OPEN], [other_model, LOST])
+    found = agreement([HELD, OPEN], [LOST, other_model])
     assert found["this run"].tolist() == ["confirmed", "not decided"]
     assert found["committed"].tolist() == ["contradicted", "–"]
     assert found["numbers"].tolist() == ["+0.5 (+0.25 to +0.75) nats", "–"]

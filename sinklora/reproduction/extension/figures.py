@@ -151,20 +151,7 @@ def curves_figure(curves: pd.DataFrame, by_steps: pd.DataFrame, start: float) ->
     """
     with figure_style():
         figure, (left, right) = panels(2, 2.2)
-        for method, group in curves.groupby("method", sort=False):
-            mean = group.groupby("step").loss.mean()
-            grey, line, _ = MARKS.get(str(method), ("0.5", "-", "."))
-            window = max(1, len(mean) // 10)
-            left.plot(
-                mean.rolling(window, min_periods=1).mean(),
-                color=grey,
-                linestyle=line,
-                label=label(str(method)),
-            )
-        left.set_xlabel("step")
-        left.set_ylabel("training loss (nats a token)")
-        left.set_title(f"mean of {curves.seed.nunique()} seeds, smoothed over a tenth")
-        left.legend(frameon=False, fontsize=6)
+        _draw_losses(left, curves)
         right.plot(by_steps.steps, np.exp(by_steps.nll), "ko-", markersize=3.5)
         right.axhline(np.exp(start), color="0.6", linestyle=":")
         right.set_xscale("log", base=2)
@@ -172,6 +159,28 @@ def curves_figure(curves: pd.DataFrame, by_steps: pd.DataFrame, start: float) ->
         right.set_xlabel("steps, full attention (dotted: no training)")
         right.set_ylabel("validation perplexity")
     return figure
+
+
+def losses_figure(curves: Mapping[str, pd.DataFrame]) -> Figure:
+    """Training loss by step, a line a pattern, a panel a kind of positions; columns as in `curves_figure`."""
+    with figure_style():
+        figure, axes = panels(len(curves), 2.2, sharey=True)
+        for axis, (kind, found) in zip(axes, curves.items(), strict=True):
+            _draw_losses(axis, found)
+            axis.set_title(f"{kind} positions: {axis.get_title()}", fontsize=7)
+    return figure
+
+
+def _draw_losses(axis: Axes, curves: pd.DataFrame) -> None:
+    for method, group in curves.groupby("method", sort=False):
+        mean = group.groupby("step").loss.mean()
+        grey, line, _ = MARKS.get(str(method), ("0.5", "-", "."))
+        smooth = mean.rolling(max(1, len(mean) // 10), min_periods=1).mean()
+        axis.plot(smooth, color=grey, linestyle=line, label=label(str(method)))
+    axis.set_xlabel("step")
+    axis.set_ylabel("training loss (nats a token)")
+    axis.set_title(f"mean of {curves.seed.nunique()} seeds, smoothed over a tenth")
+    axis.legend(frameon=False, fontsize=6)
 
 
 def label(method: str) -> str:

@@ -6,7 +6,7 @@ read back. One row is one piece of text read by one model; `comparison` says wha
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -101,9 +101,22 @@ def measure(study: ExtensionStudy, *, runs: Path, progress: bool = True) -> pd.D
     the test sets, `rows.attrs["runs"]` the runs that they were made of. Methods that need no training: the
     base as it is (at its own context alone), and with each way to extend positions.
     """
-    texts = chosen_texts(study.recipe, study.test_sets, runs)
     used: list[Path] = []
     readings = [*baselines(study), *trained(study, runs=runs, progress=progress, used=used)]
+    return read(study, readings, runs=runs, progress=progress, used=used)
+
+
+def read(
+    study: ExtensionStudy,
+    readings: Iterable[Reading],
+    *,
+    runs: Path,
+    progress: bool = True,
+    used: list[Path] | None = None,
+) -> pd.DataFrame:
+    """The rows of `measure` for some readings; runs that are behind them already are in `used`."""
+    texts = chosen_texts(study.recipe, study.test_sets, runs)
+    used = [] if used is None else used
     frames = [_read(study, texts, reading, runs, progress, used) for reading in readings]
     frame = pd.concat(frames, ignore_index=True)
     frame = frame.astype({"seed": "Int64"})

@@ -84,6 +84,14 @@ def _written(values: Sequence[Any], form: str) -> str:
     return value if low is None else f"{value} ({low} to {high})"
 
 
+def by_positions(parts: Mapping[str, Table | pd.DataFrame]) -> Table:
+    """The tables of several kinds of positions under each other, the kind in the first column."""
+    tables = {kind: given if isinstance(given, Table) else Table(given) for kind, given in parts.items()}
+    frames = [table.frame.assign(positions=kind) for kind, table in tables.items()]
+    columns = next(iter(tables.values())).columns
+    return Table(pd.concat(frames, ignore_index=True), [Column("positions"), *columns])
+
+
 def own_attention_table(
     rows: pd.DataFrame, own: pd.DataFrame, test_set: str, context: int, methods: Sequence[str]
 ) -> Table:

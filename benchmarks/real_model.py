@@ -174,8 +174,9 @@ def measure_compiled(options: argparse.Namespace, batch: int, prompt: int) -> di
         cost = generation_cost.generate(model, make, ids, options.steps, decode=decode)
         return [cost.prompt, cost.decoding]
 
-    cases = {name: functools.partial(run, name, None) for name in (DYNAMIC, *BOUNDED)}
-    cases |= {f"{name}, compiled": functools.partial(run, name, graph) for name in BOUNDED}
+    bounded = [name for name in BOUNDED if name in options.caches]
+    cases = {name: functools.partial(run, name, None) for name in (DYNAMIC, *bounded)}
+    cases |= {f"{name}, compiled": functools.partial(run, name, graph) for name in bounded}
     return in_rounds(cases, rounds=options.repeats, what=f"{batch} x {prompt}, compiled")
 
 

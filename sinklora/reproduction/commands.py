@@ -94,6 +94,8 @@ def gpu_command(
     minutes: Annotated[float, typer.Option(help="stop in time, and go on the next time")] = 100_000.0,
     only: Annotated[str, typer.Option(help="the steps whose names start with this")] = "",
     base: Annotated[bool, typer.Option("--base", help="make the base model and nothing else")] = False,
+    study: Annotated[bool, typer.Option("--study", help="the real model's runs and nothing else")] = False,
+    workers: Annotated[int, typer.Option(min=1, help="processes that share the card, for --study")] = 3,
 ) -> None:
     """Run everything that wants a GPU, into results/gpu; what is finished stays.
 
@@ -101,7 +103,7 @@ def gpu_command(
     """
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _stop)
-    from sinklora.reproduction.gpu import GpuPlan, make_gpu_base, run_steps
+    from sinklora.reproduction.gpu import GpuPlan, make_gpu_base, make_real_study, run_steps
 
     _need_gpu()
     _need_clone()
@@ -111,7 +113,10 @@ def gpu_command(
     if base:
         typer.echo(make_gpu_base(plan, runs=runs))
         return
-    left = run_steps(plan, runs=runs, minutes=minutes, only=only, say=typer.echo)
+    if study:
+        left = make_real_study(runs=runs, minutes=minutes, workers=workers, say=typer.echo)
+    else:
+        left = run_steps(plan, runs=runs, minutes=minutes, only=only, say=typer.echo)
     if left:
         typer.echo(f"not finished: {', '.join(left)}")
         raise typer.Exit(1)

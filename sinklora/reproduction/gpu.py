@@ -25,10 +25,19 @@ from sinklora.records.checks import read_fields
 from sinklora.records.provenance import current_provenance
 from sinklora.records.runs import RunDirectory
 from sinklora.reproduction.base_model.study import BaseRecipe, make_base
+from sinklora.reproduction.extension.real_study import study_of, tasks
 from sinklora.reproduction.extension.recipe import read_recipe
-from sinklora.reproduction.report.experiments import EXPERIMENTS, Experiment, load_experiments
+from sinklora.reproduction.report.experiments import (
+    EXPERIMENTS,
+    Experiment,
+    declared_parameters,
+    load_experiments,
+)
+from sinklora.reproduction.side_by_side import run_side_by_side
 
 PROFILE = "gpu"
+
+REAL_MODEL = "09_real_model"  # whose runs share the card
 
 # The run that a base was copied from. No JSON: such files of a base decide the hash of what starts from it.
 MADE_FROM = "made_from.txt"
@@ -128,6 +137,26 @@ def make_gpu_base(plan: GpuPlan, *, runs: Path) -> Path:
         shutil.rmtree(plan.folder, ignore_errors=True)
         temporary.rename(plan.folder)
     return plan.folder
+
+
+def make_real_study(
+    *, runs: Path, minutes: float, workers: int, say: Callable[[str], None] = print, profile: str = PROFILE
+) -> list[str]:
+    """The runs and measurements of the real model's notebook, several at a time; names those not done.
+
+    What is finished stays; after so many minutes nothing new is begun.
+    """
+    [experiment] = [found for found in load_experiments() if found.notebook == REAL_MODEL]
+    source = Path("notebooks") / f"{REAL_MODEL}.ipynb"
+    named = list(tasks(study_of(declared_parameters(source) | experiment.parameters[profile]), runs=runs))
+    names = [name for name, _ in named]
+
+    def told(place: int, what: str) -> None:
+        say(f"{names[place]}: {what}")
+
+    work = [task for _, task in named]
+    done = run_side_by_side(work, workers=workers, seconds=60 * minutes, say=told)
+    return [name for name, is_done in zip(names, done, strict=True) if not is_done]
 
 
 def check_gpu() -> None:

@@ -15,12 +15,13 @@ def run_side_by_side(
     *,
     workers: int,
     seconds: float,
-    say: Callable[[str], None] = print,
+    say: Callable[[int, str], None],
 ) -> list[bool]:
     """Do the tasks in their order, `workers` at a time; returns which of them were done.
 
-    Each worker is a fresh process, so a task must be picklable, and its value is dropped: it keeps what it
-    makes in run directories. After `seconds` nothing new is begun. A task that fails is told and left.
+    `say` is told the place of each task that ended, and how long it took or why it failed. Each worker is a
+    fresh process, so a task must be picklable, and its value is dropped: it keeps what it makes in run
+    directories. After `seconds` nothing new is begun. A task that fails is told and left.
     Raises ValueError for less than one worker.
     """
     if workers < 1:
@@ -41,7 +42,7 @@ def run_side_by_side(
         except Empty:
             continue
         finished[place] = not error
-        say(f"{place}: {took:.0f} s" if not error else f"{place}: failed after {took:.0f} s\n{error}")
+        say(place, f"failed after {took:.0f} s\n{error}" if error else f"{took:.0f} s")
     left.cancel_join_thread()
     return finished
 

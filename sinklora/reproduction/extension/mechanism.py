@@ -9,6 +9,7 @@ import pandas as pd
 import torch
 
 from sinklora.evaluate.position_losses import losses_by_position
+from sinklora.records.checks import check_counts
 from sinklora.records.runs import remember, run_records
 from sinklora.reproduction.extension.study import (
     FULL,
@@ -78,7 +79,9 @@ def sink_mass(
 
     Columns: `method`, `seed`, `group`, `piece`, `layer`, `share` (mean over heads and over queries from token
     64 on), on the first `tokens` tokens of each piece; uniform attention gives `uniform_share(tokens)`.
+    Raises ValueError for no more than those 64 tokens.
     """
+    check_counts(AFTER + 1, tokens=tokens)
     chosen = chosen_texts(study.recipe, [test_set], runs)[test_set]
     frames, used = [], list[Path]()
     for reading in each_model(study, runs, progress, used):

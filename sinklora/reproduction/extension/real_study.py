@@ -2,18 +2,20 @@
 inside. `tasks` is all of it in pieces that several processes share; a notebook reads what they kept.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
-from sinklora.records.checks import Count, Distinct, NotNegative, check_fields
+from sinklora.records.checks import Count, Distinct, NotNegative, check_counts, check_fields, read_fields
 from sinklora.reproduction.extension import mechanism
-from sinklora.reproduction.extension.recipe import VALIDATION, Recipe
+from sinklora.reproduction.extension.recipe import VALIDATION, Recipe, read_recipe
 from sinklora.reproduction.extension.selection import chosen_rates, search_rates, validation_losses
 from sinklora.reproduction.extension.study import ExtensionStudy, baselines, measure, read, trained
+from sinklora.reproduction.patterns.attention_study import AFTER
 from sinklora.reproduction.retrieval.keys_in_prose_study import KeysInProseStudy, measure_keys_in_prose
 from sinklora.reproduction.side_by_side import Task
 
@@ -44,6 +46,7 @@ class RealStudy:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        check_counts(AFTER + 1, sink_tokens=self.sink_tokens)
         if self.few not in self.recipe.texts:
             raise ValueError(f"few={self.few!r}: the recipe's texts are {sorted(self.recipe.texts)}")
 
@@ -57,8 +60,9 @@ class RealStudy:
 
     def at_best_rates(self, positions: str, *, runs: Path) -> ExtensionStudy:
         """What is read with one kind of positions, each pattern at its best rate."""
-        chosen = chosen_rates(self.rates(positions, runs=runs)).set_index("method")["learning rate"]
-        recipe = replace(self.with_positions(positions), learning_rates=chosen.to_dict())
+        chosen = chosen_rates(self.rates(positions, runs=runs))
+        rates = dict(zip(chosen.method, chosen["learning rate"], strict=True))
+        recipe = replace(self.with_positions(positions), learning_rates=rates)
         return ExtensionStudy(recipe, self.patterns, self.seeds, (TEST,), self.contexts)
 
     def of_first_seed(self, study: ExtensionStudy) -> ExtensionStudy:
@@ -86,6 +90,12 @@ class RealStudy:
     def only(self, pattern: str) -> "RealStudy":
         """The part that concerns one pattern."""
         return replace(self, patterns=(pattern,))
+
+
+def study_of(parameters: Mapping[str, Any]) -> RealStudy:
+    """The study of a notebook's parameters: those with the names of fields, the recipe by its file."""
+    given = {field.name: parameters[field.name] for field in fields(RealStudy) if field.name != "recipe"}
+    return read_fields(RealStudy, {"recipe": read_recipe(parameters["recipe"]), **given})
 
 
 def tasks(study: RealStudy, *, runs: Path) -> Iterator[tuple[str, Task]]:

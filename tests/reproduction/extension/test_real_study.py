@@ -1,0 +1,110 @@
+"""The study of a pretrained model as tasks: what a notebook then reads was all made by them."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from recipes import functions, save_tiny_base, write_corpus
+from sinklora.reproduction.extension.mechanism import by_position, sink_mass
+from sinklora.reproduction.extension.real_study import RealStudy, keys_table, study_of, tasks
+from sinklora.reproduction.extension.recipe import Recipe
+from sinklora.reproduction.extension.selection import chosen_rates
+from sinklora.reproduction.extension.study import measure
+from sinklora.reproduction.extension.texts import TextSet
+from sinklora.reproduction.report.experiments import declared_parameters, load_experiments
+from sinklora.train.sources import CorpusSpec
+from sinklora.train.spec import TrainSpec
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> RealStudy:
+    folder = tmp_path_factory.mktemp("real")
+    texts = functions(12, 40)
+    source = write_corpus(
+        folder / "corpus", {"train": texts[:4], "validation": texts[4:8], "test": texts[8:]}
+    )
+    save_tiny_base(folder / "base", texts, positions=32)
+    training = TrainSpec(
+        base=str(folder / "base"),
+        corpus=CorpusSpec(source),
+        context=96,
+        steps=2,
+        batch_size=1,
+        micro_batch_size=1,
+    )
+    read = {"validation": ("validation", 2), "Table 1": ("test", 3), "few": ("test", 2)}
+    recipe = Recipe(
+        training=training,
+        original_context=32,
+        texts={name: TextSet(CorpusSpec(source, split), n, 96) for name, (split, n) in read.items()},
+        stride=32,
+        grid=(0.001, 0.1),
+        widenings=0,
+    )
+    return RealStudy(recipe, ("full", "sf"), ("yarn", "linear"), (0, 1), (32, 96), ("sf",), "few", 16, 80)
+
+
+def test_all_is_named_in_an_order_that_tells_most_first(study: RealStudy, tmp_path: Path) -> None:
+    names = [name for name, _ in tasks(study, runs=tmp_path)]
+    assert len(set(names)) == len(names) == 2 + 2 * 2 * 2 + 2 * 2 * 2 + 2 * 2
+    assert names[:3] == ["untrained, validation", "untrained, Table 1", "yarn, full, rate 0.001"]
+    assert names[-1] == "linear, sf, inside" and names.index("linear, sf, rate 0.1") == 9
+
+
+def test_tasks_make_all_that_is_read(study: RealStudy, tmp_path: Path) -> None:
+    study = replace(study, positions=("linear",), seeds=(0,))
+    named = dict(tasks(study, runs=tmp_path))
+    for task in named.values():
+        task()
+
+    made = sorted(path.name for path in tmp_path.iterdir())
+    for positions in study.positions:
+        found = study.at_best_rates(positions, runs=tmp_path)
+        rows = measure(found, runs=tmp_path, progress=False)
+        assert set(rows[rows.seed.notna()].method) == {"full", "sf"}
+        first = study.of_first_seed(found)
+        assert set(measure(first, runs=tmp_path, progress=False).attention) == {"full", "own"}
+        by_position(first, study.few, study.bucket, runs=tmp_path, progress=False)
+        sink_mass(first, study.few, study.sink_tokens, runs=tmp_path, progress=False)
+    assert sorted(path.name for path in tmp_path.iterdir()) == made, "nothing was made for it"
+
+
+def test_each_pattern_is_read_at_its_own_best_rate(study: RealStudy, tmp_path: Path) -> None:
+    rows = study.rates("linear", runs=tmp_path)
+    best = chosen_rates(rows).set_index("method")["learning rate"]
+    found = study.at_best_rates("linear", runs=tmp_path)
+    assert found.recipe.training.rope == "linear"
+    assert {name: found.recipe.rate(name) for name in study.patterns} == best.to_dict()
+    assert set(best) <= {0.001, 0.1}
+
+
+def test_wrong_fields_are_named_before_anything_runs(study: RealStudy) -> None:
+    with pytest.raises(ValueError, match="few='many'"):
+        replace(study, few="many")
+    with pytest.raises(ValueError, match="sink_tokens=64"):
+        replace(study, sink_tokens=64)
+
+
+def test_the_notebooks_parameters_are_a_study() -> None:
+    [experiment] = [found for found in load_experiments() if found.notebook == "09_real_model"]
+    declared = declared_parameters(Path("notebooks/09_real_model.ipynb"))
+    for profile, given in experiment.parameters.items():
+        found = study_of(declared | given)
+        assert found.seeds == tuple((declared | given)["seeds"]), profile
+
+
+def test_keys_are_counted_by_method_and_length() -> None:
+    rows = pd.DataFrame(
+        {
+            "method": ["base", "base", "base", "sf"],
+            "tokens": [100, 100, 200, 100],
+            "nats": [1.0, 3.0, 5.0, 0.5],
+            "correct": [True, False, False, True],
+        }
+    )
+    table = keys_table(rows).set_index(["method", "tokens"])
+    assert table.loc[("base", 100)].tolist() == [2.0, 1, 2]
+    assert table.loc[("base", 200)].tolist() == [5.0, 0, 1]
+    assert table.loc[("sf", 100)].tolist() == [0.5, 1, 1]

@@ -22,7 +22,7 @@ from sinklora.pretrained.catalogue import SMOLLM2_135M, packaged_model, packaged
 from sinklora.pretrained.fetch import FetchError, fetch_model, model_path
 from sinklora.pretrained.load import dtype_of, fast_dtype
 from sinklora.records.files import json_hash
-from sinklora.reproduction.cache.question_study import _answer, write_next_line_questions
+from sinklora.reproduction.cache.question_study import QuestionStudy, _answer, write_next_line_questions
 from sinklora.reproduction.cache.study import CacheStudy, base_key
 from sinklora.reproduction.cache.study import measure as measure_caches
 from sinklora.reproduction.extension.study import ExtensionStudy, attention_cost
@@ -93,7 +93,7 @@ def longbench(folder: Path) -> object:
         lambda folder: train(SPEC, runs=folder),
         lambda folder: LMEvalModel(NAME),
         lambda folder: unextended_base(NAME).load(),
-        lambda folder: _answer(NAME, sinklora.Full(), "openbookqa", None, 0, []),
+        lambda folder: _answer(QuestionStudy(NAME, None), sinklora.Full(), []),
         ablations,
         caches,
         extensions,

@@ -5,7 +5,7 @@ items of one cluster do not count as independent.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -109,6 +109,12 @@ def differences(rows: pd.DataFrame, policy: str = "h2o", rivals: Sequence[str] =
         line |= {"lead": pair.lead.mean(), part("lead", "low"): low, part("lead", "high"): high}
         lines.append({**line, "items": len(pair), "outcome": word})
     return pd.DataFrame(lines)
+
+
+def differences_of_models(rows_by_model: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """The lines of `differences` of several models, told apart by a column `model`."""
+    frames = [differences(rows).assign(model=model) for model, rows in rows_by_model.items()]
+    return pd.concat(frames, ignore_index=True)
 
 
 def differences_table(found: pd.DataFrame) -> Table:

@@ -1,6 +1,6 @@
-"""Table 5 on a real model: seconds, tokens a second and peak memory of generation under each cache."""
+"""Table 5: seconds, tokens a second and peak memory of generation under each cache, on a real model too."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -9,10 +9,15 @@ from typing import Any
 
 import pandas as pd
 from tqdm.auto import tqdm
+from transformers import PreTrainedModel
 
+from sinklora.cache.full import Full
+from sinklora.cache.h2o import H2O
+from sinklora.cache.policies import CachePolicy, make_policy
 from sinklora.evaluate.generation_cost import OWN
 from sinklora.evaluate.generation_spec import GenerationSpec, peaks_of_generation, time_generation
 from sinklora.evaluate.timing import median_ratio
+from sinklora.hf.budget_cache import BudgetCache
 from sinklora.hf.device import default_device
 from sinklora.records.checks import Count, check_fields
 from sinklora.records.provenance import current_provenance
@@ -25,6 +30,16 @@ PROMPT, DECODING = "prompt (s)", "decoded tokens/s"
 LONGER, FASTER = "prompt, ratio", "decoding, times faster"
 
 SETTING = ["batch", "prompt"]
+
+
+def timed_caches(model: PreTrainedModel) -> dict[str, Callable[[], BudgetCache]]:
+    """The caches of Table 5 by the names of its lines; budgets are shares of the prompt."""
+    timed: dict[str, CachePolicy] = {
+        "full (ours)": Full(),
+        **{f"h2o {budget:.0%}": H2O(budget) for budget in (0.05, 0.1, 0.2, 0.5)},
+        **{f"{name} 20%": make_policy(name, 0.2) for name in ("local", "streaming", "novelty")},
+    }
+    return {name: partial(BudgetCache, model, policy) for name, policy in timed.items()}
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,11 @@ OpenBookQA for models that know the world; for the embedded base model, which kn
 same format: which of four lines comes next in a file. Answers are run directories, read back the next time.
 """
 
+import dataclasses
 import json
 import random
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -19,13 +21,20 @@ from sinklora.cache.policies import CachePolicy, policy_key
 from sinklora.evaluate.fitting import longest
 from sinklora.hf.device import default_device
 from sinklora.pretrained.fetch import model_path
+from sinklora.records.checks import Count, NotNegative, check_fields
 from sinklora.records.files import atomic_write, file_hash
 from sinklora.records.runs import remember, run_records
-from sinklora.reproduction.cache.study import QUESTIONS, base_dtype, base_key
+from sinklora.reproduction.cache.study import QUESTIONS, CacheStudy, base_dtype, base_key
 from sinklora.reproduction.longbench.python_sources import plain_lines
 from sinklora.train.sources import CorpusSpec, read_documents
 
 Metric = Literal["acc", "acc_norm"]
+
+OPENBOOKQA = "openbookqa"  # the harness's task, whose questions come from the hub
+
+NEXT_LINE = "next-line"
+
+NEXT_LINE_CHARACTERS = 4_000  # of a file that a question is made from, at least
 
 LETTERS = "ABCD"  # OpenBookQA has four choices
 
@@ -103,85 +112,113 @@ def write_next_line_questions(
     return path
 
 
+@dataclass(frozen=True)
+class QuestionStudy:
+    """Which questions a base is asked: those of `file`, in OpenBookQA's format (None: the hub's own).
+
+    At most `limit` of them, each after `few_shot` questions of the file `shown` with their answers.
+    `prompt_tokens`: for which length rows say how a budget is split; `metric`: which of the harness's two
+    ways to choose (see `openbookqa.answers`).
+    Raises ValueError or FileNotFoundError for questions that cannot be asked or show their answers.
+    """
+
+    base: str
+    file: str | None
+    shown: str | None = None
+    few_shot: NotNegative = 0
+    limit: Count | None = None
+    prompt_tokens: Count = 384
+    metric: Metric = "acc"
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if self.file is None and self.shown is not None:
+            raise ValueError(f"shown={self.shown!r}: OpenBookQA from the hub has its own questions to show")
+        if self.file is not None and self.few_shot and self.shown is None:
+            raise ValueError(f"few_shot={self.few_shot}: name a file of questions to show (shown)")
+        self.task()
+
+    def task(self) -> dict[str, Any] | str:
+        """What lm-evaluation-harness is given."""
+        from sinklora.evaluate.openbookqa import openbookqa_task
+
+        return OPENBOOKQA if self.file is None else openbookqa_task(self.file, self.shown)
+
+    def key(self) -> dict[str, Any]:
+        """What identifies the questions and how they are asked."""
+        return {
+            "questions": OPENBOOKQA if self.file is None else file_hash(Path(self.file)),
+            "shown": None if self.shown is None else file_hash(Path(self.shown)),
+            "few_shot": self.few_shot,
+            "limit": self.limit,
+            **({} if self.metric == "acc" else {"metric": self.metric}),
+        }
+
+
+def question_file(
+    name: str, study: CacheStudy, *, questions: int, tokens: int, folder: Path = Path("runs")
+) -> str | None:
+    """The file of questions that a name stands for.
+
+    "next-line": made in `folder` from the study's corpus, by its first seed; "openbookqa": None, for it comes
+    from the hub; any other name is a file's own.
+    """
+    if name != NEXT_LINE:
+        return None if name == OPENBOOKQA else name
+    corpus = dataclasses.replace(study.corpus, min_characters=NEXT_LINE_CHARACTERS)
+    made = write_next_line_questions(
+        corpus, study.base, questions=questions, tokens=tokens, seed=study.seeds[0], folder=folder
+    )
+    return str(made)
+
+
 def answer_questions(
-    base: str,
-    data_files: str | Path | None,
-    chosen: Mapping[str, Sequence[CachePolicy]],
-    *,
-    train_files: str | Path | None = None,
-    few_shot: int = 0,
-    limit: int | None = None,
-    prompt_tokens: int = 384,
-    metric: Metric = "acc",
-    runs: Path = Path("runs"),
+    study: QuestionStudy, chosen: Mapping[str, Sequence[CachePolicy]], *, runs: Path = Path("runs")
 ) -> pd.DataFrame:
     """Whether each question is answered right through every policy's cache, in the columns of
     `cache.study.measure`.
 
-    `data_files`: questions in OpenBookQA's format; None is OpenBookQA itself, from the hub. `chosen`: name ->
-    the policy at each budget (a fraction of the question with what is shown before it); the full cache is
-    asked as well. `prompt_tokens`: for which length the rows say how a budget is split; `metric`: which
-    of the harness's two ways to choose (see `openbookqa.answers`).
-    `rows.attrs` record the questions (`data`) and the `runs`. Raises what `check_arguments` raises, before a
-    model is loaded.
+    `chosen`: name -> the policy at each budget (a fraction of the question with what is shown before it); the
+    full cache is asked as well. `rows.attrs` record the questions (`data`) and the `runs`.
     """
-    check_arguments(data_files, train_files, few_shot)
-    from sinklora.evaluate.openbookqa import openbookqa_task
-
-    task = "openbookqa" if data_files is None else openbookqa_task(data_files, train_files)
-    data = {
-        "questions": "openbookqa" if data_files is None else file_hash(Path(data_files)),
-        "shown": None if train_files is None else file_hash(Path(train_files)),
-        "few_shot": few_shot,
-        "limit": limit,
-        **({} if metric == "acc" else {"metric": metric}),
-    }
+    data = study.key()
     loaded: list[Any] = []  # the LMEvalModel, when something is missing
     used: list[Path] = []
     frames = []
     for name, policy in [("full", Full()), *((n, p) for n, ps in chosen.items() for p in ps)]:
-        spec = {**base_key(base), "data": data, "policy": policy_key(policy)}
-        work = partial(_answer, base, policy, task, limit, few_shot, loaded, metric)
+        spec = {**base_key(study.base), "data": data, "policy": policy_key(policy)}
+        work = partial(_answer, study, policy, loaded)
         right = remember(spec, work, runs=runs, prefix="questions", name="right", used=used)
         rows = pd.DataFrame({"measure": QUESTIONS, "item": list(right), "value": map(float, right.values())})
         budget = 1.0 if name == "full" else policy.budget
-        frames.append(rows.assign(policy=name, budget=budget, split=policy.described_split(prompt_tokens)))
+        split = policy.described_split(study.prompt_tokens)
+        frames.append(rows.assign(policy=name, budget=budget, split=split))
     frame = pd.concat(frames, ignore_index=True)
     frame.attrs |= {"data": data, "runs": run_records(used)}
     return frame
 
 
-def check_arguments(data_files: str | Path | None, train_files: str | Path | None, few_shot: int) -> None:
-    """Raise ValueError or FileNotFoundError for questions that cannot be asked or show their answers."""
-    from sinklora.evaluate.openbookqa import openbookqa_task
+def with_answers(rows: pd.DataFrame, answered: pd.DataFrame | None) -> pd.DataFrame:
+    """Rows measured on documents and, where questions were asked, rows of answers, in one frame.
 
-    if data_files is not None:
-        if few_shot and train_files is None:
-            raise ValueError(f"few_shot={few_shot}: name a file of questions to show (train_files)")
-        openbookqa_task(data_files, train_files)
-    elif train_files is not None:
-        raise ValueError(
-            f"train_files={str(train_files)!r}: OpenBookQA from the hub has its own questions to show"
-        )
+    Its `attrs` tell apart the data, of the `documents` and of the `questions`, and list the runs of both.
+    """
+    parts = {"documents": rows} | ({} if answered is None else {"questions": answered})
+    frame = pd.concat(parts.values(), ignore_index=True)
+    frame.attrs["data"] = {name: part.attrs["data"] for name, part in parts.items()}
+    frame.attrs["runs"] = [run for part in parts.values() for run in part.attrs["runs"]]
+    return frame
 
 
-def _answer(
-    base: str,
-    policy: CachePolicy,
-    task: dict[str, Any] | str,
-    limit: int | None,
-    few_shot: int,
-    loaded: list[Any],
-    metric: Metric = "acc",
-) -> Mapping[str, bool]:
+def _answer(study: QuestionStudy, policy: CachePolicy, loaded: list[Any]) -> Mapping[str, bool]:
     from sinklora.evaluate.lm_eval_model import LMEvalModel
     from sinklora.evaluate.openbookqa import answers
 
     if not loaded:
-        path = model_path(base)
+        path = model_path(study.base)
         tokenizer = AutoTokenizer.from_pretrained(path)
-        model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=base_dtype(base))
+        model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=base_dtype(study.base))
         loaded.append(LMEvalModel(model.to(default_device()), tokenizer=tokenizer, batch_size=len(LETTERS)))
     reader = loaded[0]
     reader.policy = policy
-    return answers(reader, task, limit=limit, few_shot=few_shot, metric=metric)
+    return answers(reader, study.task(), limit=study.limit, few_shot=study.few_shot, metric=study.metric)

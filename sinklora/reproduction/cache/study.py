@@ -3,7 +3,7 @@
 Measurements are run directories: a stopped study goes on where it was, a finished one is read back.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -60,6 +60,20 @@ def published_policies() -> list[str]:
 def our_policies() -> list[str]:
     """The policies that nobody has published, by name."""
     return [name for name, policy in POLICIES.items() if policy.bounded and not policy.paper]
+
+
+def at_budgets(
+    policies_at: Callable[[float], Mapping[str, CachePolicy]],
+    budgets: Sequence[float],
+    names: Sequence[str] | None = None,
+) -> dict[str, list[CachePolicy]]:
+    """Name -> the policy at each budget.
+
+    `policies_at`: `policies` or `h2o_variants`; `names`: which of them, all by default.
+    """
+    made = [policies_at(budget) for budget in budgets]
+    chosen = list(made[0] if names is None else names)
+    return {name: [at_budget[name] for at_budget in made] for name in chosen}
 
 
 def h2o_variants(budget: float) -> dict[str, CachePolicy]:

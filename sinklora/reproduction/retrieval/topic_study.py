@@ -14,13 +14,56 @@ from transformers.cache_utils import Cache, DynamicCache
 from sinklora.cache.policies import CachePolicy, policy_key
 from sinklora.evaluate.longbench.predictions import as_it_is, chat_format
 from sinklora.evaluate.statistics import Accuracy
-from sinklora.evaluate.topics import ANSWER_TOKENS, TopicRecord, topic_accuracy, topic_answers
+from sinklora.evaluate.topics import (
+    ANSWER_TOKENS,
+    TopicRecord,
+    make_topics,
+    read_topics,
+    topic_accuracy,
+    topic_answers,
+)
 from sinklora.hf.budget_cache import BudgetCache
 from sinklora.records.files import json_hash
 from sinklora.records.runs import remember
-from sinklora.reproduction.model_under_test import ModelUnderTest
+from sinklora.reproduction.model_under_test import ModelUnderTest, interpolated_name
+from sinklora.reproduction.retrieval.study import RetrievalStudy, models_under_test
 
 Sets = Mapping[str, Sequence[TopicRecord]]
+
+
+def topic_sets(
+    files: Sequence[str],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    lengths: Sequence[int],
+    records: int,
+    chat: bool = False,
+) -> dict[str, list[TopicRecord]]:
+    """The conversations of LongChat's files, by the files' names.
+
+    Without files so many `records` are generated of each of `lengths` (tokens). Raises FileNotFoundError for
+    a file that is not there, ValueError for one without conversations and for `chat` with a tokenizer that
+    has no chat template.
+    """
+    if chat:
+        chat_format(tokenizer)
+    if files:
+        return {Path(file).stem: read_topics(file) for file in files}
+    return {f"{n} tokens": make_topics(tokenizer, tokens=n, records=records, seed=0) for n in lengths}
+
+
+def chance_of_topics(sets: Sets) -> dict[str, float]:
+    """How often naming any topic of a conversation names its first, by set."""
+    return {name: sum(1 / len(r.topics) for r in records) / len(records) for name, records in sets.items()}
+
+
+def models_of_first_seed(study: RetrievalStudy, runs: Path, *, progress: bool = True) -> list[ModelUnderTest]:
+    """The models of a study that are asked for topics: what needs no training and the first seed's, none of
+    them interpolated further.
+    """
+    further = {interpolated_name(pattern, study.further) for pattern in study.patterns}
+    models = models_under_test(study, runs, None, progress)
+    return [m for m in models if m.name not in further and m.seed in (None, study.seeds[0])]
 
 
 def measure_topics(

@@ -9,11 +9,21 @@ import torch
 from torch import nn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from recipes import functions, recipe_of, save_tiny_base, write_corpus
 from sinklora.cache.sliding_window import Local
-from sinklora.evaluate.topics import make_topics, topic_accuracy, topic_answers
+from sinklora.evaluate.topics import TopicRecord, make_topics, topic_accuracy, topic_answers
 from sinklora.hf.device import default_device
 from sinklora.reproduction.model_under_test import ModelUnderTest
-from sinklora.reproduction.retrieval.topic_study import measure_topics
+from sinklora.reproduction.names import BASE, UNTRAINED
+from sinklora.reproduction.retrieval.study import RetrievalStudy
+from sinklora.reproduction.retrieval.topic_study import (
+    chance_of_topics,
+    measure_topics,
+    models_of_first_seed,
+    topic_sets,
+)
+from sinklora.train.sources import CorpusSpec
+from sinklora.train.spec import TrainSpec
 from tiny_models import tiny_model
 
 
@@ -93,3 +103,31 @@ def test_weights_are_cast_and_rotary_angles_are_not() -> None:
     assert half.identity == {"name": "m", "dtype": "bfloat16"}
     assert {weight.dtype for weight in model.parameters()} == {torch.bfloat16}
     assert model.model.rotary_emb.inv_freq.dtype == torch.float32
+
+
+def test_conversations_are_generated_or_read(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
+    made = topic_sets([], tokenizer, lengths=[512, 640], records=2)
+    assert {name: len(records) for name, records in made.items()} == {"512 tokens": 2, "640 tokens": 2}
+    assert made["512 tokens"] == make_topics(tokenizer, tokens=512, records=2, seed=0)
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        topic_sets([str(tmp_path / "nowhere.jsonl")], tokenizer, lengths=[256], records=2)
+    with pytest.raises(ValueError, match="chat template"):
+        topic_sets([], tokenizer, lengths=[256], records=2, chat=True)
+
+
+def test_chance_is_one_topic_of_each_conversation() -> None:
+    talks = [TopicRecord(0, "prompt", ("a", "b")), TopicRecord(1, "prompt", ("a", "b", "c", "d"))]
+    assert chance_of_topics({"both": talks, "first": talks[:1]}) == {"both": 0.375, "first": 0.5}
+
+
+def test_topics_are_asked_of_the_first_seed_as_it_was_trained(tmp_path: Path) -> None:
+    texts = functions(6, 40)
+    corpus = CorpusSpec(write_corpus(tmp_path / "corpus", {"train": texts}))
+    save_tiny_base(tmp_path / "base", texts, positions=32)
+    training = TrainSpec(
+        base=str(tmp_path / "base"), corpus=corpus, context=64, steps=1, batch_size=1, micro_batch_size=1
+    )
+    study = RetrievalStudy(recipe_of(training), ("full", "sf"), (3, 4), (64,), further=96)
+    models = models_of_first_seed(study, tmp_path / "runs", progress=False)
+    named = [(model.name, model.seed) for model in models]
+    assert named == [(BASE, None), (UNTRAINED, None), ("full", 3), ("sf", 3)]

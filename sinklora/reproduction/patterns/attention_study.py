@@ -88,6 +88,24 @@ def measure_attention(
     return frame
 
 
+def measure_models(
+    studies: Sequence[AttentionStudy],
+    *,
+    runs: Path = Path("runs"),
+    cache: Path | None = None,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """The rows of several models' `measure_attention`, one model after the other.
+
+    `rows.attrs` record each model's text by its title (`data`) and all `runs`.
+    """
+    frames = [measure_attention(study, runs=runs, cache=cache, progress=progress) for study in studies]
+    rows = pd.concat(frames, ignore_index=True)
+    rows.attrs["data"] = {s.title: own.attrs["data"] for s, own in zip(studies, frames, strict=True)}
+    rows.attrs["runs"] = [run for frame in frames for run in frame.attrs["runs"]]
+    return rows
+
+
 def _measure(base: str, ids: np.ndarray, loaded: list[PreTrainedModel]) -> list[dict[str, float]]:
     if not loaded:
         model: Any = AutoModelForCausalLM.from_pretrained(model_path(base), dtype=torch.float32)

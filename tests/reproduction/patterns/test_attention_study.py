@@ -30,6 +30,7 @@ from sinklora.reproduction.patterns.attention_study import (
     AttentionStudy,
     curve_column,
     measure_attention,
+    measure_models,
     received_by_most_attended,
     reduce,
     uniform_curve,
@@ -156,6 +157,10 @@ def test_a_study_is_that_of_the_maps_and_goes_on_where_it_was(tmp_path: Path) ->
     more = measure_attention(replace(study, passages=4), **where)  # type: ignore[arg-type]
     assert len(more) == 4 * 4
     assert [(path / "rows.json").stat().st_mtime_ns for path in finished] == times
+    both = measure_models([replace(study, passages=4), study], **where)  # type: ignore[arg-type]
+    assert both.equals(pd.concat([more, rows], ignore_index=True))
+    assert both.attrs["data"] == {EMBEDDED: rows.attrs["data"]}
+    assert both.attrs["runs"] == [*more.attrs["runs"], *rows.attrs["runs"]]
     with pytest.raises(ValueError, match="passage_tokens=64: expected more than 64"):
         replace(study, passage_tokens=64)
 

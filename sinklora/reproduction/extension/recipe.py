@@ -120,3 +120,9 @@ def missing_texts(recipe: Recipe) -> list[str]:
     corpora = [*recipe.seen, *(texts.corpus for texts in recipe.texts.values())]
     sources = dict.fromkeys(corpus.source for corpus in corpora)
     return [source for source in sources if present_source(source, "") != source]
+
+
+def check_texts(recipe: Recipe) -> None:
+    """Raise FileNotFoundError naming the recipe's folders and files of text that are not on this machine."""
+    if missing := missing_texts(recipe):
+        raise FileNotFoundError(f"recipe: {', '.join(missing)} is not on this machine; give it other texts")

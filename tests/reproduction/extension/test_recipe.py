@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sinklora.reproduction.extension.recipe import read_recipe
+from sinklora.reproduction.extension.recipe import check_texts, read_recipe
 
 TEXTS = {"validation": {"corpus": {"source": "installed:"}, "pieces": 2, "tokens": 64}}
 GIVEN = {
@@ -94,3 +94,10 @@ def test_bad_recipes_are_named(tmp_path: Path, changes: dict[str, object], words
 def test_a_missing_recipe_is_told_with_those_there_are() -> None:
     with pytest.raises(FileNotFoundError, match=r"embedded\.yaml"):
         read_recipe("configs/recipes/none.yaml")
+
+
+def test_texts_that_are_not_here_are_named(tmp_path: Path) -> None:
+    check_texts(read_recipe(written(tmp_path)))
+    elsewhere = {"Table 1": {**TEXTS["validation"], "corpus": {"source": f"dir:{tmp_path / 'books'}"}}}
+    with pytest.raises(FileNotFoundError, match="books is not on this machine"):
+        check_texts(read_recipe(written(tmp_path, texts=TEXTS | elsewhere)))

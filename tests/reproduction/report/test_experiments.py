@@ -1,6 +1,7 @@
 """The index of experiments, against the notebooks themselves."""
 
 import ast
+import re
 from pathlib import Path
 
 import nbformat
@@ -33,14 +34,63 @@ def test_chat_models_are_asked_as_such(experiment: Experiment, profile: str) -> 
         assert given.get("chat", False) == ("-chat" in str(given.get("base", given.get("recipe", ""))))
 
 
+def code_cells(notebook: str) -> list[str]:
+    """The sources of a notebook's cells of code, that with its parameters first."""
+    cells = nbformat.read(Path("notebooks") / f"{notebook}.ipynb", as_version=4).cells
+    return [cell.source for cell in cells if cell.cell_type == "code"]
+
+
+def is_output(call: ast.Call, kinds: tuple[str, ...]) -> bool:
+    """Whether a call is one of a report's methods, of any report."""
+    method = call.func
+    return (
+        isinstance(method, ast.Attribute)
+        and method.attr in kinds
+        and ast.unparse(method.value).endswith("report")
+    )
+
+
+def written_names(source: str) -> list[str]:
+    """Regular expressions of the names under which a cell writes; what an f-string puts in is any word."""
+    calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
+    names = [call.args[0] for call in calls if is_output(call, ("table", "figure", "rows"))]
+    parts = [name.values if isinstance(name, ast.JoinedStr) else [name] for name in names]
+    return [
+        "".join(re.escape(str(p.value)) if isinstance(p, ast.Constant) else r"[a-z0-9]+" for p in name)
+        for name in parts
+    ]
+
+
+def test_names_of_outputs_are_read_from_a_cell() -> None:
+    cell = 'display(real_report.table("a", rows))\nfor k in kinds:\n    report.figure(f"b_{k}", draw(k))'
+    assert written_names(cell) == ["a", "b_[a-z0-9]+"]
+    assert written_names('report.claims(claims)\nother.table("c")') == []
+
+
 @pytest.mark.parametrize("experiment", EXPERIMENTS, ids=lambda e: e.notebook)
 def test_outputs_are_those_the_notebook_writes(experiment: Experiment) -> None:
-    notebook = nbformat.read(Path("notebooks") / f"{experiment.notebook}.ipynb", as_version=4)
-    code = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
-    written = sum(code.count(f"report.{kind}(") for kind in ("table", "figure", "rows"))
-    assert written == len(experiment.outputs)
-    for name in experiment.outputs:
-        assert f'"{name}"' in code
+    names = [name for cell in code_cells(experiment.notebook) for name in written_names(cell)]
+    for output in experiment.outputs:
+        assert sum(re.fullmatch(name, output) is not None for name in names) == 1, output
+    for name in names:
+        assert any(re.fullmatch(name, output) for output in experiment.outputs), name
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS, ids=lambda e: e.notebook)
+def test_a_notebook_opens_with_ten_lines_and_no_cell_is_long(experiment: Experiment) -> None:
+    _, opening, *others = code_cells(experiment.notebook)
+    assert len(opening.splitlines()) <= 10
+    assert [cell for cell in others if len(cell.splitlines()) > 25] == []
+
+
+# What comes out of a section of `explore` is computed: a cell says it.
+@pytest.mark.parametrize("experiment", [e for e in EXPERIMENTS if e.outputs], ids=lambda e: e.notebook)
+def test_a_section_begins_with_one_sentence(experiment: Experiment) -> None:
+    cells = nbformat.read(Path("notebooks") / f"{experiment.notebook}.ipynb", as_version=4).cells
+    sections = [c.source for c in cells[1:] if c.cell_type == "markdown" and c.source.startswith("#")]
+    for section in sections:
+        heading, blank, first, *rest = [*section.splitlines(), "", ""]
+        assert blank == "" and rest[0] == "" and first.endswith(".") and ". " not in first, heading
 
 
 def undisplayed(source: str) -> list[str]:
@@ -49,13 +99,7 @@ def undisplayed(source: str) -> list[str]:
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
     seen = [node.args[0] for node in calls if getattr(node.func, "id", "") == "display"]
     seen += [node.value for node in tree.body[-1:] if isinstance(node, ast.Expr)]
-    writes = [
-        node
-        for node in calls
-        if isinstance(node.func, ast.Attribute)
-        and node.func.attr in ("table", "figure")
-        and ast.unparse(node.func.value).endswith("report")
-    ]
+    writes = [node for node in calls if is_output(node, ("table", "figure"))]
     return [ast.unparse(node.args[0]) for node in writes if node not in seen]
 
 
@@ -69,9 +113,7 @@ def test_an_output_that_nobody_sees_is_found() -> None:
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS, ids=lambda e: e.notebook)
 def test_a_notebook_shows_all_that_it_writes(experiment: Experiment) -> None:
-    notebook = nbformat.read(Path("notebooks") / f"{experiment.notebook}.ipynb", as_version=4)
-    cells = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
-    assert [name for cell in cells for name in undisplayed(cell)] == []
+    assert [name for cell in code_cells(experiment.notebook) for name in undisplayed(cell)] == []
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,11 @@ intervals are Student's, with Satterthwaite's degrees of freedom. One seed leave
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import optimize, stats
 
 DRAWS = 10_000
 
@@ -52,29 +52,91 @@ def effect(statistic: Callable[..., Values], *values: Values) -> Effect:
     `statistic` takes one array of means for each, [draws], and returns [draws]: `lambda a, b: a - b`.
     Raises ValueError for matrices that do not fit each other.
     """
-    matrices = [np.atleast_2d(np.asarray(value, dtype=float)) for value in values]
-    seeds = max(len(matrix) for matrix in matrices)
-    documents = matrices[0].shape[1]
-    if any(m.shape[1] != documents or len(m) not in (1, seeds) for m in matrices):
-        raise ValueError(
-            f"values of shapes {[m.shape for m in matrices]}: expected the same seeds and documents"
-        )
+    matrices = _matrices(values)
     estimate = float(np.asarray(statistic(*(np.array([m.mean()]) for m in matrices)))[0])
+    seeds, documents = _units(matrices)
     if documents < 2:
-        nan = float("nan")
+        nan = math.nan
         return Effect(estimate, nan, nan, nan, nan, nan, seeds, documents)
-    chance = np.random.default_rng(0)
-    of_documents, of_seeds = _draws(chance, documents), _draws(chance, seeds)
-    all_seeds, all_documents = np.full_like(of_seeds, 1 / seeds), np.full_like(of_documents, 1 / documents)
-    by_document = np.asarray(statistic(*(_means(m, all_seeds, of_documents) for m in matrices))).var()
-    by_seed = np.asarray(statistic(*(_means(m, of_seeds, all_documents) for m in matrices))).var()
-    error, freedom = _standard_error((by_document, documents), (by_seed, seeds))
+    kinds = [(found.var(), count) for found, count in _samples(statistic, matrices)]
+    error, freedom = _standard_error(*kinds)
     nothing = ROUNDING * max(float(np.abs(m).max()) for m in matrices)
     half, half90 = (stats.t.ppf((1 + level) / 2, freedom) * error for level in (0.95, 0.9))
     low, high, low90, high90 = (float(estimate + x) for x in (-half, half, -half90, half90))
     certain = error <= nothing
     p = float(abs(estimate) <= nothing) if certain else 2 * stats.t.sf(abs(estimate) / error, freedom)
     return Effect(estimate, low, high, low90, high90, float(p), seeds, documents)
+
+
+def ratio(top: Callable[..., Values], bottom: Callable[..., Values], *values: Values) -> Effect:
+    """One statistic of means over another, with Fieller's interval (1954); p is that of "the first is 0".
+
+    The interval holds every ratio r for which `top - r * bottom` may be 0, so it is as skew as it has to be.
+    Ends are NaN where `bottom` itself may be 0. Arguments as in `effect`.
+    """
+    matrices = _matrices(values)
+    means = [np.array([m.mean()]) for m in matrices]
+    above, below = (float(np.asarray(statistic(*means))[0]) for statistic in (top, bottom))
+    nan, of_top, of_bottom = math.nan, effect(top, *values), effect(bottom, *values)
+    found = replace(of_top, estimate=above / below, low=nan, high=nan, low90=nan, high90=nan)
+    if found.documents < 2:
+        return found
+    pairs = zip(_samples(top, matrices), _samples(bottom, matrices), strict=True)
+    kinds = [(np.cov(a, b, ddof=0), count) for (a, count), (b, _) in pairs]
+
+    def gap(r: float, level: float, side: int) -> float:
+        """How far `top - r * bottom` lies beyond the half width of its interval, on one side."""
+        contrast = np.array([1.0, -r])
+        variances = [(max(0.0, float(contrast @ matrix @ contrast)), count) for matrix, count in kinds]
+        error, freedom = _standard_error(*variances)
+        beyond = side * math.copysign(1.0, below) * (above - r * below)
+        return beyond - float(stats.t.ppf((1 + level) / 2, freedom)) * error
+
+    of_bottom = effect(bottom, *values)
+    ends = []
+    for level, apart in (
+        (0.95, of_bottom.low * of_bottom.high > 0),
+        (0.9, of_bottom.low90 * of_bottom.high90 > 0),
+    ):
+        ends += [_end(gap, found.estimate, level, side) if apart else math.nan for side in (1, -1)]
+    return replace(found, low=ends[0], high=ends[1], low90=ends[2], high90=ends[3])
+
+
+def _end(gap: Callable[[float, float, int], float], estimate: float, level: float, side: int) -> float:
+    """Where the gap is 0: below the estimate for side 1, above it for side -1."""
+    if gap(estimate, level, side) >= 0:  # nothing varies
+        return estimate
+    step = 1e-3 * max(1.0, abs(estimate))
+    while gap(estimate - side * step, level, side) < 0:
+        step *= 2
+    between = (estimate - side * step, estimate)
+    return float(optimize.brentq(gap, min(between), max(between), args=(level, side)))
+
+
+def _matrices(values: Sequence[Values]) -> list[Values]:
+    matrices = [np.atleast_2d(np.asarray(value, dtype=float)) for value in values]
+    seeds, documents = _units(matrices)
+    if any(m.shape[1] != documents or len(m) not in (1, seeds) for m in matrices):
+        raise ValueError(
+            f"values of shapes {[m.shape for m in matrices]}: expected the same seeds and documents"
+        )
+    return matrices
+
+
+def _units(matrices: Sequence[Values]) -> tuple[int, int]:
+    """How many seeds and documents there are."""
+    return max(len(matrix) for matrix in matrices), matrices[0].shape[1]
+
+
+def _samples(statistic: Callable[..., Values], matrices: Sequence[Values]) -> list[tuple[Values, int]]:
+    """The statistic where documents are drawn, and where seeds are: [DRAWS], and how many units there are."""
+    seeds, documents = _units(matrices)
+    chance = np.random.default_rng(0)
+    of_documents, of_seeds = _draws(chance, documents), _draws(chance, seeds)
+    all_seeds, all_documents = np.full_like(of_seeds, 1 / seeds), np.full_like(of_documents, 1 / documents)
+    by_document = np.asarray(statistic(*(_means(m, all_seeds, of_documents) for m in matrices)))
+    by_seed = np.asarray(statistic(*(_means(m, of_seeds, all_documents) for m in matrices)))
+    return [(by_document, documents), (by_seed, seeds)]
 
 
 def _draws(chance: np.random.Generator, units: int) -> Values:

@@ -136,7 +136,8 @@ def merge_adapter(model: PeftModel) -> PreTrainedModel:
 def check_gradients(model: nn.Module) -> None:
     """RuntimeError naming the trainable tensors that have no gradient; call it after a backward pass.
 
-    Gradient checkpointing without gradients at its inputs leaves layers untrained without any other sign.
+    Gradient checkpointing without gradients at its inputs leaves layers untrained without any other sign, and
+    so does a module that the forward pass never uses.
     """
     trainable = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     if not trainable:
@@ -146,7 +147,9 @@ def check_gradients(model: nn.Module) -> None:
         shown = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
         raise RuntimeError(
             f"{len(missing)} of {len(trainable)} trainable tensors received no gradient: {shown}. With "
-            "gradient checkpointing use use_reentrant=False, or call model.enable_input_require_grads()"
+            "gradient checkpointing use use_reentrant=False, or call model.enable_input_require_grads(). "
+            "Modules that take no part in the pass (cross-attention without an encoder, an indexer that only "
+            "selects): take them out of training, model.get_parameter(name).requires_grad_(False)"
         )
 
 

@@ -19,7 +19,7 @@ LABELS = {
     "sf": "SF-Attn",
     "s2": "S²-Attn without the leak",
     "s2_wrapped": "leaking S²-Attn (LongLoRA's Algorithm 1)",
-    "short": "windows without sinks",
+    "short": "windows alone",
     "sf_shifted": "SF-Attn with the half shift kept",
     "sf_then_full": "SF-Attn, then full attention (ours)",
     "sf_growing": "growing windows, then full attention (ours)",

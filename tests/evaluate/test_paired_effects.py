@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from helpers import assert_close
-from sinklora.evaluate.paired_effects import difference, effect, holm
+from sinklora.evaluate.paired_effects import difference, effect, holm, ratio
 
 
 def test_the_estimate_is_the_difference_of_the_means() -> None:
@@ -78,3 +78,34 @@ def test_holm_by_hand() -> None:
     found = holm([0.02, math.nan])
     assert found[0] == pytest.approx(0.02) and math.isnan(found[1])
     assert holm([]) == []
+
+
+def test_a_ratio_has_fiellers_interval() -> None:
+    """Of two means of one model's documents: the roots of a quadratic, by hand."""
+    chance = np.random.default_rng(3)
+    top, bottom = 1 + 0.6 * chance.normal(size=60), 3 + 2 * chance.normal(size=60)
+    found = ratio(lambda a, b: a, lambda a, b: b, top[None], bottom[None])
+    square = stats.t.ppf(0.975, 59) ** 2 / 60
+    (a, c), (_, b) = np.cov(top, bottom)
+    # (mean_top - r mean_bottom)^2 = square (a - 2 r c + r^2 b)
+    roots = np.roots(
+        [
+            bottom.mean() ** 2 - square * b,
+            -2 * (top.mean() * bottom.mean() - square * c),
+            top.mean() ** 2 - square * a,
+        ]
+    )
+    assert found.estimate == pytest.approx(top.mean() / bottom.mean())
+    assert_close([found.low, found.high], sorted(roots), atol=0.02 * float(np.ptp(roots)))
+    assert found.low < found.low90 < found.estimate < found.high90 < found.high
+    assert found.estimate - found.low < found.high - found.estimate, "skew, as the smaller bottoms are"
+
+
+def test_a_ratio_of_what_may_be_nothing_has_no_ends() -> None:
+    top, bottom = np.ones((1, 8)), np.array([[1.0, -1.0, 2.0, -2.0, 1.0, -1.0, 2.0, -1.5]])
+    found = ratio(lambda a, b: a, lambda a, b: b, top, bottom)
+    assert math.isnan(found.low) and math.isnan(found.high90)
+    sure = ratio(lambda a, b: a, lambda a, b: b, np.ones((2, 8)), np.full((1, 8), 2.0))
+    assert (sure.estimate, sure.low, sure.high) == (0.5, 0.5, 0.5)
+    negative = ratio(lambda a, b: -a, lambda a, b: -b, np.ones((2, 8)), np.full((1, 8), 2.0))
+    assert (negative.estimate, negative.low, negative.high) == (0.5, 0.5, 0.5)

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -162,6 +163,28 @@ def test_check_gradients_names_untrained_tensors() -> None:
     logits_of(model).square().mean().backward()
     with pytest.raises(RuntimeError, match=r"20 of 21 trainable tensors received no gradient: .*lora_A"):
         check_gradients(model)
+
+
+class UnusedAttention(nn.Module):
+    """As an encoder-decoder's cross-attention where no encoder is: it is there, and nothing passes it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q_proj = nn.Linear(4, 4)
+
+
+def test_modules_outside_of_the_pass_can_be_taken_out_of_training() -> None:
+    base = tiny_model("llama-gqa")
+    base.model.layers[0].unused = UnusedAttention()
+    model = lora_plus(base).train()
+    logits_of(model).square().mean().backward()
+    with pytest.raises(
+        RuntimeError, match=r"2 of \d+ trainable .*unused.*requires_grad_\(False\)"
+    ) as refused:
+        check_gradients(model)
+    for name in re.findall(r"[\w.]*unused[\w.]*weight", str(refused.value)):
+        model.get_parameter(name).requires_grad_(False)
+    check_gradients(model)
 
 
 def test_check_gradients_before_training() -> None:

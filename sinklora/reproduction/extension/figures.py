@@ -17,9 +17,10 @@ from sinklora.reproduction.report.style import MARKS, figure_style, panels
 def gap_figure(rows: pd.DataFrame, methods: Sequence[str], target: int, start: str) -> Figure:
     """Nats above full attention at the target: mean, 95 % interval, each seed a dot; a panel a test set.
 
-    `start`: the best of what needs no training, in the first line.
+    In the first lines the best of what needs no training (`start`) and the base in its own windows; other
+    ways not to train are worse than `start` on validation and stand in the tables.
     """
-    names = [start, *(name for name in methods if name != "full")]
+    names = [*dict.fromkeys([start, BASE]), *(name for name in methods if name != "full")]
     sets = sorted(rows.test_set.unique())
     with figure_style():
         figure, axes = panels(len(sets), 0.6 + 0.21 * len(names), sharey=True, sharex=True)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from sinklora.evaluate.paired_effects import Effect, difference
 from sinklora.reproduction.extension.recipe import VALIDATION, Recipe
 from sinklora.reproduction.extension.study import ExtensionStudy, measure
 from sinklora.reproduction.names import BASE
@@ -110,10 +111,23 @@ def best_untrained(rows: pd.DataFrame) -> tuple[str, float]:
     return str(means.idxmin()), float(means.min())
 
 
+def improvement(rows: pd.DataFrame, reference: str = "full") -> Effect:
+    """Nats that `full` at its best rate saves on the best of no training, on the validation texts."""
+    start, rates = best_untrained(rows)[0], chosen_rates(rows)
+    rate = rates["learning rate"][rates.method == reference].item()
+    mine = rows[(rows.method == reference) & (rows["learning rate"] == rate)]
+    untrained = rows[rows.method == start]
+    means = [_by_piece(found[found.context == found.context.max()]) for found in (untrained, mine)]
+    return difference(*(mean.loc[means[0].index].to_numpy()[None] for mean in means))
+
+
+def _by_piece(rows: pd.DataFrame) -> "pd.Series[float]":
+    return rows.groupby("piece").nll.mean()
+
+
 def is_valid(rows: pd.DataFrame, reference: str = "full") -> bool:
-    """Whether the recipe counts: trained `full` beats the best of what needs no training, on validation."""
-    rates = chosen_rates(rows)
-    return bool(rates.nll[rates.method == reference].item() < best_untrained(rows)[1])
+    """Whether the recipe counts: `improvement` is surely more than 0."""
+    return improvement(rows, reference).low > 0
 
 
 def losses_by_steps(
@@ -125,6 +139,16 @@ def losses_by_steps(
         best = chosen_rates(search(recipe, ["full"], runs=runs, steps=count)).iloc[0]
         lines.append({"steps": count, **best.drop("method")})
     return pd.DataFrame(lines)
+
+
+def validity(rows: pd.DataFrame) -> str:
+    """Whether the recipe counts, and by how much; in words."""
+    found, start = improvement(rows), best_untrained(rows)[0]
+    outcome = "Valid" if is_valid(rows) else "Not valid"
+    return (
+        f"{outcome}: trained full attention saves {found.estimate:.4f} nats a token on {start} "
+        f"(95 % interval {found.low:.4f} to {found.high:.4f}; {found.units})."
+    )
 
 
 def rates_as_chosen(recipe: Recipe, rows: pd.DataFrame) -> str:

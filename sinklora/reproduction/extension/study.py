@@ -6,7 +6,7 @@ read back. One row is one piece of text read by one model; `comparison` says wha
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -147,6 +147,15 @@ def in_equal_time(study: ExtensionStudy, pattern: str, *, runs: Path, progress: 
     rows = rows[rows.seed.notna()].assign(method=f"full attention in {pattern}'s time")
     rows.attrs["steps"] = steps
     return rows
+
+
+def described_texts(data: Mapping[str, Any], name: str, kind: str) -> str:
+    """A set of test texts in a sentence, from its record: `kind` says what its documents are."""
+    record = data[name]
+    return (
+        f"Texts: {record['pieces']} pieces of {kind} from {len(record['groups'])} packages or books; "
+        f"{len(record['near_duplicates_left_out'])} documents left out that repeat training text."
+    )
 
 
 def attention_cost(spec: TrainSpec) -> float:

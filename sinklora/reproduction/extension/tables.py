@@ -56,6 +56,23 @@ def extension_table(
     return Table(frame, [*shown, Nats(SAVED), Nats(ABOVE), Share(SHARE), Number("seeds", "d")])
 
 
+def shares_table(rows: pd.DataFrame, test_set: str, methods: Sequence[str], target: int) -> Table:
+    """The share of full attention's improvement (%) by what it improves on: a line for each way not to train.
+
+    With 95 % intervals over seeds and pieces of text; none where full attention may improve on nothing.
+    """
+    found = losses(rows, test_set, target)
+    lines = []
+    for start in untrained_methods(rows):
+        line: dict[str, Any] = {"improvement on": start}
+        line |= estimate_fields("nats saved by full", found.lead("full", start))
+        for method in methods:
+            line |= estimate_fields(method, found.share(method, start), scale=100)
+        lines.append(line)
+    columns = [Column("improvement on"), Nats("nats saved by full"), *(Share(name) for name in methods)]
+    return Table(pd.DataFrame(lines), columns)
+
+
 def _perplexities(rows: pd.DataFrame, test_set: str, context: int, method: str) -> "pd.Series[float]":
     measured = (rows.test_set == test_set) & (rows.context == context) & (rows.method == method)
     if not measured.any():

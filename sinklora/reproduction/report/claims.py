@@ -92,6 +92,12 @@ def combined(outcomes: Iterable[str]) -> str:
     return "held in part" if {"held", "held in part"} & set(found) else "not decided"
 
 
+def together(claims: Sequence[Claim]) -> str:
+    """The outcome of claims together, of the paper's own sentences where there are any; empty without any."""
+    papers = [claim for claim in claims if not claim.restated] or claims
+    return combined(claim.outcome for claim in papers) if claims else ""
+
+
 def told(claim: Claim) -> str:
     """A claim in one line: outcome, sentence, numbers."""
     restated = " (in our words)" if claim.restated else ""

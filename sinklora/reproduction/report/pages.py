@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from sinklora.records.tables import DASH, markdown
-from sinklora.reproduction.report.claims import Claim, combined, read_claims
+from sinklora.reproduction.report.claims import Claim, read_claims
 from sinklora.reproduction.report.experiments import Experiment
 from sinklora.reproduction.report.paper_items import PAPER_ITEMS, PaperItem
 from sinklora.reproduction.report.published import PAPER_NUMBERS, named_items, published_table
@@ -155,11 +155,6 @@ def _described_code(record: Record) -> str:
     changed = record.get("changed_files")
     names = ", ".join(changed) if changed else "files whose names were not recorded"
     return f"{commit}, but for changes in {names}"
-
-
-def outcome_of(claims: Sequence[Claim]) -> str:
-    """The outcome of a page's claims together; empty without any."""
-    return combined(claim.outcome for claim in claims) if claims else ""
 
 
 def in_short(claim: Claim) -> str:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from sinklora.records.tables import DASH
 from sinklora.reproduction.names import EMBEDDED
-from sinklora.reproduction.report.claims import Claim
-from sinklora.reproduction.report.pages import Output, Page, in_short, outcome_of
+from sinklora.reproduction.report.claims import Claim, together
+from sinklora.reproduction.report.pages import Output, Page, in_short
 from sinklora.reproduction.report.paper_items import PAPER_ITEMS, PaperItem
 from sinklora.reproduction.report.published import PAPER_NUMBERS
 
@@ -79,6 +79,6 @@ def _cell(claims: Sequence[Claim], outputs: Sequence[Output]) -> str:
 
 def _verdict(small: Sequence[Claim], real: Sequence[Claim]) -> str:
     if small and real:
-        here, there = outcome_of(small), outcome_of(real)
+        here, there = together(small), together(real)
         return here if here == there else f"small: {here}; real: {there}"
-    return outcome_of([*small, *real]) or DASH
+    return together([*small, *real]) or DASH

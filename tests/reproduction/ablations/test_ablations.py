@@ -62,7 +62,7 @@ def test_several_lengths_are_one_family() -> None:
     by_length = {"1024": found(1024), "2048": found()}
     made = claims.length_claims(by_length, "sf", ["s2", "short"], BLANK)
     assert [claim.outcome for claim in made] == ["held"] * 4
-    assert made[1].sentence == "SF-Attn is better than windows without sinks at 1024 tokens"
+    assert made[1].sentence == "SF-Attn is better than windows alone at 1024 tokens"
     table = condition_table(by_length, ["full", "sf"], {"1024": COSTS, "2048": COSTS})
     assert table.frame.loc[1, f"2048: {ABOVE}"] == pytest.approx(0.2)
     with pytest.raises(ValueError, match="costs="):

@@ -9,7 +9,6 @@ import pytest
 from measured import measured_rows
 from sinklora.evaluate.paired_effects import Effect
 from sinklora.reproduction.extension.comparison import (
-    EQUAL,
     NOT_VALID,
     equal_time_claim,
     losses,
@@ -79,17 +78,30 @@ def claims(given: pd.DataFrame, valid: bool = True) -> dict[str, Claim]:
     return {claim.sentence: claim for claim in made}
 
 
+BETTER_CONTEXT = "with SF-Attn 2048 tokens of context are better than 512, read by it or by the base"
+
+SHARE = "brings {} of full attention's improvement on {}, within 5 points"
+
+
 def test_the_claims_follow_the_numbers() -> None:
     made = claims(HAND)
     assert made["SF-Attn is better than S²-Attn without the leak"].outcome == "held"
     assert made["SF-Attn is better than S²-Attn without the leak"].estimate == pytest.approx(0.1)
     assert made["fine-tuning with SF-Attn is better than none (base)"].estimate == pytest.approx(0.195)
-    assert made["with SF-Attn 2048 tokens of context are better than 512"].outcome == "held"
-    assert made["SF-Attn is better than windows without sinks"].outcome == "not decided"
-    assert made["SF-Attn is as good as full attention, within 0.01 nats"].outcome == "did not hold"
+    assert made["full attention is better than SF-Attn"].outcome == "held"
+    assert made["full attention is better than SF-Attn"].estimate == pytest.approx(0.1)
+    assert made["SF-Attn is better than windows alone"].outcome == "not decided"
     assert claims(rows(sf=matrix(0.3, 0.31), s2=matrix(0.2, 0.21)))[
         "SF-Attn is better than S²-Attn without the leak"
     ].outcome == ("did not hold")
+
+
+def test_longer_context_has_to_beat_the_base_in_its_own_windows_too() -> None:
+    """SF-Attn's model gains 0.5 nats on itself; 0.195 on the base, or loses 0.1 to it."""
+    held = claims(HAND)[BETTER_CONTEXT]
+    assert (held.outcome, held.estimate) == ("held", pytest.approx(0.195))
+    lost = claims(rows(sf=matrix(0.4, 0.4)))[BETTER_CONTEXT]
+    assert (lost.outcome, lost.estimate) == ("did not hold", pytest.approx(-0.1))
 
 
 def against_linear(given: pd.DataFrame) -> dict[str, Claim]:
@@ -98,41 +110,50 @@ def against_linear(given: pd.DataFrame) -> dict[str, Claim]:
     return {claim.sentence: claim for claim in made}
 
 
+AGAINST_BASE = "longer positions and full attention are together better than the base in its own windows"
+
+
 def test_training_is_held_against_the_untouched_base_too() -> None:
     """Linear ones lose 0.9 nats to full attention, the base in its own windows 0.3."""
     made = against_linear(HAND)
-    of_sf = made["fine-tuning with SF-Attn is better than the base in windows of its own"]
-    assert (of_sf.outcome, of_sf.estimate) == ("held", pytest.approx(0.195))
-    of_full = made["fine-tuning with full attention is better than the base in windows of its own"]
-    assert (of_full.outcome, of_full.estimate) == ("held", pytest.approx(0.295))
-    assert made["SF-Attn brings 92% of full attention's improvement"].outcome != "not decided"
+    assert (made[AGAINST_BASE].outcome, made[AGAINST_BASE].estimate) == ("held", pytest.approx(0.295))
+    assert made["SF-Attn " + SHARE.format("92%", "linear")].outcome != "not decided"
 
 
 def test_no_share_is_decided_where_full_attention_loses_to_the_untouched_base() -> None:
     made = against_linear(rows(full=matrix(0.4, 0.41), sf=matrix(0.5, 0.51), s2=matrix(0.6, 0.61)))
-    lost = made["fine-tuning with full attention is better than the base in windows of its own"]
-    assert lost.outcome == "did not hold"
-    share = made["SF-Attn brings 92% of full attention's improvement"]
+    assert made[AGAINST_BASE].outcome == "did not hold"
+    share = made["SF-Attn " + SHARE.format("92%", "linear")]
     assert share.outcome == "not decided" and "not surely better than the base" in share.reason
 
 
-def test_as_good_as_full_needs_the_whole_interval() -> None:
-    near = claims(rows(sf=matrix(0.2 * EQUAL, 0.01 + 0.2 * EQUAL)))
-    assert near["SF-Attn is as good as full attention, within 0.01 nats"].outcome == "held"
+def above(share: float) -> list[list[float]]:
+    """Losses that bring such a share of full attention's improvement on the base, 0.3 nats above it."""
+    return matrix(math.log(1 + (1 - share) * (math.exp(0.3) - 1)))
+
+
+def test_lacking_little_needs_the_whole_interval() -> None:
+    sentence = "SF-Attn lacks no more than 20% of that improvement"
+    assert claims(rows(full=matrix(0.0), sf=above(0.9)))[sentence].outcome == "held"
+    assert claims(rows(full=matrix(0.0), sf=above(0.7)))[sentence].outcome == "did not hold"
 
 
 def test_the_published_shares_are_judged_by_their_distance() -> None:
-    start = (math.exp(0.3) - 1) / 1  # the base is 0.3 nats above full attention: p0 - pf in units of pf
-
-    def above(share: float) -> list[list[float]]:
-        return matrix(math.log(1 + (1 - share) * start))
-
-    given = rows(full=matrix(0.0), sf=above(0.9), s2=above(0.6))
-    made = claims(given)
-    assert made["SF-Attn brings 92% of full attention's improvement"].outcome == "held"
-    assert made["SF-Attn brings 92% of full attention's improvement"].estimate == pytest.approx(0.9)
-    other = made["S²-Attn without the leak brings 39% of full attention's improvement"]
-    assert (other.outcome, other.item) == ("did not hold", "Abstract")
+    made = table_claims(
+        rows(full=matrix(0.0), sf=above(0.9), s2=above(0.6)),
+        "Table 1",
+        512,
+        2048,
+        "base",
+        valid=True,
+        model="",
+    )
+    first, second = made[:2]
+    assert first.sentence == "SF-Attn " + SHARE.format("92%", "base")
+    assert (first.outcome, first.item, first.restated) == ("held", "Table 1", False)
+    assert first.estimate == pytest.approx(0.9)
+    assert second.sentence == "S²-Attn without the leak " + SHARE.format("39%", "base")
+    assert (second.outcome, second.item, second.restated) == ("did not hold", "Table 1", True)
 
 
 def test_a_recipe_that_does_not_count_decides_nothing() -> None:

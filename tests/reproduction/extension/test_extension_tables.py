@@ -13,9 +13,11 @@ from sinklora.reproduction.extension.tables import (
     ABOVE,
     SAVED,
     SHARE,
+    by_positions,
     comparison_table,
     extension_table,
     own_attention_table,
+    shares_table,
     with_paper,
 )
 from sinklora.reproduction.report.published import paper_values
@@ -45,9 +47,27 @@ def test_the_table_by_hand(rows: pd.DataFrame) -> None:
     assert math.isnan(numbers.loc["full", ABOVE]) and math.isnan(numbers.loc["linear", SHARE])
     shown = made.written().set_index("trained with")
     assert shown.loc["sf", ABOVE].startswith("+0.200 (-1.0")
-    assert shown.loc["full", SHARE] == "100 (100 to 100)"
+    assert shown.loc["full", SHARE] == "100", "of two pieces full attention may improve on nothing"
     assert shown.loc["base", SAVED] == "–"
     assert shown.seeds.tolist() == ["0", "0", "2", "2"]
+
+
+def test_shares_by_what_they_are_shares_of(rows: pd.DataFrame) -> None:
+    one = rows[(rows.method != "sf") | (rows.seed == 0)]  # 0.1 nats above full attention
+    one = one[(one.method != "full") | (one.seed == 0)]
+    made = shares_table(one, "Table 1", ["sf"], 2048).frame.set_index("improvement on")
+    assert made.index.tolist() == ["base", "linear"]
+    p0, p1, full, sf = (math.exp(x) for x in (2.5, 3.5, 2.0, 2.1))
+    assert made.loc["base", "sf"] == pytest.approx(100 * (p0 - sf) / (p0 - full))
+    assert made.loc["linear", "sf"] == pytest.approx(100 * (p1 - sf) / (p1 - full))
+    assert made.loc["linear", "nats saved by full"] == pytest.approx(1.5)
+
+
+def test_kinds_of_positions_stand_under_each_other(rows: pd.DataFrame) -> None:
+    table = extension_table(rows, "Table 1", ["sf"], 2048, "base")
+    made = by_positions({"yarn": table, "linear": table}).written()
+    assert made.positions.tolist() == ["yarn"] * 3 + ["linear"] * 3
+    assert made.columns.tolist() == ["positions", *table.written().columns]
 
 
 def test_the_paper_stands_under_its_share_of_the_context(rows: pd.DataFrame) -> None:

@@ -10,8 +10,10 @@ from sinklora.reproduction.extension.selection import (
     _beyond,
     best_untrained,
     chosen_rates,
+    improvement,
     is_converged,
     is_valid,
+    validity,
 )
 from sinklora.reproduction.extension.tables import rates_table
 
@@ -50,9 +52,21 @@ def test_no_training_counts_at_its_own_context_or_the_longest() -> None:
     assert best_untrained(rows({0.1: 1.8}, base=5.0)) == ("linear", 4.0)
 
 
-def test_a_recipe_counts_if_full_attention_beats_no_training() -> None:
-    assert is_valid(rows({0.1: 2.5, 0.3: 1.9}))
+def test_a_recipe_counts_if_full_attention_surely_beats_no_training() -> None:
+    """Two pieces 0.2 apart, of which the base's are equal: the half width is 12.7 times 0.1."""
+    assert is_valid(rows({0.1: 2.5, 0.3: 0.7}))
+    assert not is_valid(rows({0.1: 2.5, 0.3: 1.8})), "better by 0.2, and not surely"
     assert not is_valid(rows({0.1: 2.5, 0.3: 2.01}))
+    found = improvement(rows({0.1: 2.5, 0.3: 1.8}))
+    assert (found.estimate, found.documents) == (pytest.approx(0.2), 2)
+    assert found.high - found.low == pytest.approx(2 * 12.706 * 0.1, rel=0.03)
+    assert validity(rows({0.1: 2.5, 0.3: 0.7})).startswith("Valid: trained full attention saves 1.3000 nats")
+
+
+def test_an_improvement_is_paired_by_piece_whatever_their_order() -> None:
+    """Linear positions, the best of no training, read two pieces at 4.0 and 4.0; the base is far off."""
+    given = rows({0.3: 1.8}, base=9.0)
+    assert improvement(given.iloc[::-1]).estimate == improvement(given).estimate == pytest.approx(2.2)
 
 
 def test_the_last_doubling_may_change_one_per_cent() -> None:

@@ -2,7 +2,7 @@
 and what generation costs.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -114,14 +114,20 @@ def fetched(plan: RealModelPlan | None) -> RealModelPlan | None:
 
 
 def measure_real_model(
-    plan: RealModelPlan, budgets: list[float], question_budgets: list[float], *, runs: Path = Path("runs")
+    plan: RealModelPlan,
+    budgets: Sequence[float],
+    question_budgets: Sequence[float],
+    *,
+    runs: Path = Path("runs"),
+    cache: Path | None = None,
+    progress: bool = True,
 ) -> pd.DataFrame:
     """The published policies at their budgets on the passages, and on the questions where there are any.
 
     One row per policy, budget, measure and item; `rows.attrs` as `with_answers` makes them.
     """
     chosen = at_budgets(policies, budgets, published_policies())
-    rows = measure_text(plan.text, plan.corpus, chosen, runs=runs)
+    rows = measure_text(plan.text, plan.corpus, chosen, runs=runs, cache=cache, progress=progress)
     if plan.questions is None:
         return with_answers(rows, None)
     asked = at_budgets(policies, question_budgets, published_policies())

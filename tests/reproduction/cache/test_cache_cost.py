@@ -1,4 +1,4 @@
-"""Table 5: which way its ratios point, and what is said of them."""
+"""Table 5: which caches are timed, which way its ratios point, and what is said of them."""
 
 from functools import partial
 
@@ -8,6 +8,8 @@ from sinklora.cache.full import Full
 from sinklora.cache.h2o import H2O
 from sinklora.evaluate.generation_cost import cache_bound_model, compare_caches
 from sinklora.hf.budget_cache import BudgetCache
+from sinklora.reproduction.cache.claims import time_claims
+from sinklora.reproduction.cache.generation_study import timed_caches
 from sinklora.reproduction.cache.verdict import cost_verdict
 
 
@@ -28,3 +30,16 @@ def test_times_faster_and_times_as_long_are_to_transformers_cache() -> None:
     shares = costs["cache (MiB)"] / base["cache (MiB)"]
     assert costs["cache, share"].tolist() == pytest.approx(shares.tolist())
     assert "The paper reports 4.4 hours against 4.7" in cost_verdict(costs)
+
+
+def test_the_timed_caches_are_those_that_claims_and_verdict_speak_of() -> None:
+    model = cache_bound_model(layers=1, heads=2, head_size=8)
+    sizes = {"prompt_tokens": 40, "new_tokens": 3, "batch": 2, "rounds": 1}
+    costs = compare_caches(model, timed_caches(model), **sizes, progress=False)
+    assert {"full (ours)", "h2o 5%", "h2o 20%", "local 20%", "streaming 20%", "novelty 20%"} <= set(
+        costs.cache
+    )
+    assert [claim.item for claim in time_claims(costs, 3, 2, 1)] == ["Table 5"] * 2
+    assert cost_verdict(costs).startswith("H2O at 20 % decodes")
+    kept = costs.set_index("cache")["cache (MiB)"]
+    assert kept["h2o 5%"] < kept["h2o 20%"] < kept["full (ours)"]

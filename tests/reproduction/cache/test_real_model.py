@@ -6,8 +6,9 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from sinklora.reproduction.cache.real_model import RealModelPlan, plan_of
-from sinklora.reproduction.cache.study import PERPLEXITY
+from recipes import functions, write_corpus
+from sinklora.reproduction.cache.real_model import RealModelPlan, measure_real_model, plan_of
+from sinklora.reproduction.cache.study import PERPLEXITY, QUESTIONS, published_policies
 from sinklora.reproduction.report.experiments import declared_parameters, load_experiments
 
 NOTEBOOK = "06_kv_cache"
@@ -43,18 +44,43 @@ def test_a_source_that_is_not_there_is_replaced_and_told() -> None:
     )
 
 
-def test_questions_are_asked_where_their_file_is(tmp_path: Path) -> None:
-    assert plan(real_questions="nowhere.jsonl").questions_in_words().startswith("Questions were left out")
-    file = tmp_path / "q.jsonl"
+def write_questions(file: Path) -> str:
     choices = '{"text": ["a", "b"], "label": ["A", "B"]}'
     file.write_text('{"question_stem": "x", "choices": ' + choices + ', "answerKey": "A"}\n')
-    asked = plan(real_questions=str(file), real_shown_questions=str(file))
+    return str(file)
+
+
+def test_questions_are_asked_where_their_file_is(tmp_path: Path) -> None:
+    assert plan(real_questions="nowhere.jsonl").questions_in_words().startswith("Questions were left out")
+    file = write_questions(tmp_path / "q.jsonl")
+    asked = plan(real_questions=file, real_shown_questions=file)
     assert asked.questions is not None and asked.questions.limit == 250
     assert asked.questions_in_words() == "Questions: OpenBookQA, 10 shown before each, acc_norm."
     with pytest.raises(ValueError, match="few_shot=10"):
-        plan(real_questions=str(file))
+        plan(real_questions=file)
 
 
 def test_wrong_parameters_are_named() -> None:
     with pytest.raises(ValueError, match="fact_passages=0"):
         plan(real_fact_passages=0)
+
+
+def test_passages_and_questions_are_measured_at_their_own_budgets(tmp_path: Path) -> None:
+    given = plan(
+        real_base="data/base",
+        real_source=write_corpus(tmp_path / "corpus", {"test": functions(2, 60)}),
+        real_min_characters=1,
+        real_prompt=60,
+        real_scored=4,
+        real_passages=2,
+        real_fact_tokens=320,
+        real_fact_passages=1,
+        real_questions=write_questions(tmp_path / "q.jsonl"),
+        real_few_shot=0,
+    )
+    rows = measure_real_model(given, [0.2], [0.5], runs=tmp_path / "runs", cache=tmp_path, progress=False)
+    bounded = rows[rows.policy != "full"]
+    assert set(bounded.policy) == set(published_policies())
+    assert bounded[bounded.measure == PERPLEXITY].budget.unique().tolist() == [0.2]
+    assert bounded[bounded.measure == QUESTIONS].budget.unique().tolist() == [0.5]
+    assert set(rows.attrs["data"]) == {"documents", "questions"}

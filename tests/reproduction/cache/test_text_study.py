@@ -14,6 +14,7 @@ from sinklora.reproduction.cache.estimates import (
     NOT_MEASURED,
     cluster_interval,
     differences,
+    differences_of_models,
     differences_table,
     estimates,
     estimates_table,
@@ -97,6 +98,12 @@ def test_estimates_by_hand() -> None:
     assert found.loc[(FACTS, "full"), "note"] == "" and found.loc[(FACTS, "h2o"), "note"] == "at chance"
     assert found.loc[(FACTS, "h2o"), "chance"] == pytest.approx(0.05)
     assert estimates_table(HAND).written().value.tolist()[0].startswith("9.03 (")
+
+
+def test_models_are_told_apart_in_one_table() -> None:
+    found = differences_of_models({"small": HAND, "large": HAND})
+    assert found.model.tolist() == ["small"] * 9 + ["large"] * 9
+    assert found.drop(columns="model").iloc[9:].reset_index(drop=True).equals(differences(HAND))
 
 
 def test_differences_are_paired_and_their_sign_is_what_is_better() -> None:

@@ -94,10 +94,8 @@ def test_estimates_by_hand() -> None:
     assert found.loc[(PERPLEXITY, "full"), "value"] == pytest.approx(np.exp(2.2))
     assert found.loc[(PERPLEXITY, "full"), "clusters"] == 20 and found.loc[(FACTS, "h2o"), "items"] == 40
     assert found.loc[(QUESTIONS, "full"), "note"] == NOT_MEASURED  # 0.25 of four choices
-    assert (
-        found.loc[(FACTS, "full"), "note"] == ""
+    assert found.loc[(FACTS, "full"), "note"] == ""
     assert found.loc[(FACTS, "h2o"), "note"] == "worse than chance"
-    )
     assert found.loc[(FACTS, "h2o"), "chance"] == pytest.approx(0.05)
     assert estimates_table(HAND).written().value.tolist()[0].startswith("9.03 (")
 

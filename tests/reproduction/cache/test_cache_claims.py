@@ -5,7 +5,13 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 import pytest
 
-from sinklora.reproduction.cache.claims import UNANSWERED, accuracy_claims, time_claims
+from sinklora.evaluate.generation_cost import OWN
+from sinklora.reproduction.cache.claims import (
+    UNANSWERED,
+    accuracy_claims,
+    generation_claims,
+    time_claims,
+)
 from sinklora.reproduction.cache.study import PERPLEXITY, QUESTIONS, RECALL
 from sinklora.reproduction.cache.text_study import FACTS, NATS
 from sinklora.reproduction.report.claims import Claim
@@ -151,3 +157,26 @@ def test_time_is_saved_once_decoding_has_paid_for_the_prompt(
     claims = time_claims(costs, new_tokens, batch=2, rounds=3)
     assert [claim.outcome for claim in claims] == outcomes
     assert [claim.estimate for claim in claims] == pytest.approx(estimates)
+
+
+@pytest.mark.parametrize(
+    ("prompts", "speeds", "outcomes"),
+    [
+        # 2 rows of 30 tokens beside 3 + 60 / 20 = 6 seconds: 4 + 60 / 60 = 5.
+        ([4.0, 4.0], [60.0, 60.0], ["held", "held"]),
+        ([6.0, 6.0], [60.0, 60.0], ["did not hold", "held"]),
+        ([4.0, 6.0], [60.0, 60.0], ["not decided", "held"]),
+        ([3.0, 3.0], [15.0, 10.0], ["did not hold", "did not hold"]),
+    ],
+)
+def test_what_is_saved_counts_the_prompt(
+    prompts: list[float], speeds: list[float], outcomes: list[str]
+) -> None:
+    lines = [(2, 100, OWN, turn, 3.0, 20.0) for turn in (0, 1)]
+    lines += [(2, 100, "h2o", turn, *given) for turn, given in enumerate(zip(prompts, speeds, strict=True))]
+    columns = ["batch", "prompt", "cache", "round", "prompt (s)", "decoded tokens/s"]
+    found = generation_claims(pd.DataFrame(lines, columns=columns), 30, 0.2, "a model")
+    assert [claim.outcome for claim in found] == outcomes
+    assert [claim.restated for claim in found] == [False, True]
+    expected = [100 * (1 - (p + 60 / s) / 6) for p, s in zip(prompts, speeds, strict=True)]
+    assert found[0].estimate == pytest.approx(sum(expected) / 2)

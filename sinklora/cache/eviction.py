@@ -1,7 +1,9 @@
 """Who stays and who is evicted: sink tokens and the newest always stay, of the others the highest scores.
 
-H2O (arXiv 2306.14048), Algorithm 1, for every policy. After a prompt, a turn or a chunk the best are chosen
-at once; in decoding one token enters, so that one leaves. A policy without scores evicts the oldest.
+H2O (arXiv 2306.14048), Algorithm 1, for every policy with scores. After a prompt, a turn or a chunk
+`choose_kept` takes the best at once; in decoding one token enters, so that one leaves: `lowest_slot` says
+which, called by `next_slot` while rows grow (`growing_step`) and directly once they are full (`filling_step`,
+`steady_step`). A policy without scores evicts the oldest, in a ring (`rows`).
 """
 
 from __future__ import annotations

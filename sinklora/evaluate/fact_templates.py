@@ -1,103 +1,213 @@
-"""The facts that are planted in text: sentences, their questions in other words, and the possible answers."""
+"""The facts that are planted in text: sentences, their questions in other words, and the possible answers.
+
+Every answer is several tokens long: what a cache has dropped cannot be guessed from the question, nor from
+an answer's first token.
+"""
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 
-DIGITS = 5
+
+@dataclass(frozen=True)
+class AnswerKind:
+    """What an answer is one of: `draw` gives one of `count` possible ones, each as likely."""
+
+    name: str
+    count: int
+    draw: Callable[[random.Random], str]
+
+
+NAMES = (
+    "Ashworth",
+    "Brandlhofer",
+    "Callowell",
+    "Dunmorrow",
+    "Ellisberg",
+    "Farrowgate",
+    "Greshamson",
+    "Hollisworth",
+    "Ivarsen",
+    "Jessopdale",
+    "Kendrickson",
+    "Lockwoodham",
+    "Marlowitz",
+    "Norwoodley",
+    "Osgoodby",
+    "Pemberton",
+    "Quimbyford",
+    "Radcliffe",
+    "Stanhopeton",
+    "Thackersley",
+    "Umberwood",
+    "Vandermolen",
+    "Wexcombe",
+    "Yarborough",
+)
+
+MONTHS = (
+    "January",
+    "February",
+    "March",
+    "April",
+    "May",
+    "June",
+    "July",
+    "August",
+    "September",
+    "October",
+    "November",
+    "December",
+)
+
+DAYS = range(1, 29)
+
+
+def _number(rng: random.Random) -> str:
+    return str(rng.randrange(10_000, 100_000))
+
+
+def _name(rng: random.Random) -> str:
+    return rng.choice(NAMES)
+
+
+def _date(rng: random.Random) -> str:
+    return f"{rng.choice(MONTHS)} {rng.choice(DAYS)}"
+
+
+NUMBER = AnswerKind("number", 90_000, _number)  # of five digits
+
+NAME = AnswerKind("name", len(NAMES), _name)
+
+DATE = AnswerKind("date", len(MONTHS) * len(DAYS), _date)
 
 
 @dataclass(frozen=True)
 class FactTemplate:
-    """A sentence with a place for its answer, the question in other words, and the beginning of the reply.
+    """A sentence with a place for its answer, the question in other words, and the beginning of the reply."""
 
-    `answers`: what the answer is one of; none: a number of five digits.
-    """
-
+    kind: AnswerKind
     statement: str
     question: str
     reply: str
-    answers: tuple[str, ...] = ()
 
     @property
     def chance(self) -> float:
         """The share of right answers of who draws among the possible ones."""
-        return 1 / len(self.answers) if self.answers else 1 / (9 * 10 ** (DIGITS - 1))
+        return 1 / self.kind.count
 
     def draw(self, rng: random.Random) -> str:
         """One of the possible answers."""
-        return (
-            rng.choice(self.answers) if self.answers else str(rng.randrange(10 ** (DIGITS - 1), 10**DIGITS))
-        )
+        return self.kind.draw(rng)
 
 
-NUMBER_FACTS = (
+TEMPLATES = (
     FactTemplate(
+        NUMBER,
         "The ticket that she kept in her purse had the number {answer} printed on it.",
         "What was the number of the ticket in her purse?",
         "The ticket's number was",
     ),
     FactTemplate(
+        NUMBER,
         "The engineers counted {answer} bricks in the old bridge before it was taken down.",
         "How many bricks did the old bridge have?",
         "The number of bricks in the bridge was",
     ),
     FactTemplate(
+        NUMBER,
         "The monastery bought its last manuscript for {answer} ducats.",
         "How much money did the monks pay for their last manuscript?",
         "For the manuscript they paid",
     ),
     FactTemplate(
+        NUMBER,
         "The crate that arrived from the harbour weighed {answer} pounds.",
         "What was the weight of the crate from the harbour?",
         "The crate had a weight in pounds of",
     ),
     FactTemplate(
+        NUMBER,
         "At the census the valley was found to have {answer} inhabitants.",
         "How many people lived in the valley?",
         "The number of people in the valley was",
     ),
     FactTemplate(
+        NUMBER,
         "The telegram from the ministry was filed under {answer} in the archive.",
         "Under which number is the ministry's telegram kept?",
         "The number of the telegram is",
     ),
-)
-
-WORD_FACTS = (
     FactTemplate(
-        "The innkeeper had a parrot by the name of {answer}.",
-        "What did the innkeeper call his parrot?",
-        "The name of the parrot was",
-        ("Harold", "Miriam", "Oliver", "Martha", "Victor", "Agnes", "Felix", "Clara", "Hugo", "Edith"),
+        NAME,
+        "The lighthouse at the northern cape was built by a certain Mr. {answer}.",
+        "Who was the builder of the northern lighthouse?",
+        "The northern lighthouse's builder was Mr.",
     ),
     FactTemplate(
-        "The treaty was signed at last in {answer}, after eleven days of talks.",
-        "In which city did they sign the treaty?",
-        "The city where they signed the treaty was",
-        ("Lisbon", "Geneva", "Oslo", "Dublin", "Vienna", "Athens", "Madrid", "Warsaw", "Prague", "Cairo"),
+        NAME,
+        "The violin was later sold to a Mrs. {answer}, who never played it.",
+        "Which person became the owner of the violin?",
+        "The violin's owner became Mrs.",
     ),
     FactTemplate(
-        "As a boy the surgeon had learned to play the {answer}.",
-        "Which instrument did the surgeon know since his childhood?",
-        "The surgeon could play the",
-        ("trumpet", "violin", "piano", "flute", "guitar", "harp", "cello", "organ", "drums", "banjo"),
+        NAME,
+        "In the chess tournament at the spa the prize went to a Dr. {answer}.",
+        "Who won at chess in the spa?",
+        "The winner at chess was Dr.",
     ),
     FactTemplate(
-        "The door of the observatory had been painted {answer} in the spring.",
-        "What colour did the observatory's door have?",
-        "The door was painted",
-        ("green", "violet", "yellow", "orange", "purple", "brown", "white", "black", "blue", "grey"),
+        NAME,
+        "The comet of that winter was first seen by a Captain {answer} through a borrowed telescope.",
+        "Which observer discovered the winter's comet?",
+        "The winter's comet was discovered by Captain",
     ),
     FactTemplate(
-        "Grandmother's secret was to put a little {answer} into the soup.",
-        "Which secret ingredient did the grandmother add to her soup?",
-        "Into the soup she put a little",
-        ("ginger", "honey", "garlic", "lemon", "mustard", "pepper", "vinegar", "butter", "cinnamon", "mint"),
+        NAME,
+        "The orphanage owed its garden to a gift of Lady {answer}.",
+        "Who donated the orphanage's garden?",
+        "The orphanage's garden was donated by Lady",
     ),
     FactTemplate(
-        "Of all the animals on the farm only the {answer} came through the flood.",
-        "Which animal of the farm survived the flood?",
-        "The animal that survived was the",
-        ("horse", "goat", "sheep", "donkey", "goose", "rabbit", "cat", "turkey", "cow", "pig"),
+        NAME,
+        "The anonymous pamphlet against the salt tax had in truth been written by Professor {answer}.",
+        "Who was the real author of the pamphlet on salt?",
+        "The real author of the pamphlet was Professor",
+    ),
+    FactTemplate(
+        DATE,
+        "The bank in the market square closed its doors for ever on {answer}.",
+        "When did the bank at the market shut down?",
+        "The bank shut down on",
+    ),
+    FactTemplate(
+        DATE,
+        "The first balloon rose over the town on {answer}.",
+        "On which day did a balloon fly there for the first time?",
+        "The first flight of the balloon was on",
+    ),
+    FactTemplate(
+        DATE,
+        "The twins of the miller were born on {answer}.",
+        "What is the birthday of the miller's twins?",
+        "The twins were born on",
+    ),
+    FactTemplate(
+        DATE,
+        "The great organ of the cathedral was heard for the last time on {answer}.",
+        "When was the cathedral's organ played last?",
+        "The organ was last played on",
+    ),
+    FactTemplate(
+        DATE,
+        "The frozen river broke open on {answer} and carried off the mill.",
+        "On what day did the ice of the river break?",
+        "The ice broke on",
+    ),
+    FactTemplate(
+        DATE,
+        "The contract over the copper mine was sealed on {answer}.",
+        "When was the copper mine's contract concluded?",
+        "The contract was concluded on",
     ),
 )

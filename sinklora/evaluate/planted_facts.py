@@ -1,8 +1,8 @@
 """Recall of several facts planted in real text, through any cache: exact answers and nats an answer.
 
-Four sentences that have nothing to do with a text, nor with each other, are put into it at even depths, and
-each is asked for in other words. No sentence occurs twice, so that a policy that drops repetitions gains
-nothing.
+Sentences that have nothing to do with a text, nor with each other, are put into it at depths drawn anew for
+each passage, so that no policy's window covers just those that are asked for, and each is asked for in other
+words. No sentence occurs twice, so that a policy that drops repetitions gains nothing.
 """
 
 import copy
@@ -19,11 +19,9 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import Cache
 
-from sinklora.evaluate.fact_templates import NUMBER_FACTS, WORD_FACTS, FactTemplate
+from sinklora.evaluate.fact_templates import TEMPLATES, FactTemplate
 from sinklora.evaluate.pass_keys import CacheFactory, check_answering
 from sinklora.records.checks import check_counts
-
-FACTS = 4  # in each passage: two numbers and two words
 
 SENTENCE_ENDS = (".", "!", "?", '."', '!"', '?"', ".”", "!”", "?”")
 
@@ -54,25 +52,32 @@ class FactAnswer:
 
 
 def plant_facts(
-    tokenizer: PreTrainedTokenizerBase, texts: Sequence[np.ndarray], *, tokens: int, seed: int
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[np.ndarray], *, tokens: int, seed: int, facts: int = 4
 ) -> list[FactPassage]:
-    """A passage of exactly `tokens` tokens of each text (token ids), with FACTS facts at even depths.
+    """A passage of exactly `tokens` tokens of each text (token ids), with `facts` facts in it.
 
-    A fact stands behind the end of a sentence, or where there is none, at its depth. The templates of a
-    passage differ; the same arguments give the same passages. Raises ValueError for a text that is too short
-    for `tokens`, and for `tokens` that leave the facts less than half of the passage for other text.
+    Depths are uniform; a fact stands behind an end of a sentence near its depth, or where there is none, at
+    it. The templates of a passage differ; the same arguments give the same passages. Raises
+    ValueError for a text that is too short for `tokens`, for `tokens` that leave less than half of the
+    passage for other text, and for more facts than there are templates.
     """
-    check_counts(tokens=tokens)
-    rng = random.Random(f"planted facts/{seed}/{tokens}")
+    check_counts(tokens=tokens, facts=facts)
+    if facts > len(TEMPLATES):
+        raise ValueError(f"facts={facts}: expected at most the {len(TEMPLATES)} that there are")
+    rng = random.Random(f"planted facts/{seed}/{tokens}/{facts}")
     ends = {i for i in range(len(tokenizer)) if _piece(tokenizer, i).rstrip().endswith(SENTENCE_ENDS)}
-    return [_plant(tokenizer, text, tokens, rng, ends) for text in texts]
+    return [_plant(tokenizer, text, tokens, facts, rng, ends) for text in texts]
 
 
 def _plant(
-    tokenizer: PreTrainedTokenizerBase, text: np.ndarray, tokens: int, rng: random.Random, ends: set[int]
+    tokenizer: PreTrainedTokenizerBase,
+    text: np.ndarray,
+    tokens: int,
+    count: int,
+    rng: random.Random,
+    ends: set[int],
 ) -> FactPassage:
-    numbers, words = rng.sample(NUMBER_FACTS, FACTS // 2), rng.sample(WORD_FACTS, FACTS // 2)
-    chosen = rng.sample([*numbers, *words], FACTS)
+    chosen = rng.sample(TEMPLATES, count)
     answers = [template.draw(rng) for template in chosen]
     said = [
         _ids(tokenizer, " " + template.statement.format(answer=answer))
@@ -80,14 +85,15 @@ def _plant(
     ]
     rest = tokens - sum(map(len, said))
     if 2 * rest < tokens:
-        raise ValueError(f"tokens={tokens}: too few for {FACTS} facts in a text; give {4 * (tokens - rest)}")
+        raise ValueError(f"tokens={tokens}: too few for {count} facts in a text; give {4 * (tokens - rest)}")
     if len(text) < rest:
         raise ValueError(f"texts: expected texts of {rest} tokens or more, not {len(text)}")
     text = np.asarray(text[:rest], dtype=np.int64)
+    places = sorted(rng.randrange(rest + 1) for _ in chosen)
     pieces: list[np.ndarray] = []
     facts, begin, placed = [], 0, 0
-    for number, (template, answer, ids) in enumerate(zip(chosen, answers, said, strict=True)):
-        stop = _sentence_end(text, rest * (2 * number + 1) // (2 * FACTS), begin, ends)
+    for place, template, answer, ids in zip(places, chosen, answers, said, strict=True):
+        stop = _sentence_end(text, place, begin, ends)
         placed += stop - begin
         facts.append(PlantedFact(template, answer, placed / tokens))
         pieces += [text[begin:stop], np.array(ids)]
@@ -96,11 +102,9 @@ def _plant(
 
 
 def _sentence_end(text: np.ndarray, place: int, least: int, ends: set[int]) -> int:
-    """The first end of a sentence from `place` backwards; `place` itself where there is none."""
-    for stop in range(place, least, -1):
-        if int(text[stop - 1]) in ends:
-            return stop
-    return place
+    """The nearest end of a sentence before `place`, from `least` on, else behind it; none: `place` itself."""
+    before, behind = range(place, max(least, 1) - 1, -1), range(place + 1, len(text) + 1)
+    return next((stop for stop in (*before, *behind) if int(text[stop - 1]) in ends), place)
 
 
 def _piece(tokenizer: PreTrainedTokenizerBase, token: int) -> str:

@@ -1,4 +1,8 @@
-"""Next-token loss in chunks of positions, so that no [tokens, vocabulary] tensor is ever held."""
+"""Next-token loss in chunks of positions, so that no [tokens, vocabulary] tensor is ever held.
+
+A chunk's logits are computed again in the backward pass, or, on a base in bfloat16, turned into gradients at
+once (`linear_cross_entropy`).
+"""
 
 from typing import Any
 

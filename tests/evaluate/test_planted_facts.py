@@ -1,5 +1,6 @@
 """Facts planted in text: where they stand, and that answers are scored as a plain pass over them says."""
 
+import random
 from functools import partial
 
 import numpy as np
@@ -13,9 +14,8 @@ from sinklora.cache.full import Full
 from sinklora.cache.h2o import H2O
 from sinklora.cache.policies import CachePolicy
 from sinklora.cache.sliding_window import Local
-from sinklora.evaluate.fact_templates import NUMBER_FACTS, WORD_FACTS
+from sinklora.evaluate.fact_templates import DATE, NAME, NUMBER, TEMPLATES, AnswerKind
 from sinklora.evaluate.planted_facts import (
-    FACTS,
     FactPassage,
     PlantedFact,
     chance_nats,
@@ -55,39 +55,58 @@ def asked(tokenizer: PreTrainedTokenizerBase, fact: PlantedFact) -> tuple[list[i
     return first, second
 
 
-def test_facts_are_two_numbers_and_two_words_at_even_depths(
+def test_facts_stand_behind_sentences_at_the_depths_that_they_name(
     tokenizer: PreTrainedTokenizerBase, passages: list[FactPassage]
 ) -> None:
     for passage in passages:
-        assert len(passage.ids) == TOKENS and len(passage.facts) == FACTS
-        templates = [fact.template for fact in passage.facts]
-        assert len(set(templates) & set(NUMBER_FACTS)) == len(set(templates) & set(WORD_FACTS)) == 2
+        assert len(passage.ids) == TOKENS and len(passage.facts) == 4
+        assert len({fact.template for fact in passage.facts}) == 4
         text = tokenizer.decode(passage.ids)
-        for number, fact in enumerate(passage.facts):
+        for fact in passage.facts:
             said = " " + fact.template.statement.format(answer=fact.answer)
             before, _ = text.split(said)  # once
-            assert before.endswith("here.")  # behind a sentence
+            assert not before or before.rstrip().endswith("."), "behind a sentence"
             count = len(tokenizer(before, add_special_tokens=False)["input_ids"])
             assert fact.depth == pytest.approx(count / TOKENS, abs=0.02)
-            assert fact.depth == pytest.approx((2 * number + 1) / 8, abs=0.15)
+
+
+def test_depths_are_uniform(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Of one fact in each of 200 texts without sentences: as many in every quarter of the text."""
+    text = np.full(300, tokenizer("x", add_special_tokens=False)["input_ids"][0])
+    planted = plant_facts(tokenizer, [text] * 200, tokens=300, seed=1, facts=1)
+    depths = [fact.depth for passage in planted for fact in passage.facts]
+    assert np.histogram(depths, 4, (0, 0.92))[0].min() > 35
+    assert {fact.template.kind for passage in planted for fact in passage.facts} == {NUMBER, NAME, DATE}
 
 
 def test_statement_and_question_never_share_the_answer_nor_their_sentence() -> None:
-    for template in (*NUMBER_FACTS, *WORD_FACTS):
+    for template in TEMPLATES:
         assert template.statement.count("{answer}") == 1 and "{answer}" not in template.question
-        asked = f"{template.question} {template.reply}"
         before = template.statement.split("{answer}")[0].strip()
-        assert before not in asked
-        assert not any(answer in asked for answer in template.answers)
-        assert len(set(template.answers)) == len(template.answers)
+        assert before not in f"{template.question} {template.reply}"
+    assert len({template.question for template in TEMPLATES}) == len(TEMPLATES)
+
+
+def test_answers_are_of_several_tokens(tokenizer: PreTrainedTokenizerBase) -> None:
+    rng = random.Random(0)
+    for kind in (NUMBER, NAME, DATE):
+        for answer in (kind.draw(rng) for _ in range(50)):
+            assert len(tokenizer(f" {answer}", add_special_tokens=False)["input_ids"]) > 1
 
 
 def test_chance_is_one_of_the_possible_answers(passages: list[FactPassage]) -> None:
-    assert {template.chance for template in NUMBER_FACTS} == {1 / 90_000}
-    assert {template.chance for template in WORD_FACTS} == {0.1}
+    """Five digits, the first not 0; a list of names; 28 days of 12 months."""
+    assert [kind.count for kind in (NUMBER, NAME, DATE)] == [90_000, 24, 336]
     for fact in passages[0].facts:
-        expected = np.log(10) if fact.template.answers else np.log(90_000)
-        assert chance_nats(fact) == pytest.approx(expected)
+        assert chance_nats(fact) == pytest.approx(np.log(fact.template.kind.count))
+
+
+@pytest.mark.parametrize("kind", [NAME, DATE, NUMBER], ids=lambda kind: kind.name)
+def test_no_answer_is_drawn_more_often_than_others(kind: AnswerKind) -> None:
+    rng = random.Random(0)
+    drawn = [kind.draw(rng) for _ in range(4000)]
+    expected = kind.count * (1 - (1 - 1 / kind.count) ** 4000)
+    assert len(set(drawn)) == pytest.approx(expected, rel=0.02)
 
 
 def test_the_same_seed_plants_the_same(
@@ -156,3 +175,5 @@ def test_wrong_passages_are_named(
         plant_facts(tokenizer, [passages[0].ids], tokens=90, seed=0)
     with pytest.raises(ValueError, match="not 20"):
         plant_facts(tokenizer, [passages[0].ids[:20]], tokens=400, seed=0)
+    with pytest.raises(ValueError, match="facts=19: expected at most the 18"):
+        plant_facts(tokenizer, [passages[0].ids], tokens=400, seed=0, facts=19)

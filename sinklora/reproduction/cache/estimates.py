@@ -6,16 +6,18 @@ items of one cluster do not count as independent.
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
-from sinklora.evaluate.statistics import bonferroni, interval
+from sinklora.evaluate.paired_effects import holm
 from sinklora.records.tables import Column, Estimate, Table, part
 from sinklora.reproduction.cache.study import CHANCE, PERPLEXITY, QUESTIONS
 from sinklora.reproduction.cache.text_study import FACTS, FACTS_LATER, NATS
 from sinklora.reproduction.cache.verdict import percents
+from sinklora.reproduction.report.claims import LEVEL
 
 ORDER = (PERPLEXITY, QUESTIONS, FACTS, FACTS_LATER, FACTS + NATS, FACTS_LATER + NATS)
 
@@ -71,10 +73,20 @@ def estimates(rows: pd.DataFrame) -> pd.DataFrame:
         line = {"measure": measure, "policy": policy, "budget": budget, "split": group.split.iloc[0]}
         line |= {"value": scale(group.value.mean()), part("value", "low"): scale(low)}
         line |= {part("value", "high"): scale(high), "items": len(group), "chance": chance}
-        at_chance = low <= chance if not smaller_is_better(measure) else high >= chance
-        note = "" if not at_chance else NOT_MEASURED if policy == "full" else "at chance"
+        note = _note(low, high, chance, measure, policy)
         lines.append({**line, "clusters": group.cluster.nunique(), "note": note})
     return pd.DataFrame(lines)
+
+
+def _note(low: float, high: float, chance: float, measure: str, policy: str) -> str:
+    """How an interval lies to chance: empty where it is better, or chance is not known."""
+    better, worse = (high, low) if smaller_is_better(measure) else (low, high)
+    sign = -1 if smaller_is_better(measure) else 1
+    if math.isnan(chance) or sign * (better - chance) > 0:
+        return ""
+    if policy == "full":
+        return NOT_MEASURED
+    return "worse than chance" if sign * (worse - chance) < 0 else "at chance"
 
 
 def estimates_table(rows: pd.DataFrame) -> Table:
@@ -89,7 +101,7 @@ def differences(rows: pd.DataFrame, policy: str = "h2o", rivals: Sequence[str] =
 
     `lead`: nats saved (a token, or an answer) or share of answers gained, with its 95 % interval, and the
     outcome: "better", "worse" or "not decided", by Student's t over the means of clusters (a bootstrap of few
-    clusters is too sure), at a level that holds for all lines together.
+    clusters is too sure), with Holm's correction for all lines together.
     """
     given = clustered(rows)
     pairs = [
@@ -99,16 +111,26 @@ def differences(rows: pd.DataFrame, policy: str = "h2o", rivals: Sequence[str] =
         for rival in (*rivals, "full")
         if ((given.measure == measure) & (given.policy == rival)).any()
     ]
-    level = bonferroni(len(pairs))
+    means = [pair.groupby("cluster").lead.mean().to_numpy() for *_, pair in pairs]
+    adjusted = holm([_chance_alone(values) for values in means])
     lines = []
-    for measure, budget, rival, pair in pairs:
+    for (measure, budget, rival, pair), p in zip(pairs, adjusted, strict=True):
         low, high = cluster_interval(pair.lead, pair.cluster)
-        sure_low, sure_high = interval(pair.groupby("cluster").lead.mean(), level)
-        word = "better" if sure_low > 0 else "worse" if sure_high < 0 else "not decided"
+        word = "better" if pair.lead.mean() > 0 else "worse"
+        word = word if p < LEVEL else "not decided"
         line = {"measure": measure, "budget": budget, "policy": policy, "against": rival}
         line |= {"lead": pair.lead.mean(), part("lead", "low"): low, part("lead", "high"): high}
         lines.append({**line, "items": len(pair), "outcome": word})
     return pd.DataFrame(lines)
+
+
+def _chance_alone(values: "np.ndarray[Any, np.dtype[np.floating]]") -> float:
+    """Two-sided p of a mean of 0 by Student's t; 1 where nothing differs, NaN for a single value."""
+    if len(values) < 2:
+        return math.nan
+    if np.ptp(values) == 0:
+        return float(values[0] == 0)
+    return float(stats.ttest_1samp(values, 0).pvalue)
 
 
 def differences_of_models(rows_by_model: Mapping[str, pd.DataFrame]) -> pd.DataFrame:

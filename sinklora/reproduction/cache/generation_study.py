@@ -29,6 +29,8 @@ PROMPT, DECODING = "prompt (s)", "decoded tokens/s"
 
 LONGER, FASTER = "prompt, ratio", "decoding, times faster"
 
+WHOLE, WHOLE_RATIO = "prompt and tokens (s)", "whole, ratio"
+
 SETTING = ["batch", "prompt"]
 
 
@@ -106,10 +108,16 @@ def _machine() -> dict[str, Any]:
     return {name: known[name] for name in ("commit", "dirty", "versions", "hardware", "threads")}
 
 
-def generation_table(rows: pd.DataFrame) -> Table:
+def whole_seconds(rows: pd.DataFrame, new_tokens: int) -> "pd.Series[float]":
+    """Seconds of a prompt and of `new_tokens` tokens for each of its rows."""
+    return rows[PROMPT] + new_tokens * rows.batch / rows[DECODING]
+
+
+def generation_table(rows: pd.DataFrame, new_tokens: int) -> Table:
     """One line per setting and cache: medians with the range of the rounds; ratios to transformers' own cache
     in the same round.
     """
+    rows = rows.assign(**{WHOLE: whole_seconds(rows, new_tokens)})
     lines = []
     for setting, group in rows.groupby(SETTING, sort=False):
         base = group[group.cache == OWN].sort_values("round")
@@ -121,12 +129,14 @@ def generation_table(rows: pd.DataFrame) -> Table:
                 (LONGER, _ratios(own[PROMPT], base[PROMPT])),
                 (DECODING, list(own[DECODING])),
                 (FASTER, _ratios(own[DECODING], base[DECODING])),
+                (WHOLE, list(own[WHOLE])),
+                (WHOLE_RATIO, _ratios(own[WHOLE], base[WHOLE])),
             ):
                 line |= {heading: median(values), part(heading, "low"): min(values)}
                 line[part(heading, "high")] = max(values)
             line["cache (MiB)"] = own["cache (bytes)"].iloc[-1] / 2**20
             lines.append({**line, "peak (MiB)": own["peak (bytes)"].iloc[-1] / 2**20})
-    shown = [Estimate(heading) for heading in (PROMPT, LONGER, DECODING, FASTER)]
+    shown = [Estimate(heading) for heading in (PROMPT, LONGER, DECODING, FASTER, WHOLE, WHOLE_RATIO)]
     sizes = [Number("cache (MiB)", ".0f"), Number("peak (MiB)", ".0f")]
     return Table(pd.DataFrame(lines), [*map(Column, (*SETTING, "cache")), *shown, *sizes])
 

@@ -1,11 +1,11 @@
 """Fig. 6 on a real language model: perplexity and planted facts in passages of real text, by cache policy.
 
-Rows carry the `cluster` that an item belongs to: the document of a passage, the passage of a fact.
+Rows carry the `cluster` that an item belongs to: the document of a passage, or of the passage of a fact.
 Measurements are run directories, as those of `cache.study`.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,6 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from sinklora.cache.full import Full
 from sinklora.cache.policies import CachePolicy, policy_key
-from sinklora.evaluate.pass_keys import CacheFactory
 from sinklora.evaluate.planted_facts import FactPassage, chance_nats, plant_facts, recalled_facts
 from sinklora.evaluate.through_cache import continuation_nll
 from sinklora.hf.budget_cache import BudgetCache
@@ -44,7 +43,7 @@ class TextStudy:
     """How much of a corpus is measured, through each cache.
 
     `passages` of `prompt_tokens`, of which budgets are fractions, and `scored_tokens` after them: at most
-    `per_document` of each document. `fact_passages` of `fact_tokens` with four facts each, of the same
+    `per_document` of each document. `fact_passages` of `fact_tokens` with `facts` facts each, of the same
     documents; `seed` draws the facts.
     """
 
@@ -55,6 +54,7 @@ class TextStudy:
     per_document: Count = 8
     fact_tokens: Count = 1024
     fact_passages: Count = 16
+    facts: Count = 4
     seed: NotNegative = 0
 
     def __post_init__(self) -> None:
@@ -117,77 +117,101 @@ def measure_text(
         tokenized, tokens=study.fact_tokens, passages=study.fact_passages, per_document=study.per_document
     )
     ids = [passage.ids for passage in hosts]
-    planted = plant_facts(tokenizer, ids, tokens=study.fact_tokens, seed=study.seed)
+    facts = plant_facts(tokenizer, ids, tokens=study.fact_tokens, seed=study.seed, facts=study.facts)
+    planted = [(host.document, passage) for host, passage in zip(hosts, facts, strict=True)]
     data = corpus_record(corpus, tokenized)
     loaded: list[PreTrainedModel] = []  # the model, when something is missing
     used: list[Path] = []
     frames = []
     for name, policy in [("full", Full()), *((n, p) for n, ps in chosen.items() for p in ps)]:
-        spec = {
-            "study": asdict(study),
-            **base_key(study.base),
-            "text_sha256": tokenized.sha256,
-            "facts_sha256": _facts_hash(planted),
-            "policy": policy_key(policy),
-        }
-        work = partial(_measure_one, study, policy, tokenizer, texts, planted, loaded, progress)
-        rows = pd.DataFrame(remember(spec, work, runs=runs, prefix="text-cache", used=used))
+        given = {**base_key(study.base), "policy": policy_key(policy)}
+        lengths = {"prompt_tokens": study.prompt_tokens, "scored_tokens": study.scored_tokens}
+        read = {**given, **lengths, "texts_sha256": _texts_hash(texts)}
+        asked = {**given, "facts_sha256": _facts_hash(planted)}
+        parts = [
+            (read, partial(_perplexity_rows, study, loaded, policy, texts, progress), "text-cache"),
+            (asked, partial(_fact_rows, study, loaded, policy, tokenizer, planted, progress), "fact-cache"),
+        ]
         budget = 1.0 if name == "full" else policy.budget
         split = policy.described_split(study.prompt_tokens)
-        frames.append(rows.assign(policy=name, budget=budget, split=split))
+        for key, work, prefix in parts:
+            rows = pd.DataFrame(remember(key, work, runs=runs, prefix=prefix, used=used))
+            frames.append(rows.assign(policy=name, budget=budget, split=split))
     frame = pd.concat(frames, ignore_index=True)
     frame.attrs |= {"data": data, "runs": run_records(used)}
     return frame
 
 
-def _facts_hash(planted: Sequence[FactPassage]) -> str:
+def _texts_hash(texts: Sequence[Passage]) -> str:
+    return json_hash([[passage.document, passage.ids.tolist()] for passage in texts])
+
+
+def _facts_hash(planted: Sequence[tuple[str, FactPassage]]) -> str:
     """Of all that is asked and read, so that a change of wording is another measurement."""
-    return json_hash([[passage.ids.tolist(), [asdict(f) for f in passage.facts]] for passage in planted])
+    return json_hash(
+        [
+            [
+                document,
+                passage.ids.tolist(),
+                [[f.template.question, f.answer, f.depth] for f in passage.facts],
+            ]
+            for document, passage in planted
+        ]
+    )
 
 
-def _measure_one(
-    study: TextStudy,
-    policy: CachePolicy,
-    tokenizer: PreTrainedTokenizerBase,
-    texts: list[Passage],
-    planted: list[FactPassage],
-    loaded: list[PreTrainedModel],
-    progress: bool,
-) -> list[dict[str, Any]]:
+def _loaded(study: TextStudy, loaded: list[PreTrainedModel]) -> PreTrainedModel:
     if not loaded:
         loaded.append(load(study.base, dtype=base_dtype(study.base), device=default_device()).model)
-    make = partial(BudgetCache, loaded[0], policy)
-    return [
-        *_perplexity_rows(study, loaded[0], texts, make, progress),
-        *_fact_rows(loaded[0], tokenizer, planted, make, progress),
-    ]
+    return loaded[0]
 
 
 def _perplexity_rows(
-    study: TextStudy, model: PreTrainedModel, texts: list[Passage], make: CacheFactory, progress: bool
-) -> Iterator[dict[str, Any]]:
-    lengths = {"prompt_tokens": study.prompt_tokens, "scored_tokens": study.scored_tokens}
-    ids = [passage.ids for passage in texts]
-    nats = continuation_nll(model, ids, make, batch_size=ROWS, progress=progress, **lengths).mean(1)
-    for number, (passage, value) in enumerate(zip(texts, nats, strict=True)):
-        item = {"item": str(number), "cluster": passage.document}
-        yield {"measure": PERPLEXITY, **item, "value": float(value), "chance": None}
+    study: TextStudy,
+    loaded: list[PreTrainedModel],
+    policy: CachePolicy,
+    texts: list[Passage],
+    progress: bool,
+) -> list[dict[str, Any]]:
+    model = _loaded(study, loaded)
+    nats = continuation_nll(
+        model,
+        [passage.ids for passage in texts],
+        partial(BudgetCache, model, policy),
+        prompt_tokens=study.prompt_tokens,
+        scored_tokens=study.scored_tokens,
+        batch_size=ROWS,
+        progress=progress,
+    ).mean(1)
+    return [
+        {"measure": PERPLEXITY, "item": str(number), "cluster": passage.document, "value": float(value)}
+        | {"chance": None}
+        for number, (passage, value) in enumerate(zip(texts, nats, strict=True))
+    ]
 
 
 def _fact_rows(
-    model: PreTrainedModel,
+    study: TextStudy,
+    loaded: list[PreTrainedModel],
+    policy: CachePolicy,
     tokenizer: PreTrainedTokenizerBase,
-    planted: list[FactPassage],
-    make: CacheFactory,
+    planted: list[tuple[str, FactPassage]],
     progress: bool,
-) -> Iterator[dict[str, Any]]:
+) -> list[dict[str, Any]]:
+    model = _loaded(study, loaded)
+    make, passages = partial(BudgetCache, model, policy), [passage for _, passage in planted]
+    rows = []
     for measure, later in ((FACTS, False), (FACTS_LATER, True)):
         found = recalled_facts(
-            model, tokenizer, planted, make, question_later=later, batch_size=ROWS, progress=progress
+            model, tokenizer, passages, make, question_later=later, batch_size=ROWS, progress=progress
         )
-        for number, (passage, answers) in enumerate(zip(planted, found, strict=True)):
+        for number, ((document, passage), answers) in enumerate(zip(planted, found, strict=True)):
             for place, (fact, answer) in enumerate(zip(passage.facts, answers, strict=True)):
-                item = {"item": f"{number}/{place}", "cluster": str(number), "depth": fact.depth}
+                item = {"item": f"{number}/{place}", "cluster": document, "depth": fact.depth}
+                item |= {"kind": fact.template.kind.name}
                 exact = {"value": float(answer.exact), "chance": fact.template.chance}
-                yield {"measure": measure, **item, **exact}
-                yield {"measure": measure + NATS, **item, "value": answer.nats, "chance": chance_nats(fact)}
+                rows.append({"measure": measure, **item, **exact})
+                rows.append(
+                    {"measure": measure + NATS, **item, "value": answer.nats, "chance": chance_nats(fact)}
+                )
+    return rows

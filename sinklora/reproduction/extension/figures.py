@@ -189,38 +189,48 @@ def label(method: str) -> str:
     return LABELS.get(method, LABELS[BASE] if method == BASE else method)
 
 
-def positions_figure(rows: pd.DataFrame, methods: Sequence[str], original: int) -> Figure:
-    """Perplexity by position, a line a method (mean over seeds and pieces); dotted: the base's context."""
+def positions_figure(rows: Mapping[str, pd.DataFrame], methods: Sequence[str], original: int) -> Figure:
+    """Perplexity by position, a line a method (mean over seeds and pieces), a panel a kind of positions.
+
+    What needs no training is drawn too; dotted: the base's context.
+    """
     with figure_style():
-        figure, [axis] = panels(1, 2.6)
-        ends = {}
-        for method in methods:
-            by_place = np.exp(rows[rows.method == method].groupby("position").nll.mean())
-            grey, line, mark = MARKS.get(method, ("0.5", "-", "."))
-            axis.plot(by_place.index, by_place, color=grey, linestyle=line, marker=mark, markersize=3)
-            ends[method] = (int(by_place.index[-1]), float(by_place.iloc[-1]))
-        axis.axvline(original, color="0.6", linestyle=":")
-        axis.set_yscale("log")
-        axis.yaxis.set_major_formatter(ScalarFormatter())
-        axis.yaxis.set_minor_formatter(ScalarFormatter())
-        _name_ends(axis, ends, rows.position.max())
-        axis.set_xlabel("position (tokens)")
-        axis.set_ylabel("perplexity")
-        axis.set_title(f"{rows.piece.nunique()} pieces of {rows.group.nunique()} documents", fontsize=7)
+        figure, axes = panels(len(rows), 2.6, sharey=True)
+        for axis, (kind, found) in zip(axes, rows.items(), strict=True):
+            ends = {}
+            untrained = found[found.seed.isna()].method.unique()
+            for method in [*untrained, *(name for name in methods if name in set(found.method))]:
+                by_place = np.exp(found[found.method == method].groupby("position").nll.mean())
+                grey, line, mark = MARKS.get(method, ("0.5", "-", "."))
+                axis.plot(by_place.index, by_place, color=grey, linestyle=line, marker=mark, markersize=3)
+                ends[method] = (int(by_place.index[-1]), float(by_place.iloc[-1]))
+            axis.axvline(original, color="0.6", linestyle=":")
+            axis.set_yscale("log")
+            axis.yaxis.set_major_formatter(ScalarFormatter())
+            axis.yaxis.set_minor_formatter(ScalarFormatter())
+            _name_ends(axis, ends, found.position.max())
+            axis.set_xlabel("position (tokens)")
+            count = f"{found.piece.nunique()} pieces of {found.group.nunique()} documents"
+            axis.set_title(f"{kind} positions: {count}", fontsize=7)
+        axes[0].set_ylabel("perplexity")
     return figure
 
 
-def sinks_figure(rows: pd.DataFrame, methods: Sequence[str], uniform: float) -> Figure:
-    """The share of attention on the first four tokens by layer, a line a method; dotted: if uniform."""
+def sinks_figure(rows: Mapping[str, pd.DataFrame], methods: Sequence[str], uniform: float) -> Figure:
+    """The share of attention on the first four tokens by layer, a line a method, a panel a kind of positions.
+
+    Dotted: if attention were uniform.
+    """
     with figure_style():
-        figure, [axis] = panels(1, 2.4)
-        for method in methods:
-            by_layer = 100 * rows[rows.method == method].groupby("layer").share.mean()
-            grey, line, _ = MARKS.get(method, ("0.5", "-", "."))
-            axis.plot(by_layer.index, by_layer, color=grey, linestyle=line, label=label(method))
-        axis.axhline(100 * uniform, color="0.6", linestyle=":")
-        axis.set_xlabel("layer")
-        axis.set_ylabel("attention on the first 4 tokens (%)")
-        axis.set_title(f"{rows.piece.nunique()} pieces; dotted: uniform attention", fontsize=7)
-        axis.legend(frameon=False, fontsize=6)
+        figure, axes = panels(len(rows), 2.4, sharey=True)
+        for axis, (kind, found) in zip(axes, rows.items(), strict=True):
+            for method in methods:
+                by_layer = 100 * found[found.method == method].groupby("layer").share.mean()
+                grey, line, _ = MARKS.get(method, ("0.5", "-", "."))
+                axis.plot(by_layer.index, by_layer, color=grey, linestyle=line, label=label(method))
+            axis.axhline(100 * uniform, color="0.6", linestyle=":")
+            axis.set_xlabel("layer")
+            axis.set_title(f"{kind} positions: {found.piece.nunique()} pieces; dotted: uniform", fontsize=7)
+        axes[0].set_ylabel("attention on the first 4 tokens (%)")
+        axes[0].legend(frameon=False, fontsize=6)
     return figure

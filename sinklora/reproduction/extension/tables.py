@@ -29,7 +29,7 @@ def extension_table(
     start: str,
     labels: Mapping[str, str] | None = None,
 ) -> Table:
-    """One line a method, what needs no training first.
+    """Tables 1 and 2, and the ladder of Table 3: one line a method, what needs no training first.
 
     Perplexity by context (mean ± standard deviation over seeds), and at the target nats below the best of no
     training (`start`), nats above full attention and the share of its improvement, with 95 % intervals over

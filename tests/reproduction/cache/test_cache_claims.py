@@ -5,7 +5,13 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 import pytest
 
-from sinklora.reproduction.cache.claims import accuracy_claims, time_claims
+from sinklora.evaluate.generation_cost import OWN
+from sinklora.reproduction.cache.claims import (
+    UNANSWERED,
+    accuracy_claims,
+    generation_claims,
+    time_claims,
+)
 from sinklora.reproduction.cache.study import PERPLEXITY, QUESTIONS, RECALL
 from sinklora.reproduction.cache.text_study import FACTS, NATS
 from sinklora.reproduction.report.claims import Claim
@@ -37,15 +43,16 @@ def claims_of(rows: pd.DataFrame) -> list[Claim]:
 @pytest.mark.parametrize(
     ("h2o", "local", "outcomes"),
     [
-        (2.01, 2.5, ["held", "held"]),
-        (2.5, 2.4, ["did not hold", "did not hold"]),
-        (2.1, 2.5, ["held", "did not hold"]),
+        (2.01, 2.5, ["held", "held", "did not hold"]),
+        (2.5, 2.04, ["did not hold", "did not hold", "held"]),
+        (2.1, 2.5, ["held", "did not hold", "did not hold"]),
     ],
 )
 def test_h2o_is_ahead_of_local_and_near_the_full_cache(h2o: float, local: float, outcomes: list[str]) -> None:
     claims = claims_of(nats(h2o, local))
     assert [claim.outcome for claim in claims] == outcomes
-    assert [claim.estimate for claim in claims] == pytest.approx([local - h2o, 2.0 - h2o])
+    assert [claim.estimate for claim in claims] == pytest.approx([local - h2o, 2.0 - h2o, 2.0 - local])
+    assert [claim.restated for claim in claims] == [False, False, True], "how near Local stays is ours"
     assert claims[0].sentence == "H2O is better than Local in perplexity, at 20 % of the prompt"
     assert claims[0].unit == "nats a token" and claims[0].model == "some model"
 
@@ -62,7 +69,7 @@ def test_the_unit_is_the_cluster_and_several_budgets_count_together() -> None:
     rows = pd.concat([nats(2.0, 2.4), nats(2.0, 2.2, budget=0.1).query("policy != 'full'")])
     claim = claims_of(rows.assign(cluster=(rows["item"].astype(int) % 4).astype(str)))[0]
     assert claim.sentence.endswith("at 10 %, 20 % of the prompt") and claim.estimate == pytest.approx(0.3)
-    assert claim.n == "4 documents, passages or questions"
+    assert claim.n == "4 documents or questions"
 
 
 def test_a_claim_names_the_budgets_of_its_own_measure() -> None:
@@ -70,7 +77,7 @@ def test_a_claim_names_the_budgets_of_its_own_measure() -> None:
         QUESTIONS, {("full", 1.0): [1.0] * 20, ("h2o", 0.2): [1.0] * 20, ("local", 0.2): [0.0] * 20}
     )
     both = claims_of(pd.concat([nats(2.0, 2.4, budget=0.1), asked]))
-    sentences = [claim.sentence for claim in both if "Local" in claim.sentence]
+    sentences = [claim.sentence for claim in both if "than Local" in claim.sentence]
     assert [sentence.partition(", at ")[2] for sentence in sentences] == [
         "10 % of the prompt",
         "20 % of the prompt",
@@ -95,9 +102,33 @@ def test_what_the_full_cache_cannot_do_is_not_measured(
 ) -> None:
     rows = rows_of(measure, {("full", 1.0): full, ("h2o", 0.2): full, ("local", 0.2): [0.0] * 20})
     claims = claims_of(rows)
-    assert [claim.outcome == "cannot be measured here" for claim in claims] == [not measurable] * 2
+    assert [claim.outcome == "cannot be measured here" for claim in claims] == [not measurable] * 3
     if measurable:
-        assert [claim.outcome for claim in claims] == ["held", "held"] and claims[0].unit == "of the answers"
+        assert [claim.outcome for claim in claims[:2]] == ["held", "held"]
+        assert claims[0].unit == "of the answers"
+
+
+def test_two_caches_that_answer_nothing_are_not_compared() -> None:
+    """Both are far worse than guessing, whichever of them is less so."""
+    values = {("full", 1.0): [1.0] * 20, ("h2o", 0.2): [11.0] * 20, ("local", 0.2): [15.0] * 20}
+    [claim] = claims_of(rows_of(FACTS + NATS, values).assign(chance=7.0))
+    assert (claim.outcome, claim.reason) == ("cannot be measured here", UNANSWERED)
+    values[("h2o", 0.2)] = [3.0] * 20
+    assert claims_of(rows_of(FACTS + NATS, values).assign(chance=7.0))[0].outcome == "held"
+
+
+def test_near_is_a_part_of_what_is_answered_beyond_chance() -> None:
+    """0.35 of four choices is 0.1 beyond chance: 0.02 less may be near, 0.04 is not."""
+    full = [1.0] * 70 + [0.0] * 130
+
+    def outcome(lost: int) -> str:
+        h2o = [0.0] * lost + full[lost:]
+        rows = rows_of(QUESTIONS, {("full", 1.0): full, ("h2o", 0.2): h2o}, clusters=200)
+        [claim] = claims_of(rows)
+        assert "20% of the answers beyond chance of the full cache" in claim.sentence
+        return claim.outcome
+
+    assert [outcome(0), outcome(4), outcome(16)] == ["held", "not decided", "did not hold"]
 
 
 def test_fewer_nats_an_answer_are_better() -> None:
@@ -126,3 +157,26 @@ def test_time_is_saved_once_decoding_has_paid_for_the_prompt(
     claims = time_claims(costs, new_tokens, batch=2, rounds=3)
     assert [claim.outcome for claim in claims] == outcomes
     assert [claim.estimate for claim in claims] == pytest.approx(estimates)
+
+
+@pytest.mark.parametrize(
+    ("prompts", "speeds", "outcomes"),
+    [
+        # 2 rows of 30 tokens beside 3 + 60 / 20 = 6 seconds: 4 + 60 / 60 = 5.
+        ([4.0, 4.0], [60.0, 60.0], ["held", "held"]),
+        ([6.0, 6.0], [60.0, 60.0], ["did not hold", "held"]),
+        ([4.0, 6.0], [60.0, 60.0], ["not decided", "held"]),
+        ([3.0, 3.0], [15.0, 10.0], ["did not hold", "did not hold"]),
+    ],
+)
+def test_what_is_saved_counts_the_prompt(
+    prompts: list[float], speeds: list[float], outcomes: list[str]
+) -> None:
+    lines = [(2, 100, OWN, turn, 3.0, 20.0) for turn in (0, 1)]
+    lines += [(2, 100, "h2o", turn, *given) for turn, given in enumerate(zip(prompts, speeds, strict=True))]
+    columns = ["batch", "prompt", "cache", "round", "prompt (s)", "decoded tokens/s"]
+    found = generation_claims(pd.DataFrame(lines, columns=columns), 30, 0.2, "a model")
+    assert [claim.outcome for claim in found] == outcomes
+    assert [claim.restated for claim in found] == [False, True]
+    expected = [100 * (1 - (p + 60 / s) / 6) for p, s in zip(prompts, speeds, strict=True)]
+    assert found[0].estimate == pytest.approx(sum(expected) / 2)

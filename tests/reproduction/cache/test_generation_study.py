@@ -40,7 +40,7 @@ def rows() -> pd.DataFrame:
 
 
 def test_medians_ranges_and_ratios_of_the_same_round() -> None:
-    shown = generation_table(rows())
+    shown = generation_table(rows(), 30)
     line = shown.frame.set_index("cache").loc["h2o"]
     assert (line["prompt (s)"], line["prompt (s) (low)"], line["prompt (s) (high)"]) == (
         3.3000000000000003,
@@ -52,6 +52,9 @@ def test_medians_ranges_and_ratios_of_the_same_round() -> None:
         for name in (heading, f"{heading} (low)", f"{heading} (high)"):
             assert line[name] == pytest.approx(ratio), "a slow round slows both"
     assert "13.64 (7.50 to 15.00)" in markdown(shown)
+    # 3 + 8 * 30 / 15 seconds beside 2 + 8 * 30 / 10.
+    assert line["prompt and tokens (s) (low)"] == pytest.approx(19)
+    assert line["whole, ratio"] == pytest.approx(19 / 26)
     assert (line["cache (MiB)"], line["peak (MiB)"]) == (3, 7)
 
 

@@ -6,7 +6,15 @@ import numpy as np
 import pandas as pd
 
 from measured import measured_rows
-from sinklora.reproduction.extension.figures import context_figure, curves_figure, gap_figure, rates_figure
+from sinklora.reproduction.extension.figures import (
+    context_figure,
+    curves_figure,
+    gap_figure,
+    losses_figure,
+    positions_figure,
+    rates_figure,
+    sinks_figure,
+)
 from sinklora.reproduction.names import LABELS
 
 AT_512 = {"base": [[2.0, 3.0]], "full": [[1.9, 2.9]] * 2, "sf": [[1.9, 2.9]] * 2}
@@ -17,6 +25,8 @@ ROWS = measured_rows({512: AT_512, 2048: AT_2048}, untrained=("base", "yarn"))
 def test_gaps_have_their_intervals_and_seeds() -> None:
     [axis] = gap_figure(ROWS, ["full", "sf"], 2048, "base").axes
     assert [tick.get_text() for tick in axis.get_yticklabels()] == [LABELS["base"], LABELS["sf"]]
+    [other] = gap_figure(ROWS, ["full", "sf"], 2048, "yarn").axes
+    assert [t.get_text() for t in other.get_yticklabels()] == ["yarn", LABELS["base"], LABELS["sf"]]
     squares = [line for line in axis.lines if line.get_marker() == "s"]
     np.testing.assert_allclose([line.get_xdata()[0] for line in squares], [0.5, 0.2])
     seeds = [line for line in axis.lines if line.get_marker() == "o"][1]
@@ -62,3 +72,49 @@ def test_curves_show_training_and_steps() -> None:
     left, right = curves_figure(curves, pd.DataFrame({"steps": [1, 2], "nll": [2.0, 1.0]}), 1.5).axes
     np.testing.assert_allclose(left.lines[0].get_ydata(), [4.0, 3.0])
     np.testing.assert_allclose(right.lines[0].get_ydata(), np.exp([2.0, 1.0]))
+
+
+def by_place(column: str, value: str) -> pd.DataFrame:
+    """Two pieces at two places: the base without a seed, SF-Attn with two."""
+    return pd.DataFrame(
+        [
+            {
+                "method": method,
+                "seed": seed,
+                "group": "g",
+                "piece": piece,
+                column: place,
+                value: level + piece,
+            }
+            for method, seed, level in (("base", pd.NA, 2.0), ("sf", 0, 1.0), ("sf", 1, 1.5))
+            for piece in (0, 1)
+            for place in (1, 2)
+        ]
+    ).astype({"seed": "Int64"})
+
+
+def test_positions_have_a_panel_a_kind_and_the_means_of_seeds_and_pieces() -> None:
+    rows = by_place("position", "nll")
+    figure = positions_figure({"yarn": rows, "linear": rows[rows.method == "base"]}, ["sf"], 1)
+    yarn, linear = figure.axes
+    assert [axis.get_title().split(":")[0] for axis in figure.axes] == ["yarn positions", "linear positions"]
+    assert "2 pieces of 1 documents" in yarn.get_title()
+    drawn = [line.get_ydata() for line in yarn.lines if len(line.get_xdata()) == 2][:2]
+    np.testing.assert_allclose(drawn, [np.exp([2.5, 2.5]), np.exp([1.75, 1.75])])
+    assert {text.get_text() for text in yarn.texts} == {LABELS["base"], LABELS["sf"]}
+    assert {text.get_text() for text in linear.texts} == {LABELS["base"]}, "what was not measured is left out"
+
+
+def test_sinks_are_shares_in_per_cent_beside_the_uniform_one() -> None:
+    rows = by_place("layer", "share")
+    [axis] = sinks_figure({"yarn": rows}, ["base", "sf"], 0.02).axes
+    np.testing.assert_allclose([line.get_ydata() for line in axis.lines[:2]], [[250, 250], [175, 175]])
+    assert axis.lines[2].get_ydata()[0] == 2
+    assert [text.get_text() for text in axis.get_legend().get_texts()] == [LABELS["base"], LABELS["sf"]]
+
+
+def test_losses_have_a_panel_a_kind_of_positions() -> None:
+    curves = pd.DataFrame({"method": "full", "seed": 0, "step": [1, 2, 3], "loss": [3.0, 2.0, 1.0]})
+    figure = losses_figure({"yarn": curves, "linear": curves})
+    assert [axis.get_title().split(":")[0] for axis in figure.axes] == ["yarn positions", "linear positions"]
+    np.testing.assert_allclose(figure.axes[1].lines[0].get_ydata(), [3, 2, 1])

@@ -153,8 +153,8 @@ def described_texts(data: Mapping[str, Any], name: str, kind: str) -> str:
     """A set of test texts in a sentence, from its record: `kind` says what its documents are."""
     record = data[name]
     return (
-        f"Texts: {record['pieces']} pieces of {kind} from {len(record['groups'])} packages or books; "
-        f"{len(record['near_duplicates_left_out'])} documents left out that repeat training text."
+        f"Texts: {record['pieces']} pieces of {kind}, packages or books: {len(record['groups'])}; documents "
+        f"left out because they repeat training text: {len(record['near_duplicates_left_out'])}."
     )
 
 

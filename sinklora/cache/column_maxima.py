@@ -1,0 +1,58 @@
+"""The most that any query looks at each key, where every query sees all keys, without an N x N tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from sinklora.cache.scored_attention import blocks, precise
+
+
+def replay_maxima(
+    query: Tensor,
+    key: Tensor,
+    scale: float,
+    *,
+    counts: Sequence[int] | None = None,
+    valid: Tensor | None = None,
+) -> Tensor:
+    """The largest share of attention that each key gets from a query or a grouped head: [B, Hkv, L].
+
+    `query` [B, H, Q, D], `key` [B, Hkv, L, D] -> float32 (float64 for float64). No query is masked from any
+    key: each has one softmax over all of them. `counts`: only so many first queries of each row are asked
+    (all unless given; a row without any gets zeros). `valid` [B, Hkv, L]: False hides a key, which gets 0.
+    Not differentiable.
+    """
+    return replay_maxima_in_blocks(query, key, scale, counts=counts, valid=valid)
+
+
+def replay_maxima_in_blocks(
+    query: Tensor,
+    key: Tensor,
+    scale: float,
+    *,
+    counts: Sequence[int] | None = None,
+    valid: Tensor | None = None,
+) -> Tensor:
+    """What `replay_maxima` gives, by PyTorch's own operators alone, a block of queries at a time."""
+    batch, heads, queries, _ = query.shape
+    kv_heads, length = key.shape[1:3]
+    groups = heads // kv_heads
+    grouped = query.unflatten(1, (kv_heads, groups))
+    maxima = torch.zeros(batch, kv_heads, length, dtype=precise(query.dtype), device=query.device)
+    keys = key.to(maxima.dtype).contiguous()  # every block would convert and copy all of them
+    for row, part, begin, end in blocks(key, queries, groups):
+        end = end if counts is None else min(end, counts[row])
+        if begin >= end:
+            continue
+        block = grouped[row, part, :, begin:end].to(maxima.dtype) * scale
+        scores = block.flatten(1, 2) @ keys[row, part].mT
+        if valid is not None:
+            scores.masked_fill_(~valid[row, part, None], float("-inf"))
+        shares = scores.sub_(scores.amax(-1, keepdim=True)).exp_()
+        shares.div_(shares.sum(-1, keepdim=True))
+        mine = maxima[row, part]
+        torch.maximum(mine, shares.amax(1), out=mine)
+    return maxima

@@ -156,7 +156,7 @@ def check_rotation(
     model(input_ids=tokens.expand(2, -1), position_ids=positions, past_key_values=cache, use_cache=True)
     for index, layer in enumerate(layers):
         assert layer.keys is not None
-        here, there = layer.keys.double()
+        here, there = layer.keys[:, :, :4].double()
         if turning is not None:
             here = turning.turned(here[None], torch.full((1, 1, 4), 9, device=here.device), 10)[0]
         tolerance = 1e-3 if layer.keys.dtype in (torch.float32, torch.float64) else 0.1

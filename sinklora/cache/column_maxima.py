@@ -1,4 +1,8 @@
-"""The most that any query looks at each key, where every query sees all keys, without an N x N tensor."""
+"""The most that any query looks at each key, where every query sees all keys, without an N x N tensor.
+
+As for column sums, FlashAttention gives the logarithm of each query's softmax sum, and a Triton kernel takes
+the maxima of exp(q.k - log-sum-exp) column by column; elsewhere blocks of scores are held.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from sinklora.cache.column_sums import (
+    COLUMNS,
+    ROWS,
+    check_kernel_inputs,
+    flash_with_log_sum_exp,
+    has_kernel_for,
+)
 from sinklora.cache.scored_attention import blocks, precise
 
 
@@ -25,7 +36,42 @@ def replay_maxima(
     (all unless given; a row without any gets zeros). `valid` [B, Hkv, L]: False hides a key, which gets 0.
     Not differentiable.
     """
+    if counts is None and valid is None and has_kernel_for(query):
+        # The pass is wanted for its log-sum-exp: any values will do.
+        _, log_sum_exp = flash_with_log_sum_exp(query, key, key, scale, causal=False)
+        return max_columns(query, key, log_sum_exp, scale)
     return replay_maxima_in_blocks(query, key, scale, counts=counts, valid=valid)
+
+
+def max_columns(query: Tensor, key: Tensor, log_sum_exp: Tensor, scale: float) -> Tensor:
+    """Maxima over queries and grouped heads of the softmax over all keys: [B, Hkv, L] in float32, by Triton.
+
+    `query` [B, H, Q, D], `key` [B, Hkv, L, D], `log_sum_exp` [B, H, Q] (natural logarithm) of each query's
+    scores. Raises ValueError for heads larger than 256, ImportError without Triton.
+    """
+    check_kernel_inputs(query, log_sum_exp, "replay_maxima_in_blocks")
+    import triton
+
+    from sinklora.cache.column_maxima_kernel import max_columns_kernel
+
+    batch, heads, queries, size = query.shape
+    kv_heads, length = key.shape[1:3]
+    maxima = torch.empty(batch, kv_heads, length, dtype=torch.float32, device=query.device)
+    max_columns_kernel[(batch * kv_heads, triton.cdiv(length, COLUMNS))](
+        query.contiguous(),
+        key.contiguous(),
+        log_sum_exp.float().contiguous(),
+        maxima,
+        queries,
+        length,
+        scale,
+        groups=heads // kv_heads,
+        size=size,
+        padded_size=max(16, triton.next_power_of_2(size)),
+        rows=ROWS,
+        columns=COLUMNS,
+    )
+    return maxima
 
 
 def replay_maxima_in_blocks(

@@ -130,7 +130,9 @@ class ReplayScores:
         """Account for one query a row: attention fades and is added, the most it looks at a token counts."""
         assert new.weights is not None
         groups, used = new.weights.shape[-2:]
-        scores, replayed, attention = (columns[name][..., :used] for name in ("scores", "replayed", "attention"))
+        scores, replayed, attention = (
+            columns[name][..., :used] for name in ("scores", "replayed", "attention")
+        )
         torch.add(new.weights.sum(-2), attention, alpha=self.decay, out=attention)
         most = new.weights.amax(-2)
         write_slot(most, new.slot, 0, -1)  # of itself

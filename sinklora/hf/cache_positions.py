@@ -149,17 +149,19 @@ def check_rotation(
 
     With `turning`, keys that have positions must be the same once they are turned to the same ones.
     `cache` (its layers: `layers`) must be empty and keep everything; it is filled by one call of the model
-    with two rows of four tokens. Found are layers without positions, and turns that are not the model's own.
+    with two rows of four tokens. The first of each row is compared: it sees nothing but itself, so that in
+    every layer it is the same to the last bit, while later tokens drift apart by rounding. Found are layers
+    without positions, and turns that are not the model's own.
     """
     tokens = torch.arange(1, 5, device=model.device) % model.config.vocab_size
     positions = torch.arange(4, device=model.device) + torch.tensor([[0], [9]], device=model.device)
     model(input_ids=tokens.expand(2, -1), position_ids=positions, past_key_values=cache, use_cache=True)
     for index, layer in enumerate(layers):
         assert layer.keys is not None
-        here, there = layer.keys[:, :, :4].double()
+        here, there = layer.keys[:, :, :1].double()
         if turning is not None:
-            here = turning.turned(here[None], torch.full((1, 1, 4), 9, device=here.device), 10)[0]
-        tolerance = 1e-3 if layer.keys.dtype in (torch.float32, torch.float64) else 0.1
+            here = turning.turned(here[None], torch.full((1, 1, 1), 9, device=here.device), 10)[0]
+        tolerance = 1e-3 if layer.keys.dtype in (torch.float32, torch.float64) else 0.02
         if not bool((here - there).abs().max() <= tolerance * here.abs().max()):
             raise ValueError(
                 f"{purpose.asked_by}: layer {index} of model_type={model.config.model_type!r} does not turn "

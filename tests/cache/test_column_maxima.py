@@ -27,7 +27,9 @@ SHAPES = [(2, 4, 4, 7, 7), (1, 4, 2, 5, 40), (2, 8, 4, 300, 2100), (1, 6, 6, 257
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 
 
-def projections(shape: tuple[int, int, int, int, int], dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+def projections(
+    shape: tuple[int, int, int, int, int], dtype: torch.dtype
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Queries and keys as projections hand them out: views with heads behind tokens."""
     batch, heads, kv_heads, queries, length = shape
     torch.manual_seed(0)

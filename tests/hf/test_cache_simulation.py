@@ -110,7 +110,9 @@ def test_equal_scores_evict_the_oldest() -> None:
     compare(model, H2O(heavy=3, recent=2, scoring=Score(window=2)), [9, 1, 1, 1, 1, 1], None)
 
 
-@pytest.mark.parametrize("policy", [H2O(8), StreamingLLM(6), H2O(0.4), Novelty(8), Replay(8), Full()], ids=str)
+@pytest.mark.parametrize(
+    "policy", [H2O(8), StreamingLLM(6), H2O(0.4), Novelty(8), Replay(8), Full()], ids=str
+)
 def test_a_conversation_in_a_batch_is_what_each_row_is_alone(policy: CachePolicy) -> None:
     model = tiny_model("llama-gqa").double()
     options = {"max_new_tokens": 6, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
@@ -136,7 +138,9 @@ def test_a_conversation_in_a_batch_is_what_each_row_is_alone(policy: CachePolicy
             assert kept[:, : own.shape[1]].tolist() == own.tolist()
 
 
-@pytest.mark.parametrize("policy", [H2O(6), StreamingLLM(6), Novelty(6), SlidingWindow(6), Replay(6, sink_tokens=1)], ids=str)
+@pytest.mark.parametrize(
+    "policy", [H2O(6), StreamingLLM(6), Novelty(6), SlidingWindow(6), Replay(6, sink_tokens=1)], ids=str
+)
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_row_that_is_no_number_stays_bounded_and_spoils_no_other(policy: CachePolicy, value: float) -> None:
     model, ids = tiny_model("llama-gqa").double(), tokens(2, 20)

@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, SmolLM
 
 from cache_simulation import compare, compare_turns, run, tokens
 from helpers import assert_close
+from scaled_models import SCALINGS, scaled_model
 from sinklora.cache.attention_scores import Score
 from sinklora.cache.full import Full
 from sinklora.cache.h2o import H2O
@@ -26,7 +27,6 @@ from sinklora.cache.streaming_llm import StreamingLLM
 from sinklora.hf.budget_cache import BudgetCache
 from sinklora.hf.cache_positions import RotaryPositions, trained_length
 from sinklora.hf.rope import extend_context
-from scaled_models import SCALINGS, scaled_model
 from tiny_models import ARCHITECTURES, tiny_config, tiny_model
 
 POLICIES = {

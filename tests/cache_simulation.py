@@ -171,6 +171,9 @@ class Simulation:
             head.kept.remove(min(may_go, key=lambda p: (self.score(head, p, now, self.policy), p)))
 
 
+Check = Callable[[BudgetCache, int, Simulation], None]  # of one row against the simulation of it
+
+
 def turn(x: Tensor, by: Tensor, frequencies: Tensor) -> Tensor:
     """Rotated queries or keys [N, D] so many positions [N] further on: halves as complex numbers."""
     angle, half = by[:, None] * frequencies.double(), len(frequencies)
@@ -201,8 +204,9 @@ def compare(
     score: Score | None = None,
     positions: str = "text",
     atol: float = 1e-9,
+    check: Check | None = None,
 ) -> None:
-    """Logits and kept tokens of a BudgetCache are those of the simulation, row by row."""
+    """Logits and kept tokens of a BudgetCache are those of the simulation, row by row; `check` adds to it."""
     ids = tokens(rows, sum(calls))
     options = {} if positions == "text" else {"positions": positions}
     cache = BudgetCache(model, policy, prefill_chunk=chunk, **options)
@@ -211,6 +215,8 @@ def compare(
         truth = Simulation(model, policy, chunk, score=score, positions=positions)
         assert_close(logits[row], truth.run(ids[row], calls), atol=atol)
         check_kept(cache, row, truth)
+        if check is not None:
+            check(cache, row, truth)
 
 
 def check_kept(cache: BudgetCache, row: int, truth: Simulation) -> None:
@@ -231,6 +237,7 @@ def compare_turns(
     score: Score | None = None,
     positions: str = "text",
     atol: float = 1e-9,
+    check: Check | None = None,
 ) -> None:
     """Turns of so many new tokens, row by row, in one padded batch: each row is what it is alone."""
     lengths = [sum(turn[row] for turn in turns) for row in range(len(turns[0]))]
@@ -254,6 +261,8 @@ def compare_turns(
         expected = truth.run(ids[row, :length], [turn[row] for turn in turns if turn[row]])
         assert_close(torch.cat(logits[row]), expected, atol=atol)
         check_kept(cache, row, truth)
+        if check is not None:
+            check(cache, row, truth)
 
 
 def _padded(count: int, width: int, side: str) -> Tensor:

@@ -40,7 +40,7 @@ SUMMED = Score()
 
 
 def decayed_weights(new: NewTokens, decay: float) -> Tensor | None:
-    """How much each query [B, Q] counts at the end of its chunk; padding counts nothing. None: all count 1."""
+    """How much each query [B, Q] counts at the end of its chunk, padding nothing; None: all count 1."""
     queries = new.query.shape[2]
     if decay == 1 and min(new.counts) == queries:
         return None

@@ -143,7 +143,7 @@ class BudgetCache(CalledCache):
         self.policy, self.prefill_chunk, self.positions = policy, prefill_chunk, positions
         purpose = INSIDE_CACHE if positions == "cache" else Purpose.of_policy(policy)
         rotates = positions == "cache" or policy.moves_queries
-        turning = _rotation_of(transformer, purpose) if rotates else None
+        turning = RotaryPositions.of_model(transformer, purpose) if rotates else None
         rotation = turning if positions == "cache" else None
         self._trained_length, self._warned = trained_length(config), False
         # A second list, because that of transformers may hold layers of every kind.
@@ -272,14 +272,6 @@ def enable_budget_caches(model: nn.Module) -> nn.Module:
         )
     AttentionSwitch().install(transformer)
     return model
-
-
-def _rotation_of(transformer: PreTrainedModel | None, purpose: Purpose) -> RotaryPositions:
-    if transformer is None:
-        raise ValueError(
-            f"{purpose.asked_by}: needs the model itself, not its config, to turn its queries and keys"
-        )
-    return RotaryPositions.of_model(transformer, purpose)
 
 
 def check_config(config: PreTrainedConfig) -> None:

@@ -51,8 +51,15 @@ class RotaryPositions:
         self._table: tuple[Tensor, Tensor] | None = None  # cosines and sines [positions, D] of the first ones
 
     @classmethod
-    def of_model(cls, model: PreTrainedModel, purpose: Purpose = INSIDE_CACHE) -> RotaryPositions:
-        """Those of a model; ValueError with the reason where queries and keys cannot be turned by them."""
+    def of_model(cls, model: PreTrainedModel | None, purpose: Purpose = INSIDE_CACHE) -> RotaryPositions:
+        """Those of a model; ValueError with the reason where queries and keys cannot be turned by them.
+
+        None: there is a config alone, which is one such reason.
+        """
+        if model is None:
+            raise ValueError(
+                f"{purpose.asked_by}: needs the model itself, not its config, to turn its queries and keys"
+            )
         kind = f"model_type={model.config.model_type!r}"
         modules: list[Any] = [module for module in model.modules() if hasattr(module, "inv_freq")]
         if not modules or not getattr(model.config, "rope_parameters", None):

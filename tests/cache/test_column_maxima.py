@@ -93,7 +93,7 @@ def test_the_kernel_equals_the_dense_softmax() -> None:
 
 def test_heads_that_are_too_large_are_named_and_cpu_tensors_have_no_kernel() -> None:
     query = torch.zeros(1, 1, 4, 512)
-    with pytest.raises(ValueError, match="head size 512.*use replay_maxima_in_blocks"):
+    with pytest.raises(ValueError, match=r"head size 512.*use replay_maxima_in_blocks"):
         max_columns(query, query, torch.zeros(1, 1, 4), 1.0)
     assert not has_kernel_for(query)
 

@@ -9,7 +9,16 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, GPT2Config, GPTBigCodeConfig, SmolLM3Config
 
 from adapted_models import randomized
-from cache_simulation import Simulation, check_kept, compare, replay_score, run, tokens, turn
+from cache_simulation import (
+    Simulation,
+    check_kept,
+    compare,
+    compare_turns,
+    replay_score,
+    run,
+    tokens,
+    turn,
+)
 from helpers import assert_close
 from scaled_models import SCALINGS, scaled_model
 from sinklora.cache.h2o import H2O
@@ -25,9 +34,12 @@ POLICY = Replay(8, recent_share=0.25, sink_tokens=1)
 CALLS = [17, 1, 1, 1, 6, 1, 1]
 
 
-def check_scores(cache: BudgetCache, row: int, truth: Simulation, now: int, atol: float) -> None:
+def check_scores(cache: BudgetCache, row: int, truth: Simulation) -> None:
     """Every kept token of a row has the score that the simulation gives it."""
+    # Angles, and the fading of a prompt's queries, are rounded to float32.
+    atol = 3e-6 * max(1, truth.policy.attention_weight)  # type: ignore[attr-defined]
     for (index, head), alone in truth.heads.items():
+        now = max(alone.received)
         layer = cache.budget_layers[index]
         cache.kept_positions(index)
         assert layer.positions is not None and layer.scorer is not None
@@ -40,15 +52,8 @@ def check_scores(cache: BudgetCache, row: int, truth: Simulation, now: int, atol
 def compare_scores(
     model: Any, policy: Replay, calls: list[int], chunk: int | None = None, positions: str = "text"
 ) -> None:
-    ids = tokens(2, sum(calls))
-    cache = BudgetCache(model, policy, prefill_chunk=chunk, positions=positions)
-    logits = run(cache, model, ids, calls)
-    for row in range(2):
-        truth = Simulation(model, policy, chunk, positions=positions)
-        assert_close(logits[row], truth.run(ids[row], calls), atol=1e-9 if positions == "text" else 1e-5)
-        check_kept(cache, row, truth)
-        # Angles, and the fading of a prompt's queries, are rounded to float32.
-        check_scores(cache, row, truth, sum(calls) - 1, atol=3e-6 * max(1, policy.attention_weight))
+    atol = 1e-9 if positions == "text" else 1e-5
+    compare(model, policy, calls, chunk, positions=positions, atol=atol, check=check_scores)
 
 
 # --- scores -------------------------------------------------------------------------------------------------
@@ -101,6 +106,20 @@ def test_where_a_text_begins_does_not_matter() -> None:
     for layer in range(2):
         assert torch.equal(*(cache.kept_positions(layer) for cache in caches))
         assert_close(*(c.budget_layers[layer].scorer.state["scores"] for c in caches), atol=1e-5)
+
+
+# New tokens of three rows, turn by turn: rows of one token, rows without any, decoding in between.
+TURNS = [[9, 4, 1], [1, 1, 3], [5, 1, 0], [1, 1, 1], [0, 7, 2], [1, 1, 1]]
+
+
+@pytest.mark.parametrize("positions", ["text", "cache"])
+@pytest.mark.parametrize("chunk", [None, 4])
+@pytest.mark.parametrize("side", ["left", "right", "middle"])
+def test_padded_rows_have_the_scores_that_they_have_alone(
+    side: str, chunk: int | None, positions: str
+) -> None:
+    model, atol = tiny_model("llama-gqa").double(), 1e-9 if positions == "text" else 1e-5
+    compare_turns(model, POLICY, TURNS, side, chunk, positions=positions, atol=atol, check=check_scores)
 
 
 # --- models after LoRA, half precision, written text --------------------------------------------------------

@@ -1,7 +1,8 @@
 """Positions inside a BudgetCache (StreamingLLM, arXiv 2309.17453, section 3.2), and how far positions may go.
 
 A model rotates queries and keys to their positions in the text before a cache sees them. Here that is taken
-off, exactly and with the model's own functions, so that kept tokens can count 0, 1, 2, ... instead.
+off, exactly and with the model's own functions, so that kept tokens can count 0, 1, 2, ... instead. For
+policies that move queries, these are turned further.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ class RotaryPositions:
         if rope_type in CHANGING_FREQUENCIES:
             raise ValueError(
                 f"{purpose.asked_by}: rope_type={rope_type!r} changes its frequencies with the length of the "
-                f"input, so what was written cannot be turned; take the model without this scaling, or "
+                "input, so what was written cannot be turned; take the model without this scaling, or "
                 f"{purpose.remedy}"
             )
         home = type(rotary).__module__

@@ -28,7 +28,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
+from transformers import LlamaConfig
 from transformers.cache_utils import DynamicCache, StaticCache
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from sinklora.cache.full import Full
 from sinklora.cache.layer import BudgetLayer
@@ -37,6 +39,7 @@ from sinklora.evaluate.generation_cost import cache_bound_model, compare_caches
 from sinklora.evaluate.memory import KEEP_MEMORY, peak_of_a_fork
 from sinklora.evaluate.timing import in_rounds, median_ratio, timed
 from sinklora.hf.budget_cache import BudgetCache
+from sinklora.hf.cache_positions import RotaryPositions
 from sinklora.hf.model_shapes import SHAPES, random_model
 from sinklora.records.files import atomic_write, write_json
 from sinklora.records.provenance import current_provenance
@@ -105,9 +108,15 @@ def _tensors(options: argparse.Namespace, tokens: int, batch: int = 1) -> list[T
 
 
 def _read(policy: CachePolicy, query: Tensor, key: Tensor, value: Tensor) -> BudgetLayer:
-    layer = BudgetLayer(policy)
+    rotation = _rotation(query.shape[-1]) if policy.moves_queries else None
+    layer = BudgetLayer(policy, query_rotation=rotation)
     _feed(layer, query, key, value)
     return layer
+
+
+def _rotation(head_size: int) -> RotaryPositions:
+    rotary = LlamaRotaryEmbedding(LlamaConfig(head_dim=head_size))
+    return RotaryPositions(rotary, LlamaRotaryEmbedding.__module__)
 
 
 def _feed(layer: BudgetLayer, query: Tensor, key: Tensor, value: Tensor) -> None:

@@ -16,6 +16,7 @@ from sinklora.cache.full import Full as Full
 from sinklora.cache.h2o import H2O as H2O
 from sinklora.cache.novelty import Novelty as Novelty
 from sinklora.cache.policies import CachePolicy as CachePolicy
+from sinklora.cache.replay import Replay as Replay
 from sinklora.cache.sliding_window import Local as Local
 from sinklora.cache.sliding_window import SlidingWindow as SlidingWindow
 from sinklora.cache.streaming_llm import StreamingLLM as StreamingLLM

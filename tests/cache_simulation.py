@@ -24,6 +24,7 @@ class Head:
     kept: list[int] = field(default_factory=list)
     received: dict[int, list[tuple[int, float]]] = field(default_factory=dict)
     values: dict[int, Tensor] = field(default_factory=dict)
+    replayed: dict[int, float] = field(default_factory=dict)  # the most that a moved query looks at a token
 
 
 Score = Callable[[Head, int, int, Any], float]  # head, position, newest position, policy
@@ -47,6 +48,14 @@ def novelty_score(head: Head, position: int, now: int, policy: Any) -> float:
     return 0.0 if far < 8 * torch.finfo(mine.dtype).eps else far
 
 
+def replay_score(head: Head, position: int, now: int, policy: Any) -> float:
+    """The most that a moved query looks at a token, and the faded attention of the others, by query head."""
+    weights = head.received[position]
+    groups = sum(query == now for query, _ in weights)
+    attention = sum(weight * policy.decay ** (now - query) for query, weight in weights)
+    return head.replayed.get(position, 0.0) + policy.attention_weight * attention / groups
+
+
 def no_score(head: Head, position: int, now: int, policy: Any) -> float:
     """Without scores the oldest is evicted."""
     return 0.0
@@ -55,6 +64,7 @@ def no_score(head: Head, position: int, now: int, policy: Any) -> float:
 SCORES: dict[str, Score] = {
     "h2o": attention_score,
     "novelty": novelty_score,
+    "replay": replay_score,
     **dict.fromkeys(("full", "local", "streaming"), no_score),
 }
 
@@ -122,23 +132,46 @@ class Simulation:
                         output[0, h, now - (length - new)] = weights @ value[0, kv_head, seen]
                         for position, weight in zip(seen, weights.tolist(), strict=True):
                             head.received[position].append((now, weight))
+                if self.policy.moves_queries:
+                    asked = query[0, kv_head * groups : (kv_head + 1) * groups, fresh[0] - (length - new) :]
+                    self.replay(head, fresh, asked, key[0, kv_head], scaling)
                 head.kept += list(fresh)
                 self.evict(head, fresh[-1], self.totals[layer])
         return output.transpose(1, 2), None
+
+    def replay(self, head: Head, fresh: range, query: Tensor, key: Tensor, scaling: float) -> None:
+        """Let the queries of a chunk, [groups, N, D] from `fresh` on, look at all of it from behind it."""
+        every = head.kept + list(fresh)
+        keys = self.placed(key, every, list(range(len(every))))
+        end = fresh[-1] if self.positions == "text" else len(every) - 1
+        for now, mine in zip(fresh, query.unbind(1), strict=False):
+            place = end if len(fresh) == 1 else end + 1  # a single token looks from its own place
+            moved = turn(mine, torch.full((len(mine),), place - now), self.frequencies())
+            for weights in (moved @ keys.mT * scaling).softmax(-1).tolist():
+                for position, weight in zip(every, weights, strict=True):
+                    if len(fresh) > 1 or position != now:
+                        head.replayed[position] = max(head.replayed.get(position, 0.0), weight)
+
+    def frequencies(self) -> Tensor:
+        """Angles a position, of each pair of a head's numbers."""
+        found: Tensor = next(m for m in self.model.modules() if hasattr(m, "inv_freq")).inv_freq
+        return found
 
     def placed(self, x: Tensor, positions: list[int], places: list[int], first: int = 0) -> Tensor:
         """Rows of x for positions, there or moved to places in the cache; x starts at position `first`."""
         rows = x[torch.tensor(positions) - first]
         if self.positions == "text":
             return rows
-        rotary = next(m for m in self.model.modules() if hasattr(m, "inv_freq"))
-        return turn(rows, torch.tensor(places) - torch.tensor(positions), rotary.inv_freq)
+        return turn(rows, torch.tensor(places) - torch.tensor(positions), self.frequencies())
 
     def evict(self, head: Head, now: int, split: Any) -> None:
         while len(head.kept) > split.total:
             newest = now + 1 - max(split.recent, 1)
             may_go = [p for p in head.kept if split.protected <= p < newest]
             head.kept.remove(min(may_go, key=lambda p: (self.score(head, p, now, self.policy), p)))
+
+
+Check = Callable[[BudgetCache, int, Simulation], None]  # of one row against the simulation of it
 
 
 def turn(x: Tensor, by: Tensor, frequencies: Tensor) -> Tensor:
@@ -171,8 +204,9 @@ def compare(
     score: Score | None = None,
     positions: str = "text",
     atol: float = 1e-9,
+    check: Check | None = None,
 ) -> None:
-    """Logits and kept tokens of a BudgetCache are those of the simulation, row by row."""
+    """Logits and kept tokens of a BudgetCache are those of the simulation, row by row; `check` adds to it."""
     ids = tokens(rows, sum(calls))
     options = {} if positions == "text" else {"positions": positions}
     cache = BudgetCache(model, policy, prefill_chunk=chunk, **options)
@@ -181,6 +215,8 @@ def compare(
         truth = Simulation(model, policy, chunk, score=score, positions=positions)
         assert_close(logits[row], truth.run(ids[row], calls), atol=atol)
         check_kept(cache, row, truth)
+        if check is not None:
+            check(cache, row, truth)
 
 
 def check_kept(cache: BudgetCache, row: int, truth: Simulation) -> None:
@@ -201,6 +237,7 @@ def compare_turns(
     score: Score | None = None,
     positions: str = "text",
     atol: float = 1e-9,
+    check: Check | None = None,
 ) -> None:
     """Turns of so many new tokens, row by row, in one padded batch: each row is what it is alone."""
     lengths = [sum(turn[row] for turn in turns) for row in range(len(turns[0]))]
@@ -224,6 +261,8 @@ def compare_turns(
         expected = truth.run(ids[row, :length], [turn[row] for turn in turns if turn[row]])
         assert_close(torch.cat(logits[row]), expected, atol=atol)
         check_kept(cache, row, truth)
+        if check is not None:
+            check(cache, row, truth)
 
 
 def _padded(count: int, width: int, side: str) -> Tensor:

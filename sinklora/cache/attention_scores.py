@@ -39,6 +39,22 @@ class Score:
 SUMMED = Score()
 
 
+def decayed_weights(new: NewTokens, decay: float) -> Tensor | None:
+    """How much each query [B, Q] counts at the end of its chunk, padding nothing; None: all count 1."""
+    queries = new.query.shape[2]
+    if decay == 1 and min(new.counts) == queries:
+        return None
+    age = new.rows(new.counts) - 1 - torch.arange(queries, device=new.query.device)
+    return torch.where(age >= 0, decay ** age.clamp(min=0).float(), 0.0)
+
+
+def add_decayed(sums: Tensor, stored: Tensor, new: NewTokens, decay: float) -> Tensor:
+    """Weighted sums [B, Hkv, L] of a chunk, with what its stored tokens had before, faded; in place."""
+    faded = new.rows([decay**count for count in new.counts])[..., None].to(sums.dtype)
+    sums[..., : new.used] += stored[..., : new.used] * faded
+    return sums
+
+
 class AttentionScores:
     """Attention received: summed (H2O), decayed, or averaged over the queries that could see the token."""
 
@@ -51,18 +67,12 @@ class AttentionScores:
 
     def query_weights(self, new: NewTokens) -> Tensor | None:
         """How much each query [B, Q] counts at the end of its chunk; padding counts nothing."""
-        queries = new.query.shape[2]
-        if self.rule.decay == 1 and min(new.counts) == queries:
-            return None
-        age = new.rows(new.counts) - 1 - torch.arange(queries, device=new.query.device)
-        return torch.where(age >= 0, self.rule.decay ** age.clamp(min=0).float(), 0.0)
+        return decayed_weights(new, self.rule.decay)
 
     def extend(self, new: NewTokens, sums: Tensor | None) -> None:
         """Take in a chunk; `sums` [B, Hkv, L]: the weighted column sums of its attention."""
         assert sums is not None
-        faded = new.rows([self.rule.decay**count for count in new.counts])[..., None].to(sums.dtype)
-        sums[..., : new.used] += self.state["scores"][..., : new.used] * faded
-        self.state["scores"] = sums
+        self.state["scores"] = add_decayed(sums, self.state["scores"], new, self.rule.decay)
 
     def step(self, columns: dict[str, Tensor], new: NewToken) -> None:
         """Account for one query a row: what was before fades, its attention is added."""

@@ -25,16 +25,9 @@ def sum_columns(
     causally. `log_sum_exp` [B, H, Q] (natural logarithm) of each query's scores; `weights` [B, Q]: how much
     each query counts. Raises ValueError for heads larger than 256, ImportError without Triton.
     """
+    check_kernel_inputs(query, log_sum_exp, "attend_and_sum")
     batch, heads, queries, size = query.shape
     kv_heads, length = key.shape[1:3]
-    if size > LARGEST_HEAD:
-        raise ValueError(f"head size {size}: the kernel holds at most {LARGEST_HEAD}; use attend_and_sum")
-    if log_sum_exp.shape != query.shape[:3]:
-        raise ValueError(f"log_sum_exp has shape {list(log_sum_exp.shape)}, expected {list(query.shape[:3])}")
-    if find_spec("triton") is None:
-        raise ImportError(
-            "column_sums needs Triton, which comes with CUDA builds of torch: pip install triton"
-        )
     import triton
 
     from sinklora.cache.column_sums_kernel import sum_columns_kernel
@@ -62,27 +55,46 @@ def sum_columns(
     return sums
 
 
-def flash_with_log_sum_exp(query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """FlashAttention's output [B, H, N, D] and log-sum-exp [B, H, N] of whole causal sequences on CUDA.
+def check_kernel_inputs(query: Tensor, log_sum_exp: Tensor, otherwise: str) -> None:
+    """ValueError for inputs that a Triton kernel does not take, ImportError without Triton."""
+    if query.shape[3] > LARGEST_HEAD:
+        raise ValueError(
+            f"head size {query.shape[3]}: the kernel holds at most {LARGEST_HEAD}; use {otherwise}"
+        )
+    if log_sum_exp.shape != query.shape[:3]:
+        raise ValueError(f"log_sum_exp has shape {list(log_sum_exp.shape)}, expected {list(query.shape[:3])}")
+    if find_spec("triton") is None:
+        raise ImportError(f"no Triton, which comes with CUDA builds of torch: install it, or use {otherwise}")
 
-    Half precision. Grouped keys and values are repeated for the length of the call.
+
+def flash_with_log_sum_exp(
+    query: Tensor, key: Tensor, value: Tensor, scale: float, *, causal: bool = True
+) -> tuple[Tensor, Tensor]:
+    """FlashAttention's output [B, H, Q, D] and log-sum-exp [B, H, Q] on CUDA, in half precision.
+
+    Whole causal sequences, or, not `causal`, any number of queries and keys, all of which they see. Grouped
+    keys and values are repeated for the length of the call.
     """
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key, value = (x.repeat_interleave(groups, 1) for x in (key, value))
     # PyTorch has no documented function that returns both; this is what its own SDPA calls.
     output, log_sum_exp, *_ = torch.ops.aten._scaled_dot_product_flash_attention(
-        query, key, value, 0.0, True, False, scale=scale
+        query, key, value, 0.0, causal, False, scale=scale
     )
     return output, log_sum_exp[..., : query.shape[2]]
 
 
 def has_kernel(query: Tensor, key: Tensor) -> bool:
     """Whether flash and the kernel serve these inputs: a whole sequence in half precision on CUDA."""
+    return query.shape[2] == key.shape[2] and has_kernel_for(query)
+
+
+def has_kernel_for(query: Tensor) -> bool:
+    """Whether flash and Triton's kernels serve such queries, if nothing is masked or all is causal."""
     return (
         query.is_cuda
         and query.dtype in (torch.float16, torch.bfloat16)
-        and query.shape[2] == key.shape[2]
         and query.shape[3] <= LARGEST_HEAD
         and find_spec("triton") is not None
     )

@@ -1,8 +1,10 @@
-// How much causal attention each key received, from the log-sum-exp of a flash pass, on a processor.
+// How much causal attention each key received, and the most that any query, with no mask, looks at it, from
+// the log-sum-exp of a flash pass, on a processor.
 //
 // A task is a block of keys of one key/value head: it is transposed once, then every block of queries that
-// sees it is multiplied with it, and exp(score * scale - log_sum_exp) is added up column by column. Tasks
-// write different sums, so the result depends neither on their order nor on the number of threads.
+// sees it is multiplied with it, and exp(score * scale - log_sum_exp) is folded column by column: added up,
+// or its largest is found. Tasks write different columns, so the result depends neither on their order nor
+// on the number of threads.
 
 #include <cmath>
 #include <cstdint>
@@ -24,6 +26,14 @@ constexpr int64_t kKeys = 64;      // of a block: as many as a packed operand of
 constexpr int64_t kQueries = 256;  // of a block: its scores stay in the second-level cache
 constexpr int64_t kVectors = kKeys / Vector::size();
 constexpr float kHidden = -INFINITY;
+
+enum class Fold { kSum, kWeightedSum, kMaximum };
+
+// What nothing folds to.
+template <Fold fold>
+constexpr float empty() {
+  return fold == Fold::kMaximum ? -INFINITY : 0.0f;
+}
 
 // Keys [keys, size] -> [size, kKeys], zeros where there is no key.
 void transpose(const float* key, int64_t stride, int64_t keys, int64_t size, float* out) {
@@ -50,30 +60,36 @@ void hide_future(float* scores, int64_t queries, int64_t first_query, int64_t fi
   }
 }
 
-// Adds the columns of exp(scores * scale - log_sum_exp) of a block, each query weighted, to `total`.
-template <bool weighted>
-void add_columns(
+// Folds the columns of a block of shares, exp(scores * scale - log_sum_exp), into `total`: sums of them, each
+// query weighted or not, or maxima of their logarithms.
+template <Fold fold>
+void fold_columns(
     const Vector* scores,
     const float* log_sum_exp,
     const float* weights,
     int64_t queries,
     float scale,
     Vector* total) {
-  Vector sums[kVectors];
-  for (auto& sum : sums) sum = Vector(0.0f);
+  Vector folded[kVectors];
+  for (auto& part : folded) part = Vector(empty<fold>());
   const Vector factor(scale);
   for (int64_t at = 0; at < queries; ++at, scores += kVectors) {
     const Vector shift(-log_sum_exp[at]);
     for (int64_t part = 0; part < kVectors; ++part) {
-      const Vector share = at::vec::fmadd(scores[part], factor, shift).exp_u20();
-      if constexpr (weighted) {
-        sums[part] = at::vec::fmadd(share, Vector(weights[at]), sums[part]);
+      const Vector logarithm = at::vec::fmadd(scores[part], factor, shift);
+      if constexpr (fold == Fold::kMaximum) {
+        folded[part] = at::vec::maximum(folded[part], logarithm);
+      } else if constexpr (fold == Fold::kWeightedSum) {
+        folded[part] = at::vec::fmadd(logarithm.exp_u20(), Vector(weights[at]), folded[part]);
       } else {
-        sums[part] = sums[part] + share;
+        folded[part] = folded[part] + logarithm.exp_u20();
       }
     }
   }
-  for (int64_t part = 0; part < kVectors; ++part) total[part] = total[part] + sums[part];
+  for (int64_t part = 0; part < kVectors; ++part) {
+    total[part] =
+        fold == Fold::kMaximum ? at::vec::maximum(total[part], folded[part]) : total[part] + folded[part];
+  }
 }
 
 // Every other task is from the end: a thread's run of tasks then has as many long ones as short ones.
@@ -81,21 +97,23 @@ int64_t balanced(int64_t nth, int64_t blocks) {
   return nth % 2 == 0 ? nth / 2 : blocks - 1 - nth / 2;
 }
 
-template <typename Number>
-void sum_columns(
+// Sums are causal, of as many queries as there are keys; maxima are of all queries for every key.
+template <typename Number, Fold fold>
+void fold_all(
     const Tensor& query,
     const Tensor& key,
     const Tensor& log_sum_exp,
     float scale,
     const float* weights,
-    Tensor& sums) {
-  const int64_t heads = query.size(1), length = query.size(2), size = query.size(3);
-  const int64_t kv_heads = key.size(1), groups = heads / kv_heads;
+    Tensor& result) {
+  constexpr bool causal = fold != Fold::kMaximum;
+  const int64_t heads = query.size(1), asked = query.size(2), size = query.size(3);
+  const int64_t kv_heads = key.size(1), groups = heads / kv_heads, length = key.size(2);
   const int64_t blocks = (length + kKeys - 1) / kKeys;
   const auto* queries_data = query.const_data_ptr<Number>();
   const auto* keys_data = key.const_data_ptr<Number>();
   const auto* norms = log_sum_exp.const_data_ptr<float>();
-  auto* out = sums.mutable_data_ptr<float>();
+  auto* out = result.mutable_data_ptr<float>();
 
   at::parallel_for(0, query.size(0) * kv_heads * blocks, 1, [&](int64_t from, int64_t to) {
     std::vector<Number> packed(kKeys * size);
@@ -107,22 +125,22 @@ void sum_columns(
       const int64_t keys = std::min(kKeys, length - first);
       const auto* block = keys_data + row * key.stride(0) + kv_head * key.stride(1) + first * key.stride(2);
       transpose(block, key.stride(2), keys, size, packed.data());
-      std::vector<Vector> total(kVectors, Vector(0.0f));
-      for (int64_t begin = first; begin < length; begin += kQueries) {
-        const int64_t queries = std::min(kQueries, length - begin);
+      std::vector<Vector> total(kVectors, Vector(empty<fold>()));
+      for (int64_t begin = causal ? first : 0; begin < asked; begin += kQueries) {
+        const int64_t queries = std::min(kQueries, asked - begin);
         for (int64_t head = kv_head * groups; head < (kv_head + 1) * groups; ++head) {
           at::native::cpublas::brgemm(
               queries, kKeys, size, query.stride(2), kKeys, kKeys, false,
               queries_data + row * query.stride(0) + head * query.stride(1) + begin * query.stride(2),
               packed.data(), scores_data, std::is_same_v<Number, at::BFloat16>);
-          hide_future(scores_data, queries, begin, first);
-          const auto* norm = norms + (row * heads + head) * length + begin;
-          if (weights) {
-            add_columns<true>(scores.data(), norm, weights + row * length + begin, queries, scale, total.data());
-          } else {
-            add_columns<false>(scores.data(), norm, nullptr, queries, scale, total.data());
-          }
+          if constexpr (causal) hide_future(scores_data, queries, begin, first);
+          const auto* norm = norms + (row * heads + head) * asked + begin;
+          const auto* counted = fold == Fold::kWeightedSum ? weights + row * asked + begin : nullptr;
+          fold_columns<fold>(scores.data(), norm, counted, queries, scale, total.data());
         }
+      }
+      if constexpr (fold == Fold::kMaximum) {
+        for (auto& part : total) part = part.exp_u20();
       }
       const auto* found = reinterpret_cast<const float*>(total.data());
       std::copy(found, found + keys, out + (row * kv_heads + kv_head) * length + first);
@@ -136,39 +154,55 @@ Tensor with_rows(const Tensor& heads) {
   return heads.stride(3) == 1 && heads.stride(2) >= heads.size(3) ? heads : heads.contiguous();
 }
 
+void check(const Tensor& query, const Tensor& key, const Tensor& log_sum_exp, bool causal) {
+  TORCH_CHECK(query.dim() == 4 && key.dim() == 4, "query and key have ", query.dim(), " and ", key.dim(),
+              " dimensions, expected 4: [batch, heads, tokens, head size]");
+  TORCH_CHECK(key.size(0) == query.size(0) && (!causal || key.size(2) == query.size(2)) &&
+                  key.size(3) == query.size(3) && key.size(1) > 0 && query.size(1) % key.size(1) == 0,
+              "key has shape ", key.sizes(), ", which does not go with query's ", query.sizes());
+  TORCH_CHECK(log_sum_exp.sizes() == query.sizes().slice(0, 3), "log_sum_exp has shape ",
+              log_sum_exp.sizes(), ", expected ", query.sizes().slice(0, 3));
+}
+
+// bfloat16 is multiplied as it is where the processor has tiles for it, else as float32.
+template <Fold fold>
+Tensor folded(
+    const Tensor& query, const Tensor& key, const Tensor& log_sum_exp, double scale, const float* weights) {
+  const bool tiles = query.scalar_type() == at::kBFloat16 && key.scalar_type() == at::kBFloat16 &&
+      query.size(3) % 2 == 0 && at::native::cpublas::could_pack(at::kBFloat16);
+  const auto dtype = tiles ? at::kBFloat16 : at::kFloat;
+  const Tensor queries = with_rows(query.to(dtype)), keys = with_rows(key.to(dtype));
+  const Tensor norms = log_sum_exp.to(at::kFloat).contiguous();
+  Tensor result = at::empty({key.size(0), key.size(1), key.size(2)}, norms.options());
+  if (tiles) {
+    fold_all<at::BFloat16, fold>(queries, keys, norms, static_cast<float>(scale), weights, result);
+  } else {
+    fold_all<float, fold>(queries, keys, norms, static_cast<float>(scale), weights, result);
+  }
+  return result;
+}
+
 // query [B, H, N, D], key [B, Hkv, N, D] of one dtype, log_sum_exp [B, H, N], weights [B, N] -> float32
-// [B, Hkv, N]. bfloat16 is multiplied as it is where the processor has tiles for it, else as float32.
+// [B, Hkv, N].
 Tensor column_sums(
     const Tensor& query,
     const Tensor& key,
     const Tensor& log_sum_exp,
     double scale,
     const std::optional<Tensor>& weights) {
-  TORCH_CHECK(query.dim() == 4 && key.dim() == 4, "query and key have ", query.dim(), " and ", key.dim(),
-              " dimensions, expected 4: [batch, heads, tokens, head size]");
-  const int64_t batch = query.size(0), heads = query.size(1), length = query.size(2), size = query.size(3);
-  TORCH_CHECK(key.size(0) == batch && key.size(2) == length && key.size(3) == size && key.size(1) > 0 &&
-                  heads % key.size(1) == 0,
-              "key has shape ", key.sizes(), ", which does not go with query's ", query.sizes());
-  TORCH_CHECK(log_sum_exp.sizes() == query.sizes().slice(0, 3), "log_sum_exp has shape ",
-              log_sum_exp.sizes(), ", expected ", query.sizes().slice(0, 3));
-  TORCH_CHECK(!weights || (weights->dim() == 2 && weights->size(0) == batch && weights->size(1) == length),
+  check(query, key, log_sum_exp, true);
+  if (!weights) return folded<Fold::kSum>(query, key, log_sum_exp, scale, nullptr);
+  const int64_t batch = query.size(0), length = query.size(2);
+  TORCH_CHECK(weights->dim() == 2 && weights->size(0) == batch && weights->size(1) == length,
               "weights has shape ", weights->sizes(), ", expected [", batch, ", ", length, "]");
+  const Tensor counts = weights->to(at::kFloat).contiguous();
+  return folded<Fold::kWeightedSum>(query, key, log_sum_exp, scale, counts.const_data_ptr<float>());
+}
 
-  const bool tiles = query.scalar_type() == at::kBFloat16 && key.scalar_type() == at::kBFloat16 &&
-      size % 2 == 0 && at::native::cpublas::could_pack(at::kBFloat16);
-  const auto dtype = tiles ? at::kBFloat16 : at::kFloat;
-  const Tensor queries = with_rows(query.to(dtype)), keys = with_rows(key.to(dtype));
-  const Tensor norms = log_sum_exp.to(at::kFloat).contiguous();
-  const Tensor counts = weights ? weights->to(at::kFloat).contiguous() : Tensor();
-  const float* counted = weights ? counts.const_data_ptr<float>() : nullptr;
-  Tensor sums = at::empty({batch, key.size(1), length}, norms.options());
-  if (tiles) {
-    sum_columns<at::BFloat16>(queries, keys, norms, static_cast<float>(scale), counted, sums);
-  } else {
-    sum_columns<float>(queries, keys, norms, static_cast<float>(scale), counted, sums);
-  }
-  return sums;
+// query [B, H, Q, D], key [B, Hkv, L, D] of one dtype, log_sum_exp [B, H, Q] -> float32 [B, Hkv, L].
+Tensor column_maxima(const Tensor& query, const Tensor& key, const Tensor& log_sum_exp, double scale) {
+  check(query, key, log_sum_exp, false);
+  return folded<Fold::kMaximum>(query, key, log_sum_exp, scale, nullptr);
 }
 
 }  // namespace
@@ -177,4 +211,6 @@ TORCH_LIBRARY_FRAGMENT(sinklora, library) {
   library.def(
       "column_sums(Tensor query, Tensor key, Tensor log_sum_exp, float scale, Tensor? weights) -> Tensor");
   library.impl("column_sums", c10::kCPU, &column_sums);
+  library.def("column_maxima(Tensor query, Tensor key, Tensor log_sum_exp, float scale) -> Tensor");
+  library.impl("column_maxima", c10::kCPU, &column_maxima);
 }

@@ -1,6 +1,7 @@
 """How much attention each key received, re-computed from the log-sum-exp of a flash pass (CPU).
 
-The same two passes as `column_sums` has for CUDA; the second is `column_sums_cpu.cpp`, compiled on first use.
+The same two passes as `column_sums` and `column_maxima` have for CUDA; the second is `column_sums_cpu.cpp`,
+compiled on first use.
 """
 
 from __future__ import annotations
@@ -12,7 +13,11 @@ from torch import Tensor
 
 from sinklora.operators.build import CompiledOperator
 
-COLUMN_SUMS = CompiledOperator("column_sums", Path(__file__).with_name("column_sums_cpu.cpp"))
+SOURCE = Path(__file__).with_name("column_sums_cpu.cpp")
+
+COLUMN_SUMS = CompiledOperator("column_sums", SOURCE)
+
+COLUMN_MAXIMA = CompiledOperator("column_maxima", SOURCE)
 
 # Compiling takes ten seconds. A shorter prompt does without the kernel even where it is there, so that the
 # last bits of a result do not depend on what ran before.
@@ -36,17 +41,32 @@ def sum_columns_on_cpu(
     return sums
 
 
-def flash_on_cpu(query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """FlashAttention's output [B, H, N, D] and log-sum-exp [B, H, N] of whole causal sequences on the CPU.
+def max_columns_on_cpu(query: Tensor, key: Tensor, log_sum_exp: Tensor, scale: float) -> Tensor:
+    """Maxima over queries and grouped heads of the softmax over all keys: [B, Hkv, L] in float32.
 
-    Grouped keys and values are read as they are. The log-sum-exp is float32; for half precision it
-    errs by up to 6e-5, for float32 by 2e-6.
+    `query` [B, H, Q, D], `key` [B, Hkv, L, D], `log_sum_exp` [B, H, Q]; all else as in `sum_columns_on_cpu`.
+    """
+    operator = COLUMN_MAXIMA.find()
+    if operator is None:
+        raise RuntimeError("column maxima could not be compiled on this machine: use replay_maxima")
+    maxima: Tensor = operator(query, key, log_sum_exp, scale)
+    return maxima
+
+
+def flash_on_cpu(
+    query: Tensor, key: Tensor, value: Tensor, scale: float, *, causal: bool = True
+) -> tuple[Tensor, Tensor]:
+    """FlashAttention's output [B, H, Q, D] and log-sum-exp [B, H, Q] on the CPU.
+
+    Whole causal sequences, or, not `causal`, any number of queries and keys, all of which they see. Grouped
+    keys and values are read as they are. The log-sum-exp is float32; for half precision it errs by up to
+    6e-5, for float32 by 2e-6.
     """
     # It takes the numbers of a head to lie side by side, without looking.
     query, key, value = (x if x.stride(3) == 1 else x.contiguous() for x in (query, key, value))
     # PyTorch has no documented function that returns both; this is what its own SDPA calls.
     output, log_sum_exp = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-        query, key, value, 0.0, True, scale=scale
+        query, key, value, 0.0, causal, scale=scale
     )
     return output, log_sum_exp
 
@@ -56,14 +76,28 @@ def has_compiled_kernel(query: Tensor, key: Tensor, value: Tensor) -> bool:
 
     They have 1024 tokens or more; the first ones compile the kernel, which takes some ten seconds, once.
     """
-    inputs = (query, key, value)
+    return (
+        query.shape[2] == key.shape[2] >= TOKENS_WORTH_COMPILING
+        and query.shape[3] == value.shape[3]
+        and _served(query, key, value)
+        and COLUMN_SUMS.find() is not None
+    )
+
+
+def has_compiled_maxima(query: Tensor, key: Tensor) -> bool:
+    """Whether flash and the compiled kernel find maxima for these inputs: enough of them, as for sums."""
+    return (
+        query.shape[2] * key.shape[2] >= TOKENS_WORTH_COMPILING**2
+        and _served(query, key)
+        and COLUMN_MAXIMA.find() is not None
+    )
+
+
+def _served(query: Tensor, *others: Tensor) -> bool:
+    inputs = (query, *others)
     return (
         all(x.device.type == "cpu" and x.dtype == query.dtype for x in inputs)
         and query.dtype in (torch.float32, torch.bfloat16, torch.float16)
-        and query.shape[2] == key.shape[2]
-        and query.shape[3] == value.shape[3]
         and not (torch.is_grad_enabled() and any(x.requires_grad for x in inputs))
         and not torch.compiler.is_compiling()
-        and query.shape[2] >= TOKENS_WORTH_COMPILING
-        and COLUMN_SUMS.find() is not None
     )

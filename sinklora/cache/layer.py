@@ -36,16 +36,24 @@ class BudgetLayer(TokenStorage):
     `update` takes the new keys and values and marks them, `attend` answers the queries, accounts for them and
     evicts. Tokens are counted row by row without padding, so a padded row keeps what it would keep alone.
     With a `rotation`, queries and keys come without positions, and get those inside the cache.
+    `query_rotation`: what moves queries for a policy that does (`CachePolicy.moves_queries`), else None;
+    ValueError where it is missing.
     """
 
     is_sliding = False
     is_croppable = False
 
     def __init__(
-        self, policy: CachePolicy, prefill_chunk: int | None = None, rotation: Rotation | None = None
+        self,
+        policy: CachePolicy,
+        prefill_chunk: int | None = None,
+        rotation: Rotation | None = None,
+        query_rotation: Rotation | None = None,
     ) -> None:
         super().__init__(policy)
-        self.prefill_chunk, self.rotation = prefill_chunk, rotation
+        if policy.moves_queries and query_rotation is None:
+            raise ValueError(f"query_rotation=None: {policy} moves queries, say how they are turned")
+        self.prefill_chunk, self.rotation, self.query_rotation = prefill_chunk, rotation, query_rotation
         self.reset()
 
     def reset(self) -> None:
@@ -193,9 +201,19 @@ class BudgetLayer(TokenStorage):
             places = rows.next_places() + torch.arange(count, device=query.device)
             query = self.rotation.rotated(query, places, length)
             placed = self.rotation.rotated(keys, self._places(positions), self.used + count)
-        output = self._attend_and_score(
-            NewTokens(query, placed, values, positions, self.used, counts, rows.tokens, scale)
+        new = NewTokens(
+            query,
+            placed,
+            values,
+            positions,
+            self.used,
+            counts,
+            rows.tokens,
+            scale,
+            complete=ordered,
+            rotation=self.query_rotation,
         )
+        output = self._attend_and_score(new)
         rows.count(counts)
         keep_chosen(self, keys, values, positions, ordered=ordered)
         return output

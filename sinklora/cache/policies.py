@@ -47,6 +47,7 @@ class CachePolicy:
     name: ClassVar[str] = ""
     paper: ClassVar[str] = ""  # where it was published; "": it is ours
     bounded: ClassVar[bool] = True  # False: it evicts nothing and takes no budget
+    moves_queries: ClassVar[bool] = False  # True: its scorer needs rotary position embeddings
     # Class and fields under which finished runs are stored, where they had another name then.
     stored_names: ClassVar[Mapping[str, str]] = MappingProxyType({})
 

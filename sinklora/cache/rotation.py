@@ -1,6 +1,7 @@
 """Positions inside the cache: kept tokens count 0, 1, 2, ... and new ones go on from there.
 
 StreamingLLM, arXiv 2309.17453, section 3.2: keys are kept without positions and get them when they are read.
+What turns them also moves queries, for policies that ask what a query would see from elsewhere.
 """
 
 from __future__ import annotations
@@ -16,6 +17,12 @@ class Rotation(Protocol):
 
     def rotated(self, x: Tensor, positions: Tensor, length: int) -> Tensor:
         """Queries or keys [B, H, N, D] without positions, put at `positions` [B|1, H|1, N] below `length`."""
+
+    def turned(self, x: Tensor, by: Tensor, length: int) -> Tensor:
+        """Queries or keys [B, H, N, D] that have positions, put `by` [B|1, H|1, N] below `length` further on.
+
+        Rotations compose: it does not matter where they are, and a factor that scales them stays what it was.
+        """
 
 
 def ranks(positions: Tensor) -> Tensor:

@@ -8,6 +8,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from sinklora.cache.rotation import Rotation
+
 
 @dataclass(frozen=True)
 class NewTokens:
@@ -15,6 +17,7 @@ class NewTokens:
 
     `query` [B, H, Q, D]; `keys`, `values` [B, Hkv, L, D]; `positions` [B, Hkv, L], below 0 where there is no
     token. `counts`, `before`: new and earlier tokens, row by row; the new ones come first in their row.
+    `complete`: there is a token at every position. `rotation`: what moves queries, where the policy does.
     """
 
     query: Tensor
@@ -25,6 +28,8 @@ class NewTokens:
     counts: list[int]
     before: list[int]
     scale: float
+    complete: bool = False
+    rotation: Rotation | None = None
 
     def rows(self, values: list[Any]) -> Tensor:
         """A number a row, [B, 1]."""

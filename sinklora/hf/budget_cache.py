@@ -29,7 +29,13 @@ from sinklora.hf.architecture import (
 )
 from sinklora.hf.attention import CACHE_NAME
 from sinklora.hf.attention_switch import AttentionSwitch, CalledCache
-from sinklora.hf.cache_positions import RotaryPositions, check_rotation, trained_length
+from sinklora.hf.cache_positions import (
+    INSIDE_CACHE,
+    Purpose,
+    RotaryPositions,
+    check_rotation,
+    trained_length,
+)
 from sinklora.hf.rope import find_transformer
 
 POSITIONS = ("text", "cache")
@@ -43,9 +49,14 @@ class BudgetCacheLayer(BudgetLayer, CacheLayerMixin):
     """
 
     def __init__(
-        self, policy: CachePolicy, prefill_chunk: int | None, rotation: Rotation | None, compiled: bool
+        self,
+        policy: CachePolicy,
+        prefill_chunk: int | None,
+        rotation: Rotation | None,
+        query_rotation: Rotation | None,
+        compiled: bool,
     ) -> None:
-        super().__init__(policy, prefill_chunk, rotation)
+        super().__init__(policy, prefill_chunk, rotation, query_rotation)
         self.constant_size = self.is_compileable = compiled
 
     def update(
@@ -82,8 +93,8 @@ class BudgetCache(CalledCache):
     `positions`: with "text", kept tokens have the positions they were written with, and positions count on
     (H2O's release); a warning tells when they pass what the model was trained for. With "cache", the kept
     tokens stand at 0, 1, 2, ... in their order, and new ones go on from there (StreamingLLM), so that a
-    stream may be of any length; for models with rotary position embeddings. A call with a few tokens checks
-    that (`probe=False` skips it, for weights that cannot run yet).
+    stream may be of any length; for models with rotary position embeddings, as are policies that move queries
+    (Replay). A call with a few tokens checks that (`probe=False` skips it, for weights that cannot run yet).
 
     `compiled`: let `generate` compile decoding, as it does for transformers' StaticCache: by itself on a GPU,
     where CUDA graphs replay it; the prompt is not compiled. One graph serves all steps, and all prompts under
@@ -130,18 +141,22 @@ class BudgetCache(CalledCache):
             transformer = find_transformer(enable_budget_caches(model))
             config = transformer.config
         self.policy, self.prefill_chunk, self.positions = policy, prefill_chunk, positions
-        rotation = self._rotation(transformer) if positions == "cache" else None
+        purpose = INSIDE_CACHE if positions == "cache" else Purpose.of_policy(policy)
+        rotates = positions == "cache" or policy.moves_queries
+        turning = RotaryPositions.of_model(transformer, purpose) if rotates else None
+        rotation = turning if positions == "cache" else None
         self._trained_length, self._warned = trained_length(config), False
         # A second list, because that of transformers may hold layers of every kind.
         self.budget_layers = [
-            BudgetCacheLayer(policy, prefill_chunk, rotation, compiled)
+            BudgetCacheLayer(policy, prefill_chunk, rotation, turning, compiled)
             for _ in range(config.num_hidden_layers)
         ]
         self._in_call = False
         super().__init__(layers=list(self.budget_layers))
-        if transformer is not None and rotation is not None and probe:
-            everything = BudgetCache(transformer, Full(), positions="cache", probe=False)
-            check_rotation(transformer, everything, everything.budget_layers)
+        if transformer is not None and turning is not None and probe:
+            everything = BudgetCache(transformer, Full(), positions=positions, probe=False)
+            further = turning if rotation is None else None
+            check_rotation(transformer, everything, everything.budget_layers, purpose, further)
 
     def begin_call(self, model: PreTrainedModel, use_cache: bool | None) -> None:
         """A model is called with this cache.
@@ -208,12 +223,6 @@ class BudgetCache(CalledCache):
                 "or call sinklora.hf.budget_cache.enable_budget_caches(model), before torch.compile"
             )
         return self.budget_layers[layer_idx].update(key_states, value_states, *args, **kwargs)
-
-    @staticmethod
-    def _rotation(transformer: PreTrainedModel | None) -> RotaryPositions:
-        if transformer is None:
-            raise ValueError("positions='cache': needs the model itself, not its config, to turn its keys")
-        return RotaryPositions.of_model(transformer)
 
     def _warn_of_positions(self) -> None:
         """Say once that attention reaches farther than the model was trained for, and what to do."""

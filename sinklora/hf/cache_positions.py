@@ -1,7 +1,8 @@
 """Positions inside a BudgetCache (StreamingLLM, arXiv 2309.17453, section 3.2), and how far positions may go.
 
 A model rotates queries and keys to their positions in the text before a cache sees them. Here that is taken
-off, exactly and with the model's own functions, so that kept tokens can count 0, 1, 2, ... instead.
+off, exactly and with the model's own functions, so that kept tokens can count 0, 1, 2, ... instead. For
+policies that move queries, these are turned further.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import copy
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,10 +18,26 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import Cache
 
 from sinklora.cache.layer import BudgetLayer
+from sinklora.cache.policies import CachePolicy
 from sinklora.cache.scored_attention import precise
 
 # Their frequencies depend on the longest input so far, so that what was written cannot be turned back later.
 CHANGING_FREQUENCIES = ("dynamic", "longrope")
+
+
+class Purpose(NamedTuple):
+    """What asks for a model's rotation, and what to do without it: for messages."""
+
+    asked_by: str
+    remedy: str
+
+    @classmethod
+    def of_policy(cls, policy: CachePolicy) -> Purpose:
+        """That of a policy which moves queries."""
+        return cls(f"policy={policy}", "take a policy that leaves queries where they are, such as H2O")
+
+
+INSIDE_CACHE = Purpose("positions='cache'", "leave it at positions='text'")
 
 
 class RotaryPositions:
@@ -35,44 +52,65 @@ class RotaryPositions:
         self._table: tuple[Tensor, Tensor] | None = None  # cosines and sines [positions, D] of the first ones
 
     @classmethod
-    def of_model(cls, model: PreTrainedModel) -> RotaryPositions:
-        """Those of a model; ValueError with the reason where its keys cannot be turned back."""
+    def of_model(cls, model: PreTrainedModel | None, purpose: Purpose = INSIDE_CACHE) -> RotaryPositions:
+        """Those of a model; ValueError with the reason where queries and keys cannot be turned by them.
+
+        None: there is a config alone, which is one such reason.
+        """
+        if model is None:
+            raise ValueError(
+                f"{purpose.asked_by}: needs the model itself, not its config, to turn its queries and keys"
+            )
         kind = f"model_type={model.config.model_type!r}"
         modules: list[Any] = [module for module in model.modules() if hasattr(module, "inv_freq")]
         if not modules or not getattr(model.config, "rope_parameters", None):
             raise ValueError(
-                f"positions='cache': {kind} has no rotary position embeddings that could be turned to other "
-                "positions; leave it at positions='text'"
+                f"{purpose.asked_by}: {kind} has no rotary position embeddings that could be turned to other "
+                f"positions; {purpose.remedy}"
             )
         rotary = modules[0]
         rope_type = getattr(rotary, "rope_type", "default")
         if rope_type in CHANGING_FREQUENCIES:
             raise ValueError(
-                f"positions='cache': rope_type={rope_type!r} changes its frequencies with the length of the "
-                "input, so what was written cannot be turned; inside a cache positions stay small: take the "
-                "model without this scaling"
+                f"{purpose.asked_by}: rope_type={rope_type!r} changes its frequencies with the length of the "
+                "input, so what was written cannot be turned; take the model without this scaling, or "
+                f"{purpose.remedy}"
             )
         home = type(rotary).__module__
         if any(not torch.equal(m.inv_freq, rotary.inv_freq) for m in modules) or not hasattr(
             sys.modules[home], "apply_rotary_pos_emb"
         ):
             raise ValueError(
-                f"positions='cache': the layers of {kind} do not all turn keys in one known way; leave it at "
-                "positions='text'"
+                f"{purpose.asked_by}: the layers of {kind} do not all turn keys in one known way; "
+                f"{purpose.remedy}"
             )
         return cls(copy.deepcopy(rotary), home)
 
     def rotated(self, x: Tensor, positions: Tensor, length: int) -> Tensor:
         """Queries or keys [B, H, N, D] without positions, put at `positions` [B|1, H|1, N] below `length`."""
-        batch, heads, count, size = x.shape
         exact = x.to(precise(x.dtype))
         cos, sin = self._first(length, exact)
-        if positions.shape[1] == 1:
-            at = positions[:, 0].expand(batch, count)
+        return self._turn(exact, positions, cos, sin).to(x.dtype)
+
+    def turned(self, x: Tensor, by: Tensor, length: int) -> Tensor:
+        """Queries or keys [B, H, N, D] that have positions, put `by` [B|1, H|1, N] below `length` further on.
+
+        The model has scaled them already if it does (YaRN): they are turned, and stay as long as they are.
+        """
+        exact = x.to(precise(x.dtype))
+        cos, sin = (angles[:length] for angles in self._first(length, exact))
+        scale = torch.hypot(cos, sin)
+        return self._turn(exact, by, cos / scale, sin / scale).to(x.dtype)
+
+    def _turn(self, x: Tensor, angles: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """Turn [B, H, N, D] by `angles` [B|1, H|1, N], rows of `cos` and `sin`."""
+        batch, heads, count, size = x.shape
+        if angles.shape[1] == 1:
+            at, rows = angles[:, 0].expand(batch, count), x
         else:
-            at, exact = positions.reshape(batch * heads, count), exact.reshape(batch * heads, 1, count, size)
-        turned, _ = self._apply(exact, exact[:, :0], cos[at], sin[at])
-        return turned.reshape(x.shape).to(x.dtype)
+            at, rows = angles.reshape(batch * heads, count), x.reshape(batch * heads, 1, count, size)
+        turned, _ = self._apply(rows, rows[:, :0], cos[at], sin[at])
+        return turned.reshape(x.shape)
 
     def _first(self, length: int, like: Tensor) -> tuple[Tensor, Tensor]:
         """Cosines and sines of at least so many first positions; every step asks for the same few."""
@@ -108,24 +146,34 @@ class RotaryPositions:
 
 
 @torch.no_grad()
-def check_rotation(model: PreTrainedModel, cache: Cache, layers: Sequence[BudgetLayer]) -> None:
+def check_rotation(
+    model: PreTrainedModel,
+    cache: Cache,
+    layers: Sequence[BudgetLayer],
+    purpose: Purpose = INSIDE_CACHE,
+    turning: RotaryPositions | None = None,
+) -> None:
     """ValueError unless keys without positions are the same wherever the same tokens stand.
 
+    With `turning`, keys that have positions must be the same once they are turned to the same ones.
     `cache` (its layers: `layers`) must be empty and keep everything; it is filled by one call of the model
-    with two rows of four tokens. Found are layers without positions, and turns that are not the model's own.
+    with two rows of four tokens. The first of each row is compared: it sees nothing but itself, so that in
+    every layer it is the same to the last bit, while later tokens drift apart by rounding. Found are layers
+    without positions, and turns that are not the model's own.
     """
     tokens = torch.arange(1, 5, device=model.device) % model.config.vocab_size
     positions = torch.arange(4, device=model.device) + torch.tensor([[0], [9]], device=model.device)
     model(input_ids=tokens.expand(2, -1), position_ids=positions, past_key_values=cache, use_cache=True)
     for index, layer in enumerate(layers):
         assert layer.keys is not None
-        here, there = layer.keys.double()
-        tolerance = 1e-3 if layer.keys.dtype in (torch.float32, torch.float64) else 0.1
+        here, there = layer.keys[:, :, :1].double()
+        if turning is not None:
+            here = turning.turned(here[None], torch.full((1, 1, 1), 9, device=here.device), 10)[0]
+        tolerance = 1e-3 if layer.keys.dtype in (torch.float32, torch.float64) else 0.02
         if not bool((here - there).abs().max() <= tolerance * here.abs().max()):
             raise ValueError(
-                f"positions='cache': layer {index} of model_type={model.config.model_type!r} does not turn "
-                "its keys as its rotary position embeddings say (it may have none); leave it at "
-                "positions='text'"
+                f"{purpose.asked_by}: layer {index} of model_type={model.config.model_type!r} does not turn "
+                f"its keys as its rotary position embeddings say (it may have none); {purpose.remedy}"
             )
 
 

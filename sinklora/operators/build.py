@@ -39,7 +39,7 @@ _one_at_a_time = threading.Lock()
 
 @dataclass(frozen=True)
 class CompiledOperator:
-    """The operator `sinklora::name`, which a C++ file of its own registers for the CPU."""
+    """The operator `sinklora::name`, which a C++ file registers for the CPU, alone or with its like."""
 
     name: str
     source: Path
@@ -56,7 +56,7 @@ class CompiledOperator:
     def library_path(self) -> Path:
         """Where the library of this source, version of PyTorch and kind of processor lies."""
         root = Path(os.environ.get("SINKLORA_CACHE", "~/.cache/sinklora")).expanduser()
-        return root / "kernels" / _build_hash(self.source) / f"{self.name}.so"
+        return root / "kernels" / _build_hash(self.source) / f"{self.source.stem}.so"
 
     def compile(self, library: Path) -> None:
         """Compile the operator into a file; it appears whole or not at all.

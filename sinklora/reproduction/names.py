@@ -12,6 +12,7 @@ CACHES = {  # policies by name
     "local": "Local",
     "streaming": "StreamingLLM",
     "novelty": "Novelty",
+    "replay": "Replay (ours)",
 }
 
 LABELS = {

@@ -1,17 +1,21 @@
-"""The compiled kernel against a dense softmax in float64, and what `attend_and_sum` makes of it."""
+"""The compiled kernels against a dense softmax in float64, and what is made of them."""
 
 import shutil
 
 import pytest
 import torch
 
-from dense_softmax import dense_sums
+from dense_softmax import dense_maxima, dense_sums
 from helpers import assert_close
+from sinklora.cache.column_maxima import replay_maxima, replay_maxima_in_blocks
 from sinklora.cache.column_sums_cpu import (
+    COLUMN_MAXIMA,
     COLUMN_SUMS,
     TOKENS_WORTH_COMPILING,
     flash_on_cpu,
     has_compiled_kernel,
+    has_compiled_maxima,
+    max_columns_on_cpu,
     sum_columns_on_cpu,
 )
 from sinklora.cache.scored_attention import attend_and_sum, attend_and_sum_in_blocks
@@ -28,12 +32,12 @@ RELATIVE = 1e-5
 
 @pytest.fixture(autouse=True, scope="module")
 def _compiled() -> None:
-    """Compile the kernel; skip only where nobody could."""
+    """Compile the kernels; skip only where nobody could."""
     if torch.backends.cpu.get_cpu_capability() not in INSTRUCTIONS or not (
         shutil.which("c++") or shutil.which("g++")
     ):
         pytest.skip("needs a C++ compiler and AVX2 or AVX-512")
-    assert COLUMN_SUMS.find() is not None
+    assert COLUMN_SUMS.find() is not None and COLUMN_MAXIMA.find() is not None
 
 
 def projections(
@@ -142,3 +146,54 @@ def test_shapes_that_do_not_go_together_are_named() -> None:
             sum_columns_on_cpu(query, wrong, log_sum_exp, 1.0)
     with pytest.raises(RuntimeError, match="query and key have 3 and 4 dimensions"):
         sum_columns_on_cpu(query[0], key, log_sum_exp, 1.0)
+
+
+# --- maxima -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("queries", "tokens"), [(1, 1), (63, 64), (65, 65), (1, 200), (300, 130), (600, 600)]
+)
+@pytest.mark.parametrize(("heads", "kv_heads"), HEADS)
+def test_maxima_are_those_of_the_dense_softmax(
+    heads: int, kv_heads: int, queries: int, tokens: int, dtype: torch.dtype
+) -> None:
+    query, key, _ = projections(3, heads, kv_heads, max(queries, tokens), 32, dtype)
+    query, key = query[:, :, :queries], key[:, :, :tokens]
+    for scale in (0.2, 5.0):
+        expected, log_sum_exp = dense_maxima(query, key, scale)
+        found = max_columns_on_cpu(query, key, log_sum_exp.float(), scale)
+        assert found.dtype == torch.float32
+        assert_close(found, expected, atol=1e-7, rtol=RELATIVE if scale < 1 else 5e-5)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("heads", "kv_heads"), HEADS)
+def test_a_replay_is_the_same_in_blocks(heads: int, kv_heads: int, dtype: torch.dtype) -> None:
+    query, key, _ = projections(2, heads, kv_heads, TOKENS_WORTH_COMPILING + 9, 32, dtype)
+    for asked in (query, query[:, :, 9:]):
+        assert has_compiled_maxima(asked, key)
+        expected = replay_maxima_in_blocks(asked.double(), key.double(), 0.5)
+        rtol = 2e-5 if dtype == torch.float32 else 1e-4
+        assert_close(replay_maxima(asked, key, 0.5), expected, atol=1e-7, rtol=rtol)
+
+
+def test_what_the_kernel_for_maxima_does_not_serve_goes_through_blocks() -> None:
+    query, key, _ = projections(1, 4, 2, TOKENS_WORTH_COMPILING, 16, torch.float32)
+    assert has_compiled_maxima(query, key)
+    assert not has_compiled_maxima(query[:, :, 1:], key)  # too little to be worth it
+    assert not has_compiled_maxima(query.double(), key.double())
+    assert not has_compiled_maxima(query, key.bfloat16())
+    valid = torch.ones(1, 2, TOKENS_WORTH_COMPILING, dtype=torch.bool)
+    for given in ({"counts": [TOKENS_WORTH_COMPILING]}, {"valid": valid}):
+        assert torch.equal(replay_maxima(query, key, 0.5, **given), replay_maxima_in_blocks(query, key, 0.5))
+
+
+def test_shapes_of_maxima_that_do_not_go_together_are_named() -> None:
+    query, key, _ = projections(2, 4, 2, 10, 16, torch.float32)
+    with pytest.raises(RuntimeError, match=r"log_sum_exp has shape \[2, 3, 10\], expected \[2, 4, 10\]"):
+        max_columns_on_cpu(query, key, torch.zeros(2, 3, 10), 1.0)
+    for wrong in (key[:1], key[..., :8], torch.zeros(2, 3, 10, 16)):
+        with pytest.raises(RuntimeError, match=r"key has shape .* does not go with query's"):
+            max_columns_on_cpu(query, wrong, torch.zeros(2, 4, 10), 1.0)

@@ -17,6 +17,7 @@ from sinklora.cache.policies import (
     policy_key,
     policy_text,
 )
+from sinklora.cache.replay import Replay
 from sinklora.cache.sliding_window import Local, SlidingWindow
 from sinklora.cache.streaming_llm import StreamingLLM
 from sinklora.records.files import json_hash
@@ -84,7 +85,7 @@ def test_finished_runs_are_found_under_the_names_of_then(
 
 
 def test_every_policy_is_found_by_its_name() -> None:
-    assert {"full", "h2o", "local", "streaming", "novelty"} <= set(POLICIES)
+    assert {"full", "h2o", "local", "streaming", "novelty", "replay"} <= set(POLICIES)
     assert Local is SlidingWindow is POLICIES["local"]
     for name, policy in POLICIES.items():
         made = make_policy(name, 8 if policy.bounded else None)
@@ -163,6 +164,15 @@ def test_budgets_are_read_from_text() -> None:
         (lambda: Novelty(8, share=1), "share=1"),
         (lambda: Novelty(8, always_recent=2.5), "always_recent=2.5"),
         (lambda: Novelty(8, sink_tokens=8), "sink_tokens=8"),
+        (lambda: Replay(8, recent_share=1.5), "recent_share=1.5: expected a fraction of the budget, 0 to 1"),
+        (lambda: Replay(8, recent_share=True), "recent_share=True"),
+        (lambda: Replay(8, decay=1.01), "decay=1.01: expected a number above 0 and at most 1"),
+        (lambda: Replay(8, decay="0.9"), "decay='0.9': expected a number above 0 and at most 1"),
+        (lambda: Replay(8, attention_weight=-0.1), "attention_weight=-0.1: expected a number, 0 or more"),
+        (lambda: Replay(8, attention_weight=float("inf")), "attention_weight=inf"),
+        (lambda: Replay(8, attention_weight=float("nan")), "attention_weight=nan"),
+        (lambda: Replay(4), "sink_tokens=4: leaves no place for a new token in a budget of 4"),
+        (lambda: Replay(1.5), "budget=1.5"),
         (lambda: Score(decay=0), "decay=0"),
         (lambda: Score(window=-1), "window=-1"),
         (lambda: Score(decay=0.5, average=True), "give one of"),
@@ -183,6 +193,13 @@ def test_wrong_policies_are_named(make: object, words: str) -> None:
         (H2O(heavy=0.05, recent=0.05, sink_tokens=8), (8, 0, 2)),
         (H2O(heavy=6, recent=0, sink_tokens=2), (2, 4, 0)),
         (Novelty(0.1, share=0.5, always_recent=0, sink_tokens=8), (8, 0, 2)),
+        (Replay(0.2), (4, 6, 10)),
+        (Replay(0.2, recent_share=0.25), (4, 11, 5)),
+        (Replay(0.07), (4, 0, 3)),
+        (Replay(0.05), (4, 0, 1)),
+        (Replay(0.03), (2, 0, 1)),
+        (Replay(9, recent_share=0, sink_tokens=0), (0, 9, 0)),
+        (Replay(9, recent_share=1, sink_tokens=2), (2, 0, 7)),
     ],
     ids=str,
 )

@@ -15,6 +15,7 @@ from sinklora.cache.full import Full
 from sinklora.cache.h2o import H2O
 from sinklora.cache.novelty import Novelty
 from sinklora.cache.policies import CachePolicy
+from sinklora.cache.replay import Replay
 from sinklora.cache.sliding_window import Local
 from sinklora.cache.streaming_llm import StreamingLLM
 from sinklora.evaluate.generation_cost import cache_bound_model
@@ -42,7 +43,9 @@ def generate(model: torch.nn.Module, cache: object, mode: str, rows: int = 2, **
     return model.generate(tokens(rows, PROMPT), past_key_values=cache, **options)  # type: ignore[operator]
 
 
-@pytest.mark.parametrize("policy", [Full(), H2O(64), Local(64), StreamingLLM(30), Novelty(64)], ids=str)
+@pytest.mark.parametrize(
+    "policy", [Full(), H2O(64), Local(64), StreamingLLM(30), Novelty(64), Replay(64)], ids=str
+)
 @pytest.mark.parametrize("mode", MODES)
 def test_a_budget_that_is_never_full_generates_what_the_full_cache_does(
     mode: str, policy: CachePolicy
@@ -52,7 +55,9 @@ def test_a_budget_that_is_never_full_generates_what_the_full_cache_does(
     assert generate(model, BudgetCache(model, policy), mode).tolist() == expected.tolist()
 
 
-@pytest.mark.parametrize("policy", [H2O(8), Local(8), StreamingLLM(8), Novelty(8, always_recent=2)], ids=str)
+@pytest.mark.parametrize(
+    "policy", [H2O(8), Local(8), StreamingLLM(8), Novelty(8, always_recent=2), Replay(8)], ids=str
+)
 @pytest.mark.parametrize("mode", MODES)
 def test_generation_under_a_budget_is_bounded_and_repeats_itself(mode: str, policy: CachePolicy) -> None:
     model = tiny_model("llama-gqa")
@@ -168,6 +173,7 @@ BOUNDED: list[Callable[[int, int], CachePolicy]] = [
     lambda budget, recent: Local(budget),
     lambda budget, recent: StreamingLLM(budget, sink_tokens=min(4, budget - 1)),
     lambda budget, recent: Novelty(budget, always_recent=recent),
+    lambda budget, recent: Replay(budget, recent_share=recent / budget, sink_tokens=0),
 ]
 
 
@@ -213,14 +219,16 @@ def test_bytes_are_budget_times_layers_times_heads(dtype: torch.dtype) -> None:
     model = tiny_model("llama-gqa").to(dtype)
     ids, calls = tokens(3), [PROMPT] + [1] * (TOKENS - PROMPT)
     heads, size, layers, rows = 2, 8, 2, 3
-    for policy, bookkeeping in ((H2O(8), 8), (Local(8), 4), (Novelty(8), 12)):
+    for policy, bookkeeping in ((H2O(8), 8), (Local(8), 4), (Novelty(8), 12), (Replay(8), 16)):
         cache = BudgetCache(model, policy)
         run(cache, model, ids, calls)
         # A slot for each token of the budget, and a free one for the next.
         assert cache.nbytes() == 9 * layers * heads * rows * (2 * size * dtype.itemsize + bookkeeping)
 
 
-@pytest.mark.parametrize("policy", [H2O(0.2), Local(0.2), StreamingLLM(0.2), Novelty(0.2), Full()], ids=str)
+@pytest.mark.parametrize(
+    "policy", [H2O(0.2), Local(0.2), StreamingLLM(0.2), Novelty(0.2), Replay(0.2), Full()], ids=str
+)
 def test_a_prompt_takes_no_more_memory_than_with_transformers_cache(policy: CachePolicy) -> None:
     model, ids = cache_bound_model(), tokens(1, 2048)
     peaks = []

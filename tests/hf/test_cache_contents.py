@@ -14,6 +14,7 @@ from sinklora.cache.full import Full
 from sinklora.cache.h2o import H2O
 from sinklora.cache.novelty import Novelty
 from sinklora.cache.policies import CachePolicy
+from sinklora.cache.replay import Replay
 from sinklora.cache.sliding_window import Local
 from sinklora.cache.streaming_llm import StreamingLLM
 from sinklora.hf.budget_cache import BudgetCache
@@ -27,6 +28,7 @@ POLICIES = {
     "local": Local(7),
     "streaming": StreamingLLM(9, sink_tokens=2),
     "novelty": Novelty(8, always_recent=2),
+    "replay": Replay(8, recent_share=0.25, sink_tokens=1),
 }
 MODEL = tiny_model("llama-gqa")
 CACHES: dict[str, Callable[[], Cache]] = {"dynamic": DynamicCache}

@@ -15,11 +15,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, SmolLM
 
 from cache_simulation import compare, compare_turns, run, tokens
 from helpers import assert_close
+from scaled_models import SCALINGS, scaled_model
 from sinklora.cache.attention_scores import Score
 from sinklora.cache.full import Full
 from sinklora.cache.h2o import H2O
 from sinklora.cache.novelty import Novelty
 from sinklora.cache.policies import CachePolicy
+from sinklora.cache.replay import Replay
 from sinklora.cache.sliding_window import SlidingWindow
 from sinklora.cache.streaming_llm import StreamingLLM
 from sinklora.hf.budget_cache import BudgetCache
@@ -34,24 +36,12 @@ POLICIES = {
     "local": SlidingWindow(7),
     "streaming": StreamingLLM(9, sink_tokens=2),
     "novelty": Novelty(8, always_recent=2),
+    "replay": Replay(8, recent_share=0.25, sink_tokens=1),
     "full": Full(),
 }
 CALLS = [12, *[1] * 5, 6, 1, 1, 1]
 # Angles are rounded to float32 by the model, and not by the simulation.
 close = partial(compare, positions="cache", atol=1e-5)
-
-
-def scaled_model(scaling: str, layers: int = 2) -> Any:
-    """A tiny model with one kind of RoPE; 64 positions in its config, those of pretraining where scaled."""
-    model = tiny_model("llama-gqa", num_hidden_layers=layers)
-    if scaling in ("linear", "yarn"):
-        extend_context(model, 256, method=scaling)
-    if scaling == "llama3":
-        parameters = {"rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0}
-        parameters |= {"low_freq_factor": 1.0, "high_freq_factor": 4.0}
-        parameters |= {"original_max_position_embeddings": 64}
-        model = tiny_model("llama-gqa", rope_parameters=parameters, num_hidden_layers=layers)
-    return model.double()
 
 
 @pytest.mark.parametrize("chunk", [None, 5])
@@ -65,20 +55,22 @@ def test_every_architecture_equals_the_simulation(architecture: str) -> None:
     close(tiny_model(architecture).double(), H2O(8), CALLS)
 
 
-@pytest.mark.parametrize("scaling", ["default", "linear", "yarn", "llama3"])
+@pytest.mark.parametrize("scaling", SCALINGS)
 def test_every_scaling_equals_the_simulation(scaling: str) -> None:
     close(scaled_model(scaling), H2O(8), CALLS)
 
 
 @pytest.mark.parametrize("side", ["left", "right", "middle"])
-@pytest.mark.parametrize("policy", [H2O(0.4), StreamingLLM(6, sink_tokens=2), Novelty(8)], ids=str)
+@pytest.mark.parametrize(
+    "policy", [H2O(0.4), StreamingLLM(6, sink_tokens=2), Novelty(8), Replay(0.5)], ids=str
+)
 def test_turns_of_padded_rows_are_what_each_row_is_alone(policy: CachePolicy, side: str) -> None:
     turns = [[9, 4, 1], [1, 1, 3], [1, 1, 1], [0, 7, 2], [1, 1, 1]]
     chunk = 3 if side == "left" else None
     compare_turns(tiny_model("llama-gqa").double(), policy, turns, side, chunk, positions="cache", atol=1e-5)
 
 
-@pytest.mark.parametrize("scaling", ["default", "linear", "yarn", "llama3"])
+@pytest.mark.parametrize("scaling", SCALINGS)
 @pytest.mark.parametrize("policy", [StreamingLLM(7, sink_tokens=3), SlidingWindow(5)], ids=str)
 def test_a_step_is_a_pass_over_the_kept_tokens_and_the_new_one(policy: CachePolicy, scaling: str) -> None:
     # With one layer, keys and values depend on their own token alone.
@@ -285,6 +277,28 @@ def with_a_layer_without_positions() -> Any:
 def test_models_whose_keys_cannot_be_turned_are_refused(make: Any, words: str) -> None:
     with pytest.raises(ValueError, match=f"positions='cache': {words}"):
         BudgetCache(make(), H2O(8), positions="cache")
+
+
+@pytest.mark.parametrize("policy", [H2O(8), Replay(8)], ids=str)
+def test_rounding_that_tells_later_tokens_apart_is_no_reason_to_refuse(policy: CachePolicy) -> None:
+    model = tiny_model("llama-gqa", seed=2, num_hidden_layers=8).to(torch.bfloat16)
+    for name, parameter in model.named_parameters():
+        if "q_proj" in name or "k_proj" in name:
+            parameter.data.mul_(3)
+    everything = BudgetCache(model, Full(), positions="cache", probe=False)
+    at = torch.arange(4) + torch.tensor([[0], [9]])
+    with torch.no_grad():
+        model(torch.arange(1, 5).expand(2, -1), position_ids=at, past_key_values=everything)
+    keys = everything.budget_layers[-1].keys[:, :, :4].double()
+    assert (keys[0] - keys[1]).abs().max() > 0.25 * keys.abs().max()
+    BudgetCache(model, policy, positions="cache")
+    BudgetCache(model, policy)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_does_not_hide_layers_without_positions(dtype: torch.dtype) -> None:
+    with pytest.raises(ValueError, match="layer 1 of model_type='smollm3' does not turn its keys"):
+        BudgetCache(with_a_layer_without_positions().to(dtype), H2O(8), positions="cache")
 
 
 def test_an_unknown_choice_is_named() -> None:

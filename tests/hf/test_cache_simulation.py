@@ -11,6 +11,7 @@ from sinklora.cache.full import Full
 from sinklora.cache.h2o import H2O
 from sinklora.cache.novelty import Novelty
 from sinklora.cache.policies import CachePolicy
+from sinklora.cache.replay import Replay
 from sinklora.cache.sliding_window import SlidingWindow
 from sinklora.cache.streaming_llm import StreamingLLM
 from sinklora.hf.budget_cache import BudgetCache
@@ -29,6 +30,8 @@ POLICIES = {
     "streaming": StreamingLLM(9, sink_tokens=2),
     "novelty": Novelty(8, always_recent=2),
     "novelty-half": Novelty(0.5, share=0.5, always_recent=0, sink_tokens=1),
+    "replay": Replay(8, recent_share=0.25, sink_tokens=1),
+    "replay-fraction": Replay(0.5, sink_tokens=2, decay=0.8, attention_weight=0.4),
     "full": Full(),
 }
 TOKENS, PROMPT = 26, 17
@@ -107,7 +110,9 @@ def test_equal_scores_evict_the_oldest() -> None:
     compare(model, H2O(heavy=3, recent=2, scoring=Score(window=2)), [9, 1, 1, 1, 1, 1], None)
 
 
-@pytest.mark.parametrize("policy", [H2O(8), StreamingLLM(6), H2O(0.4), Novelty(8), Full()], ids=str)
+@pytest.mark.parametrize(
+    "policy", [H2O(8), StreamingLLM(6), H2O(0.4), Novelty(8), Replay(8), Full()], ids=str
+)
 def test_a_conversation_in_a_batch_is_what_each_row_is_alone(policy: CachePolicy) -> None:
     model = tiny_model("llama-gqa").double()
     options = {"max_new_tokens": 6, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
@@ -133,7 +138,9 @@ def test_a_conversation_in_a_batch_is_what_each_row_is_alone(policy: CachePolicy
             assert kept[:, : own.shape[1]].tolist() == own.tolist()
 
 
-@pytest.mark.parametrize("policy", [H2O(6), StreamingLLM(6), Novelty(6), SlidingWindow(6)], ids=str)
+@pytest.mark.parametrize(
+    "policy", [H2O(6), StreamingLLM(6), Novelty(6), SlidingWindow(6), Replay(6, sink_tokens=1)], ids=str
+)
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_row_that_is_no_number_stays_bounded_and_spoils_no_other(policy: CachePolicy, value: float) -> None:
     model, ids = tiny_model("llama-gqa").double(), tokens(2, 20)
@@ -159,6 +166,13 @@ def test_a_row_that_is_no_number_stays_bounded_and_spoils_no_other(policy: Cache
 
 def test_the_smallest_caches_equal_the_simulation() -> None:
     model = tiny_model("llama-gqa").double()
-    for policy in (H2O(1), SlidingWindow(1), StreamingLLM(0.01), Novelty(1), H2O(heavy=1, recent=0)):
+    for policy in (
+        H2O(1),
+        SlidingWindow(1),
+        StreamingLLM(0.01),
+        Novelty(1),
+        Replay(0.01),
+        H2O(heavy=1, recent=0),
+    ):
         compare(model, policy, [3, 1, 1, 1, 4, 1], rows=1)
         compare_turns(model, policy, [[3, 1], [1, 1], [0, 4], [1, 1]], "left", chunk=2)

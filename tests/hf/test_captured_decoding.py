@@ -18,6 +18,7 @@ from sinklora.cache.full import Full
 from sinklora.cache.h2o import H2O
 from sinklora.cache.novelty import Novelty
 from sinklora.cache.policies import CachePolicy
+from sinklora.cache.replay import Replay
 from sinklora.cache.sliding_window import Local
 from sinklora.cache.steady_step import SteadyStep
 from sinklora.cache.streaming_llm import StreamingLLM
@@ -31,8 +32,14 @@ OTHERS = {
     "h2o-decayed": H2O(8, scoring=Score(decay=0.8)),
     "h2o-averaged": H2O(8, scoring=Score(average=True)),
     "novelty": Novelty(8, always_recent=2),
+    "replay": Replay(8, recent_share=0.25, sink_tokens=1),
 }
-FRACTIONS = {"h2o": H2O(0.4), "streaming": StreamingLLM(0.4, sink_tokens=2), "novelty": Novelty(0.4)}
+FRACTIONS = {
+    "h2o": H2O(0.4),
+    "streaming": StreamingLLM(0.4, sink_tokens=2),
+    "novelty": Novelty(0.4),
+    "replay": Replay(0.4),
+}
 
 
 @pytest.fixture(autouse=True)
@@ -116,7 +123,9 @@ def test_generated_code_does_the_same() -> None:
     assert one_graph()
 
 
-@pytest.mark.parametrize(("name", "positions"), [(n, "text") for n in OTHERS] + [(n, "cache") for n in MAIN])
+@pytest.mark.parametrize(
+    ("name", "positions"), [(n, "text") for n in OTHERS] + [(n, "cache") for n in (*MAIN, "replay")]
+)
 def test_every_policy_is_one_graph(name: str, positions: str) -> None:
     policy = (MAIN | OTHERS)[name]
     ours, eager = (read(MODEL, policy, tokens(), positions=positions) for _ in range(2))
@@ -149,7 +158,7 @@ def test_another_cache_and_another_prompt_take_the_graph_that_is_there(policy: C
             assert_same(ours, eager)
 
 
-@pytest.mark.parametrize("name", ["h2o", "h2o-window", "novelty", "streaming"])
+@pytest.mark.parametrize("name", ["h2o", "h2o-window", "novelty", "replay", "streaming"])
 def test_what_a_step_writes_stays_where_it_is(name: str) -> None:
     # CUDA graphs replay writes to an address only where they are told that it stays.
     written: list[Tensor] = []
@@ -173,7 +182,7 @@ def test_what_a_step_writes_stays_where_it_is(name: str) -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", ["h2o", "h2o-window", "novelty", "streaming"])
+@pytest.mark.parametrize("name", ["h2o", "h2o-window", "novelty", "replay", "streaming"])
 def test_what_follows_compiled_steps_is_what_follows_eager_ones(name: str) -> None:
     ours, eager = (read(MODEL, (MAIN | OTHERS)[name], tokens()) for _ in range(2))
     call, turn = compiled(MODEL), tokens(length=5, seed=2)
@@ -236,11 +245,19 @@ def generate(model: PreTrainedModel, cache: BudgetCache, ids: Tensor, mask: Tens
 
 LATER_FULL = {"h2o-later": H2O(24), "local-later": Local(24), "streaming-later": StreamingLLM(24)}
 GENERATED = MAIN | LATER_FULL | {"novelty-later": Novelty(24), "h2o-fraction": H2O(0.4)}
+GENERATED |= {"replay": OTHERS["replay"], "replay-later": Replay(24)}
 
 
 @pytest.mark.parametrize(
     ("name", "padding"),
-    [("h2o", 0), ("streaming", 5), ("h2o-later", 0), ("streaming-later", 5), ("novelty-later", 5)],
+    [
+        ("h2o", 0),
+        ("streaming", 5),
+        ("h2o-later", 0),
+        ("streaming-later", 5),
+        ("novelty-later", 5),
+        ("replay-later", 5),
+    ],
 )
 def test_generate_compiles_its_decoding(name: str, padding: int) -> None:
     model, policy = double_model(), GENERATED[name]

@@ -66,7 +66,7 @@ def test_a_damaged_library_is_made_again_and_a_good_one_needs_no_compiler(
     COLUMN_SUMS.library_path().write_bytes(b"no library")
     assert long_prompt(tmp_path / "cache", compiler).stdout == "compiled\n"
     assert COLUMN_SUMS.library_path().stat().st_size > 10_000
-    assert [x.name for x in COLUMN_SUMS.library_path().parent.iterdir()] == ["column_sums.so"]
+    assert [x.name for x in COLUMN_SUMS.library_path().parent.iterdir()] == ["column_sums_cpu.so"]
     assert long_prompt(tmp_path / "cache", "/nowhere/c++").stdout == "compiled\n"
 
 

@@ -37,7 +37,10 @@ def predict_command(
     out: Annotated[Path, typer.Option(help="folder for the prediction files of this model and settings")],
     max_length: Annotated[int, typer.Option(help="tokens of prompt; leave room for up to 512 more")],
     kv: Annotated[
-        str, typer.Option(help="cache policy: full, h2o, local, streaming, novelty, …; a wrong one lists all")
+        str,
+        typer.Option(
+            help="cache policy: full, h2o, local, streaming, novelty, replay, …; a wrong one lists all"
+        ),
     ] = "full",
     budget: Annotated[
         str, typer.Option(help="of the cache: a share of the prompt (0.2 or 20%) or tokens (512)")

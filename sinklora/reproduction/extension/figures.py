@@ -117,6 +117,7 @@ def _name_ends(axis: Axes, ends: Mapping[str, tuple[int, float]], last: int) -> 
             va="center",
             fontsize=6.5,
             annotation_clip=False,
+            arrowprops={"arrowstyle": "-", "color": "0.7", "linewidth": 0.4, "shrinkA": 0, "shrinkB": 2},
         )
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -12,7 +13,9 @@ import nbformat
 import psutil
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from sinklora.cli import application
 from sinklora.reproduction.base_model.study import BaseRecipe
 from sinklora.reproduction.extension.recipe import read_recipe
 from sinklora.reproduction.gpu import GpuPlan, Step, end_family, make_gpu_base, run_steps
@@ -80,16 +83,14 @@ def test_without_a_gpu_nothing_is_run(tmp_path: Path, monkeypatch: pytest.Monkey
     step = Step("one", ("-c", f"open({str(marker)!r}, 'w')"))
     with pytest.raises(RuntimeError, match="is not available"):
         run_steps(plan(step), runs=runs, minutes=1)
-    code = f"""
-from typer.testing import CliRunner
-from sinklora.cli import application
-runs = ["--runs", {str(runs)!r}]
-notebook = ["reproduce", "--profile", "gpu", "--only", "02"]
-for arguments in (["gpu", *runs], ["gpu", "--base", *runs], notebook):
-    done = CliRunner().invoke(application, arguments)
-    assert done.exit_code == 2 and "not available" in done.stderr, (arguments, done.output)
-"""
-    subprocess.run([sys.executable, "-c", code], env={**os.environ, "CUDA_VISIBLE_DEVICES": ""}, check=True)
+    monkeypatch.setattr(
+        signal, "signal", lambda number, handler: None
+    )  # the tests' own process stays as it is
+    kept = ["--runs", str(runs)]
+    notebook = ["reproduce", "--profile", "gpu", "--only", "02"]
+    for arguments in (["gpu", *kept], ["gpu", "--base", *kept], ["gpu", "--study", *kept], notebook):
+        done = CliRunner().invoke(application, arguments)
+        assert done.exit_code == 2 and "not available" in done.stderr, (arguments, done.output)
     assert not marker.exists() and not runs.exists()
 
 

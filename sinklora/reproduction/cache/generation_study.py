@@ -21,7 +21,7 @@ from sinklora.hf.budget_cache import BudgetCache
 from sinklora.hf.device import default_device
 from sinklora.records.checks import Count, check_fields
 from sinklora.records.provenance import current_provenance
-from sinklora.records.runs import remember
+from sinklora.records.runs import remember, run_records
 from sinklora.records.tables import Column, Estimate, Number, Table, part
 from sinklora.reproduction.cache.study import base_dtype, base_key
 
@@ -81,26 +81,30 @@ def measure_generation(
     cache's `peak (bytes)` in that setting.
 
     Each setting's times and its peaks are run directories of their own, for this machine, these versions and
-    this commit: what another state of the code took says nothing of this one.
+    this commit: what another state of the code took says nothing of this one. `rows.attrs["runs"]` records
+    them.
     """
-    frames = []
+    frames, used = [], list[Path]()
     for batch, prompt in tqdm(study.settings, desc="generation", disable=not progress):
         spec = study.spec(batch, prompt)
         key = {"generation": asdict(spec), **base_key(study.base), "machine": _machine()}
         times = partial(time_generation, spec, study.rounds)
-        timed = remember({**key, "rounds": study.rounds}, times, runs=runs, prefix="generation")
+        timed = remember({**key, "rounds": study.rounds}, times, runs=runs, prefix="generation", used=used)
         peaks = remember(
             {**key, "peaks": True},
             partial(peaks_of_generation, spec),
             runs=runs,
             prefix="generation",
             name="peaks",
+            used=used,
         )
         frame = pd.DataFrame(timed)
         frame.insert(0, "batch", batch)
         frame.insert(1, "prompt", prompt)
         frames.append(frame.assign(**{"peak (bytes)": frame.cache.map(peaks)}))
-    return pd.concat(frames, ignore_index=True)
+    frame = pd.concat(frames, ignore_index=True)
+    frame.attrs["runs"] = run_records(used)
+    return frame
 
 
 def _machine() -> dict[str, Any]:

@@ -76,6 +76,7 @@ def test_a_setting_is_measured_in_processes_of_its_own_and_once(tmp_path: Path) 
     assert (found["peak (bytes)"] > 0).all() and found["peak (bytes)"].nunique() <= 2
     made = sorted(tmp_path.glob("generation-*"))
     assert len(made) == 2, "times, and peaks"
+    assert sorted(run["run"] for run in found.attrs["runs"]) == [folder.name for folder in made]
     again = measure_generation(study, runs=tmp_path, progress=False)
     pd.testing.assert_frame_equal(again, found)
 

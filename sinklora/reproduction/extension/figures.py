@@ -34,7 +34,7 @@ def gap_figure(rows: pd.DataFrame, methods: Sequence[str], target: int, start: s
                 axis.plot(seeds, [place + 0.25] * len(seeds), "o", color="0.6", markersize=2)
             axis.set_yticks(range(len(names)), [label(name) for name in names])
             axis.axvline(0, color="black", linewidth=0.6)
-            axis.set_title(f"{test_set}, {target} tokens: {lead.units}")
+            axis.set_title(f"{test_set}, {target} tokens\n{lead.units}", fontsize=7)
             axis.set_xlabel("nats a token above full attention")
         axes[0].invert_yaxis()
     return figure
@@ -61,13 +61,11 @@ def context_figure(rows: pd.DataFrame, methods: Sequence[str]) -> Figure:
                 _draw_line(axis, lines[method], method)
             _on_log_scales(axis, contexts)
             _name_ends(axis, shown, contexts[-1])
-            if beyond := [f"{label(m)} ({end[1]:.0f})" for m, end in ends.items() if m not in shown]:
-                axis.text(
-                    0.02, 1, f"above: {', '.join(beyond)}", transform=axis.transAxes, va="top", fontsize=6.5
-                )
+            beyond = [f"{label(m)} ({end[1]:.0f})" for m, end in ends.items() if m not in shown]
+            note = f"\nabove: {', '.join(beyond)}" if beyond else ""
             axis.set_xlabel("context at test time (tokens)")
             pieces = rows[rows.test_set == test_set].piece.nunique()
-            axis.set_title(f"{test_set}: {rows.seed.nunique()} seeds × {pieces} pieces")
+            axis.set_title(f"{test_set}: {rows.seed.nunique()} seeds × {pieces} pieces{note}", fontsize=7)
         axes[0].set_ylabel("perplexity")
     return figure
 
@@ -108,7 +106,8 @@ def _name_ends(axis: Axes, ends: Mapping[str, tuple[int, float]], last: int) -> 
     low, high = np.log(axis.get_ylim())
     gap = (high - low) / 16
     height = -np.inf
-    for name, (place, value) in sorted(ends.items(), key=lambda item: item[1][1]):
+    in_order = sorted(ends.items(), key=lambda item: item[1][1])
+    for place_in_order, (name, (place, value)) in enumerate(in_order):
         height = max(float(np.log(value)), height + gap)
         axis.annotate(
             label(name),
@@ -117,7 +116,9 @@ def _name_ends(axis: Axes, ends: Mapping[str, tuple[int, float]], last: int) -> 
             va="center",
             fontsize=6.5,
             annotation_clip=False,
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.4},
             arrowprops={"arrowstyle": "-", "color": "0.7", "linewidth": 0.4, "shrinkA": 0, "shrinkB": 2},
+            zorder=3 + len(ends) - place_in_order,
         )
 
 

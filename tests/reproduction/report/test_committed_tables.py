@@ -42,7 +42,7 @@ def made(name: str) -> Table:
     if name in ("table1", "table2"):
         item = name.replace("table", "Table ")
         record = json.loads((FOLDER / "provenance" / f"{name}.json").read_text(encoding="utf-8"))
-        start = re.search(r"No training: (.*?)\.( Published|$)", record["caption"])
+        start = re.search(r"No training: (.*?)\.( Texts|$)", record["caption"])
         assert start is not None
         here = extension_table(rows[rows.method.isin(methods_of(rows))], item, METHODS, target, start[1])
         return here if name == "table1" else with_paper(here, paper_values(item), target)

@@ -14,6 +14,7 @@ from sinklora.cache.full import Full
 from sinklora.cache.h2o import H2O
 from sinklora.cache.streaming_llm import StreamingLLM
 from sinklora.evaluate.perplexity import measure_perplexity
+from sinklora.evaluate.step_spec import StepCost, StepSpec
 from sinklora.reproduction.extension.bounded import (
     FULL_CACHE,
     bounded_claims,
@@ -124,11 +125,22 @@ def test_uniform_attention_by_hand() -> None:
     assert uniform_share(66) == pytest.approx((4 / 65 + 4 / 66) / 2)
 
 
-def test_full_attention_gets_as_many_seconds(study: tuple[ExtensionStudy, Path]) -> None:
+def test_full_attention_gets_as_many_seconds(
+    study: tuple[ExtensionStudy, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Steps of 2 and of 1.1 seconds (the measurement has tests of its own): one of the two is left."""
     asked, folder = study
+    seconds = {"full": 2.0, "sf": 1.1}
+
+    def cost(step: StepSpec, runs: Path) -> StepCost:
+        return StepCost(seconds[step.pattern], 2**20)
+
+    monkeypatch.setattr("sinklora.reproduction.extension.study.measured", cost)
     rows = in_equal_time(asked, "sf", runs=folder / "runs", progress=False)
     assert rows.method.unique().tolist() == ["full attention in sf's time"]
-    assert rows.seed.dropna().unique().tolist() == [0, 1] and rows.attrs["steps"] >= 1
+    assert rows.seed.dropna().unique().tolist() == [0, 1] and rows.attrs["steps"] == 1
+    seconds["sf"] = 3.0
+    assert in_equal_time(asked, "sf", runs=folder / "runs", progress=False).attrs["steps"] == 3
 
 
 def test_rates_are_searched_until_the_best_is_inside(study: tuple[ExtensionStudy, Path]) -> None:

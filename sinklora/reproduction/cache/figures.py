@@ -61,7 +61,7 @@ def estimates_figure(found: pd.DataFrame) -> Figure:
     for measure, of_measure in lines.groupby("measure", sort=False):
         items, clusters = of_measure["items"].iloc[0], of_measure.clusters.iloc[0]
         grouped = f"{items} in {clusters}" if items > clusters else str(items)
-        titles[str(measure)] = f"{measure}\n(n = {grouped} {COUNTED.get(str(measure), 'passages')})"
+        titles[str(measure)] = f"{measure}\n(n = {grouped} {COUNTED.get(str(measure), 'documents')})"
     return _measures_figure(lines, titles)
 
 

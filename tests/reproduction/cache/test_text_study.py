@@ -139,7 +139,7 @@ def test_the_figure_shows_the_estimates() -> None:
     assert [axis.get_title() for axis in axes] == [
         f"{PERPLEXITY}\n(n = 40 in 20 documents)",
         f"{QUESTIONS}\n(n = 40 in 20 questions)",
-        f"{FACTS}\n(n = 40 in 20 passages)",
+        f"{FACTS}\n(n = 40 in 20 documents)",
     ]
     drawn = dict(error_bars(axes[0]))
     at = found.set_index(["measure", "policy"]).loc[PERPLEXITY]

@@ -89,8 +89,8 @@ def read_pages(
 ) -> list[Page]:
     """The pages of a profile, in the paper's order, what is beyond it last; none where nothing was measured.
 
-    Outputs stand in the order of the notebooks, long tables and measurements behind all others. An output or
-    claim belongs to every item that it names.
+    Outputs stand in the order of the notebooks, those of an item alone before those of several, long tables
+    and measurements behind all others. An output or claim belongs to every item that it names.
     """
     records = read_records(root, profile)
     if not records:
@@ -106,6 +106,7 @@ def _page(
     item: PaperItem | None, records: list[Record], claims: list[Claim], folder: Path, paper_numbers: Path
 ) -> Page:
     own = [record for record in records if _belongs(record["paper_item"], item)]
+    own.sort(key=lambda record: item is not None and record["paper_item"] != item.name)
     published = published_table(item.name, paper_numbers) if item else ""
     shown = sorted(_outputs(own, folder), key=lambda output: not (output.is_figure or output.table))
     return Page(item, published, [claim for claim in claims if _belongs(claim.item, item)], shown)

@@ -82,7 +82,9 @@ def test_published_values_are_a_table() -> None:
 
 def test_a_page_shows_its_outputs_long_ones_last(report: Report) -> None:
     page = pages_of(report, "table7")
-    assert [output.name for output in page.outputs] == ["picture", "values", "long", "trials"]
+    assert [output.name for output in page.outputs] == ["picture", "values", "trials", "long"], (
+        "long is of two"
+    )
     text = page_text(page)
     assert text.startswith("# Table 7\n") and text.count("\n# ") == 0
     assert "![picture](../figures/picture.png)" in text

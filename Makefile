@@ -43,8 +43,9 @@ smoke: $(STAMP) ## the same at toy size, to see that every notebook runs
 verify: $(STAMP) ## make a random few of the committed numbers again and compare them
 	$(PY) -m sinklora verify
 
-# Two processes of one thread each, also where a test starts another one.
+# Two processes of one thread each, also where a test starts another one; no test asks the hub.
 test: export OMP_NUM_THREADS := 1
+test: export HF_HUB_OFFLINE := 1
 test: $(STAMP) ## run the test suite
 	$(PY) -m pytest -q -n 2 --dist worksteal
 

@@ -36,6 +36,15 @@ def write_corpus(folder: Path, texts: Mapping[str, Sequence[str]]) -> str:
     return f"dir:{folder}"
 
 
+def tiny_data(folder: Path, texts: Sequence[str], splits: Sequence[int], positions: int) -> tuple[str, str]:
+    """A corpus of the texts, the first and second of `splits` where validation and test begin, and a tiny
+    base; returns the source's name and the base's folder.
+    """
+    first, second = splits
+    parts = {"train": texts[:first], "validation": texts[first:second], "test": texts[second:]}
+    return write_corpus(folder / "corpus", parts), save_tiny_base(folder / "base", texts, positions)
+
+
 def save_tiny_base(folder: Path, texts: Sequence[str], positions: int) -> str:
     """A random Llama of one layer, with a tokenizer of the texts; returns its folder."""
     tokenizer = train_tokenizer(list(texts), 300)

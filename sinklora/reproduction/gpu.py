@@ -26,7 +26,7 @@ from sinklora.records.provenance import current_provenance
 from sinklora.records.runs import RunDirectory
 from sinklora.reproduction.base_model.study import BaseRecipe, make_base
 from sinklora.reproduction.extension.real_study import study_of, tasks
-from sinklora.reproduction.extension.recipe import read_recipe
+from sinklora.reproduction.extension.recipe import check_texts, read_recipe
 from sinklora.reproduction.report.experiments import (
     EXPERIMENTS,
     Experiment,
@@ -144,11 +144,14 @@ def make_real_study(
 ) -> list[str]:
     """The runs and measurements of the real model's notebook, several at a time; names those not done.
 
-    What is finished stays; after so many minutes nothing new is begun.
+    What is finished stays; after so many minutes nothing new is begun. Raises FileNotFoundError, before any
+    work, for texts that are not on this machine.
     """
     [experiment] = [found for found in load_experiments() if found.notebook == REAL_MODEL]
     source = Path("notebooks") / f"{REAL_MODEL}.ipynb"
-    named = list(tasks(study_of(declared_parameters(source) | experiment.parameters[profile]), runs=runs))
+    study = study_of(declared_parameters(source) | experiment.parameters[profile])
+    check_texts(study.recipe)
+    named = list(tasks(study, runs=runs))
     names = [name for name, _ in named]
 
     def told(place: int, what: str) -> None:

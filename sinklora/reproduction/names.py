@@ -19,7 +19,7 @@ LABELS = {
     "full": "full attention",
     "sf": "SF-Attn",
     "s2": "S²-Attn without the leak",
-    "s2_wrapped": "leaking S²-Attn (LongLoRA's Algorithm 1)",
+    "s2_wrapped": "leaking S²-Attn",
     "short": "windows alone",
     "sf_shifted": "SF-Attn with the half shift kept",
     "sf_then_full": "SF-Attn, then full attention (ours)",

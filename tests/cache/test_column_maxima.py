@@ -1,9 +1,6 @@
 """The most that any query looks at a key: blocks, and the Triton kernel, against the dense softmax."""
 
 import importlib.util
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +10,7 @@ from dense_softmax import dense_maxima
 from helpers import assert_close
 from sinklora.cache.column_maxima import max_columns, replay_maxima, replay_maxima_in_blocks
 from sinklora.cache.column_sums import flash_with_log_sum_exp, has_kernel_for
+from triton_interpreter import check_interpreted
 
 HAS_TRITON = importlib.util.find_spec("triton") is not None
 CASES = [  # heads, key/value heads, queries, keys, head size
@@ -83,12 +81,7 @@ def check() -> None:
 
 @pytest.mark.skipif(not HAS_TRITON, reason="Triton is not installed")
 def test_the_kernel_equals_the_dense_softmax() -> None:
-    environment = {**os.environ, "TRITON_INTERPRET": "1"}
-    folder = Path(__file__).parent
-    paths = [str(Path.cwd()), str(folder), str(folder.parent), environment.get("PYTHONPATH", "")]
-    environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
-    command = [sys.executable, "-c", "import test_column_maxima; test_column_maxima.check()"]
-    subprocess.run(command, check=True, env=environment)
+    check_interpreted("test_column_maxima", Path(__file__).parent)
 
 
 def test_heads_that_are_too_large_are_named_and_cpu_tensors_have_no_kernel() -> None:

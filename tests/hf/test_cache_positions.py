@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, SmolLM3Config
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from cache_simulation import compare, compare_turns, run, tokens
 from helpers import assert_close
@@ -28,6 +28,11 @@ from sinklora.hf.budget_cache import BudgetCache
 from sinklora.hf.cache_positions import RotaryPositions, trained_length
 from sinklora.hf.rope import extend_context
 from tiny_models import ARCHITECTURES, tiny_config, tiny_model
+from unturnable_models import (
+    with_a_layer_without_positions,
+    with_changing_frequencies,
+    with_learned_positions,
+)
 
 POLICIES = {
     "h2o": H2O(8),
@@ -248,27 +253,10 @@ def test_a_scaling_that_a_model_came_with_counts() -> None:
 # --- refusals -----------------------------------------------------------------------------------------------
 
 
-def without_rotary() -> Any:
-    config = GPT2Config(n_embd=32, n_head=4, n_layer=1, vocab_size=61, n_positions=64)
-    return AutoModelForCausalLM.from_config(config).eval()
-
-
-def with_changing_frequencies() -> Any:
-    return extend_context(tiny_model("llama-gqa"), 256, method="dynamic")
-
-
-def with_a_layer_without_positions() -> Any:
-    sizes: dict[str, Any] = tiny_config("llama-gqa").to_dict()
-    names = ("vocab_size", "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads")
-    given = {name: sizes[name] for name in (*names, "max_position_embeddings", "pad_token_id")}
-    config = SmolLM3Config(num_hidden_layers=2, no_rope_layers=[1, 0], **given)
-    return AutoModelForCausalLM.from_config(config).eval()
-
-
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (without_rotary, "model_type='gpt2' has no rotary position embeddings"),
+        (with_learned_positions, "model_type='gpt2' has no rotary position embeddings"),
         (with_changing_frequencies, "rope_type='dynamic' changes its frequencies"),
         (with_a_layer_without_positions, "layer 1 of model_type='smollm3' does not turn its keys"),
         (partial(tiny_config, "llama-gqa"), "needs the model itself, not its config"),

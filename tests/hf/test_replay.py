@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, GPT2Config, GPTBigCodeConfig, SmolLM3Config
+from transformers import AutoModelForCausalLM, GPTBigCodeConfig
 
 from adapted_models import randomized
 from cache_simulation import (
@@ -26,9 +26,13 @@ from sinklora.cache.layer import BudgetLayer
 from sinklora.cache.replay import Replay
 from sinklora.hf.budget_cache import BudgetCache
 from sinklora.hf.cache_positions import RotaryPositions
-from sinklora.hf.rope import extend_context
 from sinklora.lora.adapter import lora_plus, merge_adapter
 from tiny_models import ARCHITECTURES, tiny_config, tiny_model
+from unturnable_models import (
+    with_a_layer_without_positions,
+    with_changing_frequencies,
+    with_learned_positions,
+)
 
 POLICY = Replay(8, recent_share=0.25, sink_tokens=1)
 CALLS = [17, 1, 1, 1, 6, 1, 1]
@@ -228,26 +232,9 @@ def test_turning_further_is_being_put_there(scaling: str) -> None:
 # --- refusals -----------------------------------------------------------------------------------------------
 
 
-def without_rotary() -> Any:
-    config = GPT2Config(n_embd=32, n_head=4, n_layer=1, vocab_size=61, n_positions=64)
-    return AutoModelForCausalLM.from_config(config).eval()
-
-
 def learned_positions_and_one_key_head() -> Any:
     config = GPTBigCodeConfig(n_embd=32, n_head=4, n_layer=1, vocab_size=61, n_positions=64)
     return AutoModelForCausalLM.from_config(config).eval()
-
-
-def with_a_layer_without_positions() -> Any:
-    sizes: dict[str, Any] = tiny_config("llama-gqa").to_dict()
-    names = ("vocab_size", "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads")
-    given = {name: sizes[name] for name in (*names, "max_position_embeddings", "pad_token_id")}
-    config = SmolLM3Config(num_hidden_layers=2, no_rope_layers=[1, 0], **given)
-    return AutoModelForCausalLM.from_config(config).eval()
-
-
-def with_changing_frequencies() -> Any:
-    return extend_context(tiny_model("llama-gqa"), 256, method="dynamic")
 
 
 def with_two_sets_of_frequencies() -> Any:
@@ -261,7 +248,7 @@ def with_two_sets_of_frequencies() -> Any:
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (without_rotary, "model_type='gpt2' has no rotary position embeddings"),
+        (with_learned_positions, "model_type='gpt2' has no rotary position embeddings"),
         (learned_positions_and_one_key_head, "model_type='gpt_bigcode' has no rotary position embeddings"),
         (with_a_layer_without_positions, "layer 1 of model_type='smollm3' does not turn its keys"),
         (with_changing_frequencies, "rope_type='dynamic' changes its frequencies"),

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from recipes import functions, save_tiny_base, write_corpus
+from recipes import functions, tiny_data
 from sinklora.cache.h2o import H2O
 from sinklora.reproduction.cache.study import CacheStudy
 from sinklora.reproduction.cache.study import measure as measure_caches
@@ -26,14 +26,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny base, a corpus of three splits and a recipe."""
     folder = tmp_path_factory.mktemp("verification")
     texts = functions(6, 120)
-    source = write_corpus(
-        folder / "corpus", {"train": texts[:2], "validation": texts[2:4], "test": texts[4:]}
-    )
-    save_tiny_base(folder / "base", texts, positions=256)
+    source, base = tiny_data(folder, texts, (2, 4), positions=256)
     pieces = {"pieces": 2, "tokens": 64}
     recipe = {
         "original_context": 32,
-        "training": {"base": str(folder / "base"), "corpus": {"source": source}, "context": 64, "steps": 2}
+        "training": {"base": base, "corpus": {"source": source}, "context": 64, "steps": 2}
         | {"batch_size": 1, "micro_batch_size": 1},
         "stride": 16,
         "texts": {

@@ -35,8 +35,9 @@ def accuracy_claims(rows: pd.DataFrame, model: str, table: str) -> list[Claim]:
 
     `rows`: one a measure, policy, budget and item, as the studies have them; of several budgets an item's
     mean counts, of several items of a document theirs. A measure in which the full cache does no better than
-    chance cannot be measured, nor a comparison of two caches neither of which does. StreamingLLM is not in
-    the paper: claims about it are ours, and so is how near rivals stay.
+    chance cannot be measured, nor a comparison of two caches neither of which does; both count in the
+    correction all the same: it is of all that was compared. StreamingLLM is not in the paper: claims about it
+    are ours, and so is how near rivals stay.
     """
     given = clustered(rows)
     claims: list[Claim] = []
@@ -55,9 +56,8 @@ def accuracy_claims(rows: pd.DataFrame, model: str, table: str) -> list[Claim]:
             sentence = f"H2O is better than {CACHES[rival]} in {where}"
             against = replace(claim, sentence=sentence, restated=rival != "local")
             if reason := _unmeasurable(of_measure, measure, rival, budgets):
-                claims.append(replace(against, outcome="cannot be measured here", reason=reason))
-            else:
-                effects[against] = _lead(given, measure, "h2o", rival, budgets)
+                against = replace(against, outcome="cannot be measured here", reason=reason)
+            effects[against] = _lead(given, measure, "h2o", rival, budgets)
         claims += _near_claims(of_measure, measure, where, budgets, claim)
     decided = zip(family(effects), effects.values(), strict=True)
     return [*(_counted(claim, found) for claim, found in decided), *claims]

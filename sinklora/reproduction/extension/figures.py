@@ -1,5 +1,6 @@
 """Figures of context extension: nats above full attention, perplexity by context, what was chosen."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -134,9 +135,7 @@ def rates_figure(rows: pd.DataFrame) -> Figure:
             axis.plot(at, values, color=grey, linestyle=line, marker=mark, markersize=3.5)
             ends[str(method)] = (at.iloc[-1], float(values.iloc[-1]))
         axis.axhline(np.exp(nats), color="0.6", linestyle=":")
-        axis.annotate(
-            label(name), (0.02, np.exp(nats)), xycoords=("axes fraction", "data"), va="bottom", fontsize=6.5
-        )
+        ends[name] = (max(rows["learning rate"].dropna()), math.exp(nats))
         axis.set_xscale("log")
         axis.set_yscale("log")
         axis.yaxis.set_major_formatter(ScalarFormatter())

@@ -117,6 +117,21 @@ def test_two_caches_that_answer_nothing_are_not_compared() -> None:
     assert claims_of(rows_of(FACTS + NATS, values).assign(chance=7.0))[0].outcome == "held"
 
 
+def test_what_cannot_be_measured_counts_in_the_correction() -> None:
+    """A lead whose p of 0.04 is decided alone, and not as one of three, whatever the other two are worth."""
+    noise = [0.1 * (-1) ** i for i in range(20)]
+    lead = 2.16 * 0.1 / 19**0.5
+    values = {("full", 1.0): [2.0] * 20, ("h2o", 0.2): [2.0] * 20}
+    alone = rows_of(PERPLEXITY, values | {("local", 0.2): [2.0 + lead + x for x in noise]})
+    asked = {("full", 1.0): [1.0] * 20, ("h2o", 0.2): [11.0] * 20}
+    asked |= {(name, 0.2): [11.0 + x for x in noise] for name in ("local", "streaming")}
+    others = rows_of(FACTS + NATS, asked).assign(chance=7.0)
+    assert claims_of(alone)[0].outcome == "held"
+    together = claims_of(pd.concat([alone, others]))
+    assert together[0].sentence == claims_of(alone)[0].sentence and together[0].outcome == "not decided"
+    assert [c.outcome for c in together if "facts" in c.sentence] == ["cannot be measured here"] * 2
+
+
 def test_near_is_a_part_of_what_is_answered_beyond_chance() -> None:
     """0.35 of four choices is 0.1 beyond chance: 0.02 less may be near, 0.04 is not."""
     full = [1.0] * 70 + [0.0] * 130

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from recipes import functions, save_tiny_base, write_corpus
+from recipes import functions, tiny_data
 from sinklora.attention.patterns import SF
 from sinklora.cache.full import Full
 from sinklora.cache.h2o import H2O
@@ -44,13 +44,10 @@ from sinklora.train.spec import TrainSpec
 def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[ExtensionStudy, Path]:
     folder = tmp_path_factory.mktemp("extension")
     texts = functions(12, 40)
-    source = write_corpus(
-        folder / "corpus", {"train": texts[:4], "validation": texts[4:8], "test": texts[8:]}
-    )
-    save_tiny_base(folder / "base", texts, positions=32)
+    source, base = tiny_data(folder, texts, (4, 8), positions=32)
     recipe = Recipe(
         training=TrainSpec(
-            base=str(folder / "base"),
+            base=base,
             corpus=CorpusSpec(source),
             context=64,
             steps=2,

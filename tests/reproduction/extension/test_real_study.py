@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from recipes import functions, save_tiny_base, write_corpus
+from recipes import functions, tiny_data
 from sinklora.reproduction.extension.mechanism import by_position, sink_mass
 from sinklora.reproduction.extension.real_study import RealStudy, keys_table, study_of, tasks
 from sinklora.reproduction.extension.recipe import Recipe
@@ -22,12 +22,9 @@ from sinklora.train.spec import TrainSpec
 def study(tmp_path_factory: pytest.TempPathFactory) -> RealStudy:
     folder = tmp_path_factory.mktemp("real")
     texts = functions(12, 40)
-    source = write_corpus(
-        folder / "corpus", {"train": texts[:4], "validation": texts[4:8], "test": texts[8:]}
-    )
-    save_tiny_base(folder / "base", texts, positions=32)
+    source, base = tiny_data(folder, texts, (4, 8), positions=32)
     training = TrainSpec(
-        base=str(folder / "base"),
+        base=base,
         corpus=CorpusSpec(source),
         context=96,
         steps=2,

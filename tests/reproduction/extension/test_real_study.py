@@ -72,7 +72,9 @@ def test_each_pattern_is_read_at_its_own_best_rate(study: RealStudy, tmp_path: P
     rows = study.rates("linear", runs=tmp_path)
     best = chosen_rates(rows).set_index("method")["learning rate"]
     found = study.at_best_rates("linear", runs=tmp_path)
-    assert found.recipe.training.rope == "linear"
+    assert found.recipe.training.rope == "linear" and found.seeds == (0, 1)
+    first = study.of_first_seed(found)
+    assert (first.seeds, first.own_attention) == ((0,), ("sf",)), "one seed's models are looked into"
     assert {name: found.recipe.rate(name) for name in study.patterns} == best.to_dict()
     assert set(best) <= {0.001, 0.1}
 

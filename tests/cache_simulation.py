@@ -87,6 +87,7 @@ class Simulation:
     ) -> None:
         self.model, self.policy, self.chunk, self.positions = model, policy, chunk, positions
         self.score = SCORES[policy.name] if score is None else score
+        self.among = policy.sharing.among
         self.heads: dict[tuple[int, int], Head] = {}
         self.totals: dict[int, Any] = {}
 
@@ -102,6 +103,8 @@ class Simulation:
                 part = tokens[None, start : start + length]
                 logits.append(self.model(part, past_key_values=cache).logits[0])
                 start += length
+                if self.among == "model":
+                    self.share(list(self.heads), start - 1, length)
         self.model.set_attn_implementation(before)
         return torch.cat(logits)
 
@@ -136,8 +139,37 @@ class Simulation:
                     asked = query[0, kv_head * groups : (kv_head + 1) * groups, fresh[0] - (length - new) :]
                     self.replay(head, fresh, asked, key[0, kv_head], scaling)
                 head.kept += list(fresh)
-                self.evict(head, fresh[-1], self.totals[layer])
+                if self.among == "head":
+                    self.evict(head, fresh[-1], self.totals[layer])
+            if self.among == "layer":
+                self.share([place for place in self.heads if place[0] == layer], fresh[-1], new)
         return output.transpose(1, 2), None
+
+    def share(self, places: list[tuple[int, int]], now: int, new: int) -> None:
+        """Let heads (layer, head) that share their slots evict after a call of so many tokens."""
+        split, sharing = self.totals[places[0][0]], self.policy.sharing
+        slots = split.total * len(places)
+        if new == 1 and now > 0:
+            was_full = sum(len(self.heads[place].kept) - 1 for place in places) == slots
+            for place in places:
+                self.evict(self.heads[place], now, split, total=len(self.heads[place].kept) - was_full)
+            return
+        if sum(len(self.heads[place].kept) for place in places) <= slots:
+            return
+        recent = max(split.recent, 1)
+        own = min(split.protected + recent + int(sharing.own_share * split.heavy + 1e-9), split.total)
+        pool, left = [], slots
+        for place in places:
+            head = self.heads[place]
+            always = [p for p in head.kept if p < split.protected or p > now - recent]
+            scores = {p: self.score(head, p, now, self.policy) for p in head.kept}
+            others = sorted(set(head.kept) - set(always), key=lambda p, scores=scores: (-scores[p], -p))
+            sure = max(own - len(always), 0)
+            pool += [(-scores[p], -p, place) for p in others[sure:]]
+            head.kept = always + others[:sure]
+            left -= len(head.kept)
+        for _, position, place in sorted(pool)[:left]:
+            self.heads[place].kept.append(-position)
 
     def replay(self, head: Head, fresh: range, query: Tensor, key: Tensor, scaling: float) -> None:
         """Let the queries of a chunk, [groups, N, D] from `fresh` on, look at all of it from behind it."""
@@ -164,8 +196,8 @@ class Simulation:
             return rows
         return turn(rows, torch.tensor(places) - torch.tensor(positions), self.frequencies())
 
-    def evict(self, head: Head, now: int, split: Any) -> None:
-        while len(head.kept) > split.total:
+    def evict(self, head: Head, now: int, split: Any, total: int | None = None) -> None:
+        while len(head.kept) > (split.total if total is None else total):
             newest = now + 1 - max(split.recent, 1)
             may_go = [p for p in head.kept if split.protected <= p < newest]
             head.kept.remove(min(may_go, key=lambda p: (self.score(head, p, now, self.policy), p)))

@@ -78,23 +78,32 @@ def choose_kept(storage: TokenStorage, positions: Tensor) -> tuple[Tensor, Tenso
 
     The storage's scores are those of all L. Of equal scores the newer one stays.
     """
-    assert storage.rows is not None
-    rows, scorer = storage.rows, storage.scorer
+    rows = storage.counted()
+    order = newest_first(ranked(storage, positions), positions)
+    most = max(rows.stored)
+    kept = order[..., :most]
+    at = positions.gather(-1, kept)
+    at = torch.where(torch.arange(most, device=at.device) < rows.numbers(rows.stored), at, EMPTY)
+    by_position = torch.where(at < 0, torch.iinfo(at.dtype).max, at).argsort(-1)
+    return kept.gather(-1, by_position), at.gather(-1, by_position)
+
+
+def ranked(storage: TokenStorage, positions: Tensor) -> Tensor:
+    """What decides between tokens [B, Hkv, L], whose scores the storage has: the lowest are evicted."""
+    rows, scorer = storage.counted(), storage.scorer
     if scorer is None:
         rank = torch.zeros(positions.shape, device=positions.device)
     else:
         rank = scorer.rank(scorer.state["scores"], positions, rows.numbers(rows.tokens))
         rank = rank.nan_to_num(float("-inf"), posinf=torch.finfo(rank.dtype).max)  # below what always stays
     rank = rank.masked_fill(_always_stays(rows, positions), float("inf"))
-    rank = rank.masked_fill(positions < 0, float("-inf"))  # free slots and padding
-    newest_first = positions.argsort(dim=-1, descending=True)
-    by_rank = rank.gather(-1, newest_first).argsort(dim=-1, descending=True, stable=True)
-    most = max(rows.stored)
-    kept = newest_first.gather(-1, by_rank)[..., :most]
-    at = positions.gather(-1, kept)
-    at = torch.where(torch.arange(most, device=at.device) < rows.numbers(rows.stored), at, EMPTY)
-    by_position = torch.where(at < 0, torch.iinfo(at.dtype).max, at).argsort(-1)
-    return kept.gather(-1, by_position), at.gather(-1, by_position)
+    return rank.masked_fill(positions < 0, float("-inf"))  # free slots and padding
+
+
+def newest_first(rank: Tensor, positions: Tensor) -> Tensor:
+    """Index of tokens [..., L], the highest rank first; of equal ones the newer first."""
+    newest = positions.argsort(dim=-1, descending=True, stable=True)
+    return newest.gather(-1, rank.gather(-1, newest).argsort(dim=-1, descending=True, stable=True))
 
 
 def _always_stays(rows: Rows, positions: Tensor) -> Tensor:

@@ -15,9 +15,11 @@ from torch import Tensor, nn
 
 from sinklora.cache.eviction import keep_chosen
 from sinklora.cache.policies import CachePolicy
+from sinklora.cache.ragged_attention import attend_ragged
 from sinklora.cache.rotation import Rotation, ranks
 from sinklora.cache.scored_attention import attend_and_sum, attend_once
 from sinklora.cache.scores import NewTokens
+from sinklora.cache.sharing import keep_shared
 from sinklora.cache.slots import EMPTY, like
 from sinklora.cache.steps import step_together
 from sinklora.cache.storage import TokenStorage
@@ -53,6 +55,16 @@ class BudgetLayer(TokenStorage):
         super().__init__(policy)
         if policy.moves_queries and query_rotation is None:
             raise ValueError(f"query_rotation=None: {policy} moves queries, say how they are turned")
+        if policy.sharing.among != "head" and rotation is not None:
+            raise ValueError(
+                f"{policy}: heads that share slots keep different tokens, so that a query would have another "
+                'position inside the cache for each: take positions="text", or share="head"'
+            )
+        if policy.sharing.among == "model" and prefill_chunk is not None:
+            raise ValueError(
+                f"prefill_chunk={prefill_chunk}: {policy} shares slots among all layers, and the first layer "
+                'has read all chunks when the second begins: take prefill_chunk=None, or share="layer"'
+            )
         self.prefill_chunk, self.rotation, self.query_rotation = prefill_chunk, rotation, query_rotation
         self.reset()
 
@@ -61,6 +73,7 @@ class BudgetLayer(TokenStorage):
         self.forget()
         self._module: weakref.ref[nn.Module] | None = None
         self.awaits_attention = self.has_attended = self.is_initialized = False
+        self.awaits_sharing = False  # whether it holds more than its budget, until all layers have read
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Get ready for keys and values like the first."""
@@ -191,9 +204,10 @@ class BudgetLayer(TokenStorage):
 
     def _chunk(self, query: Tensor, key: Tensor, value: Tensor, counts: list[int], scale: float) -> Tensor:
         """Attend with a chunk of new tokens, add them, keep what the budget allows."""
-        assert self.rows is not None
-        rows, count = self.rows, query.shape[2]
-        ordered = counts == [count] * len(rows) and rows.stored == rows.next_slots == [self.used] * len(rows)
+        self.pad()
+        rows, count = self.counted(), query.shape[2]
+        whole = counts == [count] * len(rows) and not self.uneven
+        ordered = whole and rows.stored == rows.next_slots == [self.used] * len(rows)
         keys, values, positions = self.with_stored(key, value, self._new_positions(counts, key.shape[:3]))
         placed = keys
         if self.rotation is not None:
@@ -215,8 +229,20 @@ class BudgetLayer(TokenStorage):
         )
         output = self._attend_and_score(new)
         rows.count(counts)
-        keep_chosen(self, keys, values, positions, ordered=ordered)
+        self._keep(keys, values, positions, ordered=ordered)
         return output
+
+    def _keep(self, keys: Tensor, values: Tensor, positions: Tensor, *, ordered: bool) -> None:
+        """Hold of all these tokens those that stay; where the model shares slots, all until `keep_shared`."""
+        among = self.policy.sharing.among
+        if among == "head" or not (self.uneven or any(self.counted().leaving)):
+            keep_chosen(self, keys, values, positions, ordered=ordered)
+            return
+        state = {} if self.scorer is None else self.scorer.state
+        self.replace(keys, values, {**state, "positions": positions})
+        self.used, self.awaits_sharing = positions.shape[-1], among == "model"
+        if not self.awaits_sharing:
+            keep_shared([self])
 
     def _new_positions(self, counts: list[int], shape: torch.Size) -> Tensor:
         """Where new tokens [B, Hkv, Q], `counts` of them real, stand in their rows; EMPTY for padding."""
@@ -232,7 +258,8 @@ class BudgetLayer(TokenStorage):
         """Attention of a chunk, and its scores."""
         assert self.rows is not None
         # Padding stands behind the real tokens of a whole prompt, where causality hides it.
-        even = not new.used or (min(new.counts) == new.query.shape[2] and min(self.rows.stored) == self.used)
+        whole = min(new.counts) == new.query.shape[2] and not self.uneven
+        even = not new.used or (whole and min(self.rows.stored) == self.used)
         sums = None
         if new.used or (self.scorer is not None and self.scorer.needs_sums):
             weights = None if self.scorer is None else self.scorer.query_weights(new)
@@ -258,7 +285,12 @@ class BudgetLayer(TokenStorage):
             used = keys.shape[2]
             query = self.rotation.rotated(query, stored.places, used)
             keys = self.rotation.rotated(keys, self._places(stored.positions), used)
-        if stored.weights is not None:
+        if stored.ragged is not None:
+            assert stored.weights is not None
+            output = attend_ragged(
+                query, keys, stored.values, scale, stored.weights, stored.ragged, stored.visible
+            )
+        elif stored.weights is not None:
             output = attend_once(query, keys, stored.values, scale, stored.weights, stored.visible)
         else:
             output = F.scaled_dot_product_attention(

@@ -20,6 +20,8 @@ from sinklora.cache.scores import Scorer
 
 UNBOUNDED = 2**62
 
+SHARED_AMONG = ("head", "layer", "model")  # see `Sharing`
+
 POLICIES: dict[str, type[CachePolicy]] = {}  # every policy by its name; classes add themselves
 
 
@@ -33,6 +35,16 @@ class Split(NamedTuple):
     @property
     def total(self) -> int:
         return self.protected + self.heavy + self.recent
+
+
+class Sharing(NamedTuple):
+    """Whose heavy hitters compete for slots: those of a "head" (none), of a "layer" or of the whole "model".
+
+    `own_share`: the part of a budget's heavy hitters that every head has for itself.
+    """
+
+    among: str = "head"
+    own_share: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -64,6 +76,11 @@ class CachePolicy:
     def split(self, prompt_tokens: int) -> Split:
         """The budget in tokens for a prompt of so many tokens; at least one token."""
         raise NotImplementedError
+
+    @property
+    def sharing(self) -> Sharing:
+        """Who shares the slots of a budget; where heads do, a budget is what a head has on average."""
+        return Sharing()
 
     def make_scorer(self, empty: Tensor) -> Scorer | None:
         """What scores the tokens of one layer; None where the policy has no heavy hitters.

@@ -15,7 +15,9 @@ from torch import Tensor
 from sinklora.cache.attention_scores import Score, add_decayed, decayed_weights
 from sinklora.cache.column_maxima import replay_maxima
 from sinklora.cache.policies import (
+    SHARED_AMONG,
     CachePolicy,
+    Sharing,
     Split,
     budget_in_tokens,
     check_sinks,
@@ -37,10 +39,15 @@ class Replay(CachePolicy):
     place, which fades by `decay` with every query, on average over the query heads of its group
     (`ReplayScores`, which says what further turns and decoded tokens add).
 
-    Every layer and key/value head keeps the same number of tokens, each its own: the first `sink_tokens`,
-    which are never evicted, `recent_share` of the budget for the newest, and the highest scores. Where the
-    budget is too small for the sink tokens, recent ones give way, up to the last one. For models with rotary
-    position embeddings. Raises ValueError naming the argument.
+    Every layer and key/value head keeps the first `sink_tokens`, which are never evicted, `recent_share` of
+    the budget for the newest, and the highest scores. Where the budget is too small for the sink tokens,
+    recent ones give way, up to the last one.
+    `share`: with "model", the heads of all layers together have as many slots as so many budgets, and the
+    highest scores of any of them get those, but for `own_share` of the heavy hitters, which each head has for
+    its own best; "layer": so within each layer; "head": each has its budget. A prompt or a turn is shared
+    anew, in decoding each head keeps its number. Layers that share evict when the last one has read the
+    prompt: until then the cache holds all of it.
+    For models with rotary position embeddings. Raises ValueError naming the argument.
     """
 
     name: ClassVar[str] = "replay"
@@ -50,6 +57,8 @@ class Replay(CachePolicy):
     sink_tokens: int = 4
     decay: float = 0.97
     attention_weight: float = 1.5
+    share: str = "model"
+    own_share: float = 0.2
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -59,6 +68,12 @@ class Replay(CachePolicy):
             raise ValueError(f"attention_weight={self.attention_weight!r}: expected a number, 0 or more")
         if not _is_number(self.decay):
             raise ValueError(f"decay={self.decay!r}: expected a number above 0 and at most 1")
+        if self.share not in SHARED_AMONG:
+            raise ValueError(f"share={self.share!r}: expected one of {', '.join(SHARED_AMONG)}")
+        if not _is_number(self.own_share) or not 0 <= self.own_share <= 1:
+            raise ValueError(
+                f"own_share={self.own_share!r}: expected a fraction of the heavy hitters, 0 to 1"
+            )
         Score(decay=self.decay)  # raises for numbers out of range
         check_sinks(self.sink_tokens, self.budget)
 
@@ -66,6 +81,10 @@ class Replay(CachePolicy):
         total = budget_in_tokens(self.budget, prompt_tokens)
         recent = in_tokens(float(self.recent_share), total)
         return split_with_sinks(self.sink_tokens, total - recent, recent)
+
+    @property
+    def sharing(self) -> Sharing:
+        return Sharing(self.share, self.own_share)
 
     def make_scorer(self, empty: Tensor) -> Scorer:
         return ReplayScores(self.decay, self.attention_weight, empty)

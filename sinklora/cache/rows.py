@@ -20,10 +20,12 @@ class Rows:
         self.device = device
         self.columns = 0  # tokens, padding included
         self.tokens = [0] * batch  # seen
-        self.stored = [0] * batch  # of them, those that are kept
+        self.stored = [0] * batch  # of them, those that are kept; where heads differ, on average
         self.splits = [Split(0, 0, 0)] * batch
         self.next_slots = [0] * batch  # where the next token goes; see `count_decoded`
         self.evicting = [False] * batch  # whether a token must leave for the last decoded one
+        self.shares = [False] * batch  # whether the last tokens were a prompt or a turn, which share slots
+        self.leaving = [0] * batch  # tokens that the last ones were too much
         self.longest_attended = 0  # the most tokens that any query has seen in the cache, itself included
 
     def __len__(self) -> int:
@@ -31,7 +33,7 @@ class Rows:
 
     def select(self, rows: list[int]) -> None:
         """Only these rows, in this order."""
-        for name in ("tokens", "stored", "splits", "next_slots", "evicting"):
+        for name in ("tokens", "stored", "splits", "next_slots", "evicting", "shares", "leaving"):
             values = getattr(self, name)
             setattr(self, name, [values[row] for row in rows])
 
@@ -40,8 +42,11 @@ class Rows:
 
         A single further token is no turn but a decoded one, which changes no budget.
         """
+        self.shares = [
+            count > 1 or (count > 0 and not seen) for count, seen in zip(counts, self.tokens, strict=True)
+        ]
         for row, count in enumerate(counts):
-            if count > 1 or (count and not self.tokens[row]):
+            if self.shares[row]:
                 new = policy.split(self.tokens[row] + count)
                 self.splits[row] = max(self.splits[row], new, key=lambda split: split.total)
 
@@ -51,6 +56,7 @@ class Rows:
         grown = [stored + new for stored, new in zip(self.stored, counts, strict=True)]
         self.longest_attended = max(self.longest_attended, *grown)
         self.stored = [min(n, split.total) for n, split in zip(grown, self.splits, strict=True)]
+        self.leaving = [n - stored for n, stored in zip(grown, self.stored, strict=True)]
 
     def start_decoding(self) -> None:
         """The kept tokens are in the order of positions now, and the slots behind them are free."""

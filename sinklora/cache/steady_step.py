@@ -1,8 +1,4 @@
-"""The decoding step of layers whose rows are all full: of constant size, and the device alone counts.
-
-Nothing in it depends on numbers of the host that change, no shape changes, and no tensor takes the place of
-another: `torch.compile` makes one graph of it, which serves every step, and CUDA graphs can replay it.
-"""
+"""The decoding step of layers whose rows are all full, and whose heads keep as many tokens each."""
 
 from __future__ import annotations
 
@@ -11,23 +7,16 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from sinklora.cache.constant_step import ConstantStep
 from sinklora.cache.eviction import lowest_slot
 from sinklora.cache.scores import Scorer
 from sinklora.cache.slots import EMPTY, write_slot
-from sinklora.cache.step import Step, Stored
+from sinklora.cache.step import Stored
 from sinklora.cache.storage import TokenStorage
 
 
-class SteadyStep(Step):
-    """See `Step`; every row has as many tokens as its budget, and a free slot.
-
-    `seen` [B, 1, 1] (int32) and `slot` count on the device. The host counts along while it runs the step
-    itself; where a compiled graph does, it asks when it needs to know (`report`).
-    """
-
-    constant = True
-    slot: Tensor
-    seen: Tensor
+class SteadyStep(ConstantStep):
+    """See `Step`; every row has as many tokens as its budget, and a free slot."""
 
     def __init__(self, layers: Sequence[TokenStorage]) -> None:
         super().__init__(layers)
@@ -37,9 +26,6 @@ class SteadyStep(Step):
         self._stored = rows.next_places()  # tokens [B, 1, 1]; the new one comes behind them
         self._visible = None if rows.agree(rows.stored) else self._reach()
         self._recent, self._protected = (rows.numbers(x) for x in rows.always_kept())
-        self.seen = torch.tensor(rows.tokens, dtype=torch.int32, device=first.device)[:, None, None]
-        self._padding = self.seen.new_tensor(rows.columns - rows.tokens[0])  # of the first row
-        self._uncounted: int | None = 0  # tokens decoded since the last report; None: the host does not know
         # Keys and values flattened to [B * Hkv * slots, D], and where the slots of each head begin in them.
         self._flat = [(_flattened(layer.keys), _flattened(layer.values)) for layer in self.layers]
         self._first = torch.arange(0, batch * heads * slots, slots, device=first.device).view(batch, heads, 1)
@@ -68,25 +54,10 @@ class SteadyStep(Step):
             + [*self.columns.values(), *(x for pair in self._flat for x in pair), *self._weights]
         )
 
-    @property
-    def columns_seen(self) -> int | Tensor:
-        """See `Step`; a tensor while a graph is compiled, and from then on until a report."""
-        if torch.compiler.is_compiling() or self._uncounted is None:
-            return self.seen[0, 0, 0] + self._padding
-        return self.layers[0].counted().columns + self._uncounted
-
-    def report(self) -> None:
-        """Count on the host what was decoded, waiting for the device if need be."""
-        steps = int(self.columns_seen) - self.layers[0].counted().columns
-        self._uncounted = 0
-        if not steps:
-            return
+    def _report_slots(self) -> None:
         write_slot(self.columns["positions"], self._slots(), EMPTY, -1)
         for index, layer in enumerate(self.layers):
-            rows = layer.counted()
-            for _ in range(steps):
-                rows.count_decoded()
-            heads = layer.kv_heads
+            rows, heads = layer.counted(), layer.kv_heads
             layer.next_slot = rows.slots(rows.next_slots, heads) if self.scorer is None else self.slot[index]
             layer.used = max(map(sum, zip(rows.stored, rows.evicting, strict=True)))
 
@@ -112,16 +83,12 @@ class SteadyStep(Step):
 
     def _evict(self) -> None:
         self._rows = None
-        self.seen.add_(1)
+        self._count()
         self.slot.copy_(self._next_slot())
         if self.scorer is not None:
             for name, x in self.columns.items():
                 if name != "positions":  # no one looks at that one before the next token has it
                     write_slot(x, self.slot, 0, -1)
-        if torch.compiler.is_compiling():
-            self._uncounted = None
-        elif self._uncounted is not None:
-            self._uncounted += 1
 
     def _next_slot(self) -> Tensor:
         """The slot that is free from now on, shaped like `slot`."""

@@ -14,6 +14,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from sinklora.cache.ragged_attention import RaggedHeads
 from sinklora.cache.scores import NewToken
 from sinklora.cache.storage import TokenStorage
 
@@ -24,6 +25,8 @@ class Stored(NamedTuple):
     `keys`, `values` [B, Hkv, used, D], `positions` [B, Hkv, used]. `visible` [B, 1, 1, used]: False hides a
     slot; None: none is hidden. `places` [B, 1, 1]: which of its row's kept tokens the new one is, from 0 on.
     `weights` [B, Hkv, groups, used]: where its attention is to be written, if the scorer needs that.
+    `ragged`: None, or whose tokens are where, if heads keep different numbers: `keys`, `values` [T, D],
+    `positions`, `visible` [T], `weights` [groups, T].
     """
 
     keys: Tensor
@@ -32,6 +35,7 @@ class Stored(NamedTuple):
     visible: Tensor | None
     places: Tensor
     weights: Tensor | None
+    ragged: RaggedHeads | None = None
 
 
 class Step(ABC):
@@ -81,7 +85,7 @@ class Step(ABC):
             return
         self._attending = 0
         if self.scorer is not None and by_weights:
-            self.scorer.step(self.columns, NewToken(self.seen, self.slot, weights=_stacked(self._weights)))
+            self.scorer.step(self.columns, NewToken(self.seen, self.slot, weights=self._all_weights()))
         self._evict()
 
     def fixed_tensors(self) -> list[Tensor]:
@@ -120,6 +124,10 @@ class Step(ABC):
             return []
         heads, scores = self.columns["positions"].shape[1:3], self.columns["scores"]
         return [scores.new_empty(*heads, layer.groups, used) for layer in self.layers]
+
+    def _all_weights(self) -> Tensor:
+        """The attention of the new token in all layers."""
+        return _stacked(self._weights)
 
     def _slot_of(self, index: int) -> int | Tensor:
         """The slot of one layer, a number or [B, Hkv, 1]."""

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sinklora.cache.policies import CachePolicy
+from sinklora.cache.ragged import RaggedTokens, unpack, unpacked
 from sinklora.cache.rows import Rows
 from sinklora.cache.scored_attention import precise
 from sinklora.cache.scores import Scorer
@@ -25,6 +26,8 @@ class TokenStorage:
     slot among them has the position EMPTY and zeros as scores. After a prompt the tokens are in the order of
     positions; a decoded token is written into the slot `next_slot`, which is free: a number where all heads
     agree, else [B, Hkv, 1].
+    Heads that share their slots may hold different numbers of tokens (`uneven`): `ragged` holds those then,
+    in place of all of these tensors; while tokens come or rows are selected, they are padded as above.
     """
 
     keys: Tensor | None
@@ -48,6 +51,8 @@ class TokenStorage:
         self.groups = 1  # queries that share a key/value head
         self.used = 0
         self.next_slot: int | Tensor = 0
+        self.ragged: RaggedTokens | None = None
+        self.uneven = False
 
     def allocate(self, key: Tensor) -> None:
         """Get ready for keys and values like these, which are the first."""
@@ -93,38 +98,72 @@ class TokenStorage:
 
     def columns(self) -> dict[str, Tensor]:
         """The tensors besides keys and values; their last dimension is slots."""
+        if self.ragged is not None:
+            return self.ragged.columns
         assert self.positions is not None
         return {"positions": self.positions} | ({} if self.scorer is None else self.scorer.state)
 
     def replace(self, keys: Tensor, values: Tensor, columns: dict[str, Tensor]) -> None:
         """Hold these tensors instead, and step alone until somebody makes another step for them."""
         self.step = None
+        self.ragged = None
         self.keys, self.values, self.positions = keys, values, columns["positions"]
         if self.scorer is not None:
-            self.scorer.state = {name: columns[name] for name in self.scorer.state}
+            self.scorer.state = {name: x for name, x in columns.items() if name != "positions"}
+
+    def hold_ragged(self, tokens: RaggedTokens) -> None:
+        """Hold these tokens of unequal heads instead."""
+        self.step = self.keys = self.values = self.positions = None
+        self.ragged, self.uneven = tokens, True
+        if self.scorer is not None:
+            self.scorer.state = {}
+
+    def packed(self) -> RaggedTokens:
+        """The tokens of unequal heads; they are not padded now."""
+        assert self.ragged is not None
+        return self.ragged
+
+    def pad(self) -> None:
+        """Hold the tokens of unequal heads padded, until they are packed again."""
+        if self.ragged is not None:
+            self.replace(*unpack(self.ragged, len(self.counted())))
+            self.used = self.held_positions().shape[-1]
+
+    def held_positions(self) -> Tensor:
+        """Positions [B, Hkv, slots]."""
+        assert self.positions is not None
+        return self.positions
 
     def nbytes(self) -> int:
         """Bytes of all tensors; 0 where there is none."""
+        if self.ragged is not None:
+            return sum(x.numel() * x.element_size() for x in self.ragged.tensors())
         if self.keys is None or self.values is None:
             return 0
         tensors = [self.keys, self.values, *self.columns().values()]
         return sum(x.numel() * x.element_size() for x in tensors)
 
     def kept_positions(self) -> Tensor:
-        """Kept positions, ascending [B, Hkv, kept] (int32); EMPTY at the end of short rows."""
-        if self.positions is None or self.rows is None:
+        """Kept positions, ascending [B, Hkv, kept] (int32); EMPTY at the end of rows and heads with fewer."""
+        if self.rows is None or (self.positions is None and self.ragged is None):
             raise ValueError("the cache is empty: give it to a model first")
         self.bring_up_to_date()
+        if self.ragged is not None:
+            kept = unpacked("positions", self.ragged.columns["positions"], self.ragged.slots, len(self.rows))
+        else:
+            kept = self.held_positions()[..., : self.used]
         last = torch.iinfo(torch.int32).max
-        kept = self.positions[..., : self.used]
-        kept = kept.masked_fill(kept == EMPTY, last).sort(-1).values[..., : max(self.rows.stored)]
+        most = int((kept >= 0).sum(-1).max()) if self.uneven else max(self.rows.stored)
+        kept = kept.masked_fill(kept == EMPTY, last).sort(-1).values[..., :most]
         return kept.masked_fill(kept == last, EMPTY)
 
     def select(self, indices: Tensor) -> None:
         """Only these rows, in this order."""
-        if self.keys is None or self.values is None or self.rows is None:
+        if self.rows is None or (self.keys is None and self.ragged is None):
             return
         self.bring_up_to_date()
+        self.pad()
+        assert self.keys is not None and self.values is not None
         at = indices.to(self.device)
         columns = {name: x[at] for name, x in self.columns().items()}
         if isinstance(self.next_slot, Tensor):
@@ -134,6 +173,8 @@ class TokenStorage:
 
     def leave_inference_mode(self) -> None:
         """Tensors that were made in inference mode cannot be written outside of it: take copies instead."""
+        if self.ragged is not None and self.ragged.keys.is_inference():
+            self.hold_ragged(self.ragged.cloned())
         if self.keys is not None and self.values is not None and self.keys.is_inference():
             columns = {name: x.clone() for name, x in self.columns().items()}
             if isinstance(self.next_slot, Tensor):

@@ -19,6 +19,7 @@ from sinklora.cache.full import Full
 from sinklora.cache.layer import MARK, BudgetLayer
 from sinklora.cache.policies import CachePolicy, make_policy
 from sinklora.cache.rotation import Rotation
+from sinklora.cache.sharing import keep_shared
 from sinklora.cache.steps import step_together
 from sinklora.hf.architecture import (
     check_architecture,
@@ -133,6 +134,11 @@ class BudgetCache(CalledCache):
                 f"compiled=True: {policy} grows with every token, so that no graph serves two steps: take a "
                 "policy with a budget, or transformers' StaticCache"
             )
+        if compiled and policy.sharing.among == "model":
+            raise ValueError(
+                f"compiled=True: {policy} gives each layer another number of slots after each prompt, so no "
+                'graph serves two: take share="layer"'
+            )
         transformer = None
         if isinstance(model, PreTrainedConfig):
             config = model
@@ -209,9 +215,19 @@ class BudgetCache(CalledCache):
                 "values to store, or skips layers; leave the BudgetCache out for this architecture"
             )
         if not torch.compiler.is_compiling():
+            self._share_slots()
             if self._need_steps():
                 self._prepare_layers()
             self._warn_of_positions()
+
+    @torch.no_grad()
+    def _share_slots(self) -> None:
+        """Let layers that share their slots evict together, once all of them have read a prompt."""
+        awaiting = [layer for layer in self.budget_layers if layer.awaits_sharing]
+        if awaiting:
+            keep_shared(awaiting)
+        for layer in awaiting:
+            layer.awaits_sharing = False
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any

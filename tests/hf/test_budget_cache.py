@@ -1,6 +1,7 @@
 """Every way in which a bounded cache can be used."""
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -168,12 +169,17 @@ def test_autocast_generates() -> None:
 
 # --- bounds -------------------------------------------------------------------------------------------------
 
+
+def replay_of(budget: int, recent: int, share: str) -> CachePolicy:
+    return Replay(budget, recent_share=recent / budget, sink_tokens=0, share=share)
+
+
 BOUNDED: list[Callable[[int, int], CachePolicy]] = [
     lambda budget, recent: H2O(budget, recent=recent),
     lambda budget, recent: Local(budget),
     lambda budget, recent: StreamingLLM(budget, sink_tokens=min(4, budget - 1)),
     lambda budget, recent: Novelty(budget, always_recent=recent),
-    lambda budget, recent: Replay(budget, recent_share=recent / budget, sink_tokens=0),
+    *(partial(replay_of, share=share) for share in ("head", "layer", "model")),
 ]
 
 
@@ -200,12 +206,15 @@ def test_the_cache_keeps_to_its_budget_and_its_recent_tokens(
 ) -> None:
     model = MODEL
     policy = make(budget, min(recent, budget))
+    chunk = None if policy.sharing.among == "model" else chunk
     cache = BudgetCache(model, policy, prefill_chunk=chunk)
     run(cache, model, tokens(rows, prompt + steps, seed), [prompt] + [1] * steps)
-    for layer in range(2):
-        kept = cache.kept_positions(layer)
-        assert kept.shape[-1] == min(budget, prompt + steps)
-        assert (kept.diff(dim=-1) > 0).all()
+    found = [cache.kept_positions(layer) for layer in range(2)]
+    counts = torch.stack([(kept >= 0).sum(-1) for kept in found])  # [layers, B, Hkv]
+    together = {"head": [], "layer": [2], "model": [0, 2]}[policy.sharing.among]
+    assert (counts.double().mean(together) if together else counts).eq(min(budget, prompt + steps)).all()
+    for kept in found:
+        assert (kept.diff(dim=-1) > 0)[kept[..., 1:] >= 0].all()
         newest = torch.arange(max(0, prompt + steps - policy.split(prompt).recent), prompt + steps)
         assert torch.isin(newest, kept[0, 0]).all()
     assert cache.get_seq_length() == prompt + steps
@@ -219,7 +228,13 @@ def test_bytes_are_budget_times_layers_times_heads(dtype: torch.dtype) -> None:
     model = tiny_model("llama-gqa").to(dtype)
     ids, calls = tokens(3), [PROMPT] + [1] * (TOKENS - PROMPT)
     heads, size, layers, rows = 2, 8, 2, 3
-    for policy, bookkeeping in ((H2O(8), 8), (Local(8), 4), (Novelty(8), 12), (Replay(8), 16)):
+    for policy, bookkeeping in (
+        (H2O(8), 8),
+        (Local(8), 4),
+        (Novelty(8), 12),
+        (Replay(8), 16),
+        (Replay(8, share="head"), 16),
+    ):
         cache = BudgetCache(model, policy)
         run(cache, model, ids, calls)
         # A slot for each token of the budget, and a free one for the next.

@@ -28,7 +28,9 @@ POLICIES = {
     "local": Local(7),
     "streaming": StreamingLLM(9, sink_tokens=2),
     "novelty": Novelty(8, always_recent=2),
-    "replay": Replay(8, recent_share=0.25, sink_tokens=1),
+    "replay": Replay(8, recent_share=0.25, sink_tokens=1, share="head"),
+    "replay-layer": Replay(8, recent_share=0.25, sink_tokens=1, share="layer"),
+    "replay-model": Replay(8, recent_share=0.25, sink_tokens=1),
 }
 MODEL = tiny_model("llama-gqa")
 CACHES: dict[str, Callable[[], Cache]] = {"dynamic": DynamicCache}

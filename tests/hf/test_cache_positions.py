@@ -41,7 +41,7 @@ POLICIES = {
     "local": SlidingWindow(7),
     "streaming": StreamingLLM(9, sink_tokens=2),
     "novelty": Novelty(8, always_recent=2),
-    "replay": Replay(8, recent_share=0.25, sink_tokens=1),
+    "replay": Replay(8, recent_share=0.25, sink_tokens=1, share="head"),
     "full": Full(),
 }
 CALLS = [12, *[1] * 5, 6, 1, 1, 1]
@@ -67,7 +67,7 @@ def test_every_scaling_equals_the_simulation(scaling: str) -> None:
 
 @pytest.mark.parametrize("side", ["left", "right", "middle"])
 @pytest.mark.parametrize(
-    "policy", [H2O(0.4), StreamingLLM(6, sink_tokens=2), Novelty(8), Replay(0.5)], ids=str
+    "policy", [H2O(0.4), StreamingLLM(6, sink_tokens=2), Novelty(8), Replay(0.5, share="head")], ids=str
 )
 def test_turns_of_padded_rows_are_what_each_row_is_alone(policy: CachePolicy, side: str) -> None:
     turns = [[9, 4, 1], [1, 1, 3], [1, 1, 1], [0, 7, 2], [1, 1, 1]]
@@ -267,7 +267,7 @@ def test_models_whose_keys_cannot_be_turned_are_refused(make: Any, words: str) -
         BudgetCache(make(), H2O(8), positions="cache")
 
 
-@pytest.mark.parametrize("policy", [H2O(8), Replay(8)], ids=str)
+@pytest.mark.parametrize("policy", [H2O(8), Replay(8, share="head")], ids=str)
 def test_rounding_that_tells_later_tokens_apart_is_no_reason_to_refuse(policy: CachePolicy) -> None:
     model = tiny_model("llama-gqa", seed=2, num_hidden_layers=8).to(torch.bfloat16)
     for name, parameter in model.named_parameters():

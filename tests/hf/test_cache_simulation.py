@@ -30,16 +30,27 @@ POLICIES = {
     "streaming": StreamingLLM(9, sink_tokens=2),
     "novelty": Novelty(8, always_recent=2),
     "novelty-half": Novelty(0.5, share=0.5, always_recent=0, sink_tokens=1),
-    "replay": Replay(8, recent_share=0.25, sink_tokens=1),
-    "replay-fraction": Replay(0.5, sink_tokens=2, decay=0.8, attention_weight=0.4),
+    "replay": Replay(8, recent_share=0.25, sink_tokens=1, share="head"),
+    "replay-fraction": Replay(0.5, sink_tokens=2, decay=0.8, attention_weight=0.4, share="head"),
+    "replay-layer": Replay(8, recent_share=0.25, sink_tokens=1, share="layer"),
+    "replay-layer-fraction": Replay(0.5, sink_tokens=2, share="layer", own_share=0),
+    "replay-model": Replay(8, recent_share=0.25, sink_tokens=1),
+    "replay-model-fraction": Replay(0.4, recent_share=0.1, sink_tokens=0, own_share=0),
+    "replay-model-own": Replay(8, recent_share=0.25, sink_tokens=1, own_share=1.0),
     "full": Full(),
 }
 TOKENS, PROMPT = 26, 17
 
 
+def chunk_for(policy: CachePolicy, chunk: int | None) -> int | None:
+    """A prompt in pieces, for all but policies that need all layers to have read it."""
+    return None if policy.sharing.among == "model" else chunk
+
+
 @pytest.mark.parametrize("chunk", [None, 1, 5], ids=lambda c: f"chunk-{c}")
 @pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
 def test_every_policy_equals_the_simulation(policy: CachePolicy, chunk: int | None) -> None:
+    chunk = chunk_for(policy, chunk)
     model = tiny_model("llama-gqa").double()
     compare(model, policy, [PROMPT] + [1] * (TOKENS - PROMPT), chunk)
 
@@ -77,7 +88,7 @@ ONE_TOKEN_A_CALL = [[int(call >= first) for first in (0, 6, 3)] for call in rang
 def test_turns_of_padded_rows_are_what_each_row_is_alone(
     policy: CachePolicy, side: str, chunk: int | None
 ) -> None:
-    compare_turns(tiny_model("llama-gqa").double(), policy, TURNS, side, chunk)
+    compare_turns(tiny_model("llama-gqa").double(), policy, TURNS, side, chunk_for(policy, chunk))
 
 
 @pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
@@ -111,7 +122,9 @@ def test_equal_scores_evict_the_oldest() -> None:
 
 
 @pytest.mark.parametrize(
-    "policy", [H2O(8), StreamingLLM(6), H2O(0.4), Novelty(8), Replay(8), Full()], ids=str
+    "policy",
+    [H2O(8), StreamingLLM(6), H2O(0.4), Novelty(8), Replay(8), Replay(0.5, share="layer"), Full()],
+    ids=str,
 )
 def test_a_conversation_in_a_batch_is_what_each_row_is_alone(policy: CachePolicy) -> None:
     model = tiny_model("llama-gqa").double()
@@ -139,7 +152,9 @@ def test_a_conversation_in_a_batch_is_what_each_row_is_alone(policy: CachePolicy
 
 
 @pytest.mark.parametrize(
-    "policy", [H2O(6), StreamingLLM(6), Novelty(6), SlidingWindow(6), Replay(6, sink_tokens=1)], ids=str
+    "policy",
+    [H2O(6), StreamingLLM(6), Novelty(6), SlidingWindow(6), Replay(6, sink_tokens=1, share="head")],
+    ids=str,
 )
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_row_that_is_no_number_stays_bounded_and_spoils_no_other(policy: CachePolicy, value: float) -> None:
@@ -171,8 +186,8 @@ def test_the_smallest_caches_equal_the_simulation() -> None:
         SlidingWindow(1),
         StreamingLLM(0.01),
         Novelty(1),
-        Replay(0.01),
+        *(Replay(0.01, share=share) for share in ("head", "layer", "model")),
         H2O(heavy=1, recent=0),
     ):
         compare(model, policy, [3, 1, 1, 1, 4, 1], rows=1)
-        compare_turns(model, policy, [[3, 1], [1, 1], [0, 4], [1, 1]], "left", chunk=2)
+        compare_turns(model, policy, [[3, 1], [1, 1], [0, 4], [1, 1]], "left", chunk_for(policy, 2))

@@ -32,13 +32,17 @@ OTHERS = {
     "h2o-decayed": H2O(8, scoring=Score(decay=0.8)),
     "h2o-averaged": H2O(8, scoring=Score(average=True)),
     "novelty": Novelty(8, always_recent=2),
-    "replay": Replay(8, recent_share=0.25, sink_tokens=1),
+    "replay": Replay(8, recent_share=0.25, sink_tokens=1, share="head"),
+    "replay-layer": Replay(8, recent_share=0.25, sink_tokens=1, share="layer"),
+    "replay-model": Replay(8, recent_share=0.25, sink_tokens=1),
 }
 FRACTIONS = {
     "h2o": H2O(0.4),
     "streaming": StreamingLLM(0.4, sink_tokens=2),
     "novelty": Novelty(0.4),
-    "replay": Replay(0.4),
+    "replay": Replay(0.4, share="head"),
+    "replay-layer": Replay(0.4, share="layer"),
+    "replay-model": Replay(0.4, share="model"),
 }
 
 
@@ -165,7 +169,7 @@ def test_another_cache_and_another_prompt_take_the_graph_that_is_there(policy: C
             assert_same(ours, eager)
 
 
-@pytest.mark.parametrize("name", ["h2o", "h2o-window", "novelty", "replay", "streaming"])
+@pytest.mark.parametrize("name", ["h2o", "h2o-window", "novelty", "replay", "replay-model", "streaming"])
 def test_what_a_step_writes_stays_where_it_is(name: str) -> None:
     # CUDA graphs replay writes to an address only where they are told that it stays.
     written: list[Tensor] = []
@@ -189,7 +193,7 @@ def test_what_a_step_writes_stays_where_it_is(name: str) -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", ["h2o-window", "replay", "streaming"])
+@pytest.mark.parametrize("name", ["h2o-window", "replay", "replay-model", "streaming"])
 def test_what_follows_compiled_steps_is_what_follows_eager_ones(name: str) -> None:
     ours, eager = (read(MODEL, (MAIN | OTHERS)[name], tokens()) for _ in range(2))
     call, turn = compiled(MODEL), tokens(length=5, seed=2)
@@ -252,7 +256,8 @@ def generate(model: PreTrainedModel, cache: BudgetCache, ids: Tensor, mask: Tens
 
 LATER_FULL = {"h2o-later": H2O(24), "local-later": Local(24), "streaming-later": StreamingLLM(24)}
 GENERATED = MAIN | LATER_FULL | {"novelty-later": Novelty(24), "h2o-fraction": H2O(0.4)}
-GENERATED |= {"replay": OTHERS["replay"], "replay-later": Replay(24)}
+GENERATED |= {"replay-later": Replay(24, share="head"), "replay-layer": OTHERS["replay-layer"]}
+GENERATED |= {"replay-layer-later": Replay(24, share="layer")}
 
 
 @pytest.mark.parametrize(
@@ -264,6 +269,8 @@ GENERATED |= {"replay": OTHERS["replay"], "replay-later": Replay(24)}
         ("streaming-later", 5),
         ("novelty-later", 5),
         ("replay-later", 5),
+        ("replay-layer", 5),
+        ("replay-layer-later", 5),
     ],
 )
 def test_generate_compiles_its_decoding(name: str, padding: int) -> None:

@@ -34,7 +34,12 @@ from unturnable_models import (
     with_learned_positions,
 )
 
-POLICY = Replay(8, recent_share=0.25, sink_tokens=1)
+POLICIES = {
+    share: Replay(8, recent_share=0.25, sink_tokens=1, share=share) for share in ("head", "layer", "model")
+}
+POLICY = POLICIES["model"]
+# Heads that share slots have no common positions inside the cache.
+WAYS = [("head", "text"), ("head", "cache"), ("layer", "text"), ("model", "text")]
 CALLS = [17, 1, 1, 1, 6, 1, 1]
 
 
@@ -46,6 +51,7 @@ def check_scores(cache: BudgetCache, row: int, truth: Simulation) -> None:
         now = max(alone.received)
         layer = cache.budget_layers[index]
         cache.kept_positions(index)
+        layer.pad()
         assert layer.positions is not None and layer.scorer is not None
         slots = {int(p): slot for slot, p in enumerate(layer.positions[row, head]) if p >= 0}
         found = layer.scorer.state["scores"][row, head]
@@ -63,22 +69,26 @@ def compare_scores(
 # --- scores -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("positions", ["text", "cache"])
+@pytest.mark.parametrize(("share", "positions"), WAYS)
 @pytest.mark.parametrize("calls", [[17], CALLS, [5, 4], [1, 1, 9, 1]], ids=str)
 @pytest.mark.parametrize("chunk", [None, 4])
-def test_scores_are_those_of_the_simulation(chunk: int | None, calls: list[int], positions: str) -> None:
-    compare_scores(tiny_model("llama-gqa").double(), POLICY, calls, chunk, positions)
+def test_scores_are_those_of_the_simulation(
+    chunk: int | None, calls: list[int], share: str, positions: str
+) -> None:
+    chunk = None if share == "model" else chunk
+    compare_scores(tiny_model("llama-gqa").double(), POLICIES[share], calls, chunk, positions)
 
 
+@pytest.mark.parametrize("share", POLICIES)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_every_architecture_has_the_scores_of_the_simulation(architecture: str) -> None:
-    compare_scores(tiny_model(architecture).double(), POLICY, CALLS)
+def test_every_architecture_has_the_scores_of_the_simulation(architecture: str, share: str) -> None:
+    compare_scores(tiny_model(architecture).double(), POLICIES[share], CALLS)
 
 
-@pytest.mark.parametrize("positions", ["text", "cache"])
+@pytest.mark.parametrize(("share", "positions"), WAYS)
 @pytest.mark.parametrize("scaling", SCALINGS)
-def test_every_scaling_has_the_scores_of_the_simulation(scaling: str, positions: str) -> None:
-    compare_scores(scaled_model(scaling), POLICY, CALLS, positions=positions)
+def test_every_scaling_has_the_scores_of_the_simulation(scaling: str, share: str, positions: str) -> None:
+    compare_scores(scaled_model(scaling), POLICIES[share], CALLS, positions=positions)
 
 
 def test_the_scaling_of_yarn_is_one_that_shows() -> None:
@@ -109,21 +119,22 @@ def test_where_a_text_begins_does_not_matter() -> None:
         caches.append(cache)
     for layer in range(2):
         assert torch.equal(*(cache.kept_positions(layer) for cache in caches))
-        assert_close(*(c.budget_layers[layer].scorer.state["scores"] for c in caches), atol=1e-5)
+        assert_close(*(c.budget_layers[layer].columns()["scores"] for c in caches), atol=1e-5)
 
 
 # New tokens of three rows, turn by turn: rows of one token, rows without any, decoding in between.
 TURNS = [[9, 4, 1], [1, 1, 3], [5, 1, 0], [1, 1, 1], [0, 7, 2], [1, 1, 1]]
 
 
-@pytest.mark.parametrize("positions", ["text", "cache"])
+@pytest.mark.parametrize(("share", "positions"), WAYS)
 @pytest.mark.parametrize("chunk", [None, 4])
 @pytest.mark.parametrize("side", ["left", "right", "middle"])
 def test_padded_rows_have_the_scores_that_they_have_alone(
-    side: str, chunk: int | None, positions: str
+    side: str, chunk: int | None, share: str, positions: str
 ) -> None:
     model, atol = tiny_model("llama-gqa").double(), 1e-9 if positions == "text" else 1e-5
-    compare_turns(model, POLICY, TURNS, side, chunk, positions=positions, atol=atol, check=check_scores)
+    policy, chunk = POLICIES[share], None if share == "model" else chunk
+    compare_turns(model, policy, TURNS, side, chunk, positions=positions, atol=atol, check=check_scores)
 
 
 # --- models after LoRA, half precision, written text --------------------------------------------------------
@@ -152,7 +163,7 @@ def test_half_precision_is_close_to_float32(dtype: torch.dtype) -> None:
         run(cache, model, ids, [20, *[1] * 6]) for cache, model in zip(caches, (exact, half), strict=True)
     ]
     assert_close(logits[1].log_softmax(-1), logits[0].log_softmax(-1), atol=0.35)
-    scores = [cache.budget_layers[0].scorer.state["scores"] for cache in caches]  # type: ignore[union-attr]
+    scores = [cache.budget_layers[0].columns()["scores"] for cache in caches]
     assert scores[1].dtype == torch.float32
     assert_close(scores[1], scores[0], atol=0.03)
 
@@ -260,7 +271,7 @@ def test_models_whose_queries_cannot_be_moved_are_refused(make: Any, words: str,
     model = make()
     asked = r"policy=Replay\(budget=0.2, .*\)" if positions == "text" else "positions='cache'"
     with pytest.raises(ValueError, match=f"{asked}: {words}") as refused:
-        BudgetCache(model, Replay(0.2), positions=positions)
+        BudgetCache(model, Replay(0.2, share="head"), positions=positions)
     if positions == "text":
         assert "needs the model itself" in words or "such as H2O" in str(refused.value)
         BudgetCache(model, H2O(0.2))  # the remedy
@@ -275,6 +286,21 @@ def test_turns_that_are_not_the_models_are_found(monkeypatch: pytest.MonkeyPatch
     with pytest.raises(ValueError, match="layer 0 of model_type='llama' does not turn its keys"):
         BudgetCache(tiny_model("llama-gqa"), Replay(0.2))
     BudgetCache(tiny_model("llama-gqa"), Replay(0.2), probe=False)
+
+
+def test_what_shared_slots_cannot_do_is_refused() -> None:
+    model = tiny_model("llama-gqa")
+    for share in ("layer", "model"):
+        with pytest.raises(
+            ValueError, match=r'inside the cache for each: take positions="text", or share="head"'
+        ):
+            BudgetCache(model, Replay(8, share=share), positions="cache")
+    with pytest.raises(ValueError, match=r'prefill_chunk=4: .*: take prefill_chunk=None, or share="layer"'):
+        BudgetCache(model, Replay(8), prefill_chunk=4)
+    with pytest.raises(ValueError, match=r'compiled=True: .*: take share="layer"'):
+        BudgetCache(model, Replay(8), compiled=True)
+    BudgetCache(model, Replay(8, share="layer"), prefill_chunk=4, compiled=True)  # the remedy
+    BudgetCache(model, Replay(8, share="head"), positions="cache")
 
 
 def test_a_layer_alone_asks_how_queries_are_turned() -> None:

@@ -1,0 +1,85 @@
+"""Attention of one query a row over heads that keep different numbers of tokens."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from sinklora.cache.ragged import starts
+
+
+class RaggedHeads(NamedTuple):
+    """Whose tokens are where: `slots` of each of B * Hkv key/value heads; `of_slot` [T]: each slot's head."""
+
+    slots: list[int]
+    of_slot: Tensor
+
+
+def attend_ragged(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    scale: float,
+    weights: Tensor,
+    key_heads: RaggedHeads,
+    visible: Tensor | None = None,
+) -> Tensor:
+    """Attention of one query a row; its softmax is written to `weights` [groups, T].
+
+    `query` [B, H, 1, D]; `key`, `value` [T, D]: the tokens of the B * Hkv key/value heads one after the
+    other -> [B, H, 1, D]; `weights` in float32 (float64 for float64); `visible` [T]: False
+    hides a key. Head by head on the CPU, where little is waited for; elsewhere all heads at once.
+    """
+    batch, heads, _, size = query.shape
+    kv_heads = len(key_heads.slots) // batch
+    grouped = query.reshape(batch * kv_heads, -1, size)
+    together = query.device.type != "cpu" or torch.compiler.is_compiling()
+    attend = _all_heads if together else _head_by_head
+    return attend(grouped, key, value, scale, weights, key_heads, visible).reshape(batch, heads, 1, -1)
+
+
+def _head_by_head(
+    grouped: Tensor,
+    key: Tensor,
+    value: Tensor,
+    scale: float,
+    weights: Tensor,
+    key_heads: RaggedHeads,
+    visible: Tensor | None,
+) -> Tensor:
+    outputs, slots = [], key_heads.slots
+    parts = zip(grouped, key.split(slots), value.split(slots), starts(slots), strict=True)
+    for queries, keys, values, begin in parts:
+        nothing = queries[:1, :1]  # beta=0: it is not looked at
+        scores = torch.addmm(nothing, queries, keys.T, beta=0, alpha=scale)
+        if visible is not None:
+            scores = scores.masked_fill(~visible[begin : begin + len(keys)], float("-inf"))
+        mine = scores.softmax(-1, dtype=weights.dtype)
+        weights[:, begin : begin + len(keys)] = mine
+        outputs.append(mine.to(values.dtype) @ values)
+    return torch.stack(outputs)
+
+
+def _all_heads(
+    grouped: Tensor,
+    key: Tensor,
+    value: Tensor,
+    scale: float,
+    weights: Tensor,
+    key_heads: RaggedHeads,
+    visible: Tensor | None,
+) -> Tensor:
+    """As many operators for many heads as for one; each token is multiplied with the queries of its head."""
+    head = key_heads.of_slot
+    scores = (grouped[head] * scale * key[:, None]).sum(-1, dtype=weights.dtype).T
+    if visible is not None:
+        scores = scores.masked_fill(~visible, float("-inf"))
+    at = head.expand_as(scores)
+    most = scores.new_full((len(scores), len(grouped)), float("-inf")).scatter_reduce_(1, at, scores, "amax")
+    exponents = (scores - most.gather(1, at)).exp()
+    sums = torch.zeros_like(most).scatter_add_(1, at, exponents)
+    torch.div(exponents, sums.gather(1, at), out=weights)
+    given = weights.T.to(value.dtype)[..., None] * value[:, None]
+    return torch.zeros_like(grouped).index_add_(0, head, given)

@@ -1,8 +1,8 @@
 """The most that any query looks at each key, where every query sees all keys, without an N x N tensor.
 
-As for column sums, FlashAttention gives the logarithm of each query's softmax sum, and a kernel takes the
-maxima of exp(q.k - log-sum-exp) column by column: Triton's on CUDA, one in C++ on the CPU. What they do not
-serve goes through blocks of scores.
+One pass gives the logarithm of each query's softmax sum (on CUDA FlashAttention, as for column sums), and a
+kernel takes the maxima of exp(q.k - log-sum-exp) column by column: Triton's on CUDA, one in C++ on the CPU.
+What they do not serve goes through blocks of scores.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from sinklora.cache.column_sums import (
     flash_with_log_sum_exp,
     has_kernel_for,
 )
-from sinklora.cache.column_sums_cpu import flash_on_cpu, has_compiled_maxima, max_columns_on_cpu
+from sinklora.cache.column_sums_cpu import has_compiled_maxima, log_sum_exp_on_cpu, max_columns_on_cpu
 from sinklora.cache.scored_attention import blocks, precise
 
 
@@ -43,8 +43,7 @@ def replay_maxima(
         _, log_sum_exp = flash_with_log_sum_exp(query, key, key, scale, causal=False)
         return max_columns(query, key, log_sum_exp, scale)
     if counts is None and valid is None and has_compiled_maxima(query, key):
-        _, log_sum_exp = flash_on_cpu(query, key, key, scale, causal=False)
-        return max_columns_on_cpu(query, key, log_sum_exp, scale)
+        return max_columns_on_cpu(query, key, log_sum_exp_on_cpu(query, key, scale), scale)
     return replay_maxima_in_blocks(query, key, scale, counts=counts, valid=valid)
 
 

@@ -1,13 +1,15 @@
-// How much causal attention each key received, and the most that any query, with no mask, looks at it, from
-// the log-sum-exp of a flash pass, on a processor.
+// How much causal attention each key received, from the log-sum-exp of a flash pass; and the most that any
+// query, with no mask, looks at it, with a pass of its own for the log-sum-exp, on a processor.
 //
 // A task is a block of keys of one key/value head: it is transposed once, then every block of queries that
 // sees it is multiplied with it, and exp(score * scale - log_sum_exp) is folded column by column: added up,
 // or its largest is found. Tasks write different columns, so the result depends neither on their order nor
 // on the number of threads.
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <limits>
 #include <optional>
 #include <vector>
 
@@ -149,32 +151,143 @@ void fold_all(
   });
 }
 
+constexpr int64_t kRows = 64;     // queries whose sums a task has in hand
+constexpr int64_t kBlocks = 4;  // of keys that are looked at before sums are brought to a new maximum
+
+// exp of numbers that are not above 0, with a relative error of 3e-7; of less than -87, about 0.
+inline Vector exponential(const Vector& x) {
+#ifdef __AVX512F__
+  // 2^n * 2^f with f in [-0.5, 0.5]; a Taylor polynomial for the second, one instruction for the first.
+  const __m512 power = _mm512_mul_ps(_mm512_max_ps(x, _mm512_set1_ps(-127.0f)), _mm512_set1_ps(1.44269504f));
+  const __m512 whole = _mm512_roundscale_ps(power, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  const __m512 rest = _mm512_sub_ps(power, whole);
+  __m512 value = _mm512_set1_ps(1.3333558e-3f);
+  for (const float coefficient : {9.6181291e-3f, 5.5504109e-2f, 0.24022651f, 0.69314718f, 1.0f}) {
+    value = _mm512_fmadd_ps(value, rest, _mm512_set1_ps(coefficient));
+  }
+  return _mm512_scalef_ps(value, whole);
+#else
+  return x.exp_u20();
+#endif
+}
+
+// Goes over the scores of one query in a few blocks: lane by lane the largest so far, and the sum of
+// exponentials relative to it.
+void add_exponentials(const Vector* scores, int64_t block, int64_t blocks, float scale, Vector& most, Vector& sum) {
+  const Vector factor(scale);
+  Vector largest = most;
+  for (int64_t at = 0; at < blocks; ++at) {
+    for (int64_t part = 0; part < kVectors; ++part) {
+      largest = at::vec::maximum(largest, scores[at * block + part] * factor);
+    }
+  }
+  Vector added = sum * exponential(most - largest);
+  const Vector shift = largest.neg();
+  for (int64_t at = 0; at < blocks; ++at) {
+    for (int64_t part = 0; part < kVectors; ++part) {
+      added = added + exponential(at::vec::fmadd(scores[at * block + part], factor, shift));
+    }
+  }
+  most = largest;
+  sum = added;
+}
+
+// The logarithm of what all lanes together have summed.
+float together(const Vector& most, const Vector& sum) {
+  float largest[Vector::size()], sums[Vector::size()];
+  most.store(largest);
+  sum.store(sums);
+  const float over_all = *std::max_element(largest, largest + Vector::size());
+  float total = 0.0f;
+  for (int64_t lane = 0; lane < Vector::size(); ++lane) total += sums[lane] * std::exp(largest[lane] - over_all);
+  return over_all + std::log(total);
+}
+
+// Every query sees every key. A task is a block of queries of one head, which goes over all packed keys.
+template <typename Number>
+void sum_all_exponentials(const Tensor& query, const Tensor& key, float scale, Tensor& result) {
+  const int64_t heads = query.size(1), asked = query.size(2), size = query.size(3);
+  const int64_t kv_heads = key.size(1), groups = heads / kv_heads, length = key.size(2);
+  const int64_t blocks = (length + kKeys - 1) / kKeys, tasks = (asked + kRows - 1) / kRows;
+  const auto* queries_data = query.const_data_ptr<Number>();
+  const auto* keys_data = key.const_data_ptr<Number>();
+  auto* out = result.mutable_data_ptr<float>();
+  Tensor packed_keys = at::empty({key.size(0) * kv_heads * blocks * kKeys * size}, key.options());
+  auto* packed = packed_keys.mutable_data_ptr<Number>();
+
+  at::parallel_for(0, key.size(0) * kv_heads * blocks, 1, [&](int64_t from, int64_t to) {
+    for (int64_t task = from; task < to; ++task) {
+      const int64_t row = task / blocks / kv_heads, kv_head = task / blocks % kv_heads, first = task % blocks * kKeys;
+      const auto* block = keys_data + row * key.stride(0) + kv_head * key.stride(1) + first * key.stride(2);
+      transpose(block, key.stride(2), std::min(kKeys, length - first), size, packed + task * kKeys * size);
+    }
+  });
+  at::parallel_for(0, query.size(0) * heads * tasks, 1, [&](int64_t from, int64_t to) {
+    std::vector<Vector> scores(kBlocks * kRows * kVectors);
+    auto* scores_data = reinterpret_cast<float*>(scores.data());
+    for (int64_t task = from; task < to; ++task) {
+      const int64_t row = task / tasks / heads, head = task / tasks % heads, begin = task % tasks * kRows;
+      const int64_t queries = std::min(kRows, asked - begin);
+      const auto* mine = queries_data + row * query.stride(0) + head * query.stride(1) + begin * query.stride(2);
+      std::vector<Vector> most(queries, Vector(std::numeric_limits<float>::lowest())), sum(queries, Vector(0.0f));
+      for (int64_t block = 0; block < blocks; block += kBlocks) {
+        const int64_t at_once = std::min(kBlocks, blocks - block);
+        for (int64_t at = 0; at < at_once; ++at) {
+          auto* found = scores_data + at * kRows * kKeys;
+          at::native::cpublas::brgemm(
+              queries, kKeys, size, query.stride(2), kKeys, kKeys, false, mine,
+              packed + ((row * kv_heads + head / groups) * blocks + block + at) * kKeys * size, found,
+              std::is_same_v<Number, at::BFloat16>);
+          const int64_t keys = std::min(kKeys, length - (block + at) * kKeys);
+          if (keys < kKeys) {
+            for (int64_t i = 0; i < queries; ++i) std::fill(found + i * kKeys + keys, found + (i + 1) * kKeys, kHidden);
+          }
+        }
+        for (int64_t i = 0; i < queries; ++i) {
+          add_exponentials(scores.data() + i * kVectors, kRows * kVectors, at_once, scale, most[i], sum[i]);
+        }
+      }
+      auto* logarithms = out + (row * heads + head) * asked + begin;
+      for (int64_t i = 0; i < queries; ++i) logarithms[i] = together(most[i], sum[i]);
+    }
+    at::native::cpublas::brgemm_release(std::is_same_v<Number, at::BFloat16>);
+  });
+}
+
 // The matrix product reads rows of numbers that lie side by side.
 Tensor with_rows(const Tensor& heads) {
   return heads.stride(3) == 1 && heads.stride(2) >= heads.size(3) ? heads : heads.contiguous();
 }
 
-void check(const Tensor& query, const Tensor& key, const Tensor& log_sum_exp, bool causal) {
+void check(const Tensor& query, const Tensor& key, bool causal) {
   TORCH_CHECK(query.dim() == 4 && key.dim() == 4, "query and key have ", query.dim(), " and ", key.dim(),
               " dimensions, expected 4: [batch, heads, tokens, head size]");
   TORCH_CHECK(key.size(0) == query.size(0) && (!causal || key.size(2) == query.size(2)) &&
                   key.size(3) == query.size(3) && key.size(1) > 0 && query.size(1) % key.size(1) == 0,
               "key has shape ", key.sizes(), ", which does not go with query's ", query.sizes());
+}
+
+void check(const Tensor& query, const Tensor& key, const Tensor& log_sum_exp, bool causal) {
+  check(query, key, causal);
   TORCH_CHECK(log_sum_exp.sizes() == query.sizes().slice(0, 3), "log_sum_exp has shape ",
               log_sum_exp.sizes(), ", expected ", query.sizes().slice(0, 3));
 }
 
 // bfloat16 is multiplied as it is where the processor has tiles for it, else as float32.
+at::ScalarType multiplied(const Tensor& query, const Tensor& key) {
+  const bool tiles = query.scalar_type() == at::kBFloat16 && key.scalar_type() == at::kBFloat16 &&
+      query.size(3) % 2 == 0 && at::native::cpublas::could_pack(at::kBFloat16);
+  return tiles ? at::kBFloat16 : at::kFloat;
+}
+
 template <Fold fold>
 Tensor folded(
     const Tensor& query, const Tensor& key, const Tensor& log_sum_exp, double scale, const float* weights) {
-  const bool tiles = query.scalar_type() == at::kBFloat16 && key.scalar_type() == at::kBFloat16 &&
-      query.size(3) % 2 == 0 && at::native::cpublas::could_pack(at::kBFloat16);
-  const auto dtype = tiles ? at::kBFloat16 : at::kFloat;
+  const auto dtype = multiplied(query, key);
   const Tensor queries = with_rows(query.to(dtype)), keys = with_rows(key.to(dtype));
   const Tensor norms = log_sum_exp.to(at::kFloat).contiguous();
   Tensor result = at::empty({key.size(0), key.size(1), key.size(2)}, norms.options());
-  if (tiles) {
+  if (dtype == at::kBFloat16) {
     fold_all<at::BFloat16, fold>(queries, keys, norms, static_cast<float>(scale), weights, result);
   } else {
     fold_all<float, fold>(queries, keys, norms, static_cast<float>(scale), weights, result);
@@ -199,6 +312,20 @@ Tensor column_sums(
   return folded<Fold::kWeightedSum>(query, key, log_sum_exp, scale, counts.const_data_ptr<float>());
 }
 
+// query [B, H, Q, D], key [B, Hkv, L, D] of one dtype -> float32 [B, H, Q].
+Tensor log_sum_exp(const Tensor& query, const Tensor& key, double scale) {
+  check(query, key, false);
+  const auto dtype = multiplied(query, key);
+  const Tensor queries = with_rows(query.to(dtype)), keys = with_rows(key.to(dtype));
+  Tensor result = at::empty({query.size(0), query.size(1), query.size(2)}, query.options().dtype(at::kFloat));
+  if (dtype == at::kBFloat16) {
+    sum_all_exponentials<at::BFloat16>(queries, keys, static_cast<float>(scale), result);
+  } else {
+    sum_all_exponentials<float>(queries, keys, static_cast<float>(scale), result);
+  }
+  return result;
+}
+
 // query [B, H, Q, D], key [B, Hkv, L, D] of one dtype, log_sum_exp [B, H, Q] -> float32 [B, Hkv, L].
 Tensor column_maxima(const Tensor& query, const Tensor& key, const Tensor& log_sum_exp, double scale) {
   check(query, key, log_sum_exp, false);
@@ -211,6 +338,8 @@ TORCH_LIBRARY_FRAGMENT(sinklora, library) {
   library.def(
       "column_sums(Tensor query, Tensor key, Tensor log_sum_exp, float scale, Tensor? weights) -> Tensor");
   library.impl("column_sums", c10::kCPU, &column_sums);
+  library.def("log_sum_exp(Tensor query, Tensor key, float scale) -> Tensor");
+  library.impl("log_sum_exp", c10::kCPU, &log_sum_exp);
   library.def("column_maxima(Tensor query, Tensor key, Tensor log_sum_exp, float scale) -> Tensor");
   library.impl("column_maxima", c10::kCPU, &column_maxima);
 }

@@ -1,7 +1,7 @@
 """How much attention each key received, re-computed from the log-sum-exp of a flash pass (CPU).
 
-The same two passes as `column_sums` and `column_maxima` have for CUDA; the second is `column_sums_cpu.cpp`,
-compiled on first use.
+The same two passes as `column_sums` and `column_maxima` have for CUDA; `column_sums_cpu.cpp`, compiled on
+first use, has the second one of both, and the first one where no attention is wanted.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ SOURCE = Path(__file__).with_name("column_sums_cpu.cpp")
 COLUMN_SUMS = CompiledOperator("column_sums", SOURCE)
 
 COLUMN_MAXIMA = CompiledOperator("column_maxima", SOURCE)
+
+LOG_SUM_EXP = CompiledOperator("log_sum_exp", SOURCE)
 
 # Compiling takes ten seconds. A shorter prompt does without the kernel even where it is there, so that the
 # last bits of a result do not depend on what ran before.
@@ -53,20 +55,30 @@ def max_columns_on_cpu(query: Tensor, key: Tensor, log_sum_exp: Tensor, scale: f
     return maxima
 
 
-def flash_on_cpu(
-    query: Tensor, key: Tensor, value: Tensor, scale: float, *, causal: bool = True
-) -> tuple[Tensor, Tensor]:
-    """FlashAttention's output [B, H, Q, D] and log-sum-exp [B, H, Q] on the CPU.
+def log_sum_exp_on_cpu(query: Tensor, key: Tensor, scale: float) -> Tensor:
+    """The logarithm of each query's softmax sum over all keys, none of them masked: [B, H, Q] in float32.
 
-    Whole causal sequences, or, not `causal`, any number of queries and keys, all of which they see. Grouped
-    keys and values are read as they are. The log-sum-exp is float32; for half precision it errs by up to
-    6e-5, for float32 by 2e-6.
+    `query` [B, H, Q, D], `key` [B, Hkv, L, D]; all else as in `sum_columns_on_cpu`. FlashAttention would
+    multiply with values as well.
+    """
+    operator = LOG_SUM_EXP.find()
+    if operator is None:
+        raise RuntimeError("log-sum-exp could not be compiled on this machine: use replay_maxima")
+    logarithms: Tensor = operator(query, key, scale)
+    return logarithms
+
+
+def flash_on_cpu(query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """FlashAttention's output [B, H, N, D] and log-sum-exp [B, H, N] on the CPU, of whole causal sequences.
+
+    Grouped keys and values are read as they are. The log-sum-exp is float32; for half precision it errs by up
+    to 6e-5, for float32 by 2e-6.
     """
     # It takes the numbers of a head to lie side by side, without looking.
     query, key, value = (x if x.stride(3) == 1 else x.contiguous() for x in (query, key, value))
     # PyTorch has no documented function that returns both; this is what its own SDPA calls.
     output, log_sum_exp = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-        query, key, value, 0.0, causal, scale=scale
+        query, key, value, 0.0, True, scale=scale
     )
     return output, log_sum_exp
 
@@ -85,7 +97,7 @@ def has_compiled_kernel(query: Tensor, key: Tensor, value: Tensor) -> bool:
 
 
 def has_compiled_maxima(query: Tensor, key: Tensor) -> bool:
-    """Whether flash and the compiled kernel find maxima for these inputs: enough of them, as for sums."""
+    """Whether the compiled kernels find maxima for these inputs: enough of them, as for sums."""
     return (
         query.shape[2] * key.shape[2] >= TOKENS_WORTH_COMPILING**2
         and _served(query, key)

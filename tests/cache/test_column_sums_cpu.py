@@ -13,6 +13,7 @@ from sinklora.cache.column_sums_cpu import (
     COLUMN_SUMS,
     TOKENS_WORTH_COMPILING,
     flash_on_cpu,
+    log_sum_exp_on_cpu,
     has_compiled_kernel,
     has_compiled_maxima,
     max_columns_on_cpu,
@@ -177,6 +178,26 @@ def test_a_replay_is_the_same_in_blocks(heads: int, kv_heads: int, dtype: torch.
         expected = replay_maxima_in_blocks(asked.double(), key.double(), 0.5)
         rtol = 2e-5 if dtype == torch.float32 else 1e-4
         assert_close(replay_maxima(asked, key, 0.5), expected, atol=1e-7, rtol=rtol)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("queries", "tokens"), [(1, 1), (1, 300), (64, 256), (65, 257), (130, 1), (200, 900)]
+)
+@pytest.mark.parametrize(("heads", "kv_heads"), HEADS)
+def test_log_sum_exp_is_that_of_all_keys(
+    heads: int, kv_heads: int, queries: int, tokens: int, dtype: torch.dtype
+) -> None:
+    query, key, _ = projections(2, heads, kv_heads, max(queries, tokens), 32, dtype)
+    query, key = query[:, :, :queries], key[:, :, :tokens]
+    for scale in (0.2, 5.0):
+        scores = query.double() @ key.double().repeat_interleave(heads // kv_heads, 1).mT * scale
+        found = log_sum_exp_on_cpu(query, key, scale)
+        assert_close(found, scores.logsumexp(-1), atol=1.5e-5 * scale, rtol=4e-7)
+    # Far below what stands in place of keys behind the last one.
+    query, key = -40 * (query.abs() + 1), key.abs() + 1
+    scores = query.double() @ key.double().repeat_interleave(heads // kv_heads, 1).mT
+    assert_close(log_sum_exp_on_cpu(query, key, 1.0), scores.logsumexp(-1), atol=0, rtol=4e-6)
 
 
 def test_what_the_kernel_for_maxima_does_not_serve_goes_through_blocks() -> None:

@@ -13,9 +13,9 @@ from sinklora.cache.column_sums_cpu import (
     COLUMN_SUMS,
     TOKENS_WORTH_COMPILING,
     flash_on_cpu,
-    log_sum_exp_on_cpu,
     has_compiled_kernel,
     has_compiled_maxima,
+    log_sum_exp_on_cpu,
     max_columns_on_cpu,
     sum_columns_on_cpu,
 )

@@ -49,11 +49,14 @@ def novelty_score(head: Head, position: int, now: int, policy: Any) -> float:
 
 
 def replay_score(head: Head, position: int, now: int, policy: Any) -> float:
-    """The most that a moved query looks at a token, and the faded attention of the others, by query head."""
+    """The most that a moved query looks at a token, times its value's length, and the faded attention of the
+    others, by query head.
+    """
     weights = head.received[position]
     groups = sum(query == now for query, _ in weights)
     attention = sum(weight * policy.decay ** (now - query) for query, weight in weights)
-    return head.replayed.get(position, 0.0) + policy.attention_weight * attention / groups
+    length = float(head.values[position].norm())
+    return head.replayed.get(position, 0.0) * length + policy.attention_weight * attention / groups
 
 
 def no_score(head: Head, position: int, now: int, policy: Any) -> float:

@@ -60,6 +60,7 @@ class AttentionScores:
 
     needs_sums: ClassVar[bool] = True
     needs_weights: ClassVar[bool] = True
+    needs_values: ClassVar[bool] = False
 
     def __init__(self, rule: Score, empty: Tensor) -> None:
         self.rule = rule

@@ -67,6 +67,7 @@ class NoveltyScores:
 
     needs_sums: ClassVar[bool] = False
     needs_weights: ClassVar[bool] = False
+    needs_values: ClassVar[bool] = True
 
     def __init__(self, empty: Tensor) -> None:
         self.state = {"scores": empty, "norms": empty.clone()}

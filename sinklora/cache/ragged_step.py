@@ -10,6 +10,7 @@ from torch import Tensor
 from sinklora.cache.constant_step import ConstantStep
 from sinklora.cache.ragged import starts
 from sinklora.cache.ragged_attention import RaggedHeads
+from sinklora.cache.scores import NewToken
 from sinklora.cache.slots import EMPTY, write_slot
 from sinklora.cache.step import Stored
 from sinklora.cache.storage import TokenStorage
@@ -107,8 +108,9 @@ class RaggedStep(ConstantStep):
             self._of_layers[index],
         )
 
-    def _all_weights(self) -> Tensor:
-        return torch.cat(self._weights, -1)
+    def _new_token(self) -> NewToken:
+        value = torch.cat([x.flatten(0, 2) for x in self._values]) if self._values else None
+        return NewToken(self.seen, self.slot, weights=torch.cat(self._weights, -1), value=value)
 
     def _evict(self) -> None:
         self._local = None

@@ -35,9 +35,10 @@ class Replay(CachePolicy):
     Ours, not the paper's. At the end of a prompt all of its queries are moved to the position behind it, by
     rotary position embeddings, and see all of its keys: induction heads then point at what follows a
     repeated context, as they would in a second reading. A token's score is the most that any of these
-    queries looks at it, plus `attention_weight` times the attention it received from queries in their own
-    place, which fades by `decay` with every query, on average over the query heads of its group
-    (`ReplayScores`, which says what further turns and decoded tokens add).
+    queries looks at it, times the length of its value, which is how much of it such a look would bring; plus
+    `attention_weight` times the attention it received from queries in their own place, which fades by `decay`
+    with every query, on average over the query heads of its group (`ReplayScores`, which says what further
+    turns and decoded tokens add).
 
     Every layer and key/value head keeps the first `sink_tokens`, which are never evicted, `recent_share` of
     the budget for the newest, and the highest scores. Where the budget is too small for the sink tokens,
@@ -95,7 +96,7 @@ def _is_number(value: object) -> bool:
 
 
 class ReplayScores:
-    """Score = replayed + weight * attention / groups, per key/value head, in float32.
+    """Score = replayed * length of the value + weight * attention / groups, per key/value head, in float32.
 
     `replayed` is the most that a query has looked at a token; it does not fade. A chunk's queries (a prompt,
     a further turn, a piece of either) are moved to the position behind the newest token and look at all that
@@ -109,10 +110,11 @@ class ReplayScores:
 
     needs_sums: ClassVar[bool] = True
     needs_weights: ClassVar[bool] = True
+    needs_values: ClassVar[bool] = True
 
     def __init__(self, decay: float, weight: float, empty: Tensor) -> None:
         self.decay, self.weight = decay, weight
-        self.state = {"scores": empty, "replayed": empty.clone(), "attention": empty.clone()}
+        self.state = {name: empty.clone() for name in ("scores", "replayed", "attention", "lengths")}
 
     def query_weights(self, new: NewTokens) -> Tensor | None:
         """How much each query [B, Q] counts at the end of its chunk; padding counts nothing."""
@@ -133,9 +135,10 @@ class ReplayScores:
         replayed[..., new.used].masked_fill_(alone, 0.0)
         before = replayed[..., : new.used]
         torch.maximum(before, self.state["replayed"][..., : new.used], out=before)
+        lengths = torch.linalg.vector_norm(new.values, dim=-1, dtype=replayed.dtype)
         groups = new.query.shape[1] // new.keys.shape[1]
-        scores = torch.add(replayed, attention, alpha=self.weight / groups)
-        self.state = {"scores": scores, "replayed": replayed, "attention": attention}
+        scores = torch.addcmul(attention * (self.weight / groups), replayed, lengths)
+        self.state = {"scores": scores, "replayed": replayed, "attention": attention, "lengths": lengths}
 
     def _moved(self, new: NewTokens) -> Tensor:
         """The queries of a chunk at the position behind its newest token; that of a single one stays."""
@@ -147,16 +150,18 @@ class ReplayScores:
 
     def step(self, columns: dict[str, Tensor], new: NewToken) -> None:
         """Account for one query a row: attention fades and is added, the most it looks at a token counts."""
-        assert new.weights is not None
+        assert new.weights is not None and new.value is not None
+        length = torch.linalg.vector_norm(new.value, dim=-1, dtype=new.weights.dtype)
+        write_slot(columns["lengths"], new.slot, length, -1)
         groups, used = new.weights.shape[-2:]
-        scores, replayed, attention = (
-            columns[name][..., :used] for name in ("scores", "replayed", "attention")
+        scores, replayed, attention, lengths = (
+            columns[name][..., :used] for name in ("scores", "replayed", "attention", "lengths")
         )
         torch.add(new.weights.sum(-2), attention, alpha=self.decay, out=attention)
         most = new.weights.amax(-2)
         write_slot(most, new.slot, 0, -1)  # of itself
         torch.maximum(replayed, most, out=replayed)
-        torch.add(replayed, attention, alpha=self.weight / groups, out=scores)
+        torch.mul(attention, self.weight / groups, out=scores).addcmul_(replayed, lengths)
 
     def rank(self, scores: Tensor, positions: Tensor, seen: Any) -> Tensor:
         """The lowest is evicted first."""

@@ -43,8 +43,10 @@ class NewToken:
     `seen`: how many tokens of its row came before it, a number or [B, 1, 1]; `slot`: where it stands, a
     number or [B, Hkv, 1], with a dimension of layers before where several step together.
     For scorers that need weights, `weights` [layers, B, Hkv, groups, used] in float32 or float64: its
-    attention to all that is stored, itself included, in layers that step together. For all others, one
-    layer's `values` [B, Hkv, used, D] and the token's own `value` [B, Hkv, 1, D].
+    attention to all that is stored, itself included, in layers that step together; and, if they need values,
+    its own `value` [layers, B, Hkv, 1, D] in them. Where heads keep different numbers of tokens, `weights`
+    [groups, T], `slot` [heads], `value` [heads, D], of all heads of these layers.
+    For all others, one layer's `values` [B, Hkv, used, D] and the token's own `value` [B, Hkv, 1, D].
     """
 
     seen: int | Tensor
@@ -70,6 +72,10 @@ class Scorer(Protocol):
     @property
     def needs_weights(self) -> bool:
         """Whether `step` wants the attention of the new token."""
+
+    @property
+    def needs_values(self) -> bool:
+        """Whether `step` wants the new token's value besides its attention."""
 
     def query_weights(self, new: NewTokens) -> Tensor | None:
         """How much each query [B, Q] of a chunk counts in the sums; None: all count 1, padding is none."""

@@ -55,6 +55,7 @@ class Step(ABC):
         self.scorer = self.layers[0].scorer
         self._attending = 0  # layers that have begun
         self._weights: list[Tensor] = []  # attention of the new token, by layer
+        self._values: list[Tensor] = []  # its values, if they are needed
         self.stack()
 
     def stack(self) -> None:
@@ -81,11 +82,14 @@ class Step(ABC):
             mine = {name: x[index] for name, x in self.columns.items() if name != "positions"}
             new = NewToken(self.seen, self._slot_of(index), values=stored.values, value=value)
             self.scorer.step(mine, new)
+        elif self.scorer is not None and self.scorer.needs_values:
+            self._values.append(value)
         if self._attending < len(self.layers):
             return
         self._attending = 0
         if self.scorer is not None and by_weights:
-            self.scorer.step(self.columns, NewToken(self.seen, self.slot, weights=self._all_weights()))
+            self.scorer.step(self.columns, self._new_token())
+            self._values = []
         self._evict()
 
     def fixed_tensors(self) -> list[Tensor]:
@@ -125,9 +129,10 @@ class Step(ABC):
         heads, scores = self.columns["positions"].shape[1:3], self.columns["scores"]
         return [scores.new_empty(*heads, layer.groups, used) for layer in self.layers]
 
-    def _all_weights(self) -> Tensor:
-        """The attention of the new token in all layers."""
-        return _stacked(self._weights)
+    def _new_token(self) -> NewToken:
+        """The new token in all layers."""
+        value = _stacked(self._values) if self._values else None
+        return NewToken(self.seen, self.slot, weights=_stacked(self._weights), value=value)
 
     def _slot_of(self, index: int) -> int | Tensor:
         """The slot of one layer, a number or [B, Hkv, 1]."""

@@ -52,6 +52,7 @@ class LongestValues(CachePolicy):
 class Lengths:
     needs_sums: ClassVar[bool] = False
     needs_weights: ClassVar[bool] = False
+    needs_values: ClassVar[bool] = True
 
     def __init__(self, empty: Tensor) -> None:
         self.state = {"scores": empty}

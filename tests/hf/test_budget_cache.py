@@ -232,8 +232,8 @@ def test_bytes_are_budget_times_layers_times_heads(dtype: torch.dtype) -> None:
         (H2O(8), 8),
         (Local(8), 4),
         (Novelty(8), 12),
-        (Replay(8), 16),
-        (Replay(8, share="head"), 16),
+        (Replay(8), 20),
+        (Replay(8, share="head"), 20),
     ):
         cache = BudgetCache(model, policy)
         run(cache, model, ids, calls)

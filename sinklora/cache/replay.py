@@ -54,10 +54,10 @@ class Replay(CachePolicy):
     name: ClassVar[str] = "replay"
     moves_queries: ClassVar[bool] = True
 
-    recent_share: float = 0.5
+    recent_share: float = 0.25
     sink_tokens: int = 4
     decay: float = 0.97
-    attention_weight: float = 1.5
+    attention_weight: float = 5.0
     share: str = "model"
     own_share: float = 0.2
 

@@ -165,7 +165,7 @@ def test_half_precision_is_close_to_float32(dtype: torch.dtype) -> None:
     assert_close(logits[1].log_softmax(-1), logits[0].log_softmax(-1), atol=0.35)
     scores = [cache.budget_layers[0].columns()["scores"] for cache in caches]
     assert scores[1].dtype == torch.float32
-    assert_close(scores[1], scores[0], atol=0.03)
+    assert_close(scores[1], scores[0], atol=0.03, rtol=0.01)
 
 
 def test_autocast_moves_queries_too() -> None:

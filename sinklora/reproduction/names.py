@@ -13,6 +13,8 @@ CACHES = {  # policies by name
     "streaming": "StreamingLLM",
     "novelty": "Novelty",
     "replay": "Replay (ours)",
+    "replay_layer": "Replay within layers",
+    "replay_head": "Replay, equal heads",
 }
 
 LABELS = {

@@ -140,8 +140,10 @@ def differences_of_models(rows_by_model: Mapping[str, pd.DataFrame]) -> pd.DataF
 
 
 def differences_table(found: pd.DataFrame) -> Table:
-    """Lines of `differences` as they are written, of one model or several (column `model`)."""
-    names = [name for name in ("model", "measure", "budget", "policy", "against") if name in found]
+    """Lines of `differences` as they are written, of one model or several (column `model`), one
+    prompt or several (column `prompt`).
+    """
+    names = [name for name in ("model", "prompt", "measure", "budget", "policy", "against") if name in found]
     shown = [Column(name) for name in names]
     return Table(found, [*shown, Estimate("lead"), Column("items"), Column("outcome")])
 

@@ -30,6 +30,7 @@ MARKS = {
     "local": ("0.45", "--", "s"),
     "streaming": ("0.45", ":", "^"),
     "novelty": ("black", "-.", "D"),
+    "replay": ("black", "--", "v"),
 }
 
 DODGE = 1.06  # of budgets, from policy to policy

@@ -1,0 +1,71 @@
+"""Why a policy keeps facts or not: where the tokens of an answer stand among all tokens, head by head."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from sinklora.cache.policies import CachePolicy
+from sinklora.evaluate.planted_facts import FactPassage
+from sinklora.hf.budget_cache import BudgetCache
+from sinklora.reproduction.report.style import figure_style, framed, panels
+
+Shares = NDArray[np.floating]
+
+
+@torch.inference_mode()
+def whole_answers_among_best(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    passages: Sequence[FactPassage],
+    policy: CachePolicy,
+    share: float,
+) -> Shares:
+    """For each head, of how many facts all tokens of the answer are among the `share` of all tokens with the
+    highest scores: [layers, Hkv].
+
+    `policy` scores tokens and has the whole passage as its budget, so that nothing is evicted. Answers are
+    found by their text; raises ValueError for one that is not in its passage.
+    """
+    hits: list[Shares] = []
+    for passage in passages:
+        cache = BudgetCache(model, policy)
+        ids = torch.from_numpy(passage.ids)[None].to(model.device)
+        model(ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        scores = torch.stack(
+            [layer.columns()["scores"][0, :, : ids.shape[1]] for layer in cache.budget_layers]
+        )
+        least = scores.quantile(1 - share, dim=-1)  # [layers, Hkv]
+        for fact in passage.facts:
+            tokens = answer_tokens(tokenizer, passage, fact.answer)
+            hits.append((scores[..., tokens].amin(-1) >= least).cpu().numpy())
+    return np.mean(hits, axis=0)
+
+
+def answer_tokens(tokenizer: PreTrainedTokenizerBase, passage: FactPassage, answer: str) -> list[int]:
+    """Places of the tokens of a passage that hold an answer. Raises ValueError where there are none."""
+    pieces = [str(tokenizer.decode([int(i)])) for i in passage.ids]
+    begins = np.cumsum([0, *map(len, pieces)])
+    first = "".join(pieces).find(answer)
+    if first < 0:
+        raise ValueError(f"answer={answer!r}: the passage does not hold it")
+    last = first + len(answer)
+    return [i for i in range(len(pieces)) if begins[i] < last and begins[i + 1] > first]
+
+
+def standing_figure(shares: Mapping[str, Shares], of: str) -> Figure:
+    """A map a policy, layers by heads: the darker, the more facts that head ranks among the best; `of` says
+    among which.
+    """
+    with figure_style():
+        figure, axes = panels(len(shares), 2.6, columns=len(shares))
+        for axis, (name, found) in zip(axes, shares.items(), strict=True):
+            image = axis.imshow(found, cmap="Greys", vmin=0, vmax=1, aspect="auto", interpolation="nearest")
+            framed(axis)
+            axis.set_title(f"{name}\nmean {found.mean():.0%}, best head {found.max():.0%}")
+            axis.set(xlabel="key/value head", ylabel="layer", xticks=range(found.shape[1]))
+        figure.colorbar(image, ax=axes, location="bottom", label=f"share of the facts {of}", aspect=40)
+    return figure

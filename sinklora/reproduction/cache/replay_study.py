@@ -1,0 +1,216 @@
+"""Replay beside published policies, at equal budgets: after prompts of several lengths, with several draws of
+facts; and its own simpler forms, in which fewer heads share their slots.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from sinklora.cache.policies import CachePolicy, make_policy
+from sinklora.cache.replay import Replay
+from sinklora.evaluate.paired_effects import Effect, effect
+from sinklora.records.checks import Count, check_fields
+from sinklora.records.tables import Column, Estimate, Table
+from sinklora.reproduction.cache.estimates import (
+    cluster_interval,
+    clustered,
+    differences,
+    estimates,
+    paired,
+)
+from sinklora.reproduction.cache.study import PERPLEXITY, at_budgets, published_policies
+from sinklora.reproduction.cache.text_study import FACTS, FACTS_LATER, TextStudy, measure_text
+from sinklora.reproduction.cache.verdict import percents
+from sinklora.reproduction.names import CACHES
+from sinklora.reproduction.report.claims import Claim, family
+from sinklora.train.sources import CorpusSpec
+
+ITEM = "Replay (ours)"
+
+FORMS = {"replay_layer": "layer", "replay_head": "head"}  # names of those that share less: Replay's `share`
+
+PROMPT = "prompt"
+
+
+@dataclass(frozen=True)
+class ReplayStudy:
+    """`text` after each of `prompts` tokens, in which facts are planted anew for each of `seeds`.
+
+    `budgets` are fractions of a prompt; the forms that share less are measured at `form_budgets`.
+    """
+
+    text: TextStudy
+    corpus: CorpusSpec
+    prompts: tuple[Count, ...]
+    seeds: tuple[int, ...]
+    budgets: tuple[float, ...]
+    form_budgets: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+def compared_policies(study: ReplayStudy) -> dict[str, list[CachePolicy]]:
+    """Name -> a policy at each budget: Replay, its simpler forms, and what others have published."""
+    names = ["replay", *published_policies()]
+    chosen: dict[str, list[CachePolicy]] = at_budgets(
+        lambda budget: {n: make_policy(n, budget) for n in names}, study.budgets, names
+    )
+    if study.form_budgets:
+        chosen |= {
+            name: [Replay(b, share=share) for b in study.form_budgets] for name, share in FORMS.items()
+        }
+    return chosen
+
+
+def measure_replay(
+    study: ReplayStudy, *, runs: Path = Path("runs"), cache: Path | None = None, progress: bool = True
+) -> pd.DataFrame:
+    """The rows of `measure_text` for each prompt, told apart by the column `prompt`, and their `attrs`.
+
+    Facts of all seeds are items of one measure; the passages of perplexity are the same for each.
+    """
+    frames: list[pd.DataFrame] = []
+    used: dict[str, dict[str, Any]] = {}
+    for prompt in study.prompts:
+        for number, seed in enumerate(study.seeds):
+            text = replace(study.text, prompt_tokens=prompt, fact_tokens=prompt, seed=seed)
+            rows = measure_text(
+                text, study.corpus, compared_policies(study), runs=runs, cache=cache, progress=progress
+            )
+            kept = rows if number == 0 else rows[rows.measure != PERPLEXITY]
+            frames.append(kept.assign(prompt=prompt, item=f"{seed}/" + kept["item"]))
+            used |= {run["run"]: run for run in rows.attrs["runs"]}
+            data = rows.attrs["data"]
+    found = pd.concat(frames, ignore_index=True)
+    found.attrs |= {"data": data, "runs": list(used.values())}
+    return found
+
+
+def estimates_by_prompt(rows: pd.DataFrame) -> pd.DataFrame:
+    """The lines of `estimates` for each prompt, with a column for it in front."""
+    frames = []
+    for prompt, of_prompt in rows.groupby(PROMPT, sort=False):
+        found = estimates(of_prompt)
+        found.insert(0, PROMPT, prompt)
+        frames.append(found)
+    return pd.concat(frames, ignore_index=True)
+
+
+def values_table(lines: pd.DataFrame) -> Table:
+    """The lines of `estimates_by_prompt` as they are written."""
+    plain = ("items", "clusters", "chance", "note")
+    shown = [Column(name) for name in (PROMPT, "measure", "policy", "budget", "split")]
+    return Table(lines, [*shown, Estimate("value"), *(Column(name) for name in plain)])
+
+
+def differences_by_prompt(rows: pd.DataFrame) -> pd.DataFrame:
+    """The lines of `differences` for each prompt: Replay against every other policy and the full cache."""
+    frames = []
+    for prompt, of_prompt in rows.groupby(PROMPT, sort=False):
+        rivals = [name for name in dict.fromkeys(of_prompt.policy) if name not in ("full", "replay")]
+        found = differences(of_prompt, "replay", rivals)
+        found.insert(0, PROMPT, prompt)
+        frames.append(found)
+    return pd.concat(frames, ignore_index=True)
+
+
+# --- claims -------------------------------------------------------------------------------------------------
+
+OLD = ("h2o", "streaming", "local")  # what Replay is to replace
+
+TIMES = 2.5  # as many facts as the best of those
+
+
+def replay_claims(rows: pd.DataFrame, model: str, table: str) -> list[Claim]:
+    """Whether Replay is better than each other policy, and the two goals that it was made for.
+
+    Each comparison is of all prompts and budgets together, over documents; one correction (Holm) for all. The
+    goals are counted, not tested: in how many settings another of `OLD` is surely better, and how many times
+    as many facts as the best of them it gives back.
+    """
+    given = clustered(rows)
+    rivals = [name for name in dict.fromkeys(given.policy) if name not in ("full", "replay", *FORMS)]
+    effects: dict[Claim, Effect] = {}
+    for measure in (PERPLEXITY, FACTS_LATER, FACTS):
+        for rival in rivals:
+            unit = "nats a token" if measure == PERPLEXITY else "of the answers"
+            sentence = f"Replay is better than {CACHES.get(rival, rival)} in {measure}"
+            claim = Claim(ITEM, sentence, "not decided", unit=unit, table=table, model=model, restated=True)
+            means = leads(given, measure, rival).groupby("cluster").lead.mean()
+            effects[claim] = effect(lambda lead: lead, means.to_numpy()[None])
+    blank = Claim(ITEM, "", "not decided", table=table, model=model, restated=True)
+    return [_times_as_many(given, blank), _nowhere_worse(given, blank), *family(effects)]
+
+
+def leads(rows: pd.DataFrame, measure: str, rival: str) -> pd.DataFrame:
+    """How much better Replay is than a rival, item by item of a measure, at all prompts and budgets."""
+    frames = []
+    for _, of_prompt in rows.groupby(PROMPT):
+        both = (of_prompt[of_prompt.policy == name].budget for name in ("replay", rival))
+        for budget in sorted(set.intersection(*map(set, both))):
+            frames.append(paired(of_prompt, measure, "replay", budget, rival).assign(budget=budget))
+    return pd.concat(frames)
+
+
+def _times_as_many(rows: pd.DataFrame, claim: Claim) -> Claim:
+    """Whether Replay gives back `TIMES` as many facts at 20 % as the best of the old ones."""
+    asked = rows[(rows.measure == FACTS_LATER) & (rows.budget == 0.2)]
+    sentence = (
+        f"at 20 % Replay gives back at least {TIMES:g} times as many facts as the best of {_named(OLD)}"
+    )
+    claim = replace(claim, sentence=f"{sentence}, asked after eviction", unit="times as many")
+    shares = asked.groupby("policy").value.mean()
+    old = [name for name in OLD if name in shares]
+    if "replay" not in shares or not old or not shares[old].max():
+        return replace(claim, outcome="cannot be measured here", reason="none of them gives back any")
+    best = str(shares[old].idxmax())
+    pairs = asked[asked.policy.isin(["replay", best])].pivot_table(
+        index="cluster", columns="policy", values="value"
+    )
+    surplus = (pairs["replay"] - TIMES * pairs[best]).to_numpy()
+    found = effect(lambda surplus: surplus, surplus[None])
+    outcome = "held" if found.low > 0 else "did not hold" if found.high < 0 else "not decided"
+    times = float(shares["replay"] / shares[best])
+    return replace(claim, outcome=outcome, estimate=times, n=f"{found.documents} documents")
+
+
+def _nowhere_worse(rows: pd.DataFrame, claim: Claim) -> Claim:
+    """Whether Replay is nowhere surely worse than any of the old ones: each interval by itself."""
+    worse, count, unknown = [], 0, False
+    for prompt, of_prompt in rows.groupby(PROMPT):
+        for measure in (PERPLEXITY, FACTS, FACTS_LATER):
+            of_measure = of_prompt[of_prompt.measure == measure]
+            for budget in sorted(set(of_measure[of_measure.policy == "replay"].budget)):
+                for rival in (name for name in OLD if name in set(of_measure.policy)):
+                    pairs = paired(of_measure, measure, "replay", budget, rival)
+                    count += 1
+                    high = cluster_interval(pairs.lead, pairs.cluster)[1]
+                    unknown |= math.isnan(high)
+                    if high < 0:
+                        worse.append(f"{measure} at {percents([budget])} of {prompt} tokens ({rival})")
+    sentence = f"Replay is nowhere surely worse than {_named(OLD)}, at any budget and prompt"
+    outcome = "did not hold" if worse else "not decided" if unknown else "held"
+    reason = f"surely worse in {len(worse)} of {count} comparisons: {', '.join(worse)}" if worse else ""
+    return replace(claim, sentence=sentence, outcome=outcome, n=f"{count} comparisons", reason=reason)
+
+
+def _named(policies: Sequence[str]) -> str:
+    return ", ".join(CACHES[name] for name in policies)
+
+
+QUARTERS = ("first quarter", "second", "third", "last")
+
+
+def by_depth(rows: pd.DataFrame, budget: float) -> pd.DataFrame:
+    """Share of facts that are given back after eviction, by policy and by where in the passage they stood."""
+    asked = rows[(rows.measure == FACTS_LATER) & rows.budget.isin([budget, 1.0])]
+    quarter = (asked.depth * 4).astype(int).clip(0, 3).map(lambda number: QUARTERS[number])
+    found = asked.assign(quarter=quarter).pivot_table(
+        index="policy", columns="quarter", values="value", sort=False
+    )
+    return found.reindex(columns=[name for name in QUARTERS if name in found])

@@ -1,0 +1,144 @@
+"""Replay beside others: what is compared, what is claimed from rows by hand, and where answers stand."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from sinklora.cache.h2o import H2O
+from sinklora.cache.replay import Replay
+from sinklora.evaluate.planted_facts import plant_facts
+from sinklora.reproduction.cache.fact_standing import (
+    answer_tokens,
+    standing_figure,
+    whole_answers_among_best,
+)
+from sinklora.reproduction.cache.replay_study import (
+    ReplayStudy,
+    by_depth,
+    compared_policies,
+    differences_by_prompt,
+    estimates_by_prompt,
+    leads,
+    measure_replay,
+    replay_claims,
+    values_table,
+)
+from sinklora.reproduction.cache.study import PERPLEXITY, published_policies
+from sinklora.reproduction.cache.text_study import FACTS, FACTS_LATER, TextStudy
+from sinklora.train.sources import CorpusSpec
+
+BOOKS = [f"book {number}" for number in range(8)]
+
+
+def rows_of(levels: dict[str, dict[str, float]], prompts: tuple[int, ...] = (100,)) -> pd.DataFrame:
+    """Eight books of two items each, whose values are a policy's level and a little that is the book's."""
+    lines = []
+    for prompt in prompts:
+        for measure, by_policy in levels.items():
+            for policy, level in by_policy.items():
+                for place, book in enumerate(BOOKS):
+                    for item in range(2):
+                        own = 0.01 * place + 0.002 * (len(policy) + place) % 0.003
+                        line = {"measure": measure, "policy": policy, "value": level + own, "cluster": book}
+                        line |= {"prompt": prompt, "budget": 1.0 if policy == "full" else 0.2, "split": ""}
+                        depth = (2 * place + item) / 16
+                        lines.append({**line, "item": f"0/{place}/{item}", "depth": depth, "chance": 0.0})
+    return pd.DataFrame(lines)
+
+
+LEVELS = {
+    PERPLEXITY: {"full": 3.0, "replay": 3.1, "h2o": 3.2, "local": 4.0, "streaming": 3.3},
+    FACTS: {"full": 0.8, "replay": 0.7, "h2o": 0.1, "local": 0.2, "streaming": 0.2},
+    FACTS_LATER: {"full": 0.8, "replay": 0.6, "h2o": 0.05, "local": 0.1, "streaming": 0.12},
+}
+
+
+def outcomes(rows: pd.DataFrame) -> dict[str, str]:
+    return {claim.sentence: claim.outcome for claim in replay_claims(rows, "a model", "a table")}
+
+
+def test_every_comparison_and_both_goals_are_claimed() -> None:
+    found = outcomes(rows_of(LEVELS, prompts=(100, 200)))
+    assert len(found) == 2 + 3 * 3 and set(found.values()) == {"held"}
+    times = replay_claims(rows_of(LEVELS), "a model", "a table")[0]
+    assert times.estimate == pytest.approx(0.6 / 0.12, rel=0.3) and times.restated
+
+
+def test_goals_that_are_missed_are_said_to_be() -> None:
+    weaker = {**LEVELS, FACTS_LATER: {**LEVELS[FACTS_LATER], "replay": 0.2}}
+    times, nowhere, *others = replay_claims(rows_of(weaker), "a model", "a table")
+    assert times.outcome == "did not hold" and nowhere.outcome == "held"
+    worse = {**LEVELS, PERPLEXITY: {**LEVELS[PERPLEXITY], "h2o": 3.0}}
+    times, nowhere, *others = replay_claims(rows_of(worse), "a model", "a table")
+    assert times.outcome == "held" and nowhere.outcome == "did not hold"
+    assert nowhere.reason == "surely worse in 1 of 9 comparisons: perplexity at 20 % of 100 tokens (h2o)"
+    against = {claim.sentence: claim for claim in others}["Replay is better than H2O in perplexity"]
+    assert against.outcome == "did not hold" and against.estimate == pytest.approx(-0.1, abs=0.01)
+    alone = rows_of(LEVELS)
+    assert replay_claims(alone[alone.cluster == BOOKS[0]], "", "")[1].outcome == "not decided"
+
+
+def test_leads_are_of_items_that_both_have() -> None:
+    rows = rows_of(LEVELS, prompts=(100, 200))
+    found = leads(rows, FACTS, "local")
+    assert len(found) == 2 * 16 and found.lead.mean() == pytest.approx(0.5, abs=0.01)
+    assert set(found.cluster) == set(BOOKS)
+    lines = differences_by_prompt(rows)
+    assert len(lines) == 2 * 3 * 4 and list(lines.columns[:2]) == ["prompt", "measure"]
+    values = estimates_by_prompt(rows)
+    assert len(values) == 2 * 3 * 5 and "prompt" in values_table(values).frame.columns
+
+
+def test_quarters_of_a_passage_by_hand() -> None:
+    found = by_depth(rows_of(LEVELS), budget=0.2)
+    assert list(found.columns) == ["first quarter", "second", "third", "last"]
+    mine = rows_of(LEVELS)
+    mine = mine[(mine.measure == FACTS_LATER) & (mine.policy == "replay") & (mine.depth >= 0.75)]
+    assert found.loc["replay", "last"] == pytest.approx(mine.value.mean())
+
+
+def test_policies_have_equal_budgets_and_forms_their_own(tmp_path: Path) -> None:
+    text = TextStudy("data/base", 48, 2, 2, 8, 48, 1, facts=1)
+    corpus = CorpusSpec("prose:peft", "train", 1000, max_characters=60_000)
+    study = ReplayStudy(text, corpus, (110, 120), (0, 1), (0.1, 0.2), (0.2,))
+    chosen = compared_policies(study)
+    assert list(chosen) == ["replay", *published_policies(), "replay_layer", "replay_head"]
+    assert [policy.budget for policy in chosen["h2o"]] == [0.1, 0.2]
+    assert chosen["replay_head"] == [Replay(0.2, share="head")]
+    small = ReplayStudy(text, corpus, (110, 120), (0, 1), (0.2,))
+    rows = measure_replay(small, runs=tmp_path, cache=tmp_path, progress=False)
+    assert set(rows.prompt) == {110, 120}
+    # Perplexity once, facts of both draws.
+    of = rows[(rows.policy == "replay") & (rows.prompt == 110)]
+    assert of[of.measure == PERPLEXITY]["item"].tolist() == ["0/0", "0/1"]
+    assert sorted({item[0] for item in of[of.measure == FACTS]["item"]}) == ["0", "1"]
+    assert not of.duplicated(["measure", "item"]).any()
+    names = [run["run"] for run in rows.attrs["runs"]]
+    assert len(names) == len(set(names)) == (2 + 4) * (1 + len(published_policies()) + 1)
+
+
+def test_where_answers_stand() -> None:
+    model = AutoModelForCausalLM.from_pretrained("data/base").eval()
+    tokenizer = AutoTokenizer.from_pretrained("data/base")
+    text = np.array(tokenizer("Nothing of this is asked for. " * 60)["input_ids"])
+    passages = plant_facts(tokenizer, [text], tokens=240, seed=1, facts=2)
+    for fact in passages[0].facts:
+        tokens = answer_tokens(tokenizer, passages[0], fact.answer)
+        assert fact.answer in tokenizer.decode(passages[0].ids[tokens])
+        assert len(tokenizer.decode(passages[0].ids[tokens[1:]])) < len(fact.answer) + 1
+    with pytest.raises(ValueError, match="answer='absent': the passage does not hold it"):
+        answer_tokens(tokenizer, passages[0], "absent")
+    shares = {
+        name: whole_answers_among_best(model, tokenizer, passages, policy, 0.5)
+        for name, policy in (("H2O", H2O(1.0)), ("Replay", Replay(1.0)))
+    }
+    heads = (model.config.num_hidden_layers, model.config.num_key_value_heads)
+    assert all(found.shape == heads and set(np.unique(found)) <= {0, 0.5, 1} for found in shares.values())
+    everything = whole_answers_among_best(model, tokenizer, passages, H2O(1.0), 1.0)
+    assert (everything == 1).all()
+    figure = standing_figure(shares, "among the best")
+    for axis, found in zip(figure.axes, shares.values(), strict=False):
+        assert np.array_equal(axis.images[0].get_array(), found)

@@ -109,6 +109,17 @@ def test_the_trained_base_model_equals_the_simulation(policy: CachePolicy) -> No
     check_kept(cache, 0, truth)
 
 
+@torch.no_grad()
+def test_a_layer_whose_largest_head_has_an_even_share_of_slots_equals_the_simulation() -> None:
+    # One of them is free: it is not as if all slots of a layer of equal heads were filled.
+    model = tiny_model("llama-gqa").double()
+    policy = Replay(8, recent_share=0.5, sink_tokens=1, attention_weight=0.4)
+    cache = BudgetCache(model, policy)
+    run(cache, model, tokens(2, 22)[:, :15], [15])
+    assert [max(layer.packed().slots) for layer in cache.budget_layers] == [11, 8]
+    compare(model, policy, [15, 6, 1])
+
+
 def test_equal_scores_evict_the_oldest() -> None:
     model = tiny_model("llama-gqa").double()
     for name, parameter in model.named_parameters():

@@ -38,7 +38,7 @@ reproduce: $(STAMP) ## run the notebooks of PROFILE (quick: reduced; full: what 
 	$(PY) -m sinklora reproduce --profile $(PROFILE) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(ONLY),--only $(ONLY))
 
 smoke: $(STAMP) ## the same at toy size, to see that every notebook runs
-	$(PY) -m sinklora reproduce --profile smoke
+	$(PY) -m sinklora reproduce --profile smoke $(if $(ONLY),--only $(ONLY))
 
 verify: $(STAMP) ## make a random few of the committed numbers again and compare them
 	$(PY) -m sinklora verify

@@ -25,7 +25,9 @@ def reproduce_command(
             "or smoke: toy size, measures nothing"
         ),
     ] = "quick",
-    only: Annotated[str, typer.Option(help="run the notebooks whose names start with this")] = "",
+    only: Annotated[
+        str, typer.Option(help="run the notebooks whose names start with this, or one of these: 02,06")
+    ] = "",
     seeds: Annotated[str, typer.Option(help="seeds separated by commas, in place of the profile's")] = "",
 ) -> None:
     """Reproduce the tables and figures of a profile, into results/PROFILE.

@@ -23,16 +23,23 @@ def plan(
 ) -> list[tuple[Experiment, dict[str, Any]]]:
     """The notebooks of a profile with their parameters, checked against the notebooks before any runs.
 
-    `only` keeps those whose names start with it; `seeds` replaces the parameter of that name where a
+    `only` keeps those whose names start with it, or with one of several such beginnings that commas separate;
+    each has to begin the name of one; `seeds` replaces the parameter of that name where a
     notebook has one. Raises ValueError where nothing is left to run or to replace, and for wrong parameters.
     """
     if profile not in PROFILES:
         raise ValueError(f"profile={profile!r}: expected one of {', '.join(PROFILES)}")
     if len(set(seeds)) < len(seeds):
         raise ValueError(f"seeds={list(seeds)}: a seed is given twice")
+    beginnings = tuple(part.strip() for part in only.split(","))
+    names = [e.notebook for e in experiments if profile in e.parameters]
+    if idle := [part for part in beginnings if not any(name.startswith(part) for name in names)]:
+        raise ValueError(
+            f"profile={profile!r}, only={only!r}: nothing to run for {', '.join(idle)}; there are {names}"
+        )
     chosen = []
     for experiment in experiments:
-        if profile not in experiment.parameters or not experiment.notebook.startswith(only):
+        if profile not in experiment.parameters or not experiment.notebook.startswith(beginnings):
             continue
         source = notebooks / f"{experiment.notebook}.ipynb"
         parameters = {"profile": profile, **experiment.parameters[profile]}
@@ -40,9 +47,6 @@ def plan(
             parameters["seeds"] = list(seeds)
         check_parameters(source, parameters)
         chosen.append((experiment, parameters))
-    if not chosen:
-        names = [e.notebook for e in experiments if profile in e.parameters]
-        raise ValueError(f"profile={profile!r}, only={only!r}: nothing to run; the profile has {names}")
     if seeds and not any("seeds" in parameters for _, parameters in chosen):
         raise ValueError(f"seeds={list(seeds)}: none of the notebooks to run has seeds")
     return chosen

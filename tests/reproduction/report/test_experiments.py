@@ -1,6 +1,7 @@
 """The index of experiments, against the notebooks themselves."""
 
 import ast
+import re
 from pathlib import Path
 
 import nbformat
@@ -152,6 +153,16 @@ def test_seeds_reach_the_notebooks_that_have_them() -> None:
     assert "seeds" not in chosen["01_attention_patterns"]
     [(only, _)] = plan(EXPERIMENTS, "full", only="02")
     assert only.notebook == "02_perplexity"
+    several = [e.notebook for e, _ in plan(EXPERIMENTS, "full", only="06, 02")]
+    assert several == ["02_perplexity", "06_kv_cache"]
+
+
+def test_continuous_integration_runs_every_notebook_once() -> None:
+    named = re.findall(r"make smoke ONLY=(\S+)", Path(".ci/run").read_text(encoding="utf-8"))
+    halves = [[e.notebook for e, _ in plan(EXPERIMENTS, "smoke", only=only)] for only in named]
+    assert len(halves) == 2 and sorted(halves[0] + halves[1]) == sorted(
+        e.notebook for e, _ in plan(EXPERIMENTS, "smoke")
+    )
 
 
 @pytest.mark.parametrize(
@@ -159,6 +170,7 @@ def test_seeds_reach_the_notebooks_that_have_them() -> None:
     [
         ({"profile": "fulll"}, "fulll"),
         ({"profile": "full", "only": "77"}, "nothing to run"),
+        ({"profile": "full", "only": "02,77"}, "nothing to run for 77"),
         ({"profile": "full", "seeds": [1, 1]}, "twice"),
         ({"profile": "full", "only": "01", "seeds": [1]}, "none of the notebooks"),
     ],

@@ -3,8 +3,9 @@ facts; and its own simpler forms, in which fewer heads share their slots.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from sinklora.reproduction.cache.estimates import (
     estimates,
     paired,
 )
-from sinklora.reproduction.cache.study import PERPLEXITY, at_budgets, published_policies
+from sinklora.reproduction.cache.study import PERPLEXITY, published_policies
 from sinklora.reproduction.cache.text_study import FACTS, FACTS_LATER, TextStudy, measure_text
 from sinklora.reproduction.cache.verdict import percents
 from sinklora.reproduction.names import CACHES
@@ -30,6 +31,8 @@ from sinklora.reproduction.report.claims import Claim, family
 from sinklora.train.sources import CorpusSpec
 
 ITEM = "Replay (ours)"
+
+OLD = ("h2o", "streaming", "local")  # what Replay is to replace
 
 FORMS = {"replay_layer": "layer", "replay_head": "head"}  # names of those that share less: Replay's `share`
 
@@ -40,7 +43,8 @@ PROMPT = "prompt"
 class ReplayStudy:
     """`text` after each of `prompts` tokens, in which facts are planted anew for each of `seeds`.
 
-    `budgets` are fractions of a prompt; the forms that share less are measured at `form_budgets`.
+    `budgets` are fractions of a prompt, of Replay and of those that it is to replace (`OLD`); all others are
+    measured at `other_budgets`, which are some of them.
     """
 
     text: TextStudy
@@ -48,22 +52,23 @@ class ReplayStudy:
     prompts: tuple[Count, ...]
     seeds: tuple[int, ...]
     budgets: tuple[float, ...]
-    form_budgets: tuple[float, ...] = ()
+    other_budgets: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         check_fields(self)
 
 
 def compared_policies(study: ReplayStudy) -> dict[str, list[CachePolicy]]:
-    """Name -> a policy at each budget: Replay, its simpler forms, and what others have published."""
-    names = ["replay", *published_policies()]
-    chosen: dict[str, list[CachePolicy]] = at_budgets(
-        lambda budget: {n: make_policy(n, budget) for n in names}, study.budgets, names
-    )
-    if study.form_budgets:
-        chosen |= {
-            name: [Replay(b, share=share) for b in study.form_budgets] for name, share in FORMS.items()
-        }
+    """Name -> a policy at each budget: Replay and those it is to replace, what others have published since,
+    and Replay's own simpler forms.
+    """
+    chosen = {name: [make_policy(name, budget) for budget in study.budgets] for name in ("replay", *OLD)}
+    others: dict[str, Callable[[float], CachePolicy]] = {
+        name: partial(make_policy, name) for name in published_policies() if name not in OLD
+    }
+    others |= {name: partial(Replay, share=share) for name, share in FORMS.items()}
+    if study.other_budgets:
+        chosen |= {name: [make(budget) for budget in study.other_budgets] for name, make in others.items()}
     return chosen
 
 
@@ -120,8 +125,6 @@ def differences_by_prompt(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 # --- claims -------------------------------------------------------------------------------------------------
-
-OLD = ("h2o", "streaming", "local")  # what Replay is to replace
 
 TIMES = 2.5  # as many facts as the best of those
 

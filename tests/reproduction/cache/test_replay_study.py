@@ -16,6 +16,7 @@ from sinklora.reproduction.cache.fact_standing import (
     whole_answers_among_best,
 )
 from sinklora.reproduction.cache.replay_study import (
+    OLD,
     ReplayStudy,
     by_depth,
     compared_policies,
@@ -105,7 +106,9 @@ def test_policies_have_equal_budgets_and_forms_their_own(tmp_path: Path) -> None
     corpus = CorpusSpec("prose:peft", "train", 1000, max_characters=60_000)
     study = ReplayStudy(text, corpus, (110, 120), (0, 1), (0.1, 0.2), (0.2,))
     chosen = compared_policies(study)
-    assert list(chosen) == ["replay", *published_policies(), "replay_layer", "replay_head"]
+    later = [name for name in published_policies() if name not in OLD]
+    assert list(chosen) == ["replay", *OLD, *later, "replay_layer", "replay_head"]
+    assert all([policy.budget for policy in chosen[name]] == [0.2] for name in later)
     assert [policy.budget for policy in chosen["h2o"]] == [0.1, 0.2]
     assert chosen["replay_head"] == [Replay(0.2, share="head")]
     small = ReplayStudy(text, corpus, (110, 120), (0, 1), (0.2,))
@@ -117,7 +120,7 @@ def test_policies_have_equal_budgets_and_forms_their_own(tmp_path: Path) -> None
     assert sorted({item[0] for item in of[of.measure == FACTS]["item"]}) == ["0", "1"]
     assert not of.duplicated(["measure", "item"]).any()
     names = [run["run"] for run in rows.attrs["runs"]]
-    assert len(names) == len(set(names)) == (2 + 4) * (1 + len(published_policies()) + 1)
+    assert len(names) == len(set(names)) == (2 + 4) * (2 + len(OLD))
 
 
 def test_where_answers_stand() -> None:

@@ -11,6 +11,7 @@ CACHES = {  # policies by name
     "h2o": "H2O",
     "local": "Local",
     "streaming": "StreamingLLM",
+    "snapkv": "SnapKV",
     "novelty": "Novelty",
     "replay": "Replay (ours)",
     "replay_layer": "Replay within layers",

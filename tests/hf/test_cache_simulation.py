@@ -13,6 +13,7 @@ from sinklora.cache.novelty import Novelty
 from sinklora.cache.policies import CachePolicy
 from sinklora.cache.replay import Replay
 from sinklora.cache.sliding_window import SlidingWindow
+from sinklora.cache.snapkv import SnapKV
 from sinklora.cache.streaming_llm import StreamingLLM
 from sinklora.hf.budget_cache import BudgetCache
 from tiny_models import ARCHITECTURES, tiny_model
@@ -37,6 +38,8 @@ POLICIES = {
     "replay-model": Replay(8, recent_share=0.25, sink_tokens=1),
     "replay-model-fraction": Replay(0.4, recent_share=0.1, sink_tokens=0, own_share=0),
     "replay-model-own": Replay(8, recent_share=0.25, sink_tokens=1, own_share=1.0),
+    "snapkv": SnapKV(8, window=3, pool=3),
+    "snapkv-layer": SnapKV(0.5, share="layer"),
     "full": Full(),
 }
 TOKENS, PROMPT = 26, 17

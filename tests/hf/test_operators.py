@@ -19,6 +19,7 @@ ALLOWED = {
         float("inf"),
         14,
     ),  # on the CPU, where each of its two key/value heads is attended to by itself
+    "snapkv": (float("inf"), 0.8),
 }
 
 

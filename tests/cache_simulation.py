@@ -25,6 +25,7 @@ class Head:
     received: dict[int, list[tuple[int, float]]] = field(default_factory=dict)
     values: dict[int, Tensor] = field(default_factory=dict)
     replayed: dict[int, float] = field(default_factory=dict)  # the most that a moved query looks at a token
+    beside: list["Head"] = field(default_factory=list)  # all heads of its layer
     given: dict[int, float] = field(default_factory=dict)  # scores of the last prompt or turn, by token
 
 
@@ -65,6 +66,12 @@ def given_score(head: Head, position: int, now: int, policy: Any) -> float:
     return head.given.get(position, 0.0)
 
 
+def tova_score(head: Head, position: int, now: int, policy: Any) -> float:
+    """What the newest query gives a token, on average over all query heads of the layer."""
+    newest = [weight for h in head.beside for query, weight in h.received[position] if query == now]
+    return sum(newest) / len(newest)
+
+
 def no_score(head: Head, position: int, now: int, policy: Any) -> float:
     """Without scores the oldest is evicted."""
     return 0.0
@@ -75,6 +82,7 @@ SCORES: dict[str, Score] = {
     "novelty": novelty_score,
     "replay": replay_score,
     "snapkv": given_score,
+    "tova": tova_score,
     **dict.fromkeys(("full", "local", "streaming"), no_score),
 }
 
@@ -149,6 +157,9 @@ class Simulation:
                     asked = query[0, kv_head * groups : (kv_head + 1) * groups, fresh[0] - (length - new) :]
                     AT_END[self.policy.name](self, head, fresh, asked, key[0, kv_head], scaling)
                 head.kept += list(fresh)
+            mine = [head for place, head in self.heads.items() if place[0] == layer]
+            for head in mine:
+                head.beside = mine
                 if self.among == "head":
                     self.evict(head, fresh[-1], self.totals[layer])
             if self.among == "layer":

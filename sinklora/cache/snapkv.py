@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sinklora.cache.observation_window import window_attention
 from sinklora.cache.policies import (
     CachePolicy,
     Sharing,
@@ -18,9 +19,7 @@ from sinklora.cache.policies import (
     check_sharing,
 )
 from sinklora.cache.prompt_scores import PromptScores
-from sinklora.cache.scored_attention import attention_rows
 from sinklora.cache.scores import NewTokens, Scorer
-from sinklora.cache.slots import like
 
 
 @dataclass(frozen=True)
@@ -92,24 +91,6 @@ class SnapKVScores(PromptScores):
         received.masked_fill_(outside, 0.0)
         pooled = neighbour_means(received, None if new.complete else new.positions, self.policy.pool)
         return pooled.masked_fill_(outside, 0.0)
-
-
-def window_attention(new: NewTokens, windows: list[int]) -> Tensor:
-    """What each token [B, Hkv, L] receives from the last queries of a chunk, `windows` of each row.
-
-    The mean over these queries and the query heads of the group; 0 in a row without any.
-    """
-    last = max(windows)
-    # Counted from the end of each row; below its window where that is shorter. [B, last]
-    chosen = new.rows(new.counts) - last + torch.arange(last, device=new.query.device)
-    counted = chosen >= new.rows(new.counts) - new.rows(windows)
-    chosen = chosen.clamp(min=0)
-    picked = new.query.gather(2, like(chosen[:, None, :, None], new.query[:, :, :last]))
-    reach = (new.rows(new.before) + chosen)[:, None, :, None]
-    seen = (new.positions[:, :, None] >= 0) & (new.positions[:, :, None] <= reach)
-    weights = attention_rows(picked, new.keys, new.scale, seen & counted[:, None, :, None])
-    groups = new.query.shape[1] // new.keys.shape[1]
-    return weights.sum(2) / (groups * new.rows(windows).clamp(min=1)[..., None])
 
 
 def neighbour_means(x: Tensor, positions: Tensor | None, width: int) -> Tensor:

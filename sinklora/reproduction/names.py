@@ -11,6 +11,7 @@ CACHES = {  # policies by name
     "h2o": "H2O",
     "local": "Local",
     "streaming": "StreamingLLM",
+    "tova": "TOVA",
     "snapkv": "SnapKV",
     "novelty": "Novelty",
     "replay": "Replay (ours)",

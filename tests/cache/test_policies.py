@@ -21,6 +21,7 @@ from sinklora.cache.replay import Replay
 from sinklora.cache.sliding_window import Local, SlidingWindow
 from sinklora.cache.snapkv import SnapKV
 from sinklora.cache.streaming_llm import StreamingLLM
+from sinklora.cache.tova import TOVA
 from sinklora.records.files import json_hash
 
 # Made by the code before classes and fields were renamed: hashes of runs that are finished, and their text.
@@ -86,7 +87,7 @@ def test_finished_runs_are_found_under_the_names_of_then(
 
 
 def test_every_policy_is_found_by_its_name() -> None:
-    assert {"full", "h2o", "local", "streaming", "novelty", "replay", "snapkv"} <= set(POLICIES)
+    assert {"full", "h2o", "local", "streaming", "novelty", "replay", "snapkv", "tova"} <= set(POLICIES)
     assert Local is SlidingWindow is POLICIES["local"]
     for name, policy in POLICIES.items():
         made = make_policy(name, 8 if policy.bounded else None)
@@ -183,6 +184,7 @@ def test_budgets_are_read_from_text() -> None:
         (lambda: SnapKV(8, pool=-1), "pool=-1"),
         (lambda: SnapKV(8, share="all"), "share='all': expected one of head, layer, model"),
         (lambda: SnapKV(8, own_share=True), "own_share=True"),
+        (lambda: TOVA(1.5), "budget=1.5: a fraction of the prompt is at most 1.0"),
         (lambda: Score(decay=0), "decay=0"),
         (lambda: Score(window=-1), "window=-1"),
         (lambda: Score(decay=0.5, average=True), "give one of"),
@@ -208,6 +210,8 @@ def test_wrong_policies_are_named(make: object, words: str) -> None:
         (Replay(0.07), (4, 2, 1)),
         (Replay(0.05), (4, 0, 1)),
         (Replay(0.03), (2, 1, 0)),
+        (TOVA(0.2), (0, 19, 1)),
+        (TOVA(1), (0, 0, 1)),
         (Replay(9, recent_share=0, sink_tokens=0), (0, 9, 0)),
         (Replay(9, recent_share=1, sink_tokens=2), (2, 0, 7)),
     ],

@@ -4,9 +4,10 @@ import torch
 from torch import Tensor
 
 from helpers import assert_close
+from sinklora.cache.observation_window import window_attention
 from sinklora.cache.policies import UNBOUNDED
 from sinklora.cache.scores import NewTokens
-from sinklora.cache.snapkv import SnapKV, neighbour_means, window_attention
+from sinklora.cache.snapkv import SnapKV, neighbour_means
 
 GENERATOR = torch.Generator().manual_seed(4)
 

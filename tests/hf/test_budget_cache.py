@@ -20,6 +20,7 @@ from sinklora.cache.replay import Replay
 from sinklora.cache.sliding_window import Local
 from sinklora.cache.snapkv import SnapKV
 from sinklora.cache.streaming_llm import StreamingLLM
+from sinklora.cache.tova import TOVA
 from sinklora.evaluate.generation_cost import cache_bound_model
 from sinklora.evaluate.memory import TensorMemory
 from sinklora.hf.budget_cache import BudgetCache
@@ -236,6 +237,7 @@ def test_bytes_are_budget_times_layers_times_heads(dtype: torch.dtype) -> None:
         (Replay(8), 20),
         (Replay(8, share="head"), 20),
         (SnapKV(8), 8),
+        (TOVA(8), 8),
     ):
         cache = BudgetCache(model, policy)
         run(cache, model, ids, calls)

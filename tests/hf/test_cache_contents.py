@@ -18,6 +18,7 @@ from sinklora.cache.replay import Replay
 from sinklora.cache.sliding_window import Local
 from sinklora.cache.snapkv import SnapKV
 from sinklora.cache.streaming_llm import StreamingLLM
+from sinklora.cache.tova import TOVA
 from sinklora.hf.budget_cache import BudgetCache
 from tiny_models import VOCABULARY, tiny_model
 
@@ -33,6 +34,7 @@ POLICIES = {
     "replay-layer": Replay(8, recent_share=0.25, sink_tokens=1, share="layer"),
     "replay-model": Replay(8, recent_share=0.25, sink_tokens=1),
     "snapkv-layer": SnapKV(8, share="layer"),
+    "tova": TOVA(8),
 }
 MODEL = tiny_model("llama-gqa")
 CACHES: dict[str, Callable[[], Cache]] = {"dynamic": DynamicCache}

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from sinklora.cache.observation_window import window_attention
@@ -51,13 +49,9 @@ class TOVAScores:
         return None
 
     def extend(self, new: NewTokens, sums: Tensor | None) -> None:
-        """Take in a chunk; a row without new tokens keeps its scores."""
+        """Take in a chunk; in a row without new tokens nothing is evicted before the next one scores anew."""
         received = window_attention(new, [min(count, 1) for count in new.counts])
-        scores = received.mean(1, keepdim=True).expand_as(received)
-        if min(new.counts) == 0:
-            before = F.pad(self.state["scores"][..., : new.used], (0, new.query.shape[2]))
-            scores = torch.where(new.rows(new.counts)[..., None] > 0, scores, before)
-        self.state = {"scores": scores}
+        self.state = {"scores": received.mean(1, keepdim=True).expand_as(received)}
 
     def step(self, columns: dict[str, Tensor], new: NewToken) -> None:
         """The attention of one query a row, in place of what was before."""

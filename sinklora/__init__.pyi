@@ -19,7 +19,9 @@ from sinklora.cache.policies import CachePolicy as CachePolicy
 from sinklora.cache.replay import Replay as Replay
 from sinklora.cache.sliding_window import Local as Local
 from sinklora.cache.sliding_window import SlidingWindow as SlidingWindow
+from sinklora.cache.snapkv import SnapKV as SnapKV
 from sinklora.cache.streaming_llm import StreamingLLM as StreamingLLM
+from sinklora.cache.tova import TOVA as TOVA
 from sinklora.hf.budget_cache import BudgetCache as BudgetCache
 from sinklora.hf.models import current_pattern as current_pattern
 from sinklora.hf.models import remove_pattern as remove_pattern

@@ -25,6 +25,8 @@ class Head:
     received: dict[int, list[tuple[int, float]]] = field(default_factory=dict)
     values: dict[int, Tensor] = field(default_factory=dict)
     replayed: dict[int, float] = field(default_factory=dict)  # the most that a moved query looks at a token
+    beside: list["Head"] = field(default_factory=list)  # all heads of its layer
+    given: dict[int, float] = field(default_factory=dict)  # scores of the last prompt or turn, by token
 
 
 Score = Callable[[Head, int, int, Any], float]  # head, position, newest position, policy
@@ -59,6 +61,17 @@ def replay_score(head: Head, position: int, now: int, policy: Any) -> float:
     return head.replayed.get(position, 0.0) * length + policy.attention_weight * attention / groups
 
 
+def given_score(head: Head, position: int, now: int, policy: Any) -> float:
+    """What the last prompt or turn gave a token at its end; 0 for what came later."""
+    return head.given.get(position, 0.0)
+
+
+def tova_score(head: Head, position: int, now: int, policy: Any) -> float:
+    """What the newest query gives a token, on average over all query heads of the layer."""
+    newest = [weight for h in head.beside for query, weight in h.received[position] if query == now]
+    return sum(newest) / len(newest)
+
+
 def no_score(head: Head, position: int, now: int, policy: Any) -> float:
     """Without scores the oldest is evicted."""
     return 0.0
@@ -68,6 +81,8 @@ SCORES: dict[str, Score] = {
     "h2o": attention_score,
     "novelty": novelty_score,
     "replay": replay_score,
+    "snapkv": given_score,
+    "tova": tova_score,
     **dict.fromkeys(("full", "local", "streaming"), no_score),
 }
 
@@ -138,10 +153,13 @@ class Simulation:
                         output[0, h, now - (length - new)] = weights @ value[0, kv_head, seen]
                         for position, weight in zip(seen, weights.tolist(), strict=True):
                             head.received[position].append((now, weight))
-                if self.policy.moves_queries:
+                if self.policy.name in AT_END:
                     asked = query[0, kv_head * groups : (kv_head + 1) * groups, fresh[0] - (length - new) :]
-                    self.replay(head, fresh, asked, key[0, kv_head], scaling)
+                    AT_END[self.policy.name](self, head, fresh, asked, key[0, kv_head], scaling)
                 head.kept += list(fresh)
+            mine = [head for place, head in self.heads.items() if place[0] == layer]
+            for head in mine:
+                head.beside = mine
                 if self.among == "head":
                     self.evict(head, fresh[-1], self.totals[layer])
             if self.among == "layer":
@@ -187,6 +205,22 @@ class Simulation:
                     if len(fresh) > 1 or position != now:
                         head.replayed[position] = max(head.replayed.get(position, 0.0), weight)
 
+    def snap(self, head: Head, fresh: range, query: Tensor, key: Tensor, scaling: float) -> None:
+        """Let the last queries of a chunk of several tokens score all that came before them."""
+        if len(fresh) == 1:
+            return
+        policy: Any = self.policy
+        window = min(policy.split(fresh[-1] + 1).recent, len(fresh))
+        older = [p for p in sorted([*head.kept, *fresh]) if p <= fresh[-1] - window]
+        received = [
+            sum(weight for q, weight in head.received[p] if q > fresh[-1] - window) / (window * len(query))
+            for p in older
+        ]
+        reach = policy.pool // 2
+        head.given = {
+            p: sum(received[max(0, i - reach) : i + reach + 1]) / policy.pool for i, p in enumerate(older)
+        }
+
     def frequencies(self) -> Tensor:
         """Angles a position, of each pair of a head's numbers."""
         found: Tensor = next(m for m in self.model.modules() if hasattr(m, "inv_freq")).inv_freq
@@ -205,6 +239,12 @@ class Simulation:
             may_go = [p for p in head.kept if split.protected <= p < newest]
             head.kept.remove(min(may_go, key=lambda p: (self.score(head, p, now, self.policy), p)))
 
+
+# What a policy does at the end of a chunk, before anything is evicted.
+AT_END: dict[str, Callable[[Simulation, Head, range, Tensor, Tensor, float], None]] = {
+    "replay": Simulation.replay,
+    "snapkv": Simulation.snap,
+}
 
 Check = Callable[[BudgetCache, int, Simulation], None]  # of one row against the simulation of it
 

@@ -205,6 +205,19 @@ def check_count(name: str, value: object) -> None:
         raise ValueError(f"{name}={value!r}: expected a number of tokens, 0 or more")
 
 
+def check_fraction(name: str, value: object, of: str) -> None:
+    """Raise ValueError unless the value is a fraction of something, 0 to 1."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise ValueError(f"{name}={value!r}: expected a fraction of {of}, 0 to 1")
+
+
+def check_sharing(share: object, own_share: object) -> None:
+    """Raise ValueError unless slots can be shared so: among what, and how much is a head's own."""
+    if share not in SHARED_AMONG:
+        raise ValueError(f"share={share!r}: expected one of {', '.join(SHARED_AMONG)}")
+    check_fraction("own_share", own_share, "the heavy hitters")
+
+
 def check_sinks(sink_tokens: object, budget: object) -> None:
     """Raise ValueError unless so many first tokens leave place for another one in a budget of tokens."""
     check_count("sink_tokens", sink_tokens)

@@ -45,7 +45,8 @@ class RaggedStep(ConstantStep):
         )
         self._fills = not all(rows.full())
         self._local: Tensor | None = None  # the free slots [layers, B * Hkv] in their layers, during a step
-        assert self.scorer is not None and self.scorer.needs_weights
+        # A scorer is given attention and values of all heads here, not what is stored.
+        assert self.scorer is not None and (self.scorer.needs_weights or not self.scorer.needs_values)
         self._of_layers = [
             RaggedHeads(
                 layer.packed().slots, self._heads[begin : begin + sum(layer.packed().slots)] - heads * index

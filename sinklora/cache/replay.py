@@ -15,11 +15,12 @@ from torch import Tensor
 from sinklora.cache.attention_scores import Score, add_decayed, decayed_weights
 from sinklora.cache.column_maxima import replay_maxima
 from sinklora.cache.policies import (
-    SHARED_AMONG,
     CachePolicy,
     Sharing,
     Split,
     budget_in_tokens,
+    check_fraction,
+    check_sharing,
     check_sinks,
     in_tokens,
     split_with_sinks,
@@ -63,18 +64,12 @@ class Replay(CachePolicy):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not _is_number(self.recent_share) or not 0 <= self.recent_share <= 1:
-            raise ValueError(f"recent_share={self.recent_share!r}: expected a fraction of the budget, 0 to 1")
+        check_fraction("recent_share", self.recent_share, "the budget")
         if not _is_number(self.attention_weight) or not 0 <= self.attention_weight < float("inf"):
             raise ValueError(f"attention_weight={self.attention_weight!r}: expected a number, 0 or more")
         if not _is_number(self.decay):
             raise ValueError(f"decay={self.decay!r}: expected a number above 0 and at most 1")
-        if self.share not in SHARED_AMONG:
-            raise ValueError(f"share={self.share!r}: expected one of {', '.join(SHARED_AMONG)}")
-        if not _is_number(self.own_share) or not 0 <= self.own_share <= 1:
-            raise ValueError(
-                f"own_share={self.own_share!r}: expected a fraction of the heavy hitters, 0 to 1"
-            )
+        check_sharing(self.share, self.own_share)
         Score(decay=self.decay)  # raises for numbers out of range
         check_sinks(self.sink_tokens, self.budget)
 

@@ -43,8 +43,8 @@ def eval_command(
     kv: Annotated[
         str | None,
         typer.Option(
-            help="cache policy: full (default: the model's own cache), h2o, local, streaming, novelty, "
-            "replay, …; a wrong one lists all",
+            help="cache policy: full (default: the model's own cache), h2o, local, streaming, tova, "
+            "snapkv, novelty, replay, …; a wrong one lists all",
             rich_help_panel=OURS,
         ),
     ] = None,

@@ -11,6 +11,8 @@ CACHES = {  # policies by name
     "h2o": "H2O",
     "local": "Local",
     "streaming": "StreamingLLM",
+    "tova": "TOVA",
+    "snapkv": "SnapKV",
     "novelty": "Novelty",
     "replay": "Replay (ours)",
     "replay_layer": "Replay within layers",

@@ -118,7 +118,7 @@ def test_a_new_policy_generates(model: PreTrainedModel, added: type[CachePolicy]
 
 def test_a_new_policy_is_in_the_study_and_its_figure(added: type[CachePolicy]) -> None:
     chosen = policies(0.1)
-    assert list(chosen) == ["h2o", "local", "streaming", "novelty", "replay", "longest"]
+    assert list(chosen) == ["h2o", "local", "snapkv", "streaming", "tova", "novelty", "replay", "longest"]
     assert chosen["longest"] == added(0.1)
     rows = pd.DataFrame(
         [
@@ -134,12 +134,13 @@ def test_a_new_policy_is_in_the_study_and_its_figure(added: type[CachePolicy]) -
     ) and "longest, not published: worse than" in leads_over_local(rows)
     figure = budget_figure(rows)
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert labels == ["full cache", "H2O", "Local", "StreamingLLM", "Novelty", "Replay (ours)", "longest"]
+    assert labels[:6] == ["full cache", "H2O", "Local", "StreamingLLM", "Novelty", "Replay (ours)"]
+    assert labels[6:] == ["SnapKV", "TOVA", "longest"]
     looks = {
         (to_rgb(line.lines[0].get_color()), line.lines[0].get_linestyle(), line.lines[0].get_marker())
         for line in figure.axes[0].containers
     }
-    assert len(looks) == 6  # no two policies look alike
+    assert len(looks) == 8  # no two policies look alike
 
 
 def test_a_new_policy_answers_the_harness(added: type[CachePolicy]) -> None:

@@ -19,7 +19,9 @@ from sinklora.cache.policies import (
 )
 from sinklora.cache.replay import Replay
 from sinklora.cache.sliding_window import Local, SlidingWindow
+from sinklora.cache.snapkv import SnapKV
 from sinklora.cache.streaming_llm import StreamingLLM
+from sinklora.cache.tova import TOVA
 from sinklora.records.files import json_hash
 
 # Made by the code before classes and fields were renamed: hashes of runs that are finished, and their text.
@@ -85,7 +87,7 @@ def test_finished_runs_are_found_under_the_names_of_then(
 
 
 def test_every_policy_is_found_by_its_name() -> None:
-    assert {"full", "h2o", "local", "streaming", "novelty", "replay"} <= set(POLICIES)
+    assert {"full", "h2o", "local", "streaming", "novelty", "replay", "snapkv", "tova"} <= set(POLICIES)
     assert Local is SlidingWindow is POLICIES["local"]
     for name, policy in POLICIES.items():
         made = make_policy(name, 8 if policy.bounded else None)
@@ -173,6 +175,16 @@ def test_budgets_are_read_from_text() -> None:
         (lambda: Replay(8, attention_weight=float("nan")), "attention_weight=nan"),
         (lambda: Replay(4), "sink_tokens=4: leaves no place for a new token in a budget of 4"),
         (lambda: Replay(1.5), "budget=1.5"),
+        (lambda: Replay(8, share="heads"), "share='heads': expected one of head, layer, model"),
+        (lambda: Replay(8, own_share=1.1), "own_share=1.1: expected a fraction of the heavy hitters, 0 to 1"),
+        (lambda: SnapKV(0), "budget=0: expected more than 0"),
+        (lambda: SnapKV(8, window=0), "window=0: expected at least one query"),
+        (lambda: SnapKV(8, window=2.0), "window=2.0: expected a number of tokens"),
+        (lambda: SnapKV(8, pool=4), "pool=4: expected an odd number of neighbours"),
+        (lambda: SnapKV(8, pool=-1), "pool=-1"),
+        (lambda: SnapKV(8, share="all"), "share='all': expected one of head, layer, model"),
+        (lambda: SnapKV(8, own_share=True), "own_share=True"),
+        (lambda: TOVA(1.5), "budget=1.5: a fraction of the prompt is at most 1.0"),
         (lambda: Score(decay=0), "decay=0"),
         (lambda: Score(window=-1), "window=-1"),
         (lambda: Score(decay=0.5, average=True), "give one of"),
@@ -198,6 +210,8 @@ def test_wrong_policies_are_named(make: object, words: str) -> None:
         (Replay(0.07), (4, 2, 1)),
         (Replay(0.05), (4, 0, 1)),
         (Replay(0.03), (2, 1, 0)),
+        (TOVA(0.2), (0, 19, 1)),
+        (TOVA(1), (0, 0, 1)),
         (Replay(9, recent_share=0, sink_tokens=0), (0, 9, 0)),
         (Replay(9, recent_share=1, sink_tokens=2), (2, 0, 7)),
     ],

@@ -18,7 +18,9 @@ from sinklora.cache.novelty import Novelty
 from sinklora.cache.policies import CachePolicy
 from sinklora.cache.replay import Replay
 from sinklora.cache.sliding_window import Local
+from sinklora.cache.snapkv import SnapKV
 from sinklora.cache.streaming_llm import StreamingLLM
+from sinklora.cache.tova import TOVA
 from sinklora.evaluate.generation_cost import cache_bound_model
 from sinklora.evaluate.memory import TensorMemory
 from sinklora.hf.budget_cache import BudgetCache
@@ -234,6 +236,8 @@ def test_bytes_are_budget_times_layers_times_heads(dtype: torch.dtype) -> None:
         (Novelty(8), 12),
         (Replay(8), 20),
         (Replay(8, share="head"), 20),
+        (SnapKV(8), 8),
+        (TOVA(8), 8),
     ):
         cache = BudgetCache(model, policy)
         run(cache, model, ids, calls)
@@ -242,7 +246,9 @@ def test_bytes_are_budget_times_layers_times_heads(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize(
-    "policy", [H2O(0.2), Local(0.2), StreamingLLM(0.2), Novelty(0.2), Replay(0.2), Full()], ids=str
+    "policy",
+    [H2O(0.2), Local(0.2), StreamingLLM(0.2), Novelty(0.2), Replay(0.2), SnapKV(0.2), Full()],
+    ids=str,
 )
 def test_a_prompt_takes_no_more_memory_than_with_transformers_cache(policy: CachePolicy) -> None:
     model, ids = cache_bound_model(), tokens(1, 2048)

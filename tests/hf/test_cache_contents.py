@@ -16,7 +16,9 @@ from sinklora.cache.novelty import Novelty
 from sinklora.cache.policies import CachePolicy
 from sinklora.cache.replay import Replay
 from sinklora.cache.sliding_window import Local
+from sinklora.cache.snapkv import SnapKV
 from sinklora.cache.streaming_llm import StreamingLLM
+from sinklora.cache.tova import TOVA
 from sinklora.hf.budget_cache import BudgetCache
 from tiny_models import VOCABULARY, tiny_model
 
@@ -31,6 +33,8 @@ POLICIES = {
     "replay": Replay(8, recent_share=0.25, sink_tokens=1, share="head"),
     "replay-layer": Replay(8, recent_share=0.25, sink_tokens=1, share="layer"),
     "replay-model": Replay(8, recent_share=0.25, sink_tokens=1),
+    "snapkv-layer": SnapKV(8, share="layer"),
+    "tova": TOVA(8),
 }
 MODEL = tiny_model("llama-gqa")
 CACHES: dict[str, Callable[[], Cache]] = {"dynamic": DynamicCache}

@@ -23,7 +23,9 @@ from sinklora.cache.novelty import Novelty
 from sinklora.cache.policies import CachePolicy
 from sinklora.cache.replay import Replay
 from sinklora.cache.sliding_window import SlidingWindow
+from sinklora.cache.snapkv import SnapKV
 from sinklora.cache.streaming_llm import StreamingLLM
+from sinklora.cache.tova import TOVA
 from sinklora.hf.budget_cache import BudgetCache
 from sinklora.hf.cache_positions import RotaryPositions, trained_length
 from sinklora.hf.rope import extend_context
@@ -42,6 +44,8 @@ POLICIES = {
     "streaming": StreamingLLM(9, sink_tokens=2),
     "novelty": Novelty(8, always_recent=2),
     "replay": Replay(8, recent_share=0.25, sink_tokens=1, share="head"),
+    "snapkv": SnapKV(8, window=3),
+    "tova": TOVA(8),
     "full": Full(),
 }
 CALLS = [12, *[1] * 5, 6, 1, 1, 1]

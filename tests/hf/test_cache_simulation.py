@@ -13,7 +13,9 @@ from sinklora.cache.novelty import Novelty
 from sinklora.cache.policies import CachePolicy
 from sinklora.cache.replay import Replay
 from sinklora.cache.sliding_window import SlidingWindow
+from sinklora.cache.snapkv import SnapKV
 from sinklora.cache.streaming_llm import StreamingLLM
+from sinklora.cache.tova import TOVA
 from sinklora.hf.budget_cache import BudgetCache
 from tiny_models import ARCHITECTURES, tiny_model
 
@@ -37,6 +39,9 @@ POLICIES = {
     "replay-model": Replay(8, recent_share=0.25, sink_tokens=1),
     "replay-model-fraction": Replay(0.4, recent_share=0.1, sink_tokens=0, own_share=0),
     "replay-model-own": Replay(8, recent_share=0.25, sink_tokens=1, own_share=1.0),
+    "snapkv": SnapKV(8, window=3, pool=3),
+    "snapkv-layer": SnapKV(0.5, share="layer"),
+    "tova": TOVA(6),
     "full": Full(),
 }
 TOKENS, PROMPT = 26, 17
@@ -199,6 +204,8 @@ def test_the_smallest_caches_equal_the_simulation() -> None:
         Novelty(1),
         *(Replay(0.01, share=share) for share in ("head", "layer", "model")),
         H2O(heavy=1, recent=0),
+        SnapKV(1),
+        TOVA(1),
     ):
         compare(model, policy, [3, 1, 1, 1, 4, 1], rows=1)
         compare_turns(model, policy, [[3, 1], [1, 1], [0, 4], [1, 1]], "left", chunk_for(policy, 2))

@@ -20,8 +20,10 @@ from sinklora.cache.novelty import Novelty
 from sinklora.cache.policies import CachePolicy
 from sinklora.cache.replay import Replay
 from sinklora.cache.sliding_window import Local
+from sinklora.cache.snapkv import SnapKV
 from sinklora.cache.steady_step import SteadyStep
 from sinklora.cache.streaming_llm import StreamingLLM
+from sinklora.cache.tova import TOVA
 from sinklora.hf.budget_cache import BudgetCache
 from tiny_models import VOCABULARY, tiny_model
 
@@ -35,6 +37,9 @@ OTHERS = {
     "replay": Replay(8, recent_share=0.25, sink_tokens=1, share="head"),
     "replay-layer": Replay(8, recent_share=0.25, sink_tokens=1, share="layer"),
     "replay-model": Replay(8, recent_share=0.25, sink_tokens=1),
+    "snapkv": SnapKV(8),
+    "snapkv-layer": SnapKV(8, share="layer"),
+    "tova": TOVA(8),
 }
 FRACTIONS = {
     "h2o": H2O(0.4),

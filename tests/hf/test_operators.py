@@ -19,6 +19,8 @@ ALLOWED = {
         float("inf"),
         14,
     ),  # on the CPU, where each of its two key/value heads is attended to by itself
+    "snapkv": (float("inf"), 0.8),
+    "tova": (float("inf"), 4),
 }
 
 

@@ -52,6 +52,10 @@ def policies(budget: float) -> dict[str, CachePolicy]:
     return {name: make_policy(name, budget) for name in (*published_policies(), *our_policies())}
 
 
+# Of Fig. 6: the paper's, StreamingLLM, and ours. All others stand beside Replay in a study of its own.
+IN_FIGURE_6 = ("h2o", "local", "streaming", "novelty", "replay")
+
+
 def published_policies() -> list[str]:
     """The policies that others have published, by name."""
     return [name for name, policy in POLICIES.items() if policy.bounded and policy.paper]

@@ -69,7 +69,17 @@ def test_shells_can_complete_it() -> None:
 
 
 def test_help_names_only_what_there_is() -> None:
-    for name in ("full", "h2o", "local", "streaming", "novelty", "replay", "snapkv", "tova"):
+    for name in (
+        "full",
+        "h2o",
+        "local",
+        "streaming",
+        "novelty",
+        "replay",
+        "snapkv",
+        "tova",
+        "expected_attention",
+    ):
         assert name in POLICIES and name in helped("eval") and name in helped("longbench", "predict")
     assert all(profile in helped("reproduce") for profile in PROFILES)
     assert all(method in helped("estimate") for method in METHODS)

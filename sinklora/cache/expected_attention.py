@@ -120,7 +120,7 @@ class ExpectedAttentionScores(PromptScores):
 
 
 def moments(queries: Tensor, counted: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean [B, H, D] and covariance [B, H, D, D] of queries [B, H, N, D], `counted` [B, 1, N, 1] ones only."""
+    """Mean [B, H, D] and covariance [B, H, D, D] of queries [B, H, N, D], of `counted` [B, 1, N, 1] ones."""
     number = counted.sum(2, keepdim=True).clamp(min=1)
     mean = queries.masked_fill(~counted, 0.0).sum(2, keepdim=True) / number
     apart = (queries - mean).masked_fill_(~counted, 0.0)

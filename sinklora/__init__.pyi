@@ -12,6 +12,7 @@ from sinklora.attention.patterns import SF as SF
 from sinklora.attention.patterns import SF_SHIFTED as SF_SHIFTED
 from sinklora.attention.patterns import SHORT as SHORT
 from sinklora.attention.patterns import STRIDE as STRIDE
+from sinklora.cache.expected_attention import ExpectedAttention as ExpectedAttention
 from sinklora.cache.full import Full as Full
 from sinklora.cache.h2o import H2O as H2O
 from sinklora.cache.novelty import Novelty as Novelty

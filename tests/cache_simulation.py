@@ -82,6 +82,7 @@ SCORES: dict[str, Score] = {
     "novelty": novelty_score,
     "replay": replay_score,
     "snapkv": given_score,
+    "expected_attention": given_score,
     "tova": tova_score,
     **dict.fromkeys(("full", "local", "streaming"), no_score),
 }
@@ -221,6 +222,33 @@ class Simulation:
             p: sum(received[max(0, i - reach) : i + reach + 1]) / policy.pool for i, p in enumerate(older)
         }
 
+    def expect(self, head: Head, fresh: range, query: Tensor, key: Tensor, scaling: float) -> None:
+        """Let normally distributed queries of the next positions, like a chunk's, score all keys."""
+        policy: Any = self.policy
+        counted = [p for p in fresh if p >= policy.sink_tokens]
+        if len(counted) < 2:
+            return
+        every = sorted([*head.kept, *fresh])
+        scored = [i for i, p in enumerate(every) if p >= policy.sink_tokens]
+        keys = self.placed(key, every, list(range(len(every))))[scored]
+        end = fresh[-1] if self.positions == "text" else len(every) - 1
+        size, frequencies = query.shape[-1], self.frequencies()
+        rotations = [
+            turn(torch.eye(size, dtype=query.dtype), torch.full((size,), end + 1 + ahead), frequencies).T
+            for ahead in range(policy.future)
+        ]
+        rotation = torch.stack(rotations).mean(0)
+        weights = torch.zeros(len(scored), dtype=query.dtype)
+        for mine in query:
+            plain = turn(mine[torch.tensor(counted) - fresh[0]], -torch.tensor(counted), frequencies)
+            mean, covariance = rotation @ plain.mean(0), rotation @ plain.T.cov(correction=0) @ rotation.T
+            logits = [k @ mean * scaling + k @ covariance @ k * scaling**2 / 2 for k in keys]
+            weights += torch.stack(logits).softmax(-1) / len(query)
+        head.given = {
+            every[i]: float(weight * head.values[every[i]].norm())
+            for i, weight in zip(scored, weights, strict=True)
+        }
+
     def frequencies(self) -> Tensor:
         """Angles a position, of each pair of a head's numbers."""
         found: Tensor = next(m for m in self.model.modules() if hasattr(m, "inv_freq")).inv_freq
@@ -244,6 +272,7 @@ class Simulation:
 AT_END: dict[str, Callable[[Simulation, Head, range, Tensor, Tensor, float], None]] = {
     "replay": Simulation.replay,
     "snapkv": Simulation.snap,
+    "expected_attention": Simulation.expect,
 }
 
 Check = Callable[[BudgetCache, int, Simulation], None]  # of one row against the simulation of it

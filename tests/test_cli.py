@@ -69,7 +69,8 @@ def test_shells_can_complete_it() -> None:
 
 
 def test_help_names_only_what_there_is() -> None:
-    for name in ("full", "h2o", "local", "streaming", "novelty", "replay", "snapkv", "tova"):
+    published = ("h2o", "local", "streaming", "tova", "snapkv", "expected_attention")
+    for name in ("full", *published, "novelty", "replay"):
         assert name in POLICIES and name in helped("eval") and name in helped("longbench", "predict")
     assert all(profile in helped("reproduce") for profile in PROFILES)
     assert all(method in helped("estimate") for method in METHODS)
@@ -154,7 +155,7 @@ def locked() -> None:
 @pytest.mark.parametrize(
     ("work", "sentence"),
     [
-        (lambda: make_policy("h3o"), "kv='h3o': expected one of full"),
+        (lambda: make_policy("h3o"), "kv='h3o': expected one of expected_attention, full"),
         (lambda: read_spec(Path("nowhere")), "config='nowhere': no such file"),
         (locked, "another process works here"),
     ],

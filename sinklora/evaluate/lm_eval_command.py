@@ -44,7 +44,7 @@ def eval_command(
         str | None,
         typer.Option(
             help="cache policy: full (default: the model's own cache), h2o, local, streaming, tova, "
-            "snapkv, novelty, replay, …; a wrong one lists all",
+            "snapkv, expected_attention, novelty, replay, …; a wrong one lists all",
             rich_help_panel=OURS,
         ),
     ] = None,

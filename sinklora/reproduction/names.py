@@ -13,6 +13,7 @@ CACHES = {  # policies by name
     "streaming": "StreamingLLM",
     "tova": "TOVA",
     "snapkv": "SnapKV",
+    "expected_attention": "Expected Attention",
     "novelty": "Novelty",
     "replay": "Replay (ours)",
     "replay_layer": "Replay within layers",

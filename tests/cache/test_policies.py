@@ -6,6 +6,7 @@ from typing import ClassVar
 import pytest
 
 from sinklora.cache.attention_scores import Score
+from sinklora.cache.expected_attention import ExpectedAttention
 from sinklora.cache.full import Full
 from sinklora.cache.h2o import H2O
 from sinklora.cache.novelty import Novelty
@@ -87,7 +88,8 @@ def test_finished_runs_are_found_under_the_names_of_then(
 
 
 def test_every_policy_is_found_by_its_name() -> None:
-    assert {"full", "h2o", "local", "streaming", "novelty", "replay", "snapkv", "tova"} <= set(POLICIES)
+    assert {"full", "h2o", "local", "streaming", "novelty", "replay"} <= set(POLICIES)
+    assert {"expected_attention", "snapkv", "tova"} <= set(POLICIES)
     assert Local is SlidingWindow is POLICIES["local"]
     for name, policy in POLICIES.items():
         made = make_policy(name, 8 if policy.bounded else None)
@@ -117,7 +119,7 @@ def test_a_policy_without_a_name_of_its_own_is_not_registered() -> None:
 @pytest.mark.parametrize(
     ("name", "budget", "words"),
     [
-        ("h3o", 0.2, "kv='h3o': expected one of full, h2o"),
+        ("h3o", 0.2, "kv='h3o': expected one of expected_attention, full, h2o"),
         ("full", 0.2, "budget=0.2: the full cache has none"),
         ("h2o", None, "kv='h2o' needs a budget"),
         ("local", 2.0, "budget=2.0"),
@@ -184,6 +186,10 @@ def test_budgets_are_read_from_text() -> None:
         (lambda: SnapKV(8, pool=-1), "pool=-1"),
         (lambda: SnapKV(8, share="all"), "share='all': expected one of head, layer, model"),
         (lambda: SnapKV(8, own_share=True), "own_share=True"),
+        (lambda: ExpectedAttention(4), "sink_tokens=4: leaves no place for a new token in a budget of 4"),
+        (lambda: ExpectedAttention(8, future=0), "future=0: expected at least one position"),
+        (lambda: ExpectedAttention(8, recent_share=2), "recent_share=2: expected a fraction of the budget"),
+        (lambda: ExpectedAttention(8, share="row"), "share='row': expected one of head, layer, model"),
         (lambda: TOVA(1.5), "budget=1.5: a fraction of the prompt is at most 1.0"),
         (lambda: Score(decay=0), "decay=0"),
         (lambda: Score(window=-1), "window=-1"),
@@ -211,6 +217,8 @@ def test_wrong_policies_are_named(make: object, words: str) -> None:
         (Replay(0.05), (4, 0, 1)),
         (Replay(0.03), (2, 1, 0)),
         (TOVA(0.2), (0, 19, 1)),
+        (ExpectedAttention(0.2), (4, 14, 2)),
+        (ExpectedAttention(0.03), (2, 0, 1)),
         (TOVA(1), (0, 0, 1)),
         (Replay(9, recent_share=0, sink_tokens=0), (0, 9, 0)),
         (Replay(9, recent_share=1, sink_tokens=2), (2, 0, 7)),

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, DynamicCache
 
 from cache_simulation import Simulation, run, tokens
 from helpers import assert_close
+from sinklora.cache.expected_attention import ExpectedAttention
 from sinklora.cache.full import Full
 from sinklora.cache.h2o import H2O
 from sinklora.cache.novelty import Novelty
@@ -238,6 +239,7 @@ def test_bytes_are_budget_times_layers_times_heads(dtype: torch.dtype) -> None:
         (Replay(8, share="head"), 20),
         (SnapKV(8), 8),
         (TOVA(8), 8),
+        (ExpectedAttention(8), 8),
     ):
         cache = BudgetCache(model, policy)
         run(cache, model, ids, calls)
@@ -247,7 +249,16 @@ def test_bytes_are_budget_times_layers_times_heads(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize(
     "policy",
-    [H2O(0.2), Local(0.2), StreamingLLM(0.2), Novelty(0.2), Replay(0.2), SnapKV(0.2), Full()],
+    [
+        H2O(0.2),
+        Local(0.2),
+        StreamingLLM(0.2),
+        Novelty(0.2),
+        Replay(0.2),
+        SnapKV(0.2),
+        ExpectedAttention(0.2),
+        Full(),
+    ],
     ids=str,
 )
 def test_a_prompt_takes_no_more_memory_than_with_transformers_cache(policy: CachePolicy) -> None:

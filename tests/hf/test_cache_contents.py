@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import Cache, DynamicCache
 
 from sinklora.cache.attention_scores import Score
+from sinklora.cache.expected_attention import ExpectedAttention
 from sinklora.cache.full import Full
 from sinklora.cache.h2o import H2O
 from sinklora.cache.novelty import Novelty
@@ -35,6 +36,7 @@ POLICIES = {
     "replay-model": Replay(8, recent_share=0.25, sink_tokens=1),
     "snapkv-layer": SnapKV(8, share="layer"),
     "tova": TOVA(8),
+    "expected": ExpectedAttention(8),
 }
 MODEL = tiny_model("llama-gqa")
 CACHES: dict[str, Callable[[], Cache]] = {"dynamic": DynamicCache}

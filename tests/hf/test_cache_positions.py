@@ -17,6 +17,7 @@ from cache_simulation import compare, compare_turns, run, tokens
 from helpers import assert_close
 from scaled_models import SCALINGS, scaled_model
 from sinklora.cache.attention_scores import Score
+from sinklora.cache.expected_attention import ExpectedAttention
 from sinklora.cache.full import Full
 from sinklora.cache.h2o import H2O
 from sinklora.cache.novelty import Novelty
@@ -46,6 +47,7 @@ POLICIES = {
     "replay": Replay(8, recent_share=0.25, sink_tokens=1, share="head"),
     "snapkv": SnapKV(8, window=3),
     "tova": TOVA(8),
+    "expected": ExpectedAttention(8, sink_tokens=1, future=9),
     "full": Full(),
 }
 CALLS = [12, *[1] * 5, 6, 1, 1, 1]

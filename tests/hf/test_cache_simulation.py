@@ -7,6 +7,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from cache_simulation import Simulation, check_kept, compare, compare_turns, run, tokens
 from helpers import assert_close
 from sinklora.cache.attention_scores import Score
+from sinklora.cache.expected_attention import ExpectedAttention
 from sinklora.cache.full import Full
 from sinklora.cache.h2o import H2O
 from sinklora.cache.novelty import Novelty
@@ -42,6 +43,7 @@ POLICIES = {
     "snapkv": SnapKV(8, window=3, pool=3),
     "snapkv-layer": SnapKV(0.5, share="layer"),
     "tova": TOVA(6),
+    "expected": ExpectedAttention(8, recent_share=0.25, sink_tokens=2, future=21),
     "full": Full(),
 }
 TOKENS, PROMPT = 26, 17
@@ -64,6 +66,11 @@ def test_every_policy_equals_the_simulation(policy: CachePolicy, chunk: int | No
 def test_every_architecture_equals_the_simulation(architecture: str) -> None:
     model = tiny_model(architecture).double()
     compare(model, H2O(8), [PROMPT] + [1] * (TOKENS - PROMPT), None)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_every_architecture_turns_queries_as_the_simulation(architecture: str) -> None:
+    compare(tiny_model(architecture).double(), POLICIES["expected"], [PROMPT, 1, 1, 6, 1], None)
 
 
 @pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
@@ -206,6 +213,7 @@ def test_the_smallest_caches_equal_the_simulation() -> None:
         H2O(heavy=1, recent=0),
         SnapKV(1),
         TOVA(1),
+        ExpectedAttention(0.01, future=3),
     ):
         compare(model, policy, [3, 1, 1, 1, 4, 1], rows=1)
         compare_turns(model, policy, [[3, 1], [1, 1], [0, 4], [1, 1]], "left", chunk_for(policy, 2))

@@ -13,6 +13,7 @@ from transformers import CompileConfig, PreTrainedModel
 
 from helpers import assert_close
 from sinklora.cache.attention_scores import Score
+from sinklora.cache.expected_attention import ExpectedAttention
 from sinklora.cache.filling_step import FillingStep
 from sinklora.cache.full import Full
 from sinklora.cache.h2o import H2O
@@ -40,6 +41,7 @@ OTHERS = {
     "snapkv": SnapKV(8),
     "snapkv-layer": SnapKV(8, share="layer"),
     "tova": TOVA(8),
+    "expected": ExpectedAttention(8),
 }
 FRACTIONS = {
     "h2o": H2O(0.4),

@@ -21,6 +21,7 @@ ALLOWED = {
     ),  # on the CPU, where each of its two key/value heads is attended to by itself
     "snapkv": (float("inf"), 0.8),
     "tova": (float("inf"), 4),
+    "expected_attention": (float("inf"), 0.8),
 }
 
 

@@ -39,8 +39,8 @@ def predict_command(
     kv: Annotated[
         str,
         typer.Option(
-            help="cache policy: full, h2o, local, streaming, tova, snapkv, novelty, replay, …; a "
-            "wrong one lists all"
+            help="cache policy: full, h2o, local, streaming, tova, snapkv, expected_attention, "
+            "novelty, replay, …; a wrong one lists all"
         ),
     ] = "full",
     budget: Annotated[

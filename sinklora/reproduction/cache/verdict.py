@@ -29,7 +29,8 @@ def leads_over_local(rows: pd.DataFrame) -> str:
 
 
 def _note_on(policy: str, rows: pd.DataFrame) -> str:
-    found, rivals = duels(rows, policy), ", ".join(published_policies())
+    measured = set(rows.policy)
+    found, rivals = duels(rows, policy), ", ".join(name for name in published_policies() if name in measured)
     better, compared = int((found.low > 0).sum()), len(found)
     worse = found[found.worse]
     if worse.empty:

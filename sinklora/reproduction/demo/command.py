@@ -12,7 +12,7 @@ from sinklora.refusals import told_in_a_sentence
 def demo_command(
     budget: Annotated[str, typer.Option(help="a fraction of the prompt, such as 0.2, or tokens")] = "0.2",
     policy: Annotated[
-        str, typer.Option(help="h2o, local, streaming, tova, snapkv, novelty or replay")
+        str, typer.Option(help="h2o, local, streaming, tova, snapkv, …; a wrong one lists all")
     ] = "h2o",
     text: Annotated[
         Path | None, typer.Option(help="a text file to read, in place of a chapter of Alice in Wonderland")

@@ -197,8 +197,8 @@ def text_file(folder: Path, content: bytes) -> Path:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("--policy", "h3o"), "policy='h3o': expected one of h2o"),
-        (("--policy", "full"), "policy='full': expected one of h2o"),
+        (("--policy", "h3o"), "policy='h3o': expected one of expected_attention, h2o"),
+        (("--policy", "full"), "policy='full': expected one of expected_attention, h2o"),
         (("--budget", "a fifth"), "budget='a fifth'"),
         (("--budget", ""), "budget=''"),
         (("--budget", "0"), "budget=0"),

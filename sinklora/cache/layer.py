@@ -39,7 +39,8 @@ class BudgetLayer(TokenStorage):
     evicts. Tokens are counted row by row without padding, so a padded row keeps what it would keep alone.
     With a `rotation`, queries and keys come without positions, and get those inside the cache.
     `query_rotation`: what moves queries for a policy that does (`CachePolicy.moves_queries`), else None;
-    ValueError where it is missing.
+    ValueError where it is missing. `in_model`: its cache lets layers that share slots evict together; a layer
+    alone is a model of one layer.
     """
 
     is_sliding = False
@@ -51,6 +52,7 @@ class BudgetLayer(TokenStorage):
         prefill_chunk: int | None = None,
         rotation: Rotation | None = None,
         query_rotation: Rotation | None = None,
+        in_model: bool = False,
     ) -> None:
         super().__init__(policy)
         if policy.moves_queries and query_rotation is None:
@@ -60,7 +62,8 @@ class BudgetLayer(TokenStorage):
                 f"{policy}: heads that share slots keep different tokens, so that a query would have another "
                 'position inside the cache for each: take positions="text", or share="head"'
             )
-        if policy.sharing.among == "model" and prefill_chunk is not None:
+        self.shares_in_model = in_model and policy.sharing.among == "model"
+        if self.shares_in_model and prefill_chunk is not None:
             raise ValueError(
                 f"prefill_chunk={prefill_chunk}: {policy} shares slots among all layers, and the first layer "
                 'has read all chunks when the second begins: take prefill_chunk=None, or share="layer"'
@@ -240,7 +243,7 @@ class BudgetLayer(TokenStorage):
             return
         state = {} if self.scorer is None else self.scorer.state
         self.replace(keys, values, {**state, "positions": positions})
-        self.used, self.awaits_sharing = positions.shape[-1], among == "model"
+        self.used, self.awaits_sharing = positions.shape[-1], self.shares_in_model
         if not self.awaits_sharing:
             keep_shared([self])
 

@@ -57,7 +57,7 @@ class BudgetCacheLayer(BudgetLayer, CacheLayerMixin):
         query_rotation: Rotation | None,
         compiled: bool,
     ) -> None:
-        super().__init__(policy, prefill_chunk, rotation, query_rotation)
+        super().__init__(policy, prefill_chunk, rotation, query_rotation, in_model=True)
         self.constant_size = self.is_compileable = compiled
 
     def update(

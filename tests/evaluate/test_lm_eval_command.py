@@ -95,7 +95,7 @@ def test_what_contradicts_itself_is_refused(options: list[str], words: str) -> N
     ("options", "words"),
     [
         (["--tasks", "openbookqa"], "--pretrained: name the model"),
-        (["--pretrained", "data/base", "--kv", "h3o"], "kv='h3o': expected one of full"),
+        (["--pretrained", "data/base", "--kv", "h3o"], "kv='h3o': expected one of "),
         (["--pretrained", "data/base", "--kv", "h2o", "--budget", "much"], "budget='much'"),
         (["--pretrained", "data/base", "--kv", "h2o", "--budget", "1.5"], "budget=1.5"),
         (["--pretrained", "data/base", "--kv", "h2o"], "kv='h2o' needs a budget"),

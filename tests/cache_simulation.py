@@ -245,7 +245,7 @@ class Simulation:
             logits = [k @ mean * scaling + k @ covariance @ k * scaling**2 / 2 for k in keys]
             weights += torch.stack(logits).softmax(-1) / len(query)
         head.given = {
-            every[i]: float(weight * head.values[every[i]].norm())
+            every[i]: float((weight + policy.epsilon) * head.values[every[i]].norm())
             for i, weight in zip(scored, weights, strict=True)
         }
 

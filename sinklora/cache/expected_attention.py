@@ -17,6 +17,7 @@ from sinklora.cache.policies import (
     check_fraction,
     check_sharing,
     check_sinks,
+    check_weight,
     in_tokens,
     split_with_sinks,
 )
@@ -33,7 +34,9 @@ class ExpectedAttention(CachePolicy):
     The queries of a prompt, taken for draws from a normal distribution, stand for those of the next `future`
     positions: see `ExpectedAttentionScores`. Neither the queries nor the keys of the first `sink_tokens`
     enter; these tokens always stay, and where the budget is too small for them, as many as leave a place for
-    the newest. `future` and `sink_tokens` are those of the release.
+    the newest. `epsilon` is added to the expected attention before it meets the value's length: 0 leaves the
+    paper's product, more lets long values count by themselves (kvpress takes 0.01 where heads share slots).
+    `future`, `sink_tokens` and `epsilon` are the defaults of kvpress.
     The paper's prompt keeps the highest scores alone. To stay within the budget, decoding evicts too:
     `recent_share` of the budget, at least one token, is for the newest, and a decoded token that leaves them
     is evicted first. A further turn is scored anew with its own queries, if there are two or more of them
@@ -50,6 +53,7 @@ class ExpectedAttention(CachePolicy):
     recent_share: float = 0.1
     sink_tokens: int = 4
     future: int = 512
+    epsilon: float = 0.0
     share: str = "head"
     own_share: float = 0.2
 
@@ -60,6 +64,7 @@ class ExpectedAttention(CachePolicy):
         check_count("future", self.future)
         if self.future == 0:
             raise ValueError("future=0: expected at least one position that queries are to come from")
+        check_weight("epsilon", self.epsilon)
         check_sharing(self.share, self.own_share)
 
     def split(self, prompt_tokens: int) -> Split:
@@ -72,33 +77,33 @@ class ExpectedAttention(CachePolicy):
         return Sharing(self.share, self.own_share)
 
     def make_scorer(self, empty: Tensor) -> Scorer:
-        return ExpectedAttentionScores(self.sink_tokens, self.future, empty)
+        return ExpectedAttentionScores(self, empty)
 
 
 class ExpectedAttentionScores(PromptScores):
     """Softmax over keys k of k . m s + k^T C k s^2 / 2, on average over the group, times the value's length.
 
-    m [D] and C [D, D] are mean and covariance of the chunk's queries, by query head, moved by R, the mean
-    rotation over the next positions; s scales logits. That is the logarithm of the expected exp(q . k s)
-    (section 3). All queries are put at the position behind the chunk first, so that R is the same for all
-    lengths. In float32, N x D + D x D numbers a head.
+    `epsilon` is added to the average. m [D] and C [D, D] are mean and covariance of the chunk's queries, by
+    query head, moved by R, the mean rotation over the next positions; s scales logits. That is the logarithm
+    of the expected exp(q . k s) (section 3). All queries are put at the position behind the chunk first, so
+    that R is the same for all lengths. In float32, N x D + D x D numbers a head.
     """
 
-    def __init__(self, sink_tokens: int, future: int, empty: Tensor) -> None:
+    def __init__(self, policy: ExpectedAttention, empty: Tensor) -> None:
         super().__init__(empty)
-        self.sink_tokens, self.future = sink_tokens, future
+        self.policy = policy
 
     def scores_row(self, before: int, count: int) -> bool:
         """Whether there are two queries besides those of the first tokens."""
-        return count - max(0, self.sink_tokens - before) >= 2
+        return count - max(0, self.policy.sink_tokens - before) >= 2
 
     def scored(self, new: NewTokens) -> Tensor:
         """Scores [B, Hkv, L] after a chunk."""
         assert new.rotation is not None
         keys = new.keys.to(precise(new.keys.dtype))
         counted, ahead = self._queries(new)
-        turn = mean_rotation(new.rotation, self.future, keys)
-        excluded = new.positions < self.sink_tokens  # free slots and padding, too
+        turn = mean_rotation(new.rotation, self.policy.future, keys)
+        excluded = new.positions < self.policy.sink_tokens  # free slots and padding, too
         expected = torch.zeros_like(keys[..., 0])
         grouped = new.query.unflatten(1, (keys.shape[1], -1)).unbind(2)
         for query in grouped:
@@ -109,13 +114,13 @@ class ExpectedAttentionScores(PromptScores):
             logits += ((keys @ covariance) * keys).sum(-1) * (new.scale**2 / 2)
             expected += logits.masked_fill_(excluded, float("-inf")).softmax(-1)
         lengths = torch.linalg.vector_norm(new.values, dim=-1, dtype=keys.dtype)
-        return expected * lengths / len(grouped)
+        return (expected / len(grouped) + self.policy.epsilon) * lengths
 
     def _queries(self, new: NewTokens) -> tuple[Tensor, Tensor]:
         """Which queries count [B, 1, Q, 1], and how far each is from the position behind [B, 1, Q]."""
         index = torch.arange(new.query.shape[2], device=new.query.device)
         ahead = new.rows(new.counts) - index
-        counted = (ahead > 0) & (new.rows(new.before) + index >= self.sink_tokens)
+        counted = (ahead > 0) & (new.rows(new.before) + index >= self.policy.sink_tokens)
         return counted[:, None, :, None], ahead.clamp(min=0)[:, None]
 
 

@@ -211,6 +211,13 @@ def check_fraction(name: str, value: object, of: str) -> None:
         raise ValueError(f"{name}={value!r}: expected a fraction of {of}, 0 to 1")
 
 
+def check_weight(name: str, value: object) -> None:
+    """Raise ValueError unless the value is a finite number, 0 or more."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not 0 <= value < float("inf"):  # type: ignore[operator]
+        raise ValueError(f"{name}={value!r}: expected a number, 0 or more")
+
+
 def check_sharing(share: object, own_share: object) -> None:
     """Raise ValueError unless slots can be shared so: among what, and how much is a head's own."""
     if share not in SHARED_AMONG:

@@ -22,6 +22,7 @@ from sinklora.cache.policies import (
     check_fraction,
     check_sharing,
     check_sinks,
+    check_weight,
     in_tokens,
     split_with_sinks,
 )
@@ -65,9 +66,8 @@ class Replay(CachePolicy):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_fraction("recent_share", self.recent_share, "the budget")
-        if not _is_number(self.attention_weight) or not 0 <= self.attention_weight < float("inf"):
-            raise ValueError(f"attention_weight={self.attention_weight!r}: expected a number, 0 or more")
-        if not _is_number(self.decay):
+        check_weight("attention_weight", self.attention_weight)
+        if isinstance(self.decay, bool) or not isinstance(self.decay, int | float):
             raise ValueError(f"decay={self.decay!r}: expected a number above 0 and at most 1")
         check_sharing(self.share, self.own_share)
         Score(decay=self.decay)  # raises for numbers out of range
@@ -84,10 +84,6 @@ class Replay(CachePolicy):
 
     def make_scorer(self, empty: Tensor) -> Scorer:
         return ReplayScores(self.decay, self.attention_weight, empty)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 class ReplayScores:

@@ -28,8 +28,10 @@ class SnapKV(CachePolicy):
 
     The last `window` tokens of a prompt always stay, and their queries choose the others, per layer and
     key/value head: see `SnapKVScores`. `window` and `pool`, the neighbours over which scores are averaged
-    (odd), are those of the release. Where half of the budget is less than `window`, the window is that half
-    (rounded down, at least one token), so that all of it stays.
+    (odd), are the defaults of the release's class; its model patches take a window of 32 where nothing is
+    set. The release chooses for each query head; here the heads of a group choose together, by their mean.
+    Where half of the budget is less than `window`, the window is that half (rounded down, at least one
+    token), so that all of it stays.
     SnapKV evicts at a prompt's end alone. To stay within the budget, decoding evicts too: the window moves on
     to decoded tokens, and what leaves it is evicted first. Each further turn is scored anew.
     `share`: "head", each head has its budget; "layer", the heads of a layer share the slots of theirs

@@ -17,7 +17,8 @@ class TOVA(CachePolicy):
     """The newest token, and those that it looks at most (TOVA, arXiv 2401.06104, section 3.2).
 
     All heads of a layer keep the same tokens: see `TOVAScores`. There is no window, and no first tokens are
-    protected. Raises ValueError naming the argument.
+    protected. The newest token stays whatever it receives, as in kvpress. Raises ValueError naming the
+    argument.
     """
 
     name: ClassVar[str] = "tova"

@@ -189,6 +189,8 @@ def test_budgets_are_read_from_text() -> None:
         (lambda: ExpectedAttention(4), "sink_tokens=4: leaves no place for a new token in a budget of 4"),
         (lambda: ExpectedAttention(8, future=0), "future=0: expected at least one position"),
         (lambda: ExpectedAttention(8, recent_share=2), "recent_share=2: expected a fraction of the budget"),
+        (lambda: ExpectedAttention(8, epsilon=-0.01), "epsilon=-0.01: expected a number, 0 or more"),
+        (lambda: ExpectedAttention(8, epsilon=float("nan")), "epsilon=nan"),
         (lambda: ExpectedAttention(8, share="row"), "share='row': expected one of head, layer, model"),
         (lambda: TOVA(1.5), "budget=1.5: a fraction of the prompt is at most 1.0"),
         (lambda: Score(decay=0), "decay=0"),

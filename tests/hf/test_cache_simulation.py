@@ -42,8 +42,12 @@ POLICIES = {
     "replay-model-own": Replay(8, recent_share=0.25, sink_tokens=1, own_share=1.0),
     "snapkv": SnapKV(8, window=3, pool=3),
     "snapkv-layer": SnapKV(0.5, share="layer"),
+    "snapkv-model": SnapKV(8, window=3, pool=3, share="model"),
     "tova": TOVA(6),
     "expected": ExpectedAttention(8, recent_share=0.25, sink_tokens=2, future=21),
+    "expected-model": ExpectedAttention(
+        8, recent_share=0.25, sink_tokens=2, future=21, epsilon=0.01, share="model"
+    ),
     "full": Full(),
 }
 TOKENS, PROMPT = 26, 17

@@ -11,8 +11,10 @@ from typing import Any
 
 import pandas as pd
 
+from sinklora.cache.expected_attention import ExpectedAttention
 from sinklora.cache.policies import CachePolicy, make_policy
 from sinklora.cache.replay import Replay
+from sinklora.cache.snapkv import SnapKV
 from sinklora.evaluate.paired_effects import Effect, effect
 from sinklora.records.checks import Count, check_fields
 from sinklora.records.tables import Column, Estimate, Table
@@ -35,6 +37,15 @@ ITEM = "Replay (ours)"
 OLD = ("h2o", "streaming", "local")  # what Replay is to replace
 
 FORMS = {"replay_layer": "layer", "replay_head": "head"}  # names of those that share less: Replay's `share`
+
+# Others' scores with slots shared as Replay shares them: what is left of its lead is not owed to the sharing.
+# Sharing within a layer is published (Ada-SnapKV); kvpress adds 0.01 to Expected Attention where heads share.
+SHARED_RIVALS: dict[str, Callable[[float], CachePolicy]] = {
+    "snapkv_layer": partial(SnapKV, share="layer"),
+    "snapkv_model": partial(SnapKV, share="model"),
+    "expected_attention_layer": partial(ExpectedAttention, share="layer", epsilon=0.01),
+    "expected_attention_model": partial(ExpectedAttention, share="model", epsilon=0.01),
+}
 
 PROMPT = "prompt"
 
@@ -60,12 +71,13 @@ class ReplayStudy:
 
 def compared_policies(study: ReplayStudy) -> dict[str, list[CachePolicy]]:
     """Name -> a policy at each budget: Replay and those it is to replace, what others have published since,
-    and Replay's own simpler forms.
+    these with shared slots too, and Replay's own simpler forms.
     """
     chosen = {name: [make_policy(name, budget) for budget in study.budgets] for name in ("replay", *OLD)}
     others: dict[str, Callable[[float], CachePolicy]] = {
         name: partial(make_policy, name) for name in published_policies() if name not in OLD
     }
+    others |= SHARED_RIVALS
     others |= {name: partial(Replay, share=share) for name, share in FORMS.items()}
     if study.other_budgets:
         chosen |= {name: [make(budget) for budget in study.other_budgets] for name, make in others.items()}

@@ -7,8 +7,10 @@ import pandas as pd
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from sinklora.cache.expected_attention import ExpectedAttention
 from sinklora.cache.h2o import H2O
 from sinklora.cache.replay import Replay
+from sinklora.cache.snapkv import SnapKV
 from sinklora.evaluate.planted_facts import plant_facts
 from sinklora.reproduction.cache.fact_standing import (
     answer_tokens,
@@ -17,6 +19,7 @@ from sinklora.reproduction.cache.fact_standing import (
 )
 from sinklora.reproduction.cache.replay_study import (
     OLD,
+    SHARED_RIVALS,
     ReplayStudy,
     by_depth,
     compared_policies,
@@ -29,6 +32,7 @@ from sinklora.reproduction.cache.replay_study import (
 )
 from sinklora.reproduction.cache.study import PERPLEXITY, published_policies
 from sinklora.reproduction.cache.text_study import FACTS, FACTS_LATER, TextStudy
+from sinklora.reproduction.names import CACHES
 from sinklora.train.sources import CorpusSpec
 
 BOOKS = [f"book {number}" for number in range(8)]
@@ -107,7 +111,10 @@ def test_policies_have_equal_budgets_and_forms_their_own(tmp_path: Path) -> None
     study = ReplayStudy(text, corpus, (110, 120), (0, 1), (0.1, 0.2), (0.2,))
     chosen = compared_policies(study)
     later = [name for name in published_policies() if name not in OLD]
-    assert list(chosen) == ["replay", *OLD, *later, "replay_layer", "replay_head"]
+    assert list(chosen) == ["replay", *OLD, *later, *SHARED_RIVALS, "replay_layer", "replay_head"]
+    assert all(name in CACHES for name in chosen)
+    assert chosen["snapkv_model"] == [SnapKV(0.2, share="model")]
+    assert chosen["expected_attention_layer"] == [ExpectedAttention(0.2, share="layer", epsilon=0.01)]
     assert all([policy.budget for policy in chosen[name]] == [0.2] for name in later)
     assert [policy.budget for policy in chosen["h2o"]] == [0.1, 0.2]
     assert chosen["replay_head"] == [Replay(0.2, share="head")]

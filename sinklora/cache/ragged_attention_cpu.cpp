@@ -393,11 +393,11 @@ Tensor ragged_attention(
   return output;
 }
 
-// The number of ranks below all others is that of what is not a number; above them is what stays.
+// Below all other ranks is what is not a number, above them what stays.
 inline float ordered(float rank, int32_t position, int32_t first_recent, int32_t protected_before) {
   if (position >= first_recent || position < protected_before) return INFINITY;
   if (std::isnan(rank)) return -INFINITY;
-  return std::min(rank, std::numeric_limits<float>::max());
+  return std::clamp(rank, std::numeric_limits<float>::lowest(), std::numeric_limits<float>::max());
 }
 
 // rank [T] in float32, positions [T] in int32, the slots of heads, the batch row of each head [heads] in

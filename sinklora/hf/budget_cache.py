@@ -264,6 +264,18 @@ class BudgetCache(CalledCache):
         """Bytes that the cache holds: keys, values, positions and scores of all layers."""
         return sum(layer.nbytes() for layer in self.budget_layers)
 
+    def limit(self, policy: CachePolicy) -> None:
+        """Have the same policy with a smaller budget from the next turn (several tokens) on.
+
+        Which tokens leave then is decided by the scores that they have. What was evicted before does not come
+        back under a larger budget. Raises ValueError for a policy of another kind.
+        """
+        if type(policy) is not type(self.policy) or policy.sharing != self.policy.sharing:
+            raise ValueError(f"policy={policy}: this cache was filled under {self.policy}; make a new one")
+        self.policy = policy
+        for layer in self.budget_layers:
+            layer.limit(policy)
+
     def kept_positions(self, layer: int) -> Tensor:
         """Positions of the tokens a layer keeps, ascending [B, Hkv, slots]; -1 fills rows that keep fewer."""
         return self.budget_layers[layer].kept_positions()

@@ -34,6 +34,8 @@ OTHER_MODELS = "As the paper prints it; its models and texts are others than our
 
 UNSCORED = f"{DASH} (no claim is computed of it yet; what the outputs say stands below them)"
 
+UNMEASURED = "Nothing of it is measured yet."
+
 Pages = Mapping[str, Sequence[Page]]
 
 
@@ -58,7 +60,7 @@ def results_index(
                 "ours, small": score.small,
                 "ours, real": score.real,
                 "verdict": score.verdict,
-                "page": " ".join(links) or DASH,
+                "page": " ".join(links),
             }
         )
     parts = [HEAD, markdown(pd.DataFrame(lines)), ""]
@@ -95,6 +97,8 @@ def page_text(page: Page) -> str:
     parts += _claims(page)
     if page.outputs:
         parts.append("## Measured here")
+    elif page.item and not page.claims and not page.item.missing:
+        parts.append(f"**{UNMEASURED}**")
     for output in page.outputs:
         parts += _output(output)
     return "\n\n".join(parts) + "\n"

@@ -29,7 +29,8 @@ NO_CLAIM = f"{DASH} see page"  # something was measured, and no claim computed o
 class Score:
     """One line: numbers of small and of real models, in short, and what became of the item's claims.
 
-    `profiles`: those that have a page of it.
+    `profiles`: those that have a page of it; it says what the paper claims and published, also where nothing
+    of it is measured.
     """
 
     item: PaperItem
@@ -60,7 +61,7 @@ def scoreboard(pages: Mapping[str, Sequence[Page]], paper_numbers: Path = PAPER_
             _cell(small, [output for output in outputs if not _is_real(output)]),
             _cell(real, [output for output in outputs if _is_real(output)]),
             item.missing or _verdict(small, real),
-            [profile for profile, page in own.items() if page.claims or page.outputs or item.missing],
+            list(own),
         )
         lines.append(line)
     return lines

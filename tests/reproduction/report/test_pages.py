@@ -15,7 +15,7 @@ from sinklora.records.tables import markdown
 from sinklora.reproduction.report.claims import Claim
 from sinklora.reproduction.report.experiments import Experiment, load_experiments
 from sinklora.reproduction.report.html_report import html_report
-from sinklora.reproduction.report.index import all_pages, page_text, results_index
+from sinklora.reproduction.report.index import UNMEASURED, all_pages, page_text, results_index
 from sinklora.reproduction.report.outputs import Report
 from sinklora.reproduction.report.pages import BEYOND, Page, described_record
 from sinklora.reproduction.report.paper_items import PAPER_ITEMS
@@ -132,7 +132,9 @@ def test_the_scoreboard_says_what_is_not_scored_and_not_measured(report: Report)
     text = results_index(pages, EXPERIMENTS)
     assert text.count("| **") == len(PAPER_ITEMS)
     assert "`lacking` (notebook 09_test)" in text and "smoke" not in text
-    assert "[full](full/pages/table7.md)" in text and "full/pages/table1.md" not in text
+    assert all(f"[full](full/pages/{item.slug}.md)" in text for item in PAPER_ITEMS)
+    assert UNMEASURED in page_text(pages_of(report, "table1"))
+    assert UNMEASURED not in page_text(pages_of(report, "table7")) + page_text(pages_of(report, "fig8"))
 
 
 def test_a_record_names_its_commit_and_what_was_changed() -> None:

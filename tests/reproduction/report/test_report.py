@@ -84,6 +84,13 @@ def test_a_long_table_is_written_for_programs_alone(report: Report, rows: int) -
     assert written == ({".csv", ".md", ".tex"} if rows == LONGEST_TABLE else {".csv"})
 
 
+def test_raw_measurements_are_written_for_programs_alone(report: Report) -> None:
+    make_table(report)  # what an earlier run wrote does not stay
+    shown = report.table("t", pd.DataFrame({"nats": range(3)}), raw=True, **FACTS)  # type: ignore[arg-type]
+    assert {path.suffix for path in (report.root / "full" / "tables").iterdir()} == {".csv"}
+    assert "The first 3 of 3 rows; t.csv has all" in shown._repr_mimebundle_()["text/plain"]
+
+
 def test_quoted_tables_are_refilled_and_stay(report: Report) -> None:
     make_table(report)
     text = "before\n<!-- table: full/t -->\nstale\n<!-- end of table -->\nafter\n"

@@ -205,6 +205,21 @@ def test_the_report_holds_everything_and_escapes_it(report: Report) -> None:
     assert text.count('Shown under <a href="#output-long">Table 7</a>.') == 1, "the first of them has it"
 
 
+def test_on_a_phone_the_cells_of_a_row_stand_below_each_other_with_their_headings(report: Report) -> None:
+    report.claims([HELD])
+    pages = all_pages(report.root, EXPERIMENTS)
+    text = html_report(report.root / "full", pages["full"], scoreboard(pages))
+    assert "@media (max-width: 700px)" in text and "content: attr(data-label)" in text
+    scores, claims = re.findall(r'<table class="[^"]*stacked">.*?</table>', text, re.DOTALL)
+    rows = re.findall(r"<tr>(<td.*?)</tr>", scores)
+    assert len(rows) == len(PAPER_ITEMS)
+    for row in rows:  # item and claim need none
+        labels = re.findall(r'data-label="([^"]+)"', row)
+        assert labels == ["published", "ours, small", "ours, real", "verdict"]
+    [row] = re.findall(r"<tr>(<td.*?)</tr>", claims)
+    assert re.findall(r'data-label="([^"]+)"', row) == re.findall(r"<th[^>]*>([^<]+)<", claims)
+
+
 def test_the_committed_results_are_told_as_they_are() -> None:
     experiments, root = load_experiments(), Path("results")
     pages = all_pages(root, experiments)

@@ -40,6 +40,15 @@ class Score:
     verdict: str
     profiles: Sequence[str]
 
+    @property
+    def ours(self) -> str:
+        """The numbers of both in one cell, each named where there are two."""
+        measured = {"small": self.small, "real": self.real}
+        kept = {name: cell for name, cell in measured.items() if cell != NOT_MEASURED}
+        if len(kept) == 2:
+            return "; ".join(f"{name}: {cell.removeprefix(f'{DASH} ')}" for name, cell in kept.items())
+        return next(iter(kept.values()), NOT_MEASURED)
+
 
 def is_small(claim: Claim) -> bool:
     """Whether a claim is about a model that was trained for this reproduction, not about a published one."""

@@ -107,11 +107,6 @@ def test_published_values() -> None:
         paper_values("Table 99")
 
 
-def test_the_committed_readme_quotes_the_results() -> None:
-    readme = Path("README.md").read_text(encoding="utf-8")
-    assert quote_tables(readme, Path("results")) == readme
-
-
 def test_a_notebook_shows_each_output_once_with_its_caption(tmp_path: Path) -> None:
     first = (
         "from pathlib import Path\n"

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, ScalarFormatter
 
-from sinklora.reproduction.extension.comparison import losses
+from sinklora.reproduction.extension.comparison import Losses, losses
 from sinklora.reproduction.extension.selection import best_untrained, mean_losses
 from sinklora.reproduction.names import BASE, LABELS
 from sinklora.reproduction.report.style import MARKS, figure_style, panels
@@ -47,49 +47,78 @@ OFF_SCALE = 2.0  # times the best perplexity: a line up there would hide how the
 def context_figure(rows: pd.DataFrame, methods: Sequence[str]) -> Figure:
     """Perplexity against context, a line a method (mean over seeds), named at its end; a panel a test set.
 
-    What ends at more than `OFF_SCALE` times the best is named with its value in place of a line.
+    Shades: 95 % intervals of a method's lead on full attention, by documents and seeds; documents differ far
+    more from each other, which moves all lines alike. A height is the same number of nats in all panels. What
+    ends at more than `OFF_SCALE` times the best is named with its value in place of a line.
     """
     sets = sorted(rows.test_set.unique())
     contexts = sorted(map(int, rows.context.unique()))
     with figure_style():
         figure, axes = panels(len(sets), 2.6)
+        named = []
         for axis, test_set in zip(axes, sets, strict=True):
-            lines = _perplexities(rows[rows.test_set == test_set], test_set, methods)
-            ends = {method: (max(line), float(line[max(line)].mean())) for method, line in lines.items()}
+            lines = _perplexities(rows, test_set, methods, contexts)
+            ends = {method: (max(line), line[max(line)][0]) for method, line in lines.items()}
             most = OFF_SCALE * min(value for _, value in ends.values())
-            shown = {method: end for method, end in ends.items() if end[1] <= most}
-            for method in shown:
+            named.append({method: end for method, end in ends.items() if end[1] <= most})
+            for method in named[-1]:
                 _draw_line(axis, lines[method], method)
             _on_log_scales(axis, contexts)
-            _name_ends(axis, shown, contexts[-1])
-            beyond = [f"{label(m)} ({end[1]:.0f})" for m, end in ends.items() if m not in shown]
+            beyond = [f"{label(m)} ({end[1]:.0f})" for m, end in ends.items() if m not in named[-1]]
             note = f"\nabove: {', '.join(beyond)}" if beyond else ""
             axis.set_xlabel("context at test time (tokens)")
             pieces = rows[rows.test_set == test_set].piece.nunique()
             axis.set_title(f"{test_set}: {rows.seed.nunique()} seeds × {pieces} pieces{note}", fontsize=7)
+        _cover_as_many_nats(axes)
+        for axis, ends in zip(axes, named, strict=True):
+            _name_ends(axis, ends, contexts[-1])
         axes[0].set_ylabel("perplexity")
     return figure
 
 
+Point = tuple[float, float, float]  # a mean with the ends of its shade
+
+
 def _perplexities(
-    rows: pd.DataFrame, test_set: str, methods: Sequence[str]
-) -> dict[str, dict[int, "pd.Series[float]"]]:
-    """Method -> context -> perplexity of each seed, of what was measured."""
-    found = {}
-    for method in methods:
-        measured = rows[rows.method == method]
-        known = sorted(map(int, measured.context.unique()))
-        if known:
-            found[method] = {c: losses(measured, test_set, c).perplexities(method) for c in known}
-    return found
+    rows: pd.DataFrame, test_set: str, methods: Sequence[str], contexts: Sequence[int]
+) -> dict[str, dict[int, Point]]:
+    """Method -> context -> perplexity and shade, of what was measured; the base in windows of its own has the
+    same at every context.
+    """
+    of_set = rows[rows.test_set == test_set]
+    found: dict[str, dict[int, Point]] = {}
+    for context in contexts:
+        if not (of_set.context == context).any():
+            continue
+        here = losses(of_set, test_set, context)
+        for method in (name for name in methods if name in here.by_method):
+            found.setdefault(method, {})[context] = _with_shade(here, method)
+    return {method: found[method] for method in methods if method in found}
 
 
-def _draw_line(axis: Axes, values: Mapping[int, "pd.Series[float]"], method: str) -> None:
+def _with_shade(found: Losses, method: str) -> Point:
+    mean = float(found.perplexities(method).mean())
+    if method == "full" or "full" not in found.by_method:
+        return mean, mean, mean
+    lead = found.lead("full", method)
+    low, high = (math.exp(end - lead.estimate) for end in (lead.low, lead.high))
+    return mean, mean * low, mean * high
+
+
+def _draw_line(axis: Axes, values: Mapping[int, Point], method: str) -> None:
     grey, line, mark = MARKS.get(method, ("0.5", "-", "."))
-    means = [value.mean() for value in values.values()]
+    means, low, high = zip(*values.values(), strict=True)
     axis.plot(list(values), means, color=grey, linestyle=line, marker=mark, markersize=3.5)
-    low, high = [v.min() for v in values.values()], [v.max() for v in values.values()]
     axis.fill_between(list(values), low, high, color=grey, alpha=0.15, linewidth=0)
+
+
+def _cover_as_many_nats(axes: Sequence[Axes]) -> None:
+    """Logarithmic scales that differ in where they begin and not in how far they reach."""
+    ends = [np.log(axis.get_ylim()) for axis in axes]
+    span = max(high - low for low, high in ends)
+    for axis, (low, high) in zip(axes, ends, strict=True):
+        middle = (low + high) / 2
+        axis.set_ylim(math.exp(middle - span / 2), math.exp(middle + span / 2))
 
 
 def _on_log_scales(axis: Axes, contexts: Sequence[int]) -> None:

@@ -18,8 +18,9 @@ from sinklora.reproduction.report.pages import (
     read_pages,
 )
 from sinklora.reproduction.report.published import PAPER_NUMBERS
-from sinklora.reproduction.report.quoted_tables import quote_tables
-from sinklora.reproduction.report.scoreboard import scoreboard
+from sinklora.reproduction.report.quoted_numbers import NUMBERS, quote_numbers, read_numbers
+from sinklora.reproduction.report.quoted_tables import quote_scoreboard, quote_tables
+from sinklora.reproduction.report.scoreboard import Score, scoreboard
 
 HEAD = """# Results
 
@@ -33,6 +34,8 @@ are not corrected for their number, so that one may exclude 0 where the verdict 
 OTHER_MODELS = "As the paper prints it; its models and texts are others than ours."
 
 UNSCORED = f"{DASH} (no claim is computed of it yet; what the outputs say stands below them)"
+
+UNMEASURED = "Nothing of it is measured yet."
 
 Pages = Mapping[str, Sequence[Page]]
 
@@ -58,7 +61,7 @@ def results_index(
                 "ours, small": score.small,
                 "ours, real": score.real,
                 "verdict": score.verdict,
-                "page": " ".join(links) or DASH,
+                "page": " ".join(links),
             }
         )
     parts = [HEAD, markdown(pd.DataFrame(lines)), ""]
@@ -95,6 +98,8 @@ def page_text(page: Page) -> str:
     parts += _claims(page)
     if page.outputs:
         parts.append("## Measured here")
+    elif page.item and not page.claims and not page.item.missing:
+        parts.append(f"**{UNMEASURED}**")
     for output in page.outputs:
         parts += _output(output)
     return "\n\n".join(parts) + "\n"
@@ -124,20 +129,55 @@ def _output(output: Output) -> Iterator[str]:
     yield f"<sub>{files}, {record}</sub>"
 
 
-def write_index(repository: Path = Path()) -> None:
-    """Rewrite `results/README.md`, the pages and the report of each profile, and the tables quoted in
-    `README.md`.
+def short_scoreboard(scores: Sequence[Score]) -> str:
+    """The scoreboard for `README.md`: a line an item, with its claim, our numbers and the verdict."""
+    lines = []
+    for score in scores:
+        name, slug = score.item.name, score.item.slug
+        pages = [f"results/{profile}/pages/{slug}.md" for profile in score.profiles]
+        lines.append(
+            {
+                "item": f"[{name}]({pages[0]})" if pages else name,
+                "the paper claims": score.item.claim,
+                "measured here": score.ours,
+                "verdict": score.verdict,
+            }
+        )
+    return markdown(pd.DataFrame(lines))
+
+
+def quoting_texts(repository: Path) -> list[Path]:
+    """The texts that may quote results: `README.md` and those of `docs`."""
+    return [repository / "README.md", *sorted((repository / "docs").glob("*.md"))]
+
+
+def quoted(text: str, pages: Pages, repository: Path) -> str:
+    """A text with the scoreboard, tables and numbers that it quotes as the results have them now.
+
+    Raises ValueError for marks that are not whole, and for what no result is called.
     """
     root = repository / "results"
-    readme = repository / "README.md"
+    scores = short_scoreboard(scoreboard(pages, repository / PAPER_NUMBERS))
+    text = quote_tables(quote_scoreboard(text, scores), root)
+    return quote_numbers(text, read_numbers(repository / NUMBERS), root)
+
+
+def write_index(repository: Path = Path()) -> None:
+    """Rewrite `results/README.md`, the pages and the report of each profile, and what `README.md` and the
+    texts of `docs` quote of them.
+    """
+    root = repository / "results"
     experiments = load_experiments(repository / "notebooks" / "experiments.yaml")
-    quoted = quote_tables(readme.read_text(encoding="utf-8"), root)
     pages = all_pages(root, experiments, repository / PAPER_NUMBERS)
+    texts = {path: path.read_text(encoding="utf-8") for path in quoting_texts(repository)}
+    quoting = {path: quoted(text, pages, repository) for path, text in texts.items()}
     for profile, found in pages.items():
         _write_pages(root, profile, found, repository / PAPER_NUMBERS)
     root.mkdir(exist_ok=True)
     atomic_write(root / "README.md", results_index(pages, experiments, repository / PAPER_NUMBERS))
-    atomic_write(readme, quoted)
+    for path, text in quoting.items():
+        if text != texts[path]:
+            atomic_write(path, text)
 
 
 def write_own(profile: str, repository: Path = Path()) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from measured import measured_rows
+from sinklora.reproduction.extension.comparison import losses
 from sinklora.reproduction.extension.figures import (
     context_figure,
     curves_figure,
@@ -42,6 +43,27 @@ def test_contexts_have_their_own_ticks_and_methods_their_names() -> None:
     assert {text.get_text() for text in axis.texts} == {LABELS["base"], "yarn", LABELS["full"], LABELS["sf"]}
     heights = sorted(np.log(text.xyann[1]) for text in axis.texts)
     assert min(np.diff(heights)) > 0.02
+
+
+def test_shades_are_of_paired_differences_and_the_base_is_level() -> None:
+    [axis] = context_figure(ROWS, ["base", "full", "sf"]).axes
+    base, full, sf = axis.lines
+    np.testing.assert_allclose(base.get_ydata(), [math.exp(2.5)] * 2)
+    shades = [shade.get_paths()[0].vertices[:, 1] for shade in axis.collections]
+    assert set(shades[1]) == set(full.get_ydata()), "full attention is what the others are compared with"
+    lead = losses(ROWS, "Table 1", 2048).lead("full", "sf")
+    ends = sf.get_ydata()[1] * np.exp([lead.low - lead.estimate, lead.high - lead.estimate])
+    np.testing.assert_allclose([shades[2].min(), shades[2].max()], ends)
+
+
+def test_a_height_is_as_many_nats_in_all_panels() -> None:
+    other = ROWS.assign(test_set="Table 2", nll=1.0 + ROWS.nll / 3)
+    axes = context_figure(pd.concat([ROWS, other]), ["base", "yarn", "full", "sf"]).axes
+    spans = [np.diff(np.log(axis.get_ylim())) for axis in axes]
+    np.testing.assert_allclose(*spans)
+    for axis in axes:
+        low, high = axis.get_ylim()
+        assert all(low < value < high for line in axis.lines for value in line.get_ydata())
 
 
 def test_what_is_far_above_the_others_is_named_with_its_value() -> None:

@@ -79,6 +79,18 @@ def test_a_section_begins_with_one_sentence(experiment: Experiment) -> None:
         assert blank == "" and rest[0] == "" and first.endswith(".") and ". " not in first, heading
 
 
+MEASURING = [e for e in EXPERIMENTS if e.outputs and e.notebook > "02"]
+
+
+@pytest.mark.parametrize("experiment", MEASURING, ids=lambda e: e.notebook)
+def test_a_section_asks_what_is_decided_in_it(experiment: Experiment) -> None:
+    """The answers are computed: they are not known when the notebook is written."""
+    cells = nbformat.read(Path("notebooks") / f"{experiment.notebook}.ipynb", as_version=4).cells
+    sections = [c.source for c in cells[1:] if c.cell_type == "markdown" and c.source.startswith("#")]
+    firsts = [section.splitlines()[2] for section in sections]
+    assert [first for first in firsts if not re.search(r"^[A-Z][^?]*\? [A-Z].*\.$", first)] == []
+
+
 def undisplayed(source: str) -> list[str]:
     """Outputs of a cell that a reader does not see: neither its last expression nor given to display()."""
     tree = ast.parse(source)

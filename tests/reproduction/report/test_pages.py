@@ -15,7 +15,7 @@ from sinklora.records.tables import markdown
 from sinklora.reproduction.report.claims import Claim
 from sinklora.reproduction.report.experiments import Experiment, load_experiments
 from sinklora.reproduction.report.html_report import html_report
-from sinklora.reproduction.report.index import all_pages, page_text, results_index
+from sinklora.reproduction.report.index import UNMEASURED, all_pages, page_text, results_index
 from sinklora.reproduction.report.outputs import Report
 from sinklora.reproduction.report.pages import BEYOND, Page, described_record
 from sinklora.reproduction.report.paper_items import PAPER_ITEMS
@@ -132,7 +132,9 @@ def test_the_scoreboard_says_what_is_not_scored_and_not_measured(report: Report)
     text = results_index(pages, EXPERIMENTS)
     assert text.count("| **") == len(PAPER_ITEMS)
     assert "`lacking` (notebook 09_test)" in text and "smoke" not in text
-    assert "[full](full/pages/table7.md)" in text and "full/pages/table1.md" not in text
+    assert all(f"[full](full/pages/{item.slug}.md)" in text for item in PAPER_ITEMS)
+    assert UNMEASURED in page_text(pages_of(report, "table1"))
+    assert UNMEASURED not in page_text(pages_of(report, "table7")) + page_text(pages_of(report, "fig8"))
 
 
 def test_a_record_names_its_commit_and_what_was_changed() -> None:
@@ -201,6 +203,21 @@ def test_the_report_holds_everything_and_escapes_it(report: Report) -> None:
     assert "Every &lt;i&gt;." in text and "1 | 2" in text and "+0.31 (+0.25 to +0.37)" in text
     assert text.count("101 rows, in tables/long.csv") == 1, "an output of two items is shown once"
     assert text.count('Shown under <a href="#output-long">Table 7</a>.') == 1, "the first of them has it"
+
+
+def test_on_a_phone_the_cells_of_a_row_stand_below_each_other_with_their_headings(report: Report) -> None:
+    report.claims([HELD])
+    pages = all_pages(report.root, EXPERIMENTS)
+    text = html_report(report.root / "full", pages["full"], scoreboard(pages))
+    assert "@media (max-width: 700px)" in text and "content: attr(data-label)" in text
+    scores, claims = re.findall(r'<table class="[^"]*stacked">.*?</table>', text, re.DOTALL)
+    rows = re.findall(r"<tr>(<td.*?)</tr>", scores)
+    assert len(rows) == len(PAPER_ITEMS)
+    for row in rows:  # item and claim need none
+        labels = re.findall(r'data-label="([^"]+)"', row)
+        assert labels == ["published", "ours, small", "ours, real", "verdict"]
+    [row] = re.findall(r"<tr>(<td.*?)</tr>", claims)
+    assert re.findall(r'data-label="([^"]+)"', row) == re.findall(r"<th[^>]*>([^<]+)<", claims)
 
 
 def test_the_committed_results_are_told_as_they_are() -> None:

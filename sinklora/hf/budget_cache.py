@@ -6,7 +6,7 @@ SinkLoRA, arXiv 2406.05678, section 3.3; H2O, arXiv 2306.14048.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -164,15 +164,21 @@ class BudgetCache(CalledCache):
             further = turning if rotation is None else None
             check_rotation(transformer, everything, everything.budget_layers, purpose, further)
 
-    def begin_call(self, model: PreTrainedModel, use_cache: bool | None) -> None:
+    def begin_call(self, model: PreTrainedModel, options: Mapping[str, Any]) -> None:
         """A model is called with this cache.
 
-        ValueError where it was told not to use one, or the call before was interrupted on its way.
+        ValueError where it was told not to use one, or to return attention, and where the call before was
+        interrupted on its way.
         """
-        if use_cache is False or (use_cache is None and getattr(model.config, "use_cache", True) is False):
+        if _asked(model, options, "use_cache") is False:
             raise ValueError(
                 "use_cache=False (an argument, or the model's config) with a BudgetCache as past_key_values: "
                 "pass use_cache=True, or leave the cache out"
+            )
+        if _asked(model, options, "output_attentions"):
+            raise ValueError(
+                "output_attentions=True (an argument, or the model's config) with a BudgetCache, which "
+                "returns none: leave it out, or take transformers' DynamicCache"
             )
         attended = [layer.has_attended for layer in self.budget_layers]
         if self._in_call and any(attended) and not all(attended):
@@ -279,6 +285,12 @@ class BudgetCache(CalledCache):
     def kept_positions(self, layer: int) -> Tensor:
         """Positions of the tokens a layer keeps, ascending [B, Hkv, slots]; -1 fills rows that keep fewer."""
         return self.budget_layers[layer].kept_positions()
+
+
+def _asked(model: PreTrainedModel, options: Mapping[str, Any], name: str) -> Any:
+    """What a call asks for, by its argument or else by the model's config."""
+    given = options.get(name)
+    return getattr(model.config, name, None) if given is None else given
 
 
 def enable_budget_caches(model: nn.Module) -> nn.Module:

@@ -5,11 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from figure_data import error_bars
 from measured import measured_rows
 from sinklora.attention.patterns import PATTERNS
+from sinklora.records.tables import part
 from sinklora.reproduction.ablations import claims
 from sinklora.reproduction.ablations.figures import front_figure, sweep_figure
-from sinklora.reproduction.ablations.quality_cost import best_at_cost, costs_and_gaps, front_verdict
+from sinklora.reproduction.ablations.quality_cost import COST, best_at_cost, costs_and_gaps, front_verdict
 from sinklora.reproduction.ablations.study import ablation_study, sweep_methods
 from sinklora.reproduction.ablations.tables import (
     PAPER_ROWS,
@@ -129,8 +131,15 @@ def test_the_figures_show_means_and_intervals(tmp_path: Path) -> None:
     [axis] = sweep_figure(found(), {"sink_tokens": methods}).axes
     squares = next(line for line in axis.lines if line.get_marker() == "s")
     np.testing.assert_allclose(squares.get_ydata(), [0.2, 0.16])
+    leads = [found().lead("full", method) for method in methods.values()]
+    [(_, bars)] = error_bars(axis)
+    np.testing.assert_allclose([bar[1:] for bar in bars], [[x.low, x.estimate, x.high] for x in leads])
     assert axis.get_xlabel() == "sink tokens"
     front = costs_and_gaps(found(), COSTS)
     [axis] = front_figure(front, ["sf", "s2"], "2 seeds").axes
+    drawn = [bar for _, bars in error_bars(axis) for bar in bars]
+    ends = front[[COST, part(ABOVE, "low"), ABOVE, part(ABOVE, "high")]]
+    np.testing.assert_allclose(drawn, ends.to_numpy(float))
+    assert (ends[part(ABOVE, "low")] < ends[part(ABOVE, "high")]).any()
     assert [text.get_text() for text in axis.texts] == ["S²-Attn without the leak", "SF-Attn"]
     assert axis.get_xscale() == "log" and axis.get_yscale() == "linear"

@@ -12,6 +12,12 @@ from sinklora.reproduction.report.experiments import Experiment, check_parameter
 
 EXPERIMENTS = load_experiments()
 CASES = [(e, profile) for e in EXPERIMENTS for profile in e.parameters]
+# Of notebooks that can ask in a chat template.
+CHATTING = [
+    (e, profile)
+    for e, profile in CASES
+    if "chat: bool" in (Path("notebooks") / f"{e.notebook}.ipynb").read_text(encoding="utf-8")
+]
 
 
 def test_every_notebook_is_in_the_index_once() -> None:
@@ -26,12 +32,10 @@ def test_parameters_are_known_to_the_notebook(experiment: Experiment, profile: s
     check_parameters(Path("notebooks") / f"{experiment.notebook}.ipynb", given)
 
 
-@pytest.mark.parametrize(("experiment", "profile"), CASES, ids=lambda x: getattr(x, "notebook", x))
+@pytest.mark.parametrize(("experiment", "profile"), CHATTING, ids=lambda x: getattr(x, "notebook", x))
 def test_chat_models_are_asked_as_such(experiment: Experiment, profile: str) -> None:
     given = experiment.parameters[profile]
-    source = (Path("notebooks") / f"{experiment.notebook}.ipynb").read_text(encoding="utf-8")
-    if "chat: bool" in source:
-        assert given.get("chat", False) == ("-chat" in str(given.get("base", given.get("recipe", ""))))
+    assert given.get("chat", False) == ("-chat" in str(given.get("base", given.get("recipe", ""))))
 
 
 def code_cells(notebook: str) -> list[str]:

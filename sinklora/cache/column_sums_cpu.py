@@ -91,7 +91,7 @@ def has_compiled_kernel(query: Tensor, key: Tensor, value: Tensor) -> bool:
     return (
         query.shape[2] == key.shape[2] >= TOKENS_WORTH_COMPILING
         and query.shape[3] == value.shape[3]
-        and _served(query, key, value)
+        and serves(query, key, value)
         and COLUMN_SUMS.find() is not None
     )
 
@@ -100,12 +100,13 @@ def has_compiled_maxima(query: Tensor, key: Tensor) -> bool:
     """Whether the compiled kernels find maxima for these inputs: enough of them, as for sums."""
     return (
         query.shape[2] * key.shape[2] >= TOKENS_WORTH_COMPILING**2
-        and _served(query, key)
+        and serves(query, key)
         and COLUMN_MAXIMA.find() is not None
     )
 
 
-def _served(query: Tensor, *others: Tensor) -> bool:
+def serves(query: Tensor, *others: Tensor) -> bool:
+    """Whether compiled operators take these inputs: on the CPU, of one dtype, no gradients, not in a graph."""
     inputs = (query, *others)
     return (
         all(x.device.type == "cpu" and x.dtype == query.dtype for x in inputs)

@@ -8,13 +8,18 @@ import torch
 from torch import Tensor
 
 from sinklora.cache.ragged import starts
+from sinklora.cache.ragged_attention_cpu import attend_ragged_on_cpu, has_compiled_attention
 
 
 class RaggedHeads(NamedTuple):
-    """Whose tokens are where: `slots` of each of B * Hkv key/value heads; `of_slot` [T]: each slot's head."""
+    """Whose tokens are where: `slots` of each key/value head; `of_slot` [T]: each slot's head.
+
+    `many`: whether the layers that step together have so many slots that compiling operators for them pays.
+    """
 
     slots: list[int]
     of_slot: Tensor
+    many: bool = False
 
 
 def attend_ragged(
@@ -30,8 +35,11 @@ def attend_ragged(
 
     `query` [B, H, 1, D]; `key`, `value` [T, D]: the tokens of the B * Hkv key/value heads one after the
     other -> [B, H, 1, D]; `weights` in float32 (float64 for float64); `visible` [T]: False
-    hides a key. Head by head on the CPU, where little is waited for; elsewhere all heads at once.
+    hides a key. On the CPU by a compiled operator, in float32 throughout, where there are `many` slots, else
+    head by head, as little is waited for; elsewhere all heads at once.
     """
+    if key_heads.many and has_compiled_attention(query, key, value):
+        return attend_ragged_on_cpu(query, key, value, scale, weights, key_heads.slots, visible)
     batch, heads, _, size = query.shape
     kv_heads = len(key_heads.slots) // batch
     grouped = query.reshape(batch * kv_heads, -1, size)

@@ -10,6 +10,8 @@ from torch import Tensor
 from sinklora.cache.constant_step import ConstantStep
 from sinklora.cache.ragged import starts
 from sinklora.cache.ragged_attention import RaggedHeads
+from sinklora.cache.ragged_attention_cpu import SLOTS_WORTH_COMPILING
+from sinklora.cache.ragged_eviction import leaving_slots, lowest_of_heads
 from sinklora.cache.scores import NewToken
 from sinklora.cache.slots import EMPTY, write_slot
 from sinklora.cache.step import Stored
@@ -29,16 +31,16 @@ class RaggedStep(ConstantStep):
         device, heads = first.device, len(rows) * first.kv_heads
         slots = [n for layer in self.layers for n in layer.packed().slots]
         sizes = torch.tensor(slots, device=device)
-        self._heads = torch.repeat_interleave(sizes, output_size=sum(slots))  # of each slot
+        many = sum(slots) >= SLOTS_WORTH_COMPILING
+        of_slot = torch.repeat_interleave(sizes, output_size=sum(slots))
+        self._heads = RaggedHeads(slots, of_slot, many)  # of all layers
         row = torch.arange(len(rows), device=device).repeat_interleave(first.kv_heads)
         self._row_of_head = row.repeat(len(self.layers))
-        self._row = self._row_of_head[self._heads]  # of each slot
-        self._index = torch.arange(sum(slots), device=device)
+        self._row = self._row_of_head[of_slot]  # of each slot
         base = torch.tensor(self._begins, device=device).repeat_interleave(heads)
         self._base = base  # where each head's layer begins
-        self.slot = self._lowest_of_heads(
-            self._index.where(self.columns["positions"] == EMPTY, len(self._index))
-        )
+        free = torch.arange(sum(slots), device=device).where(self.columns["positions"] == EMPTY, sum(slots))
+        self.slot = lowest_of_heads(free, self._heads)
         self._recent, self._protected = (torch.tensor(x, device=device) for x in rows.always_kept())
         self._stored, self._total = (
             torch.tensor(x, device=device) for x in (rows.stored, [split.total for split in rows.splits])
@@ -49,7 +51,9 @@ class RaggedStep(ConstantStep):
         assert self.scorer is not None and (self.scorer.needs_weights or not self.scorer.needs_values)
         self._of_layers = [
             RaggedHeads(
-                layer.packed().slots, self._heads[begin : begin + sum(layer.packed().slots)] - heads * index
+                layer.packed().slots,
+                of_slot[begin : begin + sum(layer.packed().slots)] - heads * index,
+                many,
             )
             for index, (begin, layer) in enumerate(zip(self._begins, self.layers, strict=True))
         ]
@@ -80,7 +84,7 @@ class RaggedStep(ConstantStep):
 
     def fixed_tensors(self) -> list[Tensor]:
         """All that a step reads, and writes in place."""
-        own = [self.slot, self.seen, self._heads, self._row_of_head, self._row, self._index, self._base]
+        own = [self.slot, self.seen, self._heads.of_slot, self._row_of_head, self._row, self._base]
         counts = [self._recent, self._protected, self._stored, self._total, self._padding, *self._weights]
         heads = [its.of_slot for its in self._of_layers]
         tokens = [x for layer in self.layers for x in (layer.packed().keys, layer.packed().values)]
@@ -124,20 +128,11 @@ class RaggedStep(ConstantStep):
                 write_slot(x, self.slot, 0, -1)
 
     def _lowest(self) -> Tensor:
-        """The slot of each head whose token leaves: of those that may, the oldest of the lowest rank."""
+        """The slot of each head whose token leaves."""
         assert self.scorer is not None
         positions, seen = self.columns["positions"], self.seen.flatten()
-        rank = self.scorer.rank(self.columns["scores"], positions, seen[self._row])
-        rank = rank.nan_to_num(float("-inf"), posinf=torch.finfo(rank.dtype).max)  # below what always stays
-        stays = (positions >= (seen - self._recent)[self._row]) | (positions < self._protected[self._row])
-        rank = rank.masked_fill_(stays, float("inf"))
-        last = torch.iinfo(torch.int32).max
-        oldest = positions.masked_fill(rank > self._lowest_of_heads(rank)[self._heads], last)
-        leaves = oldest == self._lowest_of_heads(oldest)[self._heads]
-        return self._lowest_of_heads(self._index.where(leaves, len(self._index)))
-
-    def _lowest_of_heads(self, x: Tensor) -> Tensor:
-        """The lowest number of each head [heads], of numbers by slot."""
-        return x.new_empty(len(self._row_of_head)).scatter_reduce_(
-            0, self._heads, x, "amin", include_self=False
+        seen_of_slot = seen if len(seen) == 1 else seen[self._row]
+        rank = self.scorer.rank(self.columns["scores"], positions, seen_of_slot)
+        return leaving_slots(
+            rank, positions, self._heads, self._row_of_head, seen - self._recent, self._protected
         )

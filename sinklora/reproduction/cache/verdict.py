@@ -48,8 +48,9 @@ def _note_on(policy: str, rows: pd.DataFrame) -> str:
 
 
 def variants_verdict(rows: pd.DataFrame) -> str:
-    """Which policy does best for which use, and whether a variant of H2O is nowhere worse than Local; for each
-    measure one correction (Holm) for either question.
+    """Which policy does best for which use, and whether a variant of H2O is nowhere worse than Local.
+
+    For each measure one correction (Holm) for either question.
     """
     return " ".join(f"{measure}: {_best_and_level(rows, measure)}" for measure in measures(rows))
 

@@ -109,7 +109,7 @@ def _machine(known: dict[str, Any]) -> dict[str, Any]:
 
 
 def measured_in_turn(
-    specs: Sequence[StepSpec], *, runs: Path, rounds: int = 5, used: list[Path] | None = None
+    specs: Sequence[StepSpec], *, runs: Path, rounds: int = 9, used: list[Path] | None = None
 ) -> list[list[float]]:
     """Seconds of a step of each spec, round by round: `in_turn` in a process of its own, kept as `measured`
     keeps its costs.

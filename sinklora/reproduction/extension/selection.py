@@ -104,11 +104,18 @@ def chosen_rates(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
-def best_untrained(rows: pd.DataFrame) -> tuple[str, float]:
-    """The best of what needs no training, at its own context or the longest: its name and mean nats."""
+def untrained_losses(rows: pd.DataFrame) -> dict[str, float]:
+    """Mean nats of all that needs no training, the best first: the base at its own context, the others at the
+    longest.
+    """
     untrained = rows[rows.seed.isna() & ((rows.method == BASE) | (rows.context == rows.context.max()))]
-    means = untrained.groupby("method").nll.mean()
-    return str(means.idxmin()), float(means.min())
+    means = untrained.groupby("method").nll.mean().sort_values()
+    return {str(name): float(nll) for name, nll in means.items()}
+
+
+def best_untrained(rows: pd.DataFrame) -> tuple[str, float]:
+    """The best of what needs no training: its name and mean nats."""
+    return next(iter(untrained_losses(rows).items()))
 
 
 def improvement(rows: pd.DataFrame, reference: str = "full") -> Effect:

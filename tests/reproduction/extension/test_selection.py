@@ -77,6 +77,6 @@ def test_the_last_doubling_may_change_one_per_cent() -> None:
 
 def test_the_table_marks_what_was_chosen() -> None:
     written = rates_table(rows({0.1: 2.5, 0.3: 1.8})).written()
-    assert written.method.tolist() == ["base", "full", "full"]
-    assert written.chosen.tolist() == ["", "", "chosen"]
-    assert written.perplexity.tolist() == [f"{math.exp(nll):.3f}" for nll in (2.0, 2.5, 1.8)]
+    assert written.method.tolist() == ["base", "linear", "full", "full"]
+    assert written.chosen.tolist() == ["", "", "", "chosen"]
+    assert written.perplexity.tolist() == [f"{math.exp(nll):.3f}" for nll in (2.0, 4.0, 2.5, 1.8)]

@@ -119,10 +119,22 @@ def differences(rows: pd.DataFrame, policy: str = "h2o", rivals: Sequence[str] =
     return pd.DataFrame(lines)
 
 
-def differences_of_models(rows_by_model: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """The lines of `differences` of several models, told apart by a column `model`."""
+def differences_of_models(
+    rows_by_model: Mapping[str, pd.DataFrame], seeds: Mapping[str, Sequence[int]]
+) -> pd.DataFrame:
+    """The lines of `differences` of several models, told apart by a column `model`.
+
+    Its `attrs` record what they were made of: of each model `data` with its `seeds`, all `runs`, all `seeds`.
+    """
     frames = [differences(rows).assign(model=model) for model, rows in rows_by_model.items()]
-    return pd.concat(frames, ignore_index=True)
+    found = pd.concat(frames, ignore_index=True)
+    attrs = {model: rows.attrs for model, rows in rows_by_model.items()}
+    found.attrs["data"] = {
+        model: {**given.get("data", {}), "seeds": list(seeds[model])} for model, given in attrs.items()
+    }
+    found.attrs["runs"] = [run for given in attrs.values() for run in given.get("runs", ())]
+    found.attrs["seeds"] = sorted({seed for model in attrs for seed in seeds[model]})
+    return found
 
 
 def differences_table(found: pd.DataFrame) -> Table:

@@ -171,6 +171,21 @@ def rates_as_chosen(recipe: Recipe, rows: pd.DataFrame) -> str:
     )
 
 
+def more_steps_in_words(by_steps: pd.DataFrame, steps: int) -> str:
+    """Whether full attention would be better with more steps than a table's `steps`: at the most steps tried,
+    each number at its own best rate, on the validation texts. `by_steps`: as `losses_by_steps` has it.
+    """
+    nats = {int(count): float(nll) for count, nll in zip(by_steps.steps, by_steps.nll, strict=True)}
+    most = max(nats, default=0)
+    if steps not in nats or most <= steps:
+        return f"Whether more than {steps} steps would be better was not measured."
+    change = math.expm1(nats[most] - nats[steps])
+    measured = f"{most} steps change full attention's validation perplexity by {100 * change:+.1f} %"
+    if change <= -CONVERGED:
+        return f"{measured}: trained for {steps}, the table is short of that."
+    return f"{measured}: the table's {steps} are not short of that."
+
+
 def is_converged(by_steps: "pd.Series[float]") -> bool:
     """Whether the last doubling of the steps changed perplexity by less than 1 %.
 

@@ -6,7 +6,7 @@ read back. One row is one piece of text read by one model; `comparison` says wha
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -121,15 +121,6 @@ def read(
     frame.attrs["runs"] = run_records(used)
     frame.attrs["data"] = {name: chosen.record() for name, chosen in texts.items()}
     return frame
-
-
-def described_texts(data: Mapping[str, Any], name: str, kind: str) -> str:
-    """A set of test texts in a sentence, from its record: `kind` says what its documents are."""
-    record = data[name]
-    return (
-        f"Texts: {record['pieces']} pieces of {kind}, packages or books: {len(record['groups'])}; documents "
-        f"left out because they repeat training text: {len(record['near_duplicates_left_out'])}."
-    )
 
 
 def attention_cost(spec: TrainSpec) -> float:

@@ -36,7 +36,6 @@ from sinklora.reproduction.extension.study import (
     ExtensionStudy,
     attention_cost,
     chosen_texts,
-    described_texts,
     measure,
     training_curves,
 )
@@ -260,11 +259,3 @@ def test_bad_studies_are_named(
 ) -> None:
     with pytest.raises(ValueError, match=words):
         dataclasses.replace(study[0], **changes)  # type: ignore[arg-type]
-
-
-def test_texts_are_described_by_their_record() -> None:
-    record = {"pieces": 64, "groups": ["a", "b"], "near_duplicates_left_out": ["c"]}
-    assert described_texts({"Table 1": record}, "Table 1", "Python code") == (
-        "Texts: 64 pieces of Python code, packages or books: 2; documents left out because they repeat "
-        "training text: 1."
-    )

@@ -13,6 +13,7 @@ from sinklora.reproduction.extension.selection import (
     improvement,
     is_converged,
     is_valid,
+    more_steps_in_words,
     validity,
 )
 from sinklora.reproduction.extension.tables import rates_table
@@ -73,6 +74,34 @@ def test_the_last_doubling_may_change_one_per_cent() -> None:
     assert is_converged(pd.Series({15: 3.0, 30: 2.0, 60: 1.991}))
     assert not is_converged(pd.Series({15: 3.0, 60: 1.98, 30: 2.0}))
     assert not is_converged(pd.Series({60: 2.0}))
+
+
+@pytest.mark.parametrize(
+    ("by_steps", "said"),
+    [
+        (
+            {30: 2.0, 60: 1.95, 120: 1.93},
+            "120 steps change full attention's validation perplexity by -2.0 %: trained for 60, the table is "
+            "short of that.",
+        ),
+        (
+            {60: 1.95, 120: 1.945},
+            "120 steps change full attention's validation perplexity by -0.5 %: the table's 60 are not short "
+            "of that.",
+        ),
+        (
+            {60: 1.95, 120: 2.0},
+            "120 steps change full attention's validation perplexity by +5.1 %: the "
+            "table's 60 are not short of that.",
+        ),
+        ({30: 2.0, 60: 1.95}, "Whether more than 60 steps would be better was not measured."),
+        ({30: 2.0, 120: 1.5}, "Whether more than 60 steps would be better was not measured."),
+        ({}, "Whether more than 60 steps would be better was not measured."),
+    ],
+)
+def test_a_table_says_whether_more_steps_would_be_better(by_steps: dict[int, float], said: str) -> None:
+    tried = pd.DataFrame({"steps": list(by_steps), "nll": list(by_steps.values())})
+    assert more_steps_in_words(tried, 60) == said
 
 
 def test_the_table_marks_what_was_chosen() -> None:

@@ -7,12 +7,12 @@ from typing import Any
 
 import pandas as pd
 
-from sinklora.evaluate.step_spec import StepSpec
 from sinklora.evaluate.timing import median_ratio
 from sinklora.evaluate.training_step import measured_in_turn
 from sinklora.records.runs import run_records
 from sinklora.records.tables import Column, Number, Spread, Table
 from sinklora.reproduction.extension.comparison import NATS, NOT_VALID, Losses
+from sinklora.reproduction.extension.step_costs import step_of
 from sinklora.reproduction.extension.study import ExtensionStudy, measure
 from sinklora.reproduction.extension.tables import ABOVE, METHOD, Nats, estimate_fields
 from sinklora.reproduction.names import LABELS
@@ -66,11 +66,8 @@ def in_equal_time(
 
 def _equal_time(study: ExtensionStudy, pattern: str, runs: Path, used: list[Path]) -> EqualTime:
     spec = study.training
-    full, sparse = (
-        StepSpec(spec.base, spec.context, name, batch=spec.micro_batch_size, checkpointing=False)
-        for name in ("full", pattern)
-    )
-    of_full, of_sparse = measured_in_turn([full, sparse], runs=runs, used=used)
+    steps = [step_of(spec, name) for name in ("full", pattern)]
+    of_full, of_sparse = measured_in_turn(steps, runs=runs, used=used)
     ratio = median_ratio(of_sparse, of_full)
     return EqualTime(ratio, max(1, round(spec.steps * ratio)))
 

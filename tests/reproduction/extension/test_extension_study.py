@@ -15,7 +15,7 @@ from sinklora.cache.full import Full
 from sinklora.cache.h2o import H2O
 from sinklora.cache.streaming_llm import StreamingLLM
 from sinklora.evaluate.perplexity import measure_perplexity
-from sinklora.evaluate.step_spec import StepSpec
+from sinklora.evaluate.step_spec import StepCost, StepSpec
 from sinklora.reproduction.extension.bounded import (
     FULL_CACHE,
     bounded_claims,
@@ -31,6 +31,7 @@ from sinklora.reproduction.extension.equal_time import (
 from sinklora.reproduction.extension.mechanism import by_position, sink_mass, uniform_share
 from sinklora.reproduction.extension.recipe import Recipe
 from sinklora.reproduction.extension.selection import at_own_rates, search_rates
+from sinklora.reproduction.extension.step_costs import step_costs
 from sinklora.reproduction.extension.study import (
     OWN,
     ExtensionStudy,
@@ -171,6 +172,22 @@ def test_full_attention_gets_as_many_seconds(
         assert claim.outcome == "not decided" and claim.reason
     with pytest.raises(ValueError, match=r"equal_time=\['full'\]: expected some of \['sf', 'short'\]"):
         in_equal_time(asked, ["full"], runs=folder / "runs")
+
+
+def test_steps_cost_what_was_measured(
+    study: tuple[ExtensionStudy, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seconds by the rounds in which all patterns have their turn, memory by a step alone (both have tests of
+    their own).
+    """
+    asked, _ = study
+    module = "sinklora.reproduction.extension.step_costs"
+    rounds = [[1.0, 9.0, 1.2], [0.5, 4.5, 0.6]]
+    monkeypatch.setattr(f"{module}.measured_in_turn", lambda steps, **_: rounds[: len(steps)])
+    monkeypatch.setattr(f"{module}.measured", lambda step, **_: StepCost(None, len(step.pattern)))
+    found = step_costs(asked.training, ["full", "sf"], runs=tmp_path)
+    assert found == {"full": StepCost(1.2, 4), "sf": StepCost(0.6, 2)}
+    assert step_costs(asked.training, [], runs=tmp_path) == {}
 
 
 def test_rates_are_searched_until_the_best_is_inside(study: tuple[ExtensionStudy, Path]) -> None:

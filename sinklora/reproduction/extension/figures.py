@@ -37,7 +37,7 @@ def gap_figure(rows: pd.DataFrame, methods: Sequence[str], target: int, start: s
                 lead = leads[test_set, name]
                 if lead.estimate > most:
                     text, at = f"{lead.estimate:+.2f}, off the scale", axis.get_yaxis_transform()
-                    axis.text(0.98, place, text, transform=at, ha="right", va="center", fontsize=6.5)
+                    axis.text(1, place, text, transform=at, ha="right", va="center", fontsize=6.5)
                     continue
                 error = [[lead.estimate - lead.low], [lead.high - lead.estimate]]
                 axis.errorbar(lead.estimate, place, xerr=error, fmt="ks", markersize=3, elinewidth=1)

@@ -10,25 +10,35 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, ScalarFormatter
 
 from sinklora.reproduction.extension.comparison import Losses, losses
-from sinklora.reproduction.extension.selection import best_untrained, mean_losses
+from sinklora.reproduction.extension.selection import mean_losses, untrained_losses
+from sinklora.reproduction.extension.tables import untrained_methods
 from sinklora.reproduction.names import BASE, LABELS
 from sinklora.reproduction.report.style import MARKS, figure_style, panels
+
+OFF_SCALE = 2.0  # times the others' value: a mark or line up there would hide how they differ
 
 
 def gap_figure(rows: pd.DataFrame, methods: Sequence[str], target: int, start: str) -> Figure:
     """Nats above full attention at the target: mean, 95 % interval, each seed a dot; a panel a test set.
 
-    In the first lines the best of what needs no training (`start`) and the base in its own windows; other
-    ways not to train are worse than `start` on validation and stand in the tables.
+    In the first lines what needs no training: the best on validation (`start`), the base in its own windows,
+    and all other ways not to train; of those that are far off the others' scale the number.
     """
-    names = [*dict.fromkeys([start, BASE]), *(name for name in methods if name != "full")]
+    trained = [name for name in methods if name != "full"]
+    names = [*dict.fromkeys([start, BASE, *untrained_methods(rows)]), *trained]
     sets = sorted(rows.test_set.unique())
     with figure_style():
         figure, axes = panels(len(sets), 0.6 + 0.21 * len(names), sharey=True, sharex=True)
-        for axis, test_set in zip(axes, sets, strict=True):
-            found = losses(rows, test_set, target)
+        measured = {test_set: losses(rows, test_set, target) for test_set in sets}
+        leads = {(key, name): found.lead("full", name) for key, found in measured.items() for name in names}
+        most = OFF_SCALE * max(leads[key, name].estimate for key in sets for name in (start, BASE, *trained))
+        for axis, (test_set, found) in zip(axes, measured.items(), strict=True):
             for place, name in enumerate(names):
-                lead = found.lead("full", name)
+                lead = leads[test_set, name]
+                if lead.estimate > most:
+                    text, at = f"{lead.estimate:+.2f}, off the scale", axis.get_yaxis_transform()
+                    axis.text(1, place, text, transform=at, ha="right", va="center", fontsize=6.5)
+                    continue
                 error = [[lead.estimate - lead.low], [lead.high - lead.estimate]]
                 axis.errorbar(lead.estimate, place, xerr=error, fmt="ks", markersize=3, elinewidth=1)
                 seeds = (found.by_method[name] - found.by_method["full"]).mean(1)
@@ -39,9 +49,6 @@ def gap_figure(rows: pd.DataFrame, methods: Sequence[str], target: int, start: s
             axis.set_xlabel("nats a token above full attention")
         axes[0].invert_yaxis()
     return figure
-
-
-OFF_SCALE = 2.0  # times the best perplexity: a line up there would hide how the others differ
 
 
 def context_figure(rows: pd.DataFrame, methods: Sequence[str]) -> Figure:
@@ -153,8 +160,12 @@ def _name_ends(axis: Axes, ends: Mapping[str, tuple[int, float]], last: int) -> 
 
 
 def rates_figure(rows: pd.DataFrame) -> Figure:
-    """Validation perplexity against the learning rate, a line a pattern; dotted: the best of no training."""
-    name, nats = best_untrained(rows)
+    """Validation perplexity against the learning rate, a line a pattern; dotted: all that needs no training.
+
+    What is more than `OFF_SCALE` times the best is named with its value in place of a line.
+    """
+    untrained = untrained_losses(rows)
+    most = min(untrained.values()) + math.log(OFF_SCALE)
     with figure_style():
         figure, [axis] = panels(1, 2.4)
         ends = {}
@@ -163,8 +174,12 @@ def rates_figure(rows: pd.DataFrame) -> Figure:
             at, values = group["learning rate"], np.exp(group.nll)
             axis.plot(at, values, color=grey, linestyle=line, marker=mark, markersize=3.5)
             ends[str(method)] = (at.iloc[-1], float(values.iloc[-1]))
-        axis.axhline(np.exp(nats), color="0.6", linestyle=":")
-        ends[name] = (max(rows["learning rate"].dropna()), math.exp(nats))
+        for name, nats in untrained.items():
+            if nats <= most:
+                axis.axhline(math.exp(nats), color="0.6", linestyle=":")
+                ends[name] = (max(rows["learning rate"].dropna()), math.exp(nats))
+        beyond = [f"{label(name)} ({math.exp(nats):.0f})" for name, nats in untrained.items() if nats > most]
+        axis.set_title(f"above: {', '.join(beyond)}" if beyond else "", fontsize=7)
         axis.set_xscale("log")
         axis.set_yscale("log")
         axis.yaxis.set_major_formatter(ScalarFormatter())
@@ -187,7 +202,7 @@ def curves_figure(curves: pd.DataFrame, by_steps: pd.DataFrame, start: float) ->
         right.axhline(np.exp(start), color="0.6", linestyle=":")
         right.set_xscale("log", base=2)
         right.set_xticks(list(by_steps.steps), [str(steps) for steps in by_steps.steps])
-        right.set_xlabel("steps, full attention (dotted: no training)")
+        right.set_xlabel("steps, full attention (dotted: best of no training)")
         right.set_ylabel("validation perplexity")
     return figure
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from sinklora.records.tables import DASH
 from sinklora.reproduction.names import EMBEDDED
-from sinklora.reproduction.report.claims import Claim, together
+from sinklora.reproduction.report.claims import Claim, deciding, together
 from sinklora.reproduction.report.pages import Output, Page, in_short
 from sinklora.reproduction.report.paper_items import PAPER_ITEMS, PaperItem
 from sinklora.reproduction.report.published import PAPER_NUMBERS
@@ -83,7 +83,8 @@ def _is_real(output: Output) -> bool:
 def _cell(claims: Sequence[Claim], outputs: Sequence[Output]) -> str:
     if not claims:
         return NO_CLAIM if outputs else NOT_MEASURED
-    first = next((claim for claim in claims if claim.estimate is not None), claims[0])
+    chosen = deciding(claims)
+    first = next((claim for claim in chosen if claim.estimate is not None), chosen[0])
     return in_short(first) + (f"; {len(claims) - 1} more" if len(claims) > 1 else "")
 
 

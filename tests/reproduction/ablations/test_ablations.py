@@ -8,10 +8,17 @@ import pytest
 from figure_data import error_bars
 from measured import measured_rows
 from sinklora.attention.patterns import PATTERNS
+from sinklora.evaluate.step_spec import StepCost
 from sinklora.records.tables import part
 from sinklora.reproduction.ablations import claims
 from sinklora.reproduction.ablations.figures import front_figure, sweep_figure
-from sinklora.reproduction.ablations.quality_cost import COST, best_at_cost, costs_and_gaps, front_verdict
+from sinklora.reproduction.ablations.quality_cost import (
+    COST,
+    best_at_cost,
+    costs_and_gaps,
+    front_table,
+    front_verdict,
+)
 from sinklora.reproduction.ablations.study import ablation_study, sweep_methods
 from sinklora.reproduction.ablations.tables import (
     PAPER_ROWS,
@@ -96,6 +103,15 @@ def test_the_front_by_hand() -> None:
         best_at_cost(front, 0.1)
     text = front_verdict(found(), COSTS)
     assert "no more than SF-Attn's cost: sf, +0.200 nats" in text and "better than every other one" in text
+
+
+def test_measured_steps_stand_beside_the_pairs_seen() -> None:
+    steps = {"full": StepCost(2.0, 3 * 2**29), "sf": StepCost(1.25, None)}
+    written = front_table(costs_and_gaps(found(), COSTS, steps)).written().set_index("method")
+    assert written.loc["full"].tolist()[1:3] == ["2.00", "1.50"]
+    assert written.loc["sf"].tolist()[1:3] == ["1.25", "–"]
+    assert written.loc["s2"].tolist()[1:3] == ["–", "–"], "not measured"
+    assert "seconds a step" not in front_table(costs_and_gaps(found(), COSTS)).written()
 
 
 def test_methods_that_cannot_be_told_apart_are_named() -> None:

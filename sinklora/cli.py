@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from sinklora.chat.command import chat_command
 from sinklora.evaluate.lm_eval_command import EVAL_HELP, PASS_ON, eval_command
 from sinklora.evaluate.longbench.commands import commands as longbench_commands
 from sinklora.evaluate.step_commands import estimate_command, measure_command
@@ -38,6 +39,7 @@ def sinklora(
 
 
 application.command("demo")(demo_command)
+application.command("chat")(chat_command)
 application.command("fetch")(fetch_command)
 application.command("train")(train_command)
 application.command("reproduce")(reproduce_command)

@@ -3,8 +3,9 @@
 One sequence at a time, Python lists, one eviction after the other; nothing here is shared with the library.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -92,7 +93,8 @@ class Simulation:
     """The policy applied to every layer of a model; `run` feeds it calls of several tokens.
 
     `score`: how the policy ranks a token, by hand; those of SCORES unless given. `positions="cache"`: the
-    tokens that a query sees are at 0, 1, 2, ...
+    tokens that a query sees are at 0, 1, 2, ... `limits`: policies that take over before a call, by its
+    number.
     """
 
     def __init__(
@@ -103,8 +105,10 @@ class Simulation:
         *,
         score: Score | None = None,
         positions: str = "text",
+        limits: Mapping[int, CachePolicy] = MappingProxyType({}),
     ) -> None:
         self.model, self.policy, self.chunk, self.positions = model, policy, chunk, positions
+        self.limits = limits
         self.score = SCORES[policy.name] if score is None else score
         self.among = policy.sharing.among
         self.heads: dict[tuple[int, int], Head] = {}
@@ -118,7 +122,10 @@ class Simulation:
         self.model.set_attn_implementation("simulation")
         cache, logits, start = DynamicCache(), [], 0
         with torch.no_grad():
-            for length in calls:
+            for number, length in enumerate(calls):
+                if number in self.limits:
+                    self.policy = self.limits[number]
+                    self.totals.clear()
                 part = tokens[None, start : start + length]
                 logits.append(self.model(part, past_key_values=cache).logits[0])
                 start += length

@@ -48,6 +48,7 @@ def test_the_console_script_is_the_command_line() -> None:
     )
     commands = [
         "demo",
+        "chat",
         "fetch",
         "train",
         "reproduce",

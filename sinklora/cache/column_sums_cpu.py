@@ -106,7 +106,7 @@ def has_compiled_maxima(query: Tensor, key: Tensor) -> bool:
 
 
 def serves(query: Tensor, *others: Tensor) -> bool:
-    """Whether compiled operators take these: on the CPU, of one dtype, no gradients, not in a graph."""
+    """Whether compiled operators take these inputs: on the CPU, of one dtype, no gradients, no graph."""
     inputs = (query, *others)
     return (
         all(x.device.type == "cpu" and x.dtype == query.dtype for x in inputs)

@@ -32,8 +32,9 @@ def keep_chosen(
     free = storage.slots_for(kept) - kept
     columns = {} if storage.scorer is None else storage.scorer.state
     slices = _kept_slices(storage, positions.shape[2]) if ordered else None
+    pair = None
     if slices is not None:
-        keys, values = (_joined(x, slices, free) for x in (keys, values))
+        pair = _joined([keys, values], slices, free)
         parts = [positions[..., part] for part in slices]
         positions = parts[0] if len(parts) == 1 else torch.cat(parts, -1)
     else:
@@ -44,7 +45,11 @@ def keep_chosen(
         index = F.pad(index, (0, free))[..., None]  # what stands in free slots does not matter
         keys, values = (x.gather(2, like(index, x)) for x in (keys, values))
     columns = {**columns, "positions": positions}
-    storage.replace(keys, values, {name: padded(name, x, free) for name, x in columns.items()})
+    columns = {name: padded(name, x, free) for name, x in columns.items()}
+    if pair is None:
+        storage.replace(keys, values, columns)
+    else:
+        storage.replace_pair(pair, columns)
     storage.used = kept
     rows.start_decoding()
     storage.next_slot = rows.slots(rows.next_slots, positions.shape[1])
@@ -62,15 +67,19 @@ def _kept_slices(storage: TokenStorage, length: int) -> list[slice] | None:
     return [slice(0, protected), slice(length - kept + protected, length)]
 
 
-def _joined(x: Tensor, slices: list[slice], free: int = 0) -> Tensor:
-    """Pieces of [B, Hkv, L, D] along L, with free slots behind them, in which anything may stand."""
-    pieces = [x[:, :, part] for part in slices]
-    if 0 < free <= pieces[-1].shape[2]:
-        pieces.append(pieces[-1][:, :, :free])
-        free = 0
-    # Projections hand out views; decoding over one would copy all of it at every step.
-    joined = pieces[0].contiguous() if len(pieces) == 1 else torch.cat(pieces, 2)
-    return F.pad(joined, (0, 0, 0, free)) if free else joined
+def _joined(tensors: list[Tensor], slices: list[slice], free: int) -> Tensor:
+    """Pieces of each of these [B, Hkv, L, D] along L, in one tensor [B, Hkv, len(tensors), slots, D].
+
+    Behind them are free slots, in which anything may stand.
+    """
+    batch, heads, _, size = tensors[0].shape
+    more = free if free <= slices[-1].stop - slices[-1].start else 0
+    pieces = []
+    for x in tensors:
+        pieces += [x[:, :, part] for part in slices]
+        pieces.append(pieces[-1][:, :, :more])
+    joined = torch.cat(pieces, 2).view(batch, heads, len(tensors), -1, size)
+    return F.pad(joined, (0, 0, 0, free - more)) if more < free else joined
 
 
 def choose_kept(storage: TokenStorage, positions: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sinklora.cache.eviction import next_slot
-from sinklora.cache.slots import slot_rows, write_rows, write_slot
+from sinklora.cache.slots import slot_rows, write_pair, write_rows, write_slot
 from sinklora.cache.step import Step, Stored
 from sinklora.cache.storage import TokenStorage
 
@@ -41,7 +41,9 @@ class GrowingStep(Step):
     def _store(self, layer: TokenStorage, key: Tensor, value: Tensor) -> Stored:
         assert layer.keys is not None and layer.values is not None and layer.positions is not None
         rows = layer.counted()
-        if isinstance(self.slot, int):
+        if isinstance(self.slot, int) and layer.pair is not None:
+            write_pair(layer.pair, self.slot, key, value)
+        elif isinstance(self.slot, int):
             write_slot(layer.keys, self.slot, key, 2)
             write_slot(layer.values, self.slot, value, 2)
         else:

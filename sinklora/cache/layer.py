@@ -149,6 +149,12 @@ class BudgetLayer(TokenStorage):
         """Only these rows, in this order."""
         self.select(indices)
 
+    def limit(self, policy: CachePolicy) -> None:
+        """Have this policy's budget after the next turn, also where it is smaller."""
+        self.policy = policy
+        if self.rows is not None:
+            self.rows.limited = True
+
     def crop(self, tokens_to_remove: int) -> None:
         """Not possible: what was evicted cannot come back. Raises ValueError."""
         raise ValueError(

@@ -39,9 +39,9 @@ def attend_ragged_on_cpu(
     """Attention [B, H, 1, D] of one query a row; its softmax is written to `weights` [groups, T] in float32.
 
     `query` [B, H, 1, D], `key` and `value` [T, D] in float32, bfloat16 or float16: the tokens of B * Hkv
-    heads one after the other, `slots` of each; `visible` [T]: False hides a key. All is summed in float32, in
-    an order that does not depend on the number of threads: relative error of the weights about 2e-6 for
-    scores of some units. A head without slots gives zeros, one that sees nothing gives nan.
+    heads one after the other, `slots` of each; `visible` [T]: False hides a key. Everything is summed in
+    float32, in an order that does not depend on the number of threads: relative error of the weights about
+    2e-6 for scores of some units. A head without slots gives zeros, one that sees nothing gives nan.
     Raises RuntimeError for shapes or dtypes that do not go together, and where the operator cannot be had
     (`has_compiled_attention`).
     """

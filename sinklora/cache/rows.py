@@ -26,6 +26,7 @@ class Rows:
         self.evicting = [False] * batch  # whether a token must leave for the last decoded one
         self.shares = [False] * batch  # whether the last tokens were a prompt or a turn, which share slots
         self.leaving = [0] * batch  # tokens that the last ones were too much
+        self.limited = False  # whether the next turn's budget counts even where it is smaller
         self.longest_attended = 0  # the most tokens that any query has seen in the cache, itself included
 
     def __len__(self) -> int:
@@ -38,7 +39,8 @@ class Rows:
             setattr(self, name, [values[row] for row in rows])
 
     def start_turn(self, policy: CachePolicy, counts: list[int]) -> None:
-        """Budgets after a prompt or turn of so many tokens; a row keeps the one it has if that is larger.
+        """Budgets after a prompt or turn of so many tokens; a row keeps the one it has if that is larger,
+        unless it was `limited`.
 
         A single further token is no turn but a decoded one, which changes no budget.
         """
@@ -48,7 +50,9 @@ class Rows:
         for row, count in enumerate(counts):
             if self.shares[row]:
                 new = policy.split(self.tokens[row] + count)
-                self.splits[row] = max(self.splits[row], new, key=lambda split: split.total)
+                larger = max(self.splits[row], new, key=lambda split: split.total)
+                self.splits[row] = new if self.limited else larger
+        self.limited = False
 
     def count(self, counts: list[int]) -> None:
         """So many more tokens a row, of which no more stay than the budget allows."""

@@ -22,6 +22,14 @@ def write_slot(x: Tensor, slot: int | Tensor, new: Tensor | int, dim: int) -> No
         x.scatter_(dim, as_column(slot, x) if dim == -1 else like(slot[..., None], new), new)
 
 
+def write_pair(pair: Tensor, slot: int, key: Tensor, value: Tensor) -> None:
+    """Put a token's key and value [B, Hkv, 1, D] into a slot of [B, Hkv, 2, slots, D], in place.
+
+    One operator writes both: on a card, one row is as slow as their number.
+    """
+    torch.stack([key.squeeze(2), value.squeeze(2)], 2, out=pair[:, :, :, slot])
+
+
 def as_column(index: Tensor, x: Tensor) -> Tensor:
     """An index [..., B, Hkv, n] of slots for a tensor whose last dimension is slots."""
     return index if x.ndim == index.ndim else index.unsqueeze(-2).expand(*x.shape[:-1], -1)

@@ -10,7 +10,7 @@ from torch import Tensor
 from sinklora.cache.constant_step import ConstantStep
 from sinklora.cache.eviction import lowest_slot
 from sinklora.cache.scores import Scorer
-from sinklora.cache.slots import EMPTY, write_slot
+from sinklora.cache.slots import EMPTY, write_pair, write_slot
 from sinklora.cache.step import Stored
 from sinklora.cache.storage import TokenStorage
 
@@ -26,10 +26,13 @@ class SteadyStep(ConstantStep):
         self._stored = rows.next_places()  # tokens [B, 1, 1]; the new one comes behind them
         self._visible = None if rows.agree(rows.stored) else self._reach()
         self._recent, self._protected = (rows.numbers(x) for x in rows.always_kept())
-        # Keys and values flattened to [B * Hkv * slots, D], and where the slots of each head begin in them.
-        self._flat = [(_flattened(layer.keys), _flattened(layer.values)) for layer in self.layers]
-        self._first = torch.arange(0, batch * heads * slots, slots, device=first.device).view(batch, heads, 1)
+        # Keys and values flattened to [rows, D], and where the slots of each head begin in them.
+        self._paired = all(layer.pair is not None for layer in self.layers)
+        self._flat = [_flattened(layer, self._paired) for layer in self.layers]
+        begins = torch.arange(batch * heads, device=first.device) * (2 * slots if self._paired else slots)
+        self._first = begins.view(batch, heads, 1)
         self._rows: Tensor | None = None  # of the new token in them [layers, B * Hkv], during a step
+        self._number: int | None = None  # its slot, where the host knows it and it is that of all heads
         self._weights = self.empty_weights(slots)
         if self.scorer is None:
             self.slot = torch.tensor(rows.next_slots, device=first.device)[None, :, None, None]
@@ -51,7 +54,7 @@ class SteadyStep(ConstantStep):
         return (
             own
             + numbers
-            + [*self.columns.values(), *(x for pair in self._flat for x in pair), *self._weights]
+            + [*self.columns.values(), *(x for flat in self._flat for x in flat), *self._weights]
         )
 
     def _report_slots(self) -> None:
@@ -63,18 +66,29 @@ class SteadyStep(ConstantStep):
 
     def _place(self) -> None:
         positions = self.columns["positions"]
-        self._rows = (self.slot + self._first).flatten(1).expand(len(self.layers), -1)
+        self._number = self._slot_on_host()
+        if self._number is None:
+            self._rows = (self.slot + self._first).flatten(1).expand(len(self.layers), -1)
         write_slot(positions, self._slots(), self.seen.expand(*positions.shape[:-1], 1), -1)
 
     def _store(self, layer: TokenStorage, key: Tensor, value: Tensor) -> Stored:
-        assert self._rows is not None
-        index, heads = layer.index_in_step, self.columns["positions"].shape[1:]
-        keys, values = self._flat[index]
-        for flat, new in ((keys, key), (values, value)):
-            flat.index_copy_(0, self._rows[index], new.flatten(0, 2))
+        index, (batch, heads, slots) = layer.index_in_step, self.columns["positions"].shape[1:]
+        flat = self._flat[index]
+        if self._paired:
+            keys, values = flat[0].view(batch, heads, 2, slots, -1).unbind(2)
+            flat = [flat[0], flat[0][slots:]]
+        else:
+            keys, values = (x.view(batch, heads, slots, -1) for x in flat)
+        if self._number is not None:
+            assert layer.pair is not None
+            write_pair(layer.pair, self._number, key, value)
+        else:
+            assert self._rows is not None
+            for x, new in zip(flat, (key, value), strict=True):
+                x.index_copy_(0, self._rows[index], new.flatten(0, 2))
         return Stored(
-            keys.view(*heads, -1),
-            values.view(*heads, -1),
+            keys,
+            values,
             self.columns["positions"][index],
             self._visible,
             self._stored,
@@ -94,6 +108,16 @@ class SteadyStep(ConstantStep):
         """The slot that is free from now on, shaped like `slot`."""
         return self._following.gather(-1, self.slot) if self.scorer is None else self._lowest(self.scorer)
 
+    def _slot_on_host(self) -> int | None:
+        """The slot of the new token in all layers and heads; None where it differs, or the host must wait."""
+        rows, new = self.layers[0].counted(), self._uncounted
+        if torch.compiler.is_compiling() or not self._paired or self.scorer is not None or new is None:
+            return None
+        slot, (begin, end) = rows.next_slots[0] + new, rows.rings()[0]
+        if not rows.agree(list(zip(rows.next_slots, rows.rings(), strict=True))):
+            return None
+        return slot if slot <= end else begin + (slot - begin) % (end + 1 - begin)
+
     def _lowest(self, scorer: Scorer) -> Tensor:
         return lowest_slot(scorer, self.columns, self.seen, self._recent, self._protected)
 
@@ -106,10 +130,10 @@ class SteadyStep(ConstantStep):
         return self.slot.expand(*self.columns["positions"].shape[:-1], 1)
 
 
-def _flattened(x: Tensor | None) -> Tensor:
-    """[B, Hkv, slots, D] as [B * Hkv * slots, D], sharing memory."""
-    assert x is not None
-    return x.view(-1, x.shape[-1])
+def _flattened(layer: TokenStorage, paired: bool) -> list[Tensor]:
+    """Keys and values [B * Hkv * slots, D] each, or a pair [B * Hkv * 2 * slots, D], sharing memory."""
+    tensors = [layer.pair] if paired else [layer.keys, layer.values]
+    return [x.view(-1, x.shape[-1]) for x in tensors if x is not None]
 
 
 def _by_head(slot: int | Tensor, positions: Tensor | None) -> Tensor:

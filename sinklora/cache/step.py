@@ -63,8 +63,7 @@ class Step(ABC):
         columns = [layer.columns() for layer in self.layers]
         self.columns = {name: _stacked([mine[name] for mine in columns]) for name in columns[0]}
         for index, layer in enumerate(self.layers):
-            assert layer.keys is not None and layer.values is not None
-            layer.replace(layer.keys, layer.values, {name: x[index] for name, x in self.columns.items()})
+            layer.change(lambda x: x, {name: x[index] for name, x in self.columns.items()})
             layer.step, layer.index_in_step = self, index
 
     def begin(self, layer: TokenStorage, key: Tensor, value: Tensor) -> Stored:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -26,6 +27,7 @@ class TokenStorage:
     slot among them has the position EMPTY and zeros as scores. After a prompt the tokens are in the order of
     positions; a decoded token is written into the slot `next_slot`, which is free: a number where all heads
     agree, else [B, Hkv, 1].
+    `pair`: None, or [B, Hkv, 2, slots, D], of which keys and values are the halves (see `slots.write_pair`).
     Heads that share their slots may hold different numbers of tokens (`uneven`): `ragged` holds those then,
     in place of all of these tensors; while tokens come or rows are selected, they are padded as above.
     """
@@ -43,6 +45,7 @@ class TokenStorage:
     def forget(self) -> None:
         """Hold nothing; the next tokens may come in another batch."""
         self.keys = self.values = None
+        self.pair: Tensor | None = None
         self.positions: Tensor | None = None
         self.scorer: Scorer | None = None
         self.rows: Rows | None = None
@@ -105,15 +108,28 @@ class TokenStorage:
 
     def replace(self, keys: Tensor, values: Tensor, columns: dict[str, Tensor]) -> None:
         """Hold these tensors instead, and step alone until somebody makes another step for them."""
-        self.step = None
-        self.ragged = None
+        self.step = self.ragged = self.pair = None
         self.keys, self.values, self.positions = keys, values, columns["positions"]
         if self.scorer is not None:
             self.scorer.state = {name: x for name, x in columns.items() if name != "positions"}
 
+    def replace_pair(self, pair: Tensor, columns: dict[str, Tensor]) -> None:
+        """As `replace`, with keys and values in one tensor [B, Hkv, 2, slots, D]."""
+        keys, values = pair.unbind(2)
+        self.replace(keys, values, columns)
+        self.pair = pair
+
+    def change(self, made_of: Callable[[Tensor], Tensor], columns: dict[str, Tensor]) -> None:
+        """As `replace`, with what is made of keys, and of values; a pair stays one."""
+        if self.pair is not None:
+            self.replace_pair(made_of(self.pair), columns)
+        else:
+            assert self.keys is not None and self.values is not None
+            self.replace(made_of(self.keys), made_of(self.values), columns)
+
     def hold_ragged(self, tokens: RaggedTokens) -> None:
         """Hold these tokens of unequal heads instead."""
-        self.step = self.keys = self.values = self.positions = None
+        self.step = self.keys = self.values = self.pair = self.positions = None
         self.ragged, self.uneven = tokens, True
         if self.scorer is not None:
             self.scorer.state = {}
@@ -163,12 +179,11 @@ class TokenStorage:
             return
         self.bring_up_to_date()
         self.pad()
-        assert self.keys is not None and self.values is not None
         at = indices.to(self.device)
         columns = {name: x[at] for name, x in self.columns().items()}
         if isinstance(self.next_slot, Tensor):
             self.next_slot = self.next_slot[at]
-        self.replace(self.keys[at], self.values[at], columns)
+        self.change(lambda x: x[at], columns)
         self.rows.select(torch.arange(len(self.rows))[indices.cpu()].tolist())
 
     def leave_inference_mode(self) -> None:
@@ -179,7 +194,7 @@ class TokenStorage:
             columns = {name: x.clone() for name, x in self.columns().items()}
             if isinstance(self.next_slot, Tensor):
                 self.next_slot = self.next_slot.clone()
-            self.replace(self.keys.clone(), self.values.clone(), columns)
+            self.change(torch.clone, columns)
 
     def with_stored(self, key: Tensor, value: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Stored tokens and new ones behind them: keys, values, positions."""
@@ -205,11 +220,11 @@ class TokenStorage:
 
     def make_slots(self, slots: int) -> None:
         """As many slots in all, if they are not there yet."""
-        assert self.keys is not None and self.values is not None
+        assert self.keys is not None
         extra = slots - self.keys.shape[2]
         if extra > 0:
-            keys, values = (F.pad(x, (0, 0, 0, extra)) for x in (self.keys, self.values))
-            self.replace(keys, values, {name: padded(name, x, extra) for name, x in self.columns().items()})
+            columns = {name: padded(name, x, extra) for name, x in self.columns().items()}
+            self.change(lambda x: F.pad(x, (0, 0, 0, extra)), columns)
 
 
 def padded(name: str, column: Tensor, slots: int) -> Tensor:

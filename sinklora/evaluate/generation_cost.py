@@ -94,7 +94,11 @@ def compare_caches(
     given (see `generation_rounds`).
     """
     sizes = {"prompt_tokens": prompt_tokens, "new_tokens": new_tokens, "batch": batch, "rounds": rounds}
-    costs = generation_rounds(model, caches, **sizes, progress=progress)
+    return medians_of_rounds(generation_rounds(model, caches, **sizes, progress=progress))
+
+
+def medians_of_rounds(costs: pd.DataFrame) -> pd.DataFrame:
+    """The lines of `compare_caches` from those of `generation_rounds`."""
     base = costs[costs.cache == OWN]
     lines = []
     for name, own in costs.groupby("cache", sort=False):

@@ -27,7 +27,8 @@ from sinklora.evaluate.lm_eval_requests import (
 from sinklora.hf.budget_cache import POSITIONS, BudgetCache
 from sinklora.hf.device import default_device
 from sinklora.hf.model_names import adapter_folder, check_model_name
-from sinklora.lora.checkpoint import STATE_FILE, load_adapter
+from sinklora.lora.adapter_files import STATE_FILE
+from sinklora.lora.checkpoint import load_adapter
 from sinklora.pretrained.catalogue import packaged_record
 from sinklora.pretrained.fetch import model_path
 from sinklora.pretrained.load import dtype_of

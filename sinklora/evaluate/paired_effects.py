@@ -25,7 +25,8 @@ Values = NDArray[np.floating]
 class Effect:
     """An estimate, the ends of its 95 and 90 % intervals, two-sided p of "it is 0", seeds and documents.
 
-    p is Student's, of the estimate and its standard error. Ends and p are NaN for a single document.
+    p is Student's, of the estimate, its standard error `error` and `freedom` degrees of freedom. Ends and p
+    are NaN for a single document.
     """
 
     estimate: float
@@ -36,12 +37,48 @@ class Effect:
     p: float
     seeds: int
     documents: int
+    error: float = math.nan
+    freedom: float = math.inf
+
+    @property
+    def holds(self) -> bool:
+        """Whether the estimate says that it is more than 0."""
+        return self.estimate > 0
 
     @property
     def units(self) -> str:
         """How many of what: "5 seeds × 64 documents"."""
         seeds = "1 seed" if self.seeds == 1 else f"{self.seeds} seeds"
         return f"{seeds} × {self.documents} documents"
+
+    def chance_above(self, value: float) -> float:
+        """One-sided p of "it is no more than `value`"."""
+        if self.error == 0:
+            return float(self.estimate <= value)
+        return float(stats.t.sf((self.estimate - value) / self.error, self.freedom))
+
+
+@dataclass(frozen=True)
+class Equivalence:
+    """An effect, and whether it lies between two ends: two one-sided tests (Schuirmann 1987).
+
+    `within`: p of "it does not lie between them", the larger of the two; `beyond`: p of "it does", twice the
+    smaller of those of the other sides. NaN where the effect's p is.
+    """
+
+    effect: Effect
+    within: float
+    beyond: float
+
+    @property
+    def holds(self) -> bool:
+        """Whether the estimate says that it lies between the ends."""
+        return self.within < self.beyond
+
+    @property
+    def p(self) -> float:
+        """Of that, or of its opposite: whichever the estimate says."""
+        return float(np.minimum(self.within, self.beyond))
 
 
 def effect(statistic: Callable[..., Values], *values: Values) -> Effect:
@@ -65,7 +102,8 @@ def effect(statistic: Callable[..., Values], *values: Values) -> Effect:
     low, high, low90, high90 = (float(estimate + x) for x in (-half, half, -half90, half90))
     certain = error <= nothing
     p = float(abs(estimate) <= nothing) if certain else 2 * stats.t.sf(abs(estimate) / error, freedom)
-    return Effect(estimate, low, high, low90, high90, float(p), seeds, documents)
+    error = 0.0 if certain else error
+    return Effect(estimate, low, high, low90, high90, float(p), seeds, documents, error, freedom)
 
 
 def ratio(top: Callable[..., Values], bottom: Callable[..., Values], *values: Values) -> Effect:
@@ -78,7 +116,7 @@ def ratio(top: Callable[..., Values], bottom: Callable[..., Values], *values: Va
     means = [np.array([m.mean()]) for m in matrices]
     above, below = (float(np.asarray(statistic(*means))[0]) for statistic in (top, bottom))
     nan, of_top, of_bottom = math.nan, effect(top, *values), effect(bottom, *values)
-    found = replace(of_top, estimate=above / below, low=nan, high=nan, low90=nan, high90=nan)
+    found = replace(of_top, estimate=above / below, low=nan, high=nan, low90=nan, high90=nan, error=nan)
     if found.documents < 2:
         return found
     pairs = zip(_samples(top, matrices), _samples(bottom, matrices), strict=True)
@@ -92,7 +130,6 @@ def ratio(top: Callable[..., Values], bottom: Callable[..., Values], *values: Va
         beyond = side * math.copysign(1.0, below) * (above - r * below)
         return beyond - float(stats.t.ppf((1 + level) / 2, freedom)) * error
 
-    of_bottom = effect(bottom, *values)
     ends = []
     for level, apart in (
         (0.95, of_bottom.low * of_bottom.high > 0),
@@ -100,6 +137,42 @@ def ratio(top: Callable[..., Values], bottom: Callable[..., Values], *values: Va
     ):
         ends += [_end(gap, found.estimate, level, side) if apart else math.nan for side in (1, -1)]
     return replace(found, low=ends[0], high=ends[1], low90=ends[2], high90=ends[3])
+
+
+def within(found: Effect, margin: float) -> Equivalence:
+    """Whether a difference is less than `margin` either way."""
+    return _equivalence(found, found.chance_above(-margin), 1 - found.chance_above(margin))
+
+
+def ratio_within(
+    top: Callable[..., Values], bottom: Callable[..., Values], low: float, high: float, *values: Values
+) -> Equivalence:
+    """Whether a ratio lies between `low` and `high` (infinite: there is no such end), by what Fieller's
+    interval is made of: `top - low * bottom`.
+
+    Arguments as in `ratio`; nothing is said where `bottom` itself may be 0.
+    """
+    found = ratio(top, bottom, *values)
+    if math.isnan(found.low):
+        return Equivalence(found, math.nan, math.nan)
+    sign = math.copysign(1.0, effect(bottom, *values).estimate)
+
+    def chance(end: float, side: float) -> float:
+        """p of "the ratio is not on this side of an end"."""
+        if math.isinf(end):
+            return 0.0
+        beyond = effect(lambda *means: side * sign * (top(*means) - end * bottom(*means)), *values)
+        return beyond.chance_above(0)
+
+    return _equivalence(found, chance(low, 1), chance(high, -1))
+
+
+def _equivalence(found: Effect, too_low: float, too_high: float) -> Equivalence:
+    """From the p of "it is no more than the lower end", and of "it is no less than the upper end"."""
+    beyond = min(1.0, 2 * min(1 - too_low, 1 - too_high))
+    if math.isnan(too_low + too_high):
+        return Equivalence(found, math.nan, math.nan)
+    return Equivalence(found, max(too_low, too_high), beyond)
 
 
 def _end(gap: Callable[[float, float, int], float], estimate: float, level: float, side: int) -> float:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import gc
 import statistics
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from sinklora.evaluate.memory import (
 from sinklora.evaluate.own_process import in_own_process
 from sinklora.evaluate.step_estimate import estimate
 from sinklora.evaluate.step_spec import StepCost, StepSpec, training_model, training_step
-from sinklora.evaluate.timing import timed
+from sinklora.evaluate.timing import in_rounds, timed
 from sinklora.records.provenance import current_provenance
 from sinklora.records.runs import remember
 
@@ -85,9 +87,7 @@ def measured(
     never kept: it may fit when they are gone. Raises RuntimeError where they still hold some of it.
     """
     known = current_provenance()
-    machine = {name: known[name] for name in ("versions", "hardware", "threads")}
-    machine["versions"] = {name: machine["versions"][name] for name in ("torch", "transformers", "peft")}
-    key = {"step": spec.key(), "repeats": repeats, "time_it": time_it, "machine": machine}
+    key = {"step": spec.key(), "repeats": repeats, "time_it": time_it, "machine": _machine(known)}
 
     def compute() -> dict[str, Any]:
         if spec.device == "cuda":
@@ -100,6 +100,57 @@ def measured(
 
     kept = remember(key, compute, runs=runs, prefix="step", name="cost", used=used)
     return StepCost(kept["seconds"], kept["peak_bytes"])
+
+
+def _machine(known: dict[str, Any]) -> dict[str, Any]:
+    """What decides how long a step takes, besides the step."""
+    versions = {name: known["versions"][name] for name in ("torch", "transformers", "peft")}
+    return {"versions": versions, "hardware": known["hardware"], "threads": known["threads"]}
+
+
+def measured_in_turn(
+    specs: Sequence[StepSpec], *, runs: Path, rounds: int = 9, used: list[Path] | None = None
+) -> list[list[float]]:
+    """Seconds of a step of each spec, round by round: `in_turn` in a process of its own, kept as `measured`
+    keeps its costs.
+
+    For what is compared: a load that comes and goes slows all steps of a round alike, and the median of the
+    rounds' ratios stays. All models are in memory at once. Raises RuntimeError where it does not suffice.
+    """
+    known = current_provenance()
+    key = {"in_turn": [spec.key() for spec in specs], "rounds": rounds, "machine": _machine(known)}
+
+    def compute() -> dict[str, Any]:
+        seconds = in_own_process(
+            "sinklora.evaluate.training_step:in_turn_as_json",
+            [asdict(spec) for spec in specs],
+            rounds,
+            what=f"steps in turn, {', '.join(spec.pattern for spec in specs)}",
+            environment=KEEP_MEMORY,
+        )
+        return {"seconds": seconds, "provenance": known}
+
+    kept = remember(key, compute, runs=runs, prefix="step", name="rounds", used=used)
+    seconds: list[list[float]] = kept["seconds"]
+    return seconds
+
+
+def in_turn(specs: Sequence[StepSpec], rounds: int) -> list[list[float]]:
+    """Wall seconds of a step of each spec, [specs, rounds], each taken once in every round, in this process.
+
+    A first round is not timed.
+    """
+    steps = {
+        place: partial(timed, training_step(spec, training_model(spec, spec.device)), spec.device)
+        for place, spec in enumerate(specs)
+    }
+    found = in_rounds(steps, rounds=rounds, progress=False)
+    return [[lap.wall for lap in found[place]] for place in steps]
+
+
+def in_turn_as_json(specs: Sequence[dict[str, Any]], rounds: int) -> list[list[float]]:
+    """`in_turn` for a process of its own: the specs' fields."""
+    return in_turn([StepSpec(**spec) for spec in specs], rounds)
 
 
 def _on_cuda(spec: StepSpec, repeats: int) -> StepCost:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from transformers import PreTrainedConfig, PreTrainedModel
@@ -13,8 +14,11 @@ from sinklora.hf.attention import CACHE_NAME
 class CalledCache(Cache):
     """A cache that is told when a model is called with it, and when the call is over."""
 
-    def begin_call(self, model: PreTrainedModel, use_cache: bool | None) -> None:
-        """Before anything is computed; what it raises is what the caller of the model gets."""
+    def begin_call(self, model: PreTrainedModel, options: Mapping[str, Any]) -> None:
+        """Before anything is computed; what it raises is what the caller of the model gets.
+
+        `options`: what the model was called with by name.
+        """
         raise NotImplementedError
 
     def end_call(self) -> None:
@@ -56,7 +60,7 @@ class AttentionSwitch:
             return  # within the call of the model around this one
         self._restore()
         if cache is not None:
-            cache.begin_call(module, kwargs.get("use_cache"))
+            cache.begin_call(module, kwargs)
             self._cache, self._called = cache, module
             self._replaced = module.config, module.config._attn_implementation
             module.config._attn_implementation = CACHE_NAME

@@ -6,7 +6,7 @@ SinkLoRA, arXiv 2406.05678, section 3.3; H2O, arXiv 2306.14048.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -76,7 +76,11 @@ class BudgetCacheLayer(BudgetLayer, CacheLayerMixin):
     def __getstate__(self) -> dict[str, Any]:
         """All but what belongs to this process, the module that filled it and its part in a common tensor."""
         self.bring_up_to_date()
-        return {**self.__dict__, "_module": None, "step": None}
+        state = {**self.__dict__, "_module": None, "step": None, "pair": None}
+        if self.pair is not None:  # tensors that share memory are pickled one by one, each with all of it
+            keys, values = (x.clone(memory_format=torch.contiguous_format) for x in self.pair.unbind(2))
+            state |= {"keys": keys, "values": values}
+        return state
 
 
 class BudgetCache(CalledCache):
@@ -164,15 +168,21 @@ class BudgetCache(CalledCache):
             further = turning if rotation is None else None
             check_rotation(transformer, everything, everything.budget_layers, purpose, further)
 
-    def begin_call(self, model: PreTrainedModel, use_cache: bool | None) -> None:
+    def begin_call(self, model: PreTrainedModel, options: Mapping[str, Any]) -> None:
         """A model is called with this cache.
 
-        ValueError where it was told not to use one, or the call before was interrupted on its way.
+        ValueError where it was told not to use one, or to return attention, and where the call before was
+        interrupted on its way.
         """
-        if use_cache is False or (use_cache is None and getattr(model.config, "use_cache", True) is False):
+        if _asked(model, options, "use_cache") is False:
             raise ValueError(
                 "use_cache=False (an argument, or the model's config) with a BudgetCache as past_key_values: "
                 "pass use_cache=True, or leave the cache out"
+            )
+        if _asked(model, options, "output_attentions"):
+            raise ValueError(
+                "output_attentions=True (an argument, or the model's config) with a BudgetCache, which "
+                "returns none: leave it out, or take transformers' DynamicCache"
             )
         attended = [layer.has_attended for layer in self.budget_layers]
         if self._in_call and any(attended) and not all(attended):
@@ -264,9 +274,27 @@ class BudgetCache(CalledCache):
         """Bytes that the cache holds: keys, values, positions and scores of all layers."""
         return sum(layer.nbytes() for layer in self.budget_layers)
 
+    def limit(self, policy: CachePolicy) -> None:
+        """Have the same policy with a smaller budget from the next turn (several tokens) on.
+
+        Which tokens leave then is decided by the scores that they have. What was evicted before does not come
+        back under a larger budget. Raises ValueError for a policy of another kind.
+        """
+        if type(policy) is not type(self.policy) or policy.sharing != self.policy.sharing:
+            raise ValueError(f"policy={policy}: this cache was filled under {self.policy}; make a new one")
+        self.policy = policy
+        for layer in self.budget_layers:
+            layer.limit(policy)
+
     def kept_positions(self, layer: int) -> Tensor:
         """Positions of the tokens a layer keeps, ascending [B, Hkv, slots]; -1 fills rows that keep fewer."""
         return self.budget_layers[layer].kept_positions()
+
+
+def _asked(model: PreTrainedModel, options: Mapping[str, Any], name: str) -> Any:
+    """What a call asks for, by its argument or else by the model's config."""
+    given = options.get(name)
+    return getattr(model.config, name, None) if given is None else given
 
 
 def enable_budget_caches(model: nn.Module) -> nn.Module:

@@ -31,8 +31,9 @@ def extend_context(model: nn.Module, length: int, method: str = "linear") -> nn.
     A model that was trained with a scaling goes on with it. `llama3` (Llama 3.1): short wavelengths keep
     their frequencies, the factor of the long ones grows by `length` over the present context. `longrope`
     (arXiv 2402.13753, Phi-3): beyond the length of pretraining every frequency is divided by as much, up to
-    it nothing changes. Where layer types have RoPE parameters of their own (Gemma 3), sliding windows keep
-    theirs.
+    it frequencies stay; attention is scaled for the new factor at every length, which short inputs notice,
+    unless the config gives an `attention_factor`. Where layer types have RoPE parameters of their own
+    (Gemma 3), sliding windows keep theirs.
 
     The config keeps everything needed to reload: `rope_parameters` (its `rope_theta` kept),
     `max_position_embeddings` (for `dynamic` it stays the original length, from which transformers computes)

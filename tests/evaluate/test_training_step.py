@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from sinklora.evaluate.memory import (
 )
 from sinklora.evaluate.step_estimate import estimate
 from sinklora.evaluate.step_spec import EAGER, StepCost, StepEstimate, StepSpec
-from sinklora.evaluate.training_step import measured
+from sinklora.evaluate.training_step import measured, measured_in_turn
 from sinklora.hf.model_shapes import SHAPES, random_model, shape_config
 from sinklora.reproduction.efficiency.claims import training_cost_claims
 from sinklora.reproduction.efficiency.longest_context import (
@@ -390,6 +391,31 @@ def test_memory_that_others_held_is_no_result(
     found[:] = [crowded]
     longest_step = dataclasses.replace(spec, context=128)
     assert [measured(longest_step, runs=tmp_path).peak_bytes for _ in range(2)] == [None, None], "never fits"
+
+
+def test_steps_in_turn_are_measured_once_and_kept_by_round(one_layer: str, tmp_path: Path) -> None:
+    """In a process of their own, each step once a round; other rounds are another measurement."""
+    specs = [StepSpec(one_layer, 32, pattern, checkpointing=False) for pattern in ("full", "sf")]
+    used: list[Path] = []
+    first = measured_in_turn(specs, runs=tmp_path, rounds=3, used=used)
+    assert [len(seconds) for seconds in first] == [3, 3] and min(map(min, first)) > 0
+    assert measured_in_turn(specs, runs=tmp_path, rounds=3, used=used) == first, "read back"
+    assert used == [used[0]] * 2 and used[0].name.startswith("step-")
+    kept = json.loads((used[0] / "rounds.json").read_text())
+    assert kept["seconds"] == first and kept["provenance"]["hardware"]
+
+
+def test_each_step_has_its_turn_in_every_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[str] = []
+
+    def step_of(spec: StepSpec, model: str) -> Callable[[], None]:
+        return lambda: taken.append(f"{model}, {spec.pattern}")
+
+    monkeypatch.setattr(efficiency, "training_model", lambda spec, device: f"on {device}")
+    monkeypatch.setattr(efficiency, "training_step", step_of)
+    found = efficiency.in_turn([StepSpec(context=32, pattern=name) for name in ("full", "sf")], rounds=2)
+    assert taken == ["on cpu, full", "on cpu, sf"] * 3, "a first round is not timed"
+    assert [len(seconds) for seconds in found] == [2, 2]
 
 
 @pytest.mark.gpu

@@ -72,6 +72,19 @@ def test_eager_models_return_their_attentions_again() -> None:
         assert torch.equal(first, second)
 
 
+@torch.no_grad()
+def test_attentions_are_refused_where_a_cache_has_none() -> None:
+    model = tiny_model("llama-gqa")
+    model.set_attn_implementation("eager")
+    with pytest.raises(ValueError, match=r"output_attentions=True .* with a BudgetCache, which returns none"):
+        model(tokens(), output_attentions=True, past_key_values=BudgetCache(model, H2O(8)))
+    model.config.output_attentions = True
+    with pytest.raises(ValueError, match="output_attentions=True"):
+        model.generate(tokens(), past_key_values=BudgetCache(model, H2O(8)), max_new_tokens=3)
+    written = model(tokens(), output_attentions=False, past_key_values=BudgetCache(model, H2O(8)))
+    assert written.logits.shape[1] == tokens().shape[1]
+
+
 class Interrupted(nn.Module):
     """Something that ends a forward pass half-way, the second time it is called."""
 

@@ -94,6 +94,44 @@ def test_several_turns_equal_the_simulation(policy: CachePolicy, calls: list[int
     compare(tiny_model("llama-gqa").double(), policy, calls, None)
 
 
+SMALLER = {
+    "h2o": (H2O(12), H2O(5)),
+    "streaming": (StreamingLLM(12, sink_tokens=2), StreamingLLM(5, sink_tokens=2)),
+    "tova": (TOVA(9), TOVA(4)),
+    "novelty": (Novelty(12), Novelty(7)),
+    "replay-head": (Replay(12, share="head"), Replay(7, share="head")),
+    "replay-layer": (Replay(12, share="layer"), Replay(7, share="layer")),
+    "replay-model": (Replay(12), Replay(7)),
+}
+
+
+@pytest.mark.parametrize("between", [[], [1, 1, 1]], ids=["at-once", "decoded"])
+@pytest.mark.parametrize(("policy", "smaller"), SMALLER.values(), ids=SMALLER)
+def test_a_limit_counts_from_the_next_turn_on(
+    policy: CachePolicy, smaller: CachePolicy, between: list[int]
+) -> None:
+    model, calls = tiny_model("llama-gqa").double(), [15, *between, 4, 1, 3]
+    ids, cache = tokens(2, sum(calls)), BudgetCache(model, policy)
+    before = 15 + len(between)
+    logits = [run(cache, model, ids[:, :before], calls[: 1 + len(between)])]
+    cache.limit(smaller)
+    logits.append(run(cache, model, ids[:, before:], [4, 1, 3]))
+    for row in range(2):
+        truth = Simulation(model, policy, limits={1 + len(between): smaller})
+        assert_close(torch.cat(logits, 1)[row], truth.run(ids[row], calls), atol=1e-9)
+        check_kept(cache, row, truth)
+    assert cache.policy is smaller
+
+
+def test_a_limit_is_of_the_same_kind() -> None:
+    cache = BudgetCache(tiny_model("llama-gqa"), H2O(8))
+    with pytest.raises(ValueError, match=r"policy=StreamingLLM.*: this cache was filled under H2O"):
+        cache.limit(StreamingLLM(6))
+    shared = BudgetCache(tiny_model("llama-gqa"), Replay(8))
+    with pytest.raises(ValueError, match="make a new one"):
+        shared.limit(Replay(6, share="head"))
+
+
 # New tokens of three rows, turn by turn: rows of one token, rows without any, decoding in between.
 TURNS = [[9, 4, 1], [1, 1, 3], [5, 1, 0], [1, 1, 1], [1, 1, 1], [0, 7, 2], [1, 1, 1]]
 ONE_TOKEN_A_CALL = [[int(call >= first) for first in (0, 6, 3)] for call in range(12)]

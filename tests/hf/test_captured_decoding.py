@@ -192,7 +192,7 @@ def test_what_a_step_writes_stays_where_it_is(name: str) -> None:
 
     cache = read(MODEL, (MAIN | OTHERS)[name], tokens())
     decode(compiled(MODEL, watch), cache, tokens()[:, :1], 2)
-    assert len({x.data_ptr() for x in written}) * 2 == len(written) >= 2 * 7
+    assert len({x.data_ptr() for x in written}) * 2 == len(written) >= 2 * 5
     assert all(x._dynamo_static_input_type == "unguarded" for x in written)  # type: ignore[attr-defined]
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from peft import PeftModel
+from peft import PeftModel, PrefixTuningConfig, get_peft_model
 from torch import nn
 from transformers import (
     AutoModel,
@@ -224,12 +224,17 @@ def adapted(model: PreTrainedModel) -> PeftModel:
     return lora_plus(model)
 
 
+def with_prompts(model: PreTrainedModel) -> PeftModel:
+    return get_peft_model(model, PrefixTuningConfig(num_virtual_tokens=2, task_type="CAUSAL_LM"))
+
+
 @pytest.mark.parametrize(
     ("wrap", "message"),
     [
         (compiled, r"is compiled \(OptimizedModule\): take the model inside \({}\._orig_mod\)"),
         (parallel, r"is wrapped for several devices \(DataParallel\): take the model before"),
         (adapted, r"has an adapter already \(LoraPlusModel\): fold it in with merge_adapter"),
+        (with_prompts, r"has learned prompts \(PREFIX_TUNING\), .* \({}\.get_base_model\(\)\)"),
         (lambda _: nn.Linear(2, 2), r"must be a transformers PreTrainedModel, got Linear"),
         (lambda _: "llama", r"must be a transformers PreTrainedModel, got str"),
     ],

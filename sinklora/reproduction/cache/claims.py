@@ -1,13 +1,11 @@
-"""What the measurements say of Fig. 6 (accuracy under a budget) and Table 5 (time)."""
+"""What the measurements say of Fig. 6 (accuracy under a budget)."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-import numpy as np
 import pandas as pd
 
-from sinklora.evaluate.generation_cost import OWN
-from sinklora.evaluate.paired_effects import Effect, Values, effect
+from sinklora.evaluate.paired_effects import Effect, effect, within
 from sinklora.reproduction.cache.estimates import (
     RIVALS,
     chance_of,
@@ -16,18 +14,22 @@ from sinklora.reproduction.cache.estimates import (
     paired,
     smaller_is_better,
 )
-from sinklora.reproduction.cache.generation_study import DECODING, SETTING, whole_seconds
-from sinklora.reproduction.cache.study import PERPLEXITY, SMALL
+from sinklora.reproduction.cache.study import PERPLEXITY, QUESTIONS, RECALL, RECALL_LATER, SMALL
 from sinklora.reproduction.cache.text_study import NATS
 from sinklora.reproduction.cache.verdict import percents
 from sinklora.reproduction.names import CACHES
-from sinklora.reproduction.report.claims import Claim, decide_equal, family, with_effect
+from sinklora.reproduction.report.claims import Claim, Tested, family
 
 NEAR = 0.05  # nats a token: so far from the full cache's counts as near it
 
 LOST = 0.2  # of what the full cache answers beyond chance: so much less counts as near it
 
 UNANSWERED = "neither cache does better than chance"
+
+FULL_AT_CHANCE = "the full cache does no better than chance"
+
+COUNTED: Mapping[str, str] = {QUESTIONS: "question", RECALL: "trial", RECALL_LATER: "trial"}
+"""The unit of a measure; of all others it is the document."""
 
 
 def accuracy_claims(rows: pd.DataFrame, model: str, table: str) -> list[Claim]:
@@ -36,12 +38,13 @@ def accuracy_claims(rows: pd.DataFrame, model: str, table: str) -> list[Claim]:
     `rows`: one a measure, policy, budget and item, as the studies have them; of several budgets an item's
     mean counts, of several items of a document theirs. A measure in which the full cache does no better than
     chance cannot be measured, nor a comparison of two caches neither of which does; both count in the
-    correction all the same: it is of all that was compared. StreamingLLM is not in the paper: claims about it
-    are ours, and so is how near rivals stay.
+    correction (Holm) all the same: it is of all that was compared, leads and nearness together. StreamingLLM
+    is not in the paper: claims about it are ours, and so is how near rivals stay.
     """
     given = clustered(rows)
-    claims: list[Claim] = []
-    effects: dict[Claim, Effect] = {}
+    unmeasured: list[Claim] = []
+    leads: dict[Claim, Tested] = {}
+    near: dict[Claim, Tested] = {}
     for measure in dict.fromkeys(given.measure):
         claim = Claim("Fig. 6", "", "not decided", unit=_unit(measure), table=table, model=model)
         of_measure = given[given.measure == measure]
@@ -49,7 +52,8 @@ def accuracy_claims(rows: pd.DataFrame, model: str, table: str) -> list[Claim]:
         budgets = sorted(budget for budget in asked if budget <= SMALL)
         if not budgets:
             reason = f"no budget of {100 * SMALL:g} % or less was measured"
-            claims.append(replace(claim, sentence=f"H2O is better than Local in {measure}", reason=reason))
+            sentence = f"H2O is better than Local in {measure}"
+            unmeasured.append(replace(claim, sentence=sentence, reason=reason))
             continue
         where = f"{measure}, at {percents(budgets)} of the prompt"
         for rival in (name for name in RIVALS if name in set(of_measure.policy)):
@@ -57,34 +61,31 @@ def accuracy_claims(rows: pd.DataFrame, model: str, table: str) -> list[Claim]:
             against = replace(claim, sentence=sentence, restated=rival != "local")
             if reason := _unmeasurable(of_measure, measure, rival, budgets):
                 against = replace(against, outcome="cannot be measured here", reason=reason)
-            effects[against] = _lead(given, measure, "h2o", rival, budgets)
-        claims += _near_claims(of_measure, measure, where, budgets, claim)
-    decided = zip(family(effects), effects.values(), strict=True)
-    return [*(_counted(claim, found) for claim, found in decided), *claims]
+            found = _lead(given, measure, "h2o", rival, budgets)
+            leads[replace(against, n=_counted(measure, found))] = found
+        near |= _near_full(of_measure, measure, where, budgets, claim)
+    return [*family(leads | near), *unmeasured]
 
 
-def _near_claims(
+def _near_full(
     rows: pd.DataFrame, measure: str, where: str, budgets: Sequence[float], claim: Claim
-) -> Iterator[Claim]:
+) -> dict[Claim, Tested]:
     """That H2O stays near the full cache, and whether its rivals do."""
     full = rows[rows.policy == "full"]
+    near: dict[Claim, Tested] = {}
     if full.empty or measure.endswith(NATS):
-        return
+        return near
     chance = chance_of(measure, full)
     margin = NEAR if measure == PERPLEXITY else LOST * (full.value.mean() - chance)
     near_to = f"{NEAR:g} nats of" if measure == PERPLEXITY else f"{LOST:.0%} of the answers beyond chance of"
     for policy in (name for name in ("h2o", *RIVALS) if name in set(rows.policy)):
         sentence = f"{CACHES[policy]} stays within {near_to} the full cache in {where}"
-        near = replace(claim, sentence=sentence, restated=policy != "h2o")
+        stays = replace(claim, sentence=sentence, restated=policy != "h2o")
         if not _is_answered(rows, measure, "full", [1.0]):
-            yield replace(near, outcome="cannot be measured here", reason=FULL_AT_CHANCE)
-            continue
+            stays = replace(stays, outcome="cannot be measured here", reason=FULL_AT_CHANCE)
         found = _lead(rows, measure, policy, "full", budgets)
-        equal = replace(near, outcome=decide_equal(found, margin))
-        yield _counted(with_effect(equal, found), found)
-
-
-FULL_AT_CHANCE = "the full cache does no better than chance"
+        near[replace(stays, n=_counted(measure, found))] = within(found, margin)
+    return near
 
 
 def _unmeasurable(rows: pd.DataFrame, measure: str, rival: str, budgets: Sequence[float]) -> str:
@@ -95,8 +96,10 @@ def _unmeasurable(rows: pd.DataFrame, measure: str, rival: str, budgets: Sequenc
     return "" if any(answered) else UNANSWERED
 
 
-def _counted(claim: Claim, found: Effect) -> Claim:
-    return replace(claim, n=f"{found.documents} documents or questions")
+def _counted(measure: str, found: Effect) -> str:
+    """How many of what: "8 documents", "250 questions"."""
+    unit = COUNTED.get(measure, "document")
+    return f"{found.documents} {unit}" if found.documents == 1 else f"{found.documents} {unit}s"
 
 
 def _lead(rows: pd.DataFrame, measure: str, policy: str, rival: str, budgets: Sequence[float]) -> Effect:
@@ -120,65 +123,3 @@ def _unit(measure: str) -> str:
     if measure == PERPLEXITY:
         return "nats a token"
     return "nats an answer" if measure.endswith(NATS) else "of the answers"
-
-
-def time_claims(costs: pd.DataFrame, new_tokens: int, batch: int, rounds: int) -> list[Claim]:
-    """Whether H2O at 20 % saves time against the full cache of the same code: in decoding, and with the
-    prompt before `new_tokens` tokens for each of `batch` rows. `costs` are those of `compare_caches`.
-    """
-    rows = costs.set_index("cache")
-    h2o, full = (rows.loc[name].to_dict() for name in ("h2o 20%", "full (ours)"))
-    faster = 100 * (h2o["decoded tokens/s"] / full["decoded tokens/s"] - 1)
-    seconds = [row["prompt (s)"] + new_tokens * batch / row["decoded tokens/s"] for row in (h2o, full)]
-    saved = 100 * (1 - seconds[0] / seconds[1])
-    return [
-        Claim(
-            "Table 5",
-            sentence,
-            "held" if gain > 0 else "did not hold",
-            float(gain),
-            unit=unit,
-            n=f"medians of {rounds} rounds",
-            table="table5",
-            restated=True,
-        )
-        for sentence, gain, unit in (
-            (
-                "decoding with H2O at 20 % is faster than with the full cache",
-                faster,
-                "% more tokens a second",
-            ),
-            (f"so is a prompt with {new_tokens} tokens after it", saved, "% less time"),
-        )
-    ]
-
-
-def generation_claims(rows: pd.DataFrame, new_tokens: int, budget: float, model: str) -> list[Claim]:
-    """Whether H2O saves time against transformers' cache, in each setting of `measure_generation`: prompt and
-    `new_tokens` tokens a row together, which is what the paper times, and decoding alone.
-
-    Held, or not, where every round says so.
-    """
-    blank = Claim("Table 5", "", "not decided", table="table5_real", model=model)
-    claims = []
-    for (batch, prompt), group in rows.groupby(SETTING, sort=False):
-        own, h2o = (group[group.cache == name].sort_values("round") for name in (OWN, "h2o"))
-        whole = [whole_seconds(found, new_tokens).to_numpy() for found in (h2o, own)]
-        setting, at = f"{batch} × {prompt} tokens", f"with H2O at {budget:.0%}"
-        total = f"{setting} and {new_tokens} more a row take less time {at}"
-        decoding = f"behind {setting} decoding is faster {at}"
-        faster = h2o[DECODING].to_numpy() / own[DECODING].to_numpy() - 1
-        claims.append(
-            _in_every_round(replace(blank, sentence=total, unit="% less time"), 1 - whole[0] / whole[1])
-        )
-        ours = replace(blank, sentence=decoding, unit="% more tokens a second", restated=True)
-        claims.append(_in_every_round(ours, faster))
-    return claims
-
-
-def _in_every_round(claim: Claim, gains: Values) -> Claim:
-    """A claim decided by whether every round gains, or none does; it estimates their median, in per cent."""
-    low, middle, high = (float(100 * x) for x in np.quantile(gains, (0, 0.5, 1)))
-    outcome = "held" if low > 0 else "did not hold" if high < 0 else "not decided"
-    n = f"{len(gains)} rounds, {low:+.0f} to {high:+.0f} %"
-    return replace(claim, outcome=outcome, estimate=middle, n=n)

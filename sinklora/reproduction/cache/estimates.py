@@ -6,18 +6,16 @@ items of one cluster do not count as independent.
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
-from sinklora.evaluate.paired_effects import holm
 from sinklora.records.tables import Column, Estimate, Table, part
+from sinklora.reproduction.cache.paired_outcomes import outcomes
 from sinklora.reproduction.cache.study import CHANCE, PERPLEXITY, QUESTIONS
 from sinklora.reproduction.cache.text_study import FACTS, FACTS_LATER, NATS
 from sinklora.reproduction.cache.verdict import percents
-from sinklora.reproduction.report.claims import LEVEL
 
 ORDER = (PERPLEXITY, QUESTIONS, FACTS, FACTS_LATER, FACTS + NATS, FACTS_LATER + NATS)
 
@@ -112,31 +110,31 @@ def differences(rows: pd.DataFrame, policy: str = "h2o", rivals: Sequence[str] =
         if ((given.measure == measure) & (given.policy == rival)).any()
     ]
     means = [pair.groupby("cluster").lead.mean().to_numpy() for *_, pair in pairs]
-    adjusted = holm([_chance_alone(values) for values in means])
     lines = []
-    for (measure, budget, rival, pair), p in zip(pairs, adjusted, strict=True):
+    for (measure, budget, rival, pair), word in zip(pairs, outcomes(means), strict=True):
         low, high = cluster_interval(pair.lead, pair.cluster)
-        word = "better" if pair.lead.mean() > 0 else "worse"
-        word = word if p < LEVEL else "not decided"
         line = {"measure": measure, "budget": budget, "policy": policy, "against": rival}
         line |= {"lead": pair.lead.mean(), part("lead", "low"): low, part("lead", "high"): high}
         lines.append({**line, "items": len(pair), "outcome": word})
     return pd.DataFrame(lines)
 
 
-def _chance_alone(values: "np.ndarray[Any, np.dtype[np.floating]]") -> float:
-    """Two-sided p of a mean of 0 by Student's t; 1 where nothing differs, NaN for a single value."""
-    if len(values) < 2:
-        return math.nan
-    if np.ptp(values) == 0:
-        return float(values[0] == 0)
-    return float(stats.ttest_1samp(values, 0).pvalue)
+def differences_of_models(
+    rows_by_model: Mapping[str, pd.DataFrame], seeds: Mapping[str, Sequence[int]]
+) -> pd.DataFrame:
+    """The lines of `differences` of several models, told apart by a column `model`.
 
-
-def differences_of_models(rows_by_model: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """The lines of `differences` of several models, told apart by a column `model`."""
+    Its `attrs` record what they were made of: of each model `data` with its `seeds`, all `runs`, all `seeds`.
+    """
     frames = [differences(rows).assign(model=model) for model, rows in rows_by_model.items()]
-    return pd.concat(frames, ignore_index=True)
+    found = pd.concat(frames, ignore_index=True)
+    attrs = {model: rows.attrs for model, rows in rows_by_model.items()}
+    found.attrs["data"] = {
+        model: {**given.get("data", {}), "seeds": list(seeds[model])} for model, given in attrs.items()
+    }
+    found.attrs["runs"] = [run for given in attrs.values() for run in given.get("runs", ())]
+    found.attrs["seeds"] = sorted({seed for model in attrs for seed in seeds[model]})
+    return found
 
 
 def differences_table(found: pd.DataFrame) -> Table:

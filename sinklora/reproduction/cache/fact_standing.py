@@ -69,3 +69,15 @@ def standing_figure(shares: Mapping[str, Shares], of: str) -> Figure:
             axis.set(xlabel="key/value head", ylabel="layer", xticks=range(found.shape[1]))
         figure.colorbar(image, ax=axes, location="bottom", label=f"share of the facts {of}", aspect=40)
     return figure
+
+
+def standing_in_words(shares: Mapping[str, Shares], share: float) -> str:
+    """For each policy how many heads have most answers whole among the `share` of their best tokens, the
+    best head, and the mean of all; and what chance would give.
+    """
+    said = [
+        f"{name}: {int((found > 0.5).sum())} of {found.size} heads do so for more than half of the facts, "
+        f"the best for {found.max():.0%}, the mean for {found.mean():.0%}"
+        for name, found in shares.items()
+    ]
+    return f"{'; '.join(said)}; by chance an answer of three tokens {share**3:.1%}."

@@ -15,7 +15,7 @@ from sinklora.cache.expected_attention import ExpectedAttention
 from sinklora.cache.policies import CachePolicy, make_policy
 from sinklora.cache.replay import Replay
 from sinklora.cache.snapkv import SnapKV
-from sinklora.evaluate.paired_effects import Effect, effect
+from sinklora.evaluate.paired_effects import Equivalence, effect, ratio_within
 from sinklora.records.checks import Count, check_fields
 from sinklora.records.tables import Column, Estimate, Table
 from sinklora.reproduction.cache.estimates import (
@@ -29,7 +29,7 @@ from sinklora.reproduction.cache.study import PERPLEXITY, published_policies
 from sinklora.reproduction.cache.text_study import FACTS, FACTS_LATER, TextStudy, measure_text
 from sinklora.reproduction.cache.verdict import percents
 from sinklora.reproduction.names import CACHES
-from sinklora.reproduction.report.claims import Claim, family
+from sinklora.reproduction.report.claims import Claim, Tested, family
 from sinklora.train.sources import CorpusSpec
 
 ITEM = "Replay (ours)"
@@ -144,22 +144,26 @@ TIMES = 2.5  # as many facts as the best of those
 def replay_claims(rows: pd.DataFrame, model: str, table: str) -> list[Claim]:
     """Whether Replay is better than each other policy, and the two goals that it was made for.
 
-    Each comparison is of all prompts and budgets together, over documents; one correction (Holm) for all. The
-    goals are counted, not tested: in how many settings another of `OLD` is surely better, and how many times
-    as many facts as the best of them it gives back.
+    Each comparison is of all prompts and budgets together, over documents; one correction (Holm) for all, and
+    for how many times as many facts as the best of `OLD` it gives back. In how many settings one of those is
+    surely better is counted, not tested.
     """
     given = clustered(rows)
     rivals = [name for name in dict.fromkeys(given.policy) if name not in ("full", "replay", *FORMS)]
-    effects: dict[Claim, Effect] = {}
+    blank = Claim(ITEM, "", "not decided", table=table, model=model, restated=True)
+    goal, times = _times_as_many(given, blank)
+    effects: dict[Claim, Tested] = {} if times is None else {goal: times}
     for measure in (PERPLEXITY, FACTS_LATER, FACTS):
         for rival in rivals:
             unit = "nats a token" if measure == PERPLEXITY else "of the answers"
             sentence = f"Replay is better than {CACHES.get(rival, rival)} in {measure}"
-            claim = Claim(ITEM, sentence, "not decided", unit=unit, table=table, model=model, restated=True)
             means = leads(given, measure, rival).groupby("cluster").lead.mean()
-            effects[claim] = effect(lambda lead: lead, means.to_numpy()[None])
-    blank = Claim(ITEM, "", "not decided", table=table, model=model, restated=True)
-    return [_times_as_many(given, blank), _nowhere_worse(given, blank), *family(effects)]
+            found = effect(lambda lead: lead, means.to_numpy()[None])
+            n = f"{found.documents} documents"
+            effects[replace(blank, sentence=sentence, unit=unit, n=n)] = found
+    decided = family(effects)
+    goals = [goal if times is None else decided.pop(0), _nowhere_worse(given, blank)]
+    return [*goals, *decided]
 
 
 def leads(rows: pd.DataFrame, measure: str, rival: str) -> pd.DataFrame:
@@ -172,8 +176,10 @@ def leads(rows: pd.DataFrame, measure: str, rival: str) -> pd.DataFrame:
     return pd.concat(frames)
 
 
-def _times_as_many(rows: pd.DataFrame, claim: Claim) -> Claim:
-    """Whether Replay gives back `TIMES` as many facts at 20 % as the best of the old ones."""
+def _times_as_many(rows: pd.DataFrame, claim: Claim) -> tuple[Claim, Equivalence | None]:
+    """The claim that Replay gives back `TIMES` as many facts at 20 % as the best of the old ones, and what
+    decides it; None where it cannot be measured.
+    """
     asked = rows[(rows.measure == FACTS_LATER) & (rows.budget == 0.2)]
     sentence = (
         f"at 20 % Replay gives back at least {TIMES:g} times as many facts as the best of {_named(OLD)}"
@@ -182,16 +188,15 @@ def _times_as_many(rows: pd.DataFrame, claim: Claim) -> Claim:
     shares = asked.groupby("policy").value.mean()
     old = [name for name in OLD if name in shares]
     if "replay" not in shares or not old or not shares[old].max():
-        return replace(claim, outcome="cannot be measured here", reason="none of them gives back any")
+        reason = "none of them gives back any"
+        return replace(claim, outcome="cannot be measured here", reason=reason), None
     best = str(shares[old].idxmax())
     pairs = asked[asked.policy.isin(["replay", best])].pivot_table(
         index="cluster", columns="policy", values="value"
     )
-    surplus = (pairs["replay"] - TIMES * pairs[best]).to_numpy()
-    found = effect(lambda surplus: surplus, surplus[None])
-    outcome = "held" if found.low > 0 else "did not hold" if found.high < 0 else "not decided"
-    times = float(shares["replay"] / shares[best])
-    return replace(claim, outcome=outcome, estimate=times, n=f"{found.documents} documents")
+    values = (pairs[name].to_numpy()[None] for name in ("replay", best))
+    found = ratio_within(lambda ours, theirs: ours, lambda ours, theirs: theirs, TIMES, math.inf, *values)
+    return replace(claim, n=f"{found.effect.documents} documents"), found
 
 
 def _nowhere_worse(rows: pd.DataFrame, claim: Claim) -> Claim:

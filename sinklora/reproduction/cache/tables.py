@@ -8,6 +8,7 @@ import pandas as pd
 
 from sinklora.evaluate.statistics import Accuracy, interval
 from sinklora.records.tables import Column, Estimate, Number, Table, part
+from sinklora.reproduction.cache.paired_outcomes import outcomes
 from sinklora.reproduction.cache.study import CHANCE, MEASURES, PERPLEXITY, published_policies
 
 
@@ -73,10 +74,10 @@ def lead(rows: pd.DataFrame, measure: str, policy: str, rival: str, budget: floa
 def duels(rows: pd.DataFrame, policy: str = "novelty", rivals: Sequence[str] | None = None) -> pd.DataFrame:
     """A policy against the best of its rivals at each budget, paired by item; rivals: the published ones.
 
-    `lead` in nats a token or share of answers, with its 95 % t-interval; `worse` where all of the
-    interval is below 0.
+    `lead` in nats a token or share of answers, with its 95 % t-interval; `outcome`: "better", "worse" or "not
+    decided", with Holm's correction for all lines.
     """
-    lines = []
+    lines, compared = [], []
     against = list(published_policies() if rivals is None else rivals)
     for measure in measures(rows):
         mine = rows[rows.measure == measure]
@@ -87,5 +88,6 @@ def duels(rows: pd.DataFrame, policy: str = "novelty", rivals: Sequence[str] | N
             leads = lead(rows, measure, policy, best, budget)
             low, high = interval(leads)
             line = {"measure": measure, "budget": budget, "best rival": best, "lead": leads.mean()}
-            lines.append({**line, "low": low, "high": high, "n": len(leads), "worse": high < 0})
-    return pd.DataFrame(lines)
+            lines.append({**line, "low": low, "high": high, "n": len(leads)})
+            compared.append(leads.to_numpy())
+    return pd.DataFrame(lines).assign(outcome=outcomes(compared))

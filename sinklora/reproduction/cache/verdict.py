@@ -4,25 +4,26 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from sinklora.evaluate.statistics import interval
+from sinklora.reproduction.cache.paired_outcomes import BETTER, WORSE, outcomes
 from sinklora.reproduction.cache.study import PERPLEXITY, our_policies, published_policies
 from sinklora.reproduction.cache.tables import duels, lead, measures
 from sinklora.reproduction.report.published import published_value
 
 
 def leads_over_local(rows: pd.DataFrame) -> str:
-    """At which budgets H2O is better or worse than Local, by measure; and a note on unpublished policies."""
+    """At which budgets H2O is better or worse than Local, by measure, with Holm's correction for all of them;
+    and a note on unpublished policies.
+    """
     sentences = []
     budgets = sorted(rows[rows.policy == "h2o"].budget.unique())
+    places = [(measure, budget) for measure in measures(rows) for budget in budgets]
+    found = outcomes([lead(rows, measure, "h2o", "local", budget).to_numpy() for measure, budget in places])
+    by_place = dict(zip(places, found, strict=True))
     for measure in measures(rows):
-        wins, losses = [], []
-        for budget in budgets:
-            low, high = interval(lead(rows, measure, "h2o", "local", budget))
-            if low > 0:
-                wins.append(budget)
-            if high < 0:
-                losses.append(budget)
-        won, lost = percents(wins), percents(losses)
+        won, lost = (
+            percents([budget for budget in budgets if by_place[measure, budget] == word])
+            for word in (BETTER, WORSE)
+        )
         sentences.append(f"{measure}: H2O is better than Local at {won}, worse at {lost}.")
     ours = [_note_on(name, rows) for name in our_policies() if name in set(rows.policy)]
     return " ".join([*sentences, *ours])
@@ -31,46 +32,48 @@ def leads_over_local(rows: pd.DataFrame) -> str:
 def _note_on(policy: str, rows: pd.DataFrame) -> str:
     measured = set(rows.policy)
     found, rivals = duels(rows, policy), ", ".join(name for name in published_policies() if name in measured)
-    better, compared = int((found.low > 0).sum()), len(found)
-    worse = found[found.worse]
+    better, compared = int((found.outcome == BETTER).sum()), len(found)
+    worse = found[found.outcome == WORSE]
     if worse.empty:
         return (
-            f"Note on {policy}, not published: never worse than the best of {rivals} within the paired "
-            f"95 % intervals ({compared} comparisons); better in {better}."
+            f"Note on {policy}, not published: nowhere surely worse than the best of {rivals} ({compared} "
+            f"comparisons, Holm's correction); better in {better}."
         )
     places = zip(worse.measure, worse.budget, strict=True)
     where = ", ".join(f"{measure} at {100 * budget:g} %" for measure, budget in places)
     return (
         f"Note on {policy}, not published: worse than the best of {rivals} in {where}, {len(worse)} of "
-        f"{compared} comparisons ({0.025 * compared:.1f} would be by chance alone); better in {better}."
+        f"{compared} comparisons (Holm's correction); better in {better}."
     )
 
 
 def variants_verdict(rows: pd.DataFrame) -> str:
-    """Which policy does best for which use, and whether a variant of H2O is nowhere worse than Local."""
-    sentences = []
-    for measure in measures(rows):
-        mine = rows[(rows.measure == measure) & (rows.policy != "full")]
-        best = []
-        budgets = sorted(mine.budget.unique())
-        for budget in budgets:
-            means = mine[mine.budget == budget].groupby("policy", sort=False).value.mean()
-            winner = str(means.idxmin() if measure == PERPLEXITY else means.idxmax())
-            others = [str(name) for name in means.index if name != winner]
-            level = [n for n in others if interval(lead(rows, measure, winner, n, budget))[0] <= 0]
-            also = f" ({len(level)} of {len(others)} others not surely worse)" if level else ""
-            best.append(f"{winner} at {percents([budget])}{also}")
-        variants = [name for name in dict.fromkeys(mine.policy) if name.startswith("h2o")]
-        level = [
-            name
-            for name in variants
-            if all(interval(lead(rows, measure, name, "local", budget))[1] >= 0 for budget in budgets)
-        ]
-        sentences.append(
-            f"{measure}: best are {'; '.join(best)}. Of H2O's variants, nowhere worse than Local within the "
-            f"paired 95 % intervals: {'; '.join(level) or 'none'}."
-        )
-    return " ".join(sentences)
+    """Which policy does best for which use, and whether a variant of H2O is nowhere worse than Local.
+
+    For each measure one correction (Holm) for either question.
+    """
+    return " ".join(f"{measure}: {_best_and_level(rows, measure)}" for measure in measures(rows))
+
+
+def _best_and_level(rows: pd.DataFrame, measure: str) -> str:
+    mine = rows[(rows.measure == measure) & (rows.policy != "full")]
+    budgets = sorted(mine.budget.unique())
+    means = {at: mine[mine.budget == at].groupby("policy", sort=False).value.mean() for at in budgets}
+    winners = {at: str(m.idxmin() if measure == PERPLEXITY else m.idxmax()) for at, m in means.items()}
+    rivals = [(at, str(name)) for at in budgets for name in means[at].index if name != winners[at]]
+    leads = [lead(rows, measure, winners[at], name, at).to_numpy() for at, name in rivals]
+    level = [at for (at, _), word in zip(rivals, outcomes(leads), strict=True) if word != BETTER]
+    best = []
+    for at in budgets:
+        others, near = len(means[at]) - 1, level.count(at)
+        also = f" ({near} of {others} others not surely worse)" if near else ""
+        best.append(f"{winners[at]} at {percents([at])}{also}")
+    variants = [name for name in dict.fromkeys(mine.policy) if name.startswith("h2o")]
+    against = [(name, at) for name in variants for at in budgets]
+    found = outcomes([lead(rows, measure, name, "local", at).to_numpy() for name, at in against])
+    worse = {name for (name, _), word in zip(against, found, strict=True) if word == WORSE}
+    unbeaten = "; ".join(name for name in variants if name not in worse) or "none"
+    return f"best are {'; '.join(best)}. Of H2O's variants, nowhere surely worse than Local: {unbeaten}."
 
 
 def percents(budgets: Sequence[float]) -> str:

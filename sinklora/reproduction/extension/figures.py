@@ -9,26 +9,36 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, ScalarFormatter
 
-from sinklora.reproduction.extension.comparison import losses
-from sinklora.reproduction.extension.selection import best_untrained, mean_losses
+from sinklora.reproduction.extension.comparison import Losses, losses
+from sinklora.reproduction.extension.selection import mean_losses, untrained_losses
+from sinklora.reproduction.extension.tables import untrained_methods
 from sinklora.reproduction.names import BASE, LABELS
 from sinklora.reproduction.report.style import MARKS, figure_style, panels
+
+OFF_SCALE = 2.0  # times the others' value: a mark or line up there would hide how they differ
 
 
 def gap_figure(rows: pd.DataFrame, methods: Sequence[str], target: int, start: str) -> Figure:
     """Nats above full attention at the target: mean, 95 % interval, each seed a dot; a panel a test set.
 
-    In the first lines the best of what needs no training (`start`) and the base in its own windows; other
-    ways not to train are worse than `start` on validation and stand in the tables.
+    In the first lines what needs no training: the best on validation (`start`), the base in its own windows,
+    and all other ways not to train; of those that are far off the others' scale the number.
     """
-    names = [*dict.fromkeys([start, BASE]), *(name for name in methods if name != "full")]
+    trained = [name for name in methods if name != "full"]
+    names = [*dict.fromkeys([start, BASE, *untrained_methods(rows)]), *trained]
     sets = sorted(rows.test_set.unique())
     with figure_style():
         figure, axes = panels(len(sets), 0.6 + 0.21 * len(names), sharey=True, sharex=True)
-        for axis, test_set in zip(axes, sets, strict=True):
-            found = losses(rows, test_set, target)
+        measured = {test_set: losses(rows, test_set, target) for test_set in sets}
+        leads = {(key, name): found.lead("full", name) for key, found in measured.items() for name in names}
+        most = OFF_SCALE * max(leads[key, name].estimate for key in sets for name in (start, BASE, *trained))
+        for axis, (test_set, found) in zip(axes, measured.items(), strict=True):
             for place, name in enumerate(names):
-                lead = found.lead("full", name)
+                lead = leads[test_set, name]
+                if lead.estimate > most:
+                    text, at = f"{lead.estimate:+.2f}, off the scale", axis.get_yaxis_transform()
+                    axis.text(1, place, text, transform=at, ha="right", va="center", fontsize=6.5)
+                    continue
                 error = [[lead.estimate - lead.low], [lead.high - lead.estimate]]
                 axis.errorbar(lead.estimate, place, xerr=error, fmt="ks", markersize=3, elinewidth=1)
                 seeds = (found.by_method[name] - found.by_method["full"]).mean(1)
@@ -41,55 +51,81 @@ def gap_figure(rows: pd.DataFrame, methods: Sequence[str], target: int, start: s
     return figure
 
 
-OFF_SCALE = 2.0  # times the best perplexity: a line up there would hide how the others differ
-
-
 def context_figure(rows: pd.DataFrame, methods: Sequence[str]) -> Figure:
     """Perplexity against context, a line a method (mean over seeds), named at its end; a panel a test set.
 
-    What ends at more than `OFF_SCALE` times the best is named with its value in place of a line.
+    Shades: 95 % intervals of a method's lead on full attention, by documents and seeds; documents differ far
+    more from each other, which moves all lines alike. A height is the same number of nats in all panels. What
+    ends at more than `OFF_SCALE` times the best is named with its value in place of a line.
     """
     sets = sorted(rows.test_set.unique())
     contexts = sorted(map(int, rows.context.unique()))
     with figure_style():
         figure, axes = panels(len(sets), 2.6)
+        named = []
         for axis, test_set in zip(axes, sets, strict=True):
-            lines = _perplexities(rows[rows.test_set == test_set], test_set, methods)
-            ends = {method: (max(line), float(line[max(line)].mean())) for method, line in lines.items()}
+            lines = _perplexities(rows, test_set, methods, contexts)
+            ends = {method: (max(line), line[max(line)][0]) for method, line in lines.items()}
             most = OFF_SCALE * min(value for _, value in ends.values())
-            shown = {method: end for method, end in ends.items() if end[1] <= most}
-            for method in shown:
+            named.append({method: end for method, end in ends.items() if end[1] <= most})
+            for method in named[-1]:
                 _draw_line(axis, lines[method], method)
             _on_log_scales(axis, contexts)
-            _name_ends(axis, shown, contexts[-1])
-            beyond = [f"{label(m)} ({end[1]:.0f})" for m, end in ends.items() if m not in shown]
+            beyond = [f"{label(m)} ({end[1]:.0f})" for m, end in ends.items() if m not in named[-1]]
             note = f"\nabove: {', '.join(beyond)}" if beyond else ""
             axis.set_xlabel("context at test time (tokens)")
             pieces = rows[rows.test_set == test_set].piece.nunique()
             axis.set_title(f"{test_set}: {rows.seed.nunique()} seeds × {pieces} pieces{note}", fontsize=7)
+        _cover_as_many_nats(axes)
+        for axis, ends in zip(axes, named, strict=True):
+            _name_ends(axis, ends, contexts[-1])
         axes[0].set_ylabel("perplexity")
     return figure
 
 
+Point = tuple[float, float, float]  # a mean with the ends of its shade
+
+
 def _perplexities(
-    rows: pd.DataFrame, test_set: str, methods: Sequence[str]
-) -> dict[str, dict[int, "pd.Series[float]"]]:
-    """Method -> context -> perplexity of each seed, of what was measured."""
-    found = {}
-    for method in methods:
-        measured = rows[rows.method == method]
-        known = sorted(map(int, measured.context.unique()))
-        if known:
-            found[method] = {c: losses(measured, test_set, c).perplexities(method) for c in known}
-    return found
+    rows: pd.DataFrame, test_set: str, methods: Sequence[str], contexts: Sequence[int]
+) -> dict[str, dict[int, Point]]:
+    """Method -> context -> perplexity and shade, of what was measured; the base in windows of its own has the
+    same at every context.
+    """
+    of_set = rows[rows.test_set == test_set]
+    found: dict[str, dict[int, Point]] = {}
+    for context in contexts:
+        if not (of_set.context == context).any():
+            continue
+        here = losses(of_set, test_set, context)
+        for method in (name for name in methods if name in here.by_method):
+            found.setdefault(method, {})[context] = _with_shade(here, method)
+    return {method: found[method] for method in methods if method in found}
 
 
-def _draw_line(axis: Axes, values: Mapping[int, "pd.Series[float]"], method: str) -> None:
+def _with_shade(found: Losses, method: str) -> Point:
+    mean = float(found.perplexities(method).mean())
+    if method == "full" or "full" not in found.by_method:
+        return mean, mean, mean
+    lead = found.lead("full", method)
+    low, high = (math.exp(end - lead.estimate) for end in (lead.low, lead.high))
+    return mean, mean * low, mean * high
+
+
+def _draw_line(axis: Axes, values: Mapping[int, Point], method: str) -> None:
     grey, line, mark = MARKS.get(method, ("0.5", "-", "."))
-    means = [value.mean() for value in values.values()]
+    means, low, high = zip(*values.values(), strict=True)
     axis.plot(list(values), means, color=grey, linestyle=line, marker=mark, markersize=3.5)
-    low, high = [v.min() for v in values.values()], [v.max() for v in values.values()]
     axis.fill_between(list(values), low, high, color=grey, alpha=0.15, linewidth=0)
+
+
+def _cover_as_many_nats(axes: Sequence[Axes]) -> None:
+    """Logarithmic scales that differ in where they begin and not in how far they reach."""
+    ends = [np.log(axis.get_ylim()) for axis in axes]
+    span = max(high - low for low, high in ends)
+    for axis, (low, high) in zip(axes, ends, strict=True):
+        middle = (low + high) / 2
+        axis.set_ylim(math.exp(middle - span / 2), math.exp(middle + span / 2))
 
 
 def _on_log_scales(axis: Axes, contexts: Sequence[int]) -> None:
@@ -124,8 +160,12 @@ def _name_ends(axis: Axes, ends: Mapping[str, tuple[int, float]], last: int) -> 
 
 
 def rates_figure(rows: pd.DataFrame) -> Figure:
-    """Validation perplexity against the learning rate, a line a pattern; dotted: the best of no training."""
-    name, nats = best_untrained(rows)
+    """Validation perplexity against the learning rate, a line a pattern; dotted: all that needs no training.
+
+    What is more than `OFF_SCALE` times the best is named with its value in place of a line.
+    """
+    untrained = untrained_losses(rows)
+    most = min(untrained.values()) + math.log(OFF_SCALE)
     with figure_style():
         figure, [axis] = panels(1, 2.4)
         ends = {}
@@ -134,8 +174,12 @@ def rates_figure(rows: pd.DataFrame) -> Figure:
             at, values = group["learning rate"], np.exp(group.nll)
             axis.plot(at, values, color=grey, linestyle=line, marker=mark, markersize=3.5)
             ends[str(method)] = (at.iloc[-1], float(values.iloc[-1]))
-        axis.axhline(np.exp(nats), color="0.6", linestyle=":")
-        ends[name] = (max(rows["learning rate"].dropna()), math.exp(nats))
+        for name, nats in untrained.items():
+            if nats <= most:
+                axis.axhline(math.exp(nats), color="0.6", linestyle=":")
+                ends[name] = (max(rows["learning rate"].dropna()), math.exp(nats))
+        beyond = [f"{label(name)} ({math.exp(nats):.0f})" for name, nats in untrained.items() if nats > most]
+        axis.set_title(f"above: {', '.join(beyond)}" if beyond else "", fontsize=7)
         axis.set_xscale("log")
         axis.set_yscale("log")
         axis.yaxis.set_major_formatter(ScalarFormatter())
@@ -158,7 +202,7 @@ def curves_figure(curves: pd.DataFrame, by_steps: pd.DataFrame, start: float) ->
         right.axhline(np.exp(start), color="0.6", linestyle=":")
         right.set_xscale("log", base=2)
         right.set_xticks(list(by_steps.steps), [str(steps) for steps in by_steps.steps])
-        right.set_xlabel("steps, full attention (dotted: no training)")
+        right.set_xlabel("steps, full attention (dotted: best of no training)")
         right.set_ylabel("validation perplexity")
     return figure
 

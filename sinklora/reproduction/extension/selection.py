@@ -104,11 +104,18 @@ def chosen_rates(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
-def best_untrained(rows: pd.DataFrame) -> tuple[str, float]:
-    """The best of what needs no training, at its own context or the longest: its name and mean nats."""
+def untrained_losses(rows: pd.DataFrame) -> dict[str, float]:
+    """Mean nats of all that needs no training, the best first: the base at its own context, the others at the
+    longest.
+    """
     untrained = rows[rows.seed.isna() & ((rows.method == BASE) | (rows.context == rows.context.max()))]
-    means = untrained.groupby("method").nll.mean()
-    return str(means.idxmin()), float(means.min())
+    means = untrained.groupby("method").nll.mean().sort_values()
+    return {str(name): float(nll) for name, nll in means.items()}
+
+
+def best_untrained(rows: pd.DataFrame) -> tuple[str, float]:
+    """The best of what needs no training: its name and mean nats."""
+    return next(iter(untrained_losses(rows).items()))
 
 
 def improvement(rows: pd.DataFrame, reference: str = "full") -> Effect:
@@ -162,6 +169,21 @@ def rates_as_chosen(recipe: Recipe, rows: pd.DataFrame) -> str:
     return (
         f"The recipe trains {'; '.join(other)}." if other else "The recipe trains at the rates chosen here."
     )
+
+
+def more_steps_in_words(by_steps: pd.DataFrame, steps: int) -> str:
+    """Whether full attention would be better with more steps than a table's `steps`: at the most steps tried,
+    each number at its own best rate, on the validation texts. `by_steps`: as `losses_by_steps` has it.
+    """
+    nats = {int(count): float(nll) for count, nll in zip(by_steps.steps, by_steps.nll, strict=True)}
+    most = max(nats, default=0)
+    if steps not in nats or most <= steps:
+        return f"Whether more than {steps} steps would be better was not measured."
+    change = math.expm1(nats[most] - nats[steps])
+    measured = f"{most} steps change full attention's validation perplexity by {100 * change:+.1f} %"
+    if change <= -CONVERGED:
+        return f"{measured}: trained for {steps}, the table is short of that."
+    return f"{measured}: the table's {steps} are not short of that."
 
 
 def is_converged(by_steps: "pd.Series[float]") -> bool:

@@ -6,7 +6,7 @@ read back. One row is one piece of text read by one model; `comparison` says wha
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,8 +17,6 @@ from torch import nn
 from transformers import AutoConfig, AutoTokenizer
 
 from sinklora.evaluate.perplexity import DocumentScore, measure_perplexity
-from sinklora.evaluate.step_spec import StepSpec
-from sinklora.evaluate.training_step import measured
 from sinklora.hf.device import default_device
 from sinklora.hf.models import use_pattern
 from sinklora.hf.rope_scaling import INTERPOLATIONS
@@ -123,39 +121,6 @@ def read(
     frame.attrs["runs"] = run_records(used)
     frame.attrs["data"] = {name: chosen.record() for name, chosen in texts.items()}
     return frame
-
-
-def in_equal_time(study: ExtensionStudy, pattern: str, *, runs: Path, progress: bool = True) -> pd.DataFrame:
-    """Rows of full attention trained for as many seconds as a pattern takes; `attrs["steps"]` says how long.
-
-    Seconds are those of steps measured on this machine (`training_step.measured`), full attention's and the
-    pattern's one after the other.
-    """
-    spec = study.training
-    seconds = []
-    for name in ("full", pattern):
-        step = StepSpec(spec.base, spec.context, name, batch=spec.micro_batch_size, checkpointing=False)
-        seconds.append(measured(step, runs=runs).seconds)
-    if None in seconds:
-        raise RuntimeError(f"steps of {spec.context} tokens do not fit this device: no equal time")
-    full, sparse = (float(value) for value in seconds if value is not None)
-    steps = max(1, round(spec.steps * sparse / full))
-    shorter = dataclasses.replace(
-        study, patterns=("full",), own_attention=(), changes=(*study.changes, ("steps", steps))
-    )
-    rows = measure(shorter, runs=runs, progress=progress)
-    rows = rows[rows.seed.notna()].assign(method=f"full attention in {pattern}'s time")
-    rows.attrs["steps"] = steps
-    return rows
-
-
-def described_texts(data: Mapping[str, Any], name: str, kind: str) -> str:
-    """A set of test texts in a sentence, from its record: `kind` says what its documents are."""
-    record = data[name]
-    return (
-        f"Texts: {record['pieces']} pieces of {kind}, packages or books: {len(record['groups'])}; documents "
-        f"left out because they repeat training text: {len(record['near_duplicates_left_out'])}."
-    )
 
 
 def attention_cost(spec: TrainSpec) -> float:

@@ -9,7 +9,7 @@ import pandas as pd
 from sinklora.evaluate.paired_effects import Effect, difference
 from sinklora.records.tables import Column, Estimate, Number, Spread, Table, part
 from sinklora.reproduction.extension.comparison import Losses, losses
-from sinklora.reproduction.extension.selection import RATES, best_untrained, chosen_rates, mean_losses
+from sinklora.reproduction.extension.selection import RATES, chosen_rates, mean_losses, untrained_losses
 from sinklora.reproduction.extension.study import OWN
 from sinklora.reproduction.report.summaries import mean_and_sd
 
@@ -164,15 +164,18 @@ def comparison_table(
 
 
 def rates_table(rows: pd.DataFrame) -> Table:
-    """Validation perplexity by method and learning rate, the best of no training in the first line."""
-    name, nats = best_untrained(rows)
+    """Validation perplexity by method and learning rate; first, what needs no training, the best in front."""
+    untrained = untrained_losses(rows)
     means = mean_losses(rows).assign(perplexity=lambda frame: frame.nll.map(math.exp))
     chosen = chosen_rates(rows).set_index("method")
     is_best = [
         rate == chosen.loc[method, "learning rate"]
         for method, rate in means[RATES].itertuples(index=False, name=None)
     ]
-    first = pd.DataFrame([{"method": name, "perplexity": math.exp(nats), "nll": nats, "chosen": ""}])
+    first = pd.DataFrame(
+        {"method": name, "perplexity": math.exp(nats), "nll": nats, "chosen": ""}
+        for name, nats in untrained.items()
+    )
     frame = means.assign(chosen=["chosen" if best else "" for best in is_best])
     frame = pd.concat([first, frame], ignore_index=True)
     return Table(

@@ -102,6 +102,32 @@ def texts_of(
     return found
 
 
+def described_texts(
+    texts: TextSet, record: Mapping[str, Any], kind: str, seen: Sequence[CorpusSpec] = ()
+) -> str:
+    """A set of test texts in a sentence, from its record: `kind` says what its documents are, `seen` what was
+    trained on, of which packages may be the same.
+    """
+    groups, trained = record["groups"], _packages(seen) if texts.is_of_packages else set[str]()
+    known = sum(group in trained for group in groups)
+    unit = ("package" if texts.is_of_packages else "document") + ("s" if len(groups) != 1 else "")
+    if not known:
+        which = ", none of them trained on"
+    elif known == len(groups):
+        which = f" that {'were' if known > 1 else 'was'} trained on (unseen files of them)"
+    else:
+        which = f", {known} of them trained on (unseen files of them)"
+    return (
+        f"Texts: {record['pieces']} pieces of {kind} from {len(groups)} {unit}{which}; documents left out "
+        f"because they repeat training text: {len(record['near_duplicates_left_out'])}."
+    )
+
+
+def _packages(corpora: Sequence[CorpusSpec]) -> set[str]:
+    documents = [document for corpus in corpora for document in read_documents(corpus)[0]]
+    return {document.name.partition("/")[0] for document in documents}
+
+
 def choose_texts(
     texts: TextSet, documents: Iterable[Document], tokenizer: Any, seen: SeenText
 ) -> ChosenTexts:

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pandas as pd
 
-from sinklora.evaluate.paired_effects import Effect, effect
+from sinklora.evaluate.paired_effects import effect, within
 from sinklora.reproduction.names import BASE
-from sinklora.reproduction.report.claims import Claim, decide_equal, family, with_effect
+from sinklora.reproduction.report.claims import Claim, Tested, family
 from sinklora.reproduction.retrieval.bounded_caches import CANNOT, FULL
 
 NEAR = 5.0  # points: so far from the full cache's score counts as equal
@@ -31,12 +31,15 @@ def tuning_claims(scores: pd.DataFrame, model: str, synthetic: bool) -> list[Cla
         reason = "the sets are generated ones, which are not LongBench"
         cannot = replace(claim, outcome="cannot be measured here", reason=reason)
         return [replace(cannot, sentence=sentence) for sentence in sentences.values()]
-    effects: dict[Claim, Effect] = {
-        replace(claim, sentence=sentence): effect(lambda lead: lead, (wide.sf - wide[rival]).to_numpy()[None])
+    counted = replace(claim, n=f"{len(wide)} data sets")
+    effects: dict[Claim, Tested] = {
+        replace(counted, sentence=sentence): effect(
+            lambda lead: lead, (wide.sf - wide[rival]).to_numpy()[None]
+        )
         for rival, sentence in sentences.items()
         if {"sf", rival} <= set(wide)
     }
-    return [replace(decided, n=f"{len(wide)} data sets") for decided in family(effects)]
+    return family(effects)
 
 
 def cache_claims(scores: pd.DataFrame, frame: pd.DataFrame, model: str) -> list[Claim]:
@@ -59,11 +62,11 @@ def cache_claims(scores: pd.DataFrame, frame: pd.DataFrame, model: str) -> list[
         name: effect(lambda mean: mean, lead.groupby("document").mean().to_numpy()[None])
         for name, lead in leads.items()
     }
-    rivals = {name: one for name, one in found.items() if name != FULL}
-    effects = {
+    claim = replace(claim, n=f"{found[FULL].documents} documents")
+    effects: dict[Claim, Tested] = {
         replace(claim, sentence=f"with H2O the score is higher than with {name}"): one
-        for name, one in rivals.items()
+        for name, one in found.items()
+        if name != FULL
     }
-    equal = replace(claim, sentence=near, outcome=decide_equal(found[FULL], NEAR))
-    claims = [*family(effects), with_effect(equal, found[FULL])]
-    return [replace(one, n=f"{found[FULL].documents} documents") for one in claims]
+    effects[replace(claim, sentence=near)] = within(found[FULL], NEAR)
+    return family(effects)

@@ -6,11 +6,11 @@ import pandas as pd
 import torch
 
 from sinklora.attention.patterns import find_pattern
-from sinklora.evaluate.paired_effects import Effect, effect
+from sinklora.evaluate.paired_effects import effect
 from sinklora.reproduction.patterns.attention_study import SINKS
 from sinklora.reproduction.patterns.attention_tables import FIRST, TOP, Uniform, measures
 from sinklora.reproduction.patterns.study import pattern_names
-from sinklora.reproduction.report.claims import Claim, family
+from sinklora.reproduction.report.claims import Claim, Tested, family
 
 HEADS = 4
 
@@ -76,7 +76,7 @@ def attention_claims(rows: pd.DataFrame) -> list[Claim]:
     """Whether the first tokens, and the most attended keys, receive more attention than uniform attention
     gives them, for each model of the rows of `measure_attention`; the unit is the document.
     """
-    effects: dict[Claim, Effect] = {}
+    effects: dict[Claim, Tested] = {}
     for model, of_model in rows.groupby("model", sort=False):
         values, uniform = measures(of_model), Uniform.of(of_model).by_measure()
         for name, whom in (
@@ -93,12 +93,9 @@ def attention_claims(rows: pd.DataFrame) -> list[Claim]:
                 restated=True,
             )
             lead = values[name].groupby(of_model.document).mean() - uniform[name]
-            effects[claim] = effect(lambda mean: mean, lead.to_numpy()[None])
-    decided = family(effects)
-    return [
-        replace(claim, n=f"{found.documents} documents")
-        for claim, found in zip(decided, effects.values(), strict=True)
-    ]
+            found = effect(lambda mean: mean, lead.to_numpy()[None])
+            effects[replace(claim, n=f"{found.documents} documents")] = found
+    return family(effects)
 
 
 def _held(true: bool) -> str:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap, LogNorm
 from matplotlib.figure import Figure
@@ -14,14 +13,13 @@ from sinklora.attention.kinds.windows import AttentionPattern
 from sinklora.attention.pattern import Pattern
 from sinklora.attention.patterns import find_pattern
 from sinklora.reproduction.extension.figures import label
-from sinklora.reproduction.patterns.study import heavy_hitter_share, influence, segmentation_steps, sink_mass
+from sinklora.reproduction.patterns.study import influence, segmentation_steps, sink_mass
 from sinklora.reproduction.report.explorer import explore, figure_html
 from sinklora.reproduction.report.style import (
     COLUMN_WIDTH,
     PAGE_WIDTH,
     figure_style,
     framed,
-    logarithmic_ticks,
     panels,
     square_panels,
     wrapped,
@@ -171,29 +169,6 @@ def maps_figure(maps: Tensor) -> Figure:
         figure.supxlabel("key (token)", fontsize=8)
         figure.supylabel("query (token)", fontsize=8)
         figure.colorbar(image, ax=figure.axes, label="attention weight", extend="min", aspect=30)
-    return figure
-
-
-def heavy_hitter_figure(maps: Tensor) -> Figure:
-    """Cumulative share of attention against the share of keys, most attended first, one line per layer."""
-    share = heavy_hitter_share(maps)
-    keys = np.arange(1, share.shape[1] + 1) / share.shape[1]
-    with figure_style():
-        figure, [axis] = panels(1, 2.4)
-        for layer, line in enumerate(share.numpy()):
-            axis.plot(
-                100 * keys,
-                100 * line,
-                linestyle=("-", "--", "-.", ":")[layer % 4],
-                color=("black", "0.55")[layer // 4 % 2],
-                label=f"layer {layer}",
-            )
-        axis.set(xscale="log", xlabel="most attended keys (% of all)", ylabel="attention received (%)")
-        axis.set(
-            ylim=(0, 102), title=f"one document of {maps.shape[-1]} tokens, mean of {maps.shape[1]} heads"
-        )
-        logarithmic_ticks(axis.xaxis)
-        axis.legend(frameon=False)
     return figure
 
 

@@ -1,4 +1,4 @@
-"""What attention patterns do: segmentation and reassembly step by step, the leak, sinks, heavy hitters."""
+"""What attention patterns do: segmentation and reassembly step by step, the leak, sinks."""
 
 from collections.abc import Sequence
 
@@ -136,11 +136,3 @@ def sink_verdict(maps: Tensor, tokens: int = 4) -> str:
         f"{float(mass.max()):.1%} in the strongest head; even attention would give {even:.1%}. "
         f"{above} of {mass.numel()} heads give them more than twice that."
     )
-
-
-def heavy_hitter_share(maps: Tensor) -> Tensor:
-    """Share of all attention received by the k most attended keys, cumulative, mean over heads: [layers,
-    N].
-    """
-    received = maps.sum(2).sort(-1, descending=True).values.cumsum(-1)
-    return (received / received[..., -1:]).mean(1)

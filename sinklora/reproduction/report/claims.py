@@ -11,12 +11,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-from sinklora.evaluate.paired_effects import Effect, holm
+from sinklora.evaluate.paired_effects import Effect, Equivalence, holm
 from sinklora.records.checks import check_fields, one_of, read_fields
 
 OUTCOMES = ("held", "held in part", "did not hold", "not decided", "cannot be measured here")
 
 LEVEL = 0.05  # of a whole family of claims, after Holm's correction
+
+Tested = Effect | Equivalence  # "this is more than 0", "this lies between two ends"
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,7 @@ class Claim:
     `item`: of the paper, such as "Table 1". `estimate` with `low` and `high` (95 %) in `unit`, positive where
     the sentence is right. `n`: of what, and how many. `table`: the output that holds the numbers; `model`: in
     words. `restated`: the sentence is ours, not the paper's. `reason`: why it could not be decided.
+    `headline`: it decides the item's verdict (see `deciding`).
     Raises TypeError or ValueError naming the field.
     """
 
@@ -41,61 +44,71 @@ class Claim:
     model: str = ""
     restated: bool = False
     reason: str = ""
+    headline: bool = False
 
     def __post_init__(self) -> None:
         check_fields(self)
 
 
-def decide(effect: Effect, p: float | None = None) -> str:
-    """The outcome of "this is more than 0", by the p-value of the effect, or an adjusted one."""
-    chance = effect.p if p is None else p
+def decide(tested: Tested, p: float | None = None) -> str:
+    """The outcome of what is tested, by its p-value, or an adjusted one."""
+    chance = tested.p if p is None else p
     if math.isnan(chance) or chance >= LEVEL:
         return "not decided"
-    return "held" if effect.estimate > 0 else "did not hold"
-
-
-def decide_equal(effect: Effect, margin: float) -> str:
-    """The outcome of "the difference is less than `margin` either way" (two one-sided tests at 5 %)."""
-    if math.isnan(effect.low90):
-        return "not decided"
-    if -margin < effect.low90 and effect.high90 < margin:
-        return "held"
-    return "did not hold" if effect.low > margin or effect.high < -margin else "not decided"
+    return "held" if tested.holds else "did not hold"
 
 
 def with_effect(claim: Claim, effect: Effect) -> Claim:
-    """A claim with the numbers of an effect; its outcome stays."""
+    """A claim with the numbers of an effect; its outcome stays, and its `n` where it has one."""
     ends = [None if math.isnan(x) else x for x in (effect.low, effect.high)]
-    return replace(claim, estimate=effect.estimate, low=ends[0], high=ends[1], n=effect.units)
+    return replace(claim, estimate=effect.estimate, low=ends[0], high=ends[1], n=claim.n or effect.units)
 
 
-def family(effects: Mapping[Claim, Effect]) -> list[Claim]:
-    """Claims of the form "this is more than 0", decided together: one correction for all of them.
+def family(effects: Mapping[Claim, Tested]) -> list[Claim]:
+    """Claims that something is more than 0 (`Effect`) or lies between two ends (`Equivalence`), decided
+    together: one correction for all of them.
 
     The outcome that a claim comes with is replaced, unless its `reason` says why it cannot be decided.
     """
     adjusted = holm([effect.p for effect in effects.values()])
     decided = []
-    for (claim, effect), p in zip(effects.items(), adjusted, strict=True):
-        outcome = claim.outcome if claim.reason else decide(effect, p)
-        decided.append(with_effect(replace(claim, outcome=outcome), effect))
+    for (claim, tested), p in zip(effects.items(), adjusted, strict=True):
+        outcome = claim.outcome if claim.reason else decide(tested, p)
+        shown = tested.effect if isinstance(tested, Equivalence) else tested
+        decided.append(with_effect(replace(claim, outcome=outcome), shown))
     return decided
 
 
 def combined(outcomes: Iterable[str]) -> str:
-    """The outcome of a sentence that several outcomes make up."""
-    found = [outcome for outcome in outcomes if outcome != "cannot be measured here"]
+    """The outcome of a sentence that several outcomes make up: held where all held, in part where some did;
+    where none held, it did not hold if one did not.
+    """
+    found = {outcome for outcome in outcomes if outcome != "cannot be measured here"}
     if not found:
         return "cannot be measured here"
-    if len(set(found)) == 1:
-        return found[0]
-    return "held in part" if {"held", "held in part"} & set(found) else "not decided"
+    if len(found) == 1:
+        return found.pop()
+    if {"held", "held in part"} & found:
+        return "held in part"
+    return "did not hold" if "did not hold" in found else "not decided"
+
+
+def deciding(claims: Sequence[Claim]) -> list[Claim]:
+    """Those of an item's claims that decide its verdict, and of which the scoreboard shows the first.
+
+    Its headline where a claim is marked as one: what the table or figure is there to show, in the paper's own
+    number (Tables 1 and 2: the share of full attention's improvement), so that sentences beside it that are
+    easier to confirm do not turn "did not hold" into "held in part". Else the paper's own sentences; ours
+    where there are none of its own.
+    """
+    headlines = [claim for claim in claims if claim.headline]
+    papers = [claim for claim in claims if not claim.restated]
+    return headlines or papers or list(claims)
 
 
 def together(claims: Sequence[Claim]) -> str:
-    """The outcome of claims together, of the paper's own sentences where there are any; empty without any."""
-    papers = [claim for claim in claims if not claim.restated] or claims
-    return combined(claim.outcome for claim in papers) if claims else ""
+    """The verdict of an item: the outcome of its `deciding` claims together; empty without any."""
+    return combined(claim.outcome for claim in deciding(claims)) if claims else ""
 
 
 def told(claim: Claim) -> str:

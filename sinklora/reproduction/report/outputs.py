@@ -68,27 +68,28 @@ class Report:
         seeds: Sequence[int] = (),
         data: dict[str, Any] | None = None,
         runs: Sequence[dict[str, Any]] = (),
+        raw: bool = False,
     ) -> ShownTable:
         """Write a table and its record; what it returns shows the table, its caption and its verdict.
 
-        The csv holds all numbers of its frame (not the index), Markdown and LaTeX what its columns show; of a
-        table of more than 100 rows the csv is all.
+        The csv holds all numbers of its frame (not the index), Markdown and LaTeX what its columns show; of
+        `raw` measurements, one row an item or round, and of a table of more than 100 rows the csv is all.
         `data` describes the data, `runs` are the records of the runs that it was made of (`run_records`);
         without them the frame's `attrs` of these names do, where there are any.
         """
         table = table if isinstance(table, Table) else Table(table)
         frame = table.frame
         folder = self._folder("tables", name)
-        short = len(frame) <= LONGEST_TABLE
+        longest = 0 if raw else LONGEST_TABLE
         atomic_write(folder / f"{name}.csv", frame.to_csv(index=False))
         for suffix, text in (("md", markdown(table) + "\n"), ("tex", latex(table, caption))):
-            if short:
+            if len(frame) <= longest:
                 atomic_write(folder / f"{name}.{suffix}", text)
             else:  # nor what an earlier run wrote
                 (folder / f"{name}.{suffix}").unlink(missing_ok=True)
         data, runs = data or frame.attrs.get("data"), runs or frame.attrs.get("runs", ())
         self._record("table", name, paper_item, caption, verdict, seeds, data, runs)
-        return ShownTable(table, Legend(name, paper_item, caption, verdict, seeds), LONGEST_TABLE)
+        return ShownTable(table, Legend(name, paper_item, caption, verdict, seeds), longest)
 
     def rows(
         self, name: str, rows: pd.DataFrame, *, paper_item: str, caption: str, seeds: Sequence[int] = ()

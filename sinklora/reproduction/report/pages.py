@@ -173,7 +173,8 @@ def claims_table(claims: Sequence[Claim]) -> str:
     lines = [
         {
             "model": claim.model or DASH,
-            "claim": f"{claim.sentence}{' (in our words)' if claim.restated else ''}",
+            "claim": f"{claim.sentence}{' (in our words)' if claim.restated else ''}"
+            f"{' (headline: decides the verdict)' if claim.headline else ''}",
             "outcome": claim.outcome + (f": {claim.reason}" if claim.reason else ""),
             "estimate (95 % interval)": DASH if claim.estimate is None else in_short(claim),
             "n": claim.n or DASH,

@@ -140,6 +140,6 @@ PAPER_ITEMS = (
     PaperItem(
         "Fig. 9",
         "A chat about a long document answers from all of it.",
-        missing="Supervised fine-tuning and the chat are not built yet.",
+        missing="Supervised fine-tuning is not built yet; `sinklora chat` is.",
     ),
 )

@@ -1,4 +1,4 @@
-"""Tables of the results quoted in other texts, such as README.md."""
+"""Tables of the results, and the scoreboard, quoted in other texts, such as README.md."""
 
 import re
 from pathlib import Path
@@ -8,6 +8,8 @@ BEGIN, END = "<!-- table: ", "<!-- end of table -->"
 QUOTED = re.compile(rf"({BEGIN}(\S+) -->\n)(.*?)({END})", re.DOTALL)
 
 MISSING = "Not yet measured."
+
+BEGIN_SCORES, END_SCORES = "<!-- scoreboard -->\n", "<!-- end of scoreboard -->"
 
 
 def quote_tables(text: str, root: Path) -> str:
@@ -23,6 +25,20 @@ def quote_tables(text: str, root: Path) -> str:
     if smoke := [block[2] for block in blocks if block[2].startswith("smoke/")]:
         raise ValueError(f"text: quotes {smoke[0]}; the smoke profile measures nothing")
     return QUOTED.sub(lambda block: f"{block[1]}{_table(root, block[2])}\n{block[4]}", text)
+
+
+def quote_scoreboard(text: str, scores: str) -> str:
+    """Refill the `<!-- scoreboard -->` … `<!-- end of scoreboard -->` block of a text, where it has one.
+
+    Raises ValueError for a block without its end.
+    """
+    before, begin, rest = text.partition(BEGIN_SCORES)
+    if not begin and END_SCORES not in text:
+        return text
+    _, end, after = rest.partition(END_SCORES)
+    if not (begin and end):
+        raise ValueError(f"text: '{BEGIN_SCORES.strip()}' needs its own '{END_SCORES}' on a later line")
+    return f"{before}{begin}\n{scores}\n\n{end}{after}"
 
 
 def _table(root: Path, quoted: str) -> str:

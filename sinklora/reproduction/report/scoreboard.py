@@ -6,7 +6,7 @@ from pathlib import Path
 
 from sinklora.records.tables import DASH
 from sinklora.reproduction.names import EMBEDDED
-from sinklora.reproduction.report.claims import Claim, together
+from sinklora.reproduction.report.claims import Claim, deciding, together
 from sinklora.reproduction.report.pages import Output, Page, in_short
 from sinklora.reproduction.report.paper_items import PAPER_ITEMS, PaperItem
 from sinklora.reproduction.report.published import PAPER_NUMBERS
@@ -29,7 +29,8 @@ NO_CLAIM = f"{DASH} see page"  # something was measured, and no claim computed o
 class Score:
     """One line: numbers of small and of real models, in short, and what became of the item's claims.
 
-    `profiles`: those that have a page of it.
+    `profiles`: those that have a page of it; it says what the paper claims and published, also where nothing
+    of it is measured.
     """
 
     item: PaperItem
@@ -38,6 +39,15 @@ class Score:
     real: str
     verdict: str
     profiles: Sequence[str]
+
+    @property
+    def ours(self) -> str:
+        """The numbers of both in one cell, each named where there are two."""
+        measured = {"small": self.small, "real": self.real}
+        kept = {name: cell for name, cell in measured.items() if cell != NOT_MEASURED}
+        if len(kept) == 2:
+            return "; ".join(f"{name}: {cell.removeprefix(f'{DASH} ')}" for name, cell in kept.items())
+        return next(iter(kept.values()), NOT_MEASURED)
 
 
 def is_small(claim: Claim) -> bool:
@@ -60,7 +70,7 @@ def scoreboard(pages: Mapping[str, Sequence[Page]], paper_numbers: Path = PAPER_
             _cell(small, [output for output in outputs if not _is_real(output)]),
             _cell(real, [output for output in outputs if _is_real(output)]),
             item.missing or _verdict(small, real),
-            [profile for profile, page in own.items() if page.claims or page.outputs or item.missing],
+            list(own),
         )
         lines.append(line)
     return lines
@@ -73,7 +83,8 @@ def _is_real(output: Output) -> bool:
 def _cell(claims: Sequence[Claim], outputs: Sequence[Output]) -> str:
     if not claims:
         return NO_CLAIM if outputs else NOT_MEASURED
-    first = next((claim for claim in claims if claim.estimate is not None), claims[0])
+    chosen = deciding(claims)
+    first = next((claim for claim in chosen if claim.estimate is not None), chosen[0])
     return in_short(first) + (f"; {len(claims) - 1} more" if len(claims) > 1 else "")
 
 

@@ -64,7 +64,7 @@ class ShownTable:
         table, rest = self.table, ""
         if len(self.frame) > self.longest:
             table = Table(self.frame.head(FIRST_ROWS), self.table.columns)
-            rest = f"The first {FIRST_ROWS} of {len(self.frame)} rows; {self.legend.name}.csv has all."
+            rest = f"The first {len(table.frame)} of {len(self.frame)} rows; {self.legend.name}.csv has all."
         html = table.written().to_html(index=False)
         return {
             "text/html": f"{html}<p>{escape(rest)}</p>{self.legend.as_html()}",

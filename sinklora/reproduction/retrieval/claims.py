@@ -7,10 +7,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from sinklora.evaluate.paired_effects import Effect, effect
+from sinklora.evaluate.paired_effects import Effect, effect, within
 from sinklora.evaluate.statistics import Accuracy
 from sinklora.reproduction.names import BASE
-from sinklora.reproduction.report.claims import Claim, decide_equal, family, with_effect
+from sinklora.reproduction.report.claims import Claim, Tested, family
 from sinklora.reproduction.retrieval.bounded_caches import CANNOT, FULL
 from sinklora.reproduction.retrieval.cache_tables import keys_table, topics_table
 
@@ -27,31 +27,31 @@ def pass_key_claims(rows: pd.DataFrame, context: int, model: str) -> list[Claim]
     asked for the same keys.
     """
     lengths = sorted(rows.tokens.unique())
-    within = [tokens for tokens in lengths if tokens <= context]
+    trained = [tokens for tokens in lengths if tokens <= context]
     beyond = [tokens for tokens in lengths if tokens > context]
-    known, claims = set(rows.model), list[Claim]()
-    effects: dict[Claim, Effect] = {}
+    known = set(rows.model)
+    effects: dict[Claim, Tested] = {}
     claim = Claim("Fig. 5", "", "not decided", unit="of the keys", table="pass_key_values", model=model)
     upto = f"up to the trained {context} tokens"
     for rival, name in ((BASE, "the base model"), ("s2", "S²-Attn")):
         if rival in known and "sf" in known:
             sentence = f"an extension with SF-Attn gives more pass keys back than {name}, {upto}"
-            effects[replace(claim, sentence=sentence)] = _lead(rows, rival, within)
+            found = _lead(rows, rival, trained)
+            effects[replace(claim, sentence=sentence, n=_keys(found))] = found
     if beyond and "sf" in known:
         sentence = f"more than half of the keys come back beyond them, at {_listed(beyond)} tokens"
         ahead = effect(lambda share: share - 0.5, _answers(rows, "sf", beyond))
-        effects[replace(claim, sentence=sentence, restated=True)] = ahead
+        effects[replace(claim, sentence=sentence, n=_keys(ahead), restated=True)] = ahead
     if {"sf", "full"} <= known:
-        found = _lead(rows, "full", within)
+        found = _lead(rows, "full", trained)
         sentence = f"as many as with full attention come back {upto}, to {MARGIN:g} of the keys"
-        equal = replace(claim, sentence=sentence, outcome=decide_equal(found, MARGIN), restated=True)
-        claims.append(_of_keys(with_effect(equal, found), found))
-    decided = zip(family(effects), effects.values(), strict=True)
-    return [*(_of_keys(claim, found) for claim, found in decided), *claims]
+        equal = replace(claim, sentence=sentence, n=_keys(found), restated=True)
+        effects[equal] = within(found, MARGIN)
+    return family(effects)
 
 
-def _of_keys(claim: Claim, found: Effect) -> Claim:
-    return replace(claim, n=found.units.replace("documents", "keys"))
+def _keys(found: Effect) -> str:
+    return found.units.replace("documents", "keys")
 
 
 def _answers(rows: pd.DataFrame, model: str, lengths: Sequence[int]) -> NDArray[np.floating]:
@@ -113,14 +113,14 @@ def cached_key_claims(rows: pd.DataFrame, model: str) -> list[Claim]:
         sentence = "H2O keeps more of a pass key than other bounded caches"
         return [replace(claim, sentence=sentence, outcome="cannot be measured here", reason=reason)]
     wide = usable.pivot(index=["tokens", "trial"], columns="cache", values="nats")
-    effects = {
-        replace(claim, sentence=f"H2O keeps more of a pass key than {rival}"): effect(
+    effects: dict[Claim, Tested] = {
+        replace(claim, sentence=f"H2O keeps more of a pass key than {rival}", n=f"{len(wide)} keys"): effect(
             lambda lead: lead, (wide[rival] - wide["H2O"]).to_numpy()[None]
         )
         for rival in wide.columns
         if rival not in (FULL, "H2O")
     }
-    return [replace(decided, n=f"{len(wide)} keys") for decided in family(effects)]
+    return family(effects)
 
 
 def cached_topic_claims(rows: pd.DataFrame, model: str) -> list[Claim]:
@@ -143,5 +143,4 @@ def cached_topic_claims(rows: pd.DataFrame, model: str) -> list[Claim]:
     first = usable.assign(first=(usable["rank"] == 1).astype(float))
     wide = first.pivot(index=["set", "conversation"], columns="cache", values="first")
     found = effect(lambda ours, full: ours - full, wide["H2O"].to_numpy()[None], wide[FULL].to_numpy()[None])
-    equal = with_effect(replace(claim, outcome=decide_equal(found, MARGIN)), found)
-    return [replace(equal, n=f"{len(wide)} conversations")]
+    return family({replace(claim, n=f"{len(wide)} conversations"): within(found, MARGIN)})

@@ -5,11 +5,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from figure_data import error_bars
 from measured import measured_rows
 from sinklora.attention.patterns import PATTERNS
+from sinklora.evaluate.step_spec import StepCost
+from sinklora.records.tables import part
 from sinklora.reproduction.ablations import claims
 from sinklora.reproduction.ablations.figures import front_figure, sweep_figure
-from sinklora.reproduction.ablations.quality_cost import best_at_cost, costs_and_gaps, front_verdict
+from sinklora.reproduction.ablations.quality_cost import (
+    COST,
+    best_at_cost,
+    costs_and_gaps,
+    front_table,
+    front_verdict,
+)
 from sinklora.reproduction.ablations.study import ablation_study, sweep_methods
 from sinklora.reproduction.ablations.tables import (
     PAPER_ROWS,
@@ -96,6 +105,15 @@ def test_the_front_by_hand() -> None:
     assert "no more than SF-Attn's cost: sf, +0.200 nats" in text and "better than every other one" in text
 
 
+def test_measured_steps_stand_beside_the_pairs_seen() -> None:
+    steps = {"full": StepCost(2.0, 3 * 2**29), "sf": StepCost(1.25, None)}
+    written = front_table(costs_and_gaps(found(), COSTS, steps)).written().set_index("method")
+    assert written.loc["full"].tolist()[1:3] == ["2.00", "1.50"]
+    assert written.loc["sf"].tolist()[1:3] == ["1.25", "–"]
+    assert written.loc["s2"].tolist()[1:3] == ["–", "–"], "not measured"
+    assert "seconds a step" not in front_table(costs_and_gaps(found(), COSTS)).written()
+
+
 def test_methods_that_cannot_be_told_apart_are_named() -> None:
     costs = {"full": 1.0, "sf": 0.25, "other": 0.25}
     chance = np.random.default_rng(1).normal(0, 0.3, (2, 32))
@@ -129,8 +147,15 @@ def test_the_figures_show_means_and_intervals(tmp_path: Path) -> None:
     [axis] = sweep_figure(found(), {"sink_tokens": methods}).axes
     squares = next(line for line in axis.lines if line.get_marker() == "s")
     np.testing.assert_allclose(squares.get_ydata(), [0.2, 0.16])
+    leads = [found().lead("full", method) for method in methods.values()]
+    [(_, bars)] = error_bars(axis)
+    np.testing.assert_allclose([bar[1:] for bar in bars], [[x.low, x.estimate, x.high] for x in leads])
     assert axis.get_xlabel() == "sink tokens"
     front = costs_and_gaps(found(), COSTS)
     [axis] = front_figure(front, ["sf", "s2"], "2 seeds").axes
+    drawn = [bar for _, bars in error_bars(axis) for bar in bars]
+    ends = front[[COST, part(ABOVE, "low"), ABOVE, part(ABOVE, "high")]]
+    np.testing.assert_allclose(drawn, ends.to_numpy(float))
+    assert (ends[part(ABOVE, "low")] < ends[part(ABOVE, "high")]).any()
     assert [text.get_text() for text in axis.texts] == ["S²-Attn without the leak", "SF-Attn"]
     assert axis.get_xscale() == "log" and axis.get_yscale() == "linear"

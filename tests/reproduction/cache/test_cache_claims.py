@@ -1,18 +1,12 @@
-"""Claims of Fig. 6 and Table 5 turn where their numbers do."""
+"""Claims of Fig. 6 turn where their numbers do."""
 
 from collections.abc import Mapping, Sequence
 
 import pandas as pd
 import pytest
 
-from sinklora.evaluate.generation_cost import OWN
-from sinklora.reproduction.cache.claims import (
-    UNANSWERED,
-    accuracy_claims,
-    generation_claims,
-    time_claims,
-)
-from sinklora.reproduction.cache.study import PERPLEXITY, QUESTIONS, RECALL
+from sinklora.reproduction.cache.claims import UNANSWERED, accuracy_claims
+from sinklora.reproduction.cache.study import PERPLEXITY, QUESTIONS, RECALL, RECALL_LATER
 from sinklora.reproduction.cache.text_study import FACTS, NATS
 from sinklora.reproduction.report.claims import Claim
 
@@ -69,7 +63,41 @@ def test_the_unit_is_the_cluster_and_several_budgets_count_together() -> None:
     rows = pd.concat([nats(2.0, 2.4), nats(2.0, 2.2, budget=0.1).query("policy != 'full'")])
     claim = claims_of(rows.assign(cluster=(rows["item"].astype(int) % 4).astype(str)))[0]
     assert claim.sentence.endswith("at 10 %, 20 % of the prompt") and claim.estimate == pytest.approx(0.3)
-    assert claim.n == "4 documents or questions"
+    assert claim.n == "4 documents"
+
+
+@pytest.mark.parametrize(
+    ("measure", "n"),
+    [
+        (PERPLEXITY, "20 documents"),
+        (FACTS, "20 documents"),
+        (FACTS + NATS, "20 documents"),
+        (QUESTIONS, "20 questions"),
+        (RECALL, "20 trials"),
+        (RECALL_LATER, "20 trials"),
+    ],
+)
+def test_each_measure_counts_in_its_own_unit(measure: str, n: str) -> None:
+    values = {("full", 1.0): [1.0] * 20, ("h2o", 0.2): [1.0] * 20, ("local", 0.2): [0.0] * 20}
+    claims = claims_of(rows_of(measure, values).assign(chance=0.0))
+    assert {claim.n for claim in claims} == {n}
+    [one] = {claim.n for claim in claims_of(rows_of(measure, values, clusters=1).assign(chance=0.0))}
+    assert one == n.replace("20", "1").removesuffix("s")
+
+
+def test_how_near_a_cache_stays_is_of_the_same_family() -> None:
+    """A lead with a p of 0.04 is decided beside nothing else, and not beside two that ask how near."""
+    noise = [0.1 * (-1) ** i for i in range(20)]
+    values = {("h2o", 0.2): [2.0] * 20, ("local", 0.2): [2.05 + x for x in noise]}
+    [alone] = claims_of(rows_of(PERPLEXITY, values))
+    assert alone.outcome == "held"
+    near = claims_of(rows_of(PERPLEXITY, {("full", 1.0): [2.0 + 2 * x for x in noise], **values}))
+    assert [claim.sentence.partition(" in ")[0] for claim in near] == [
+        "H2O is better than Local",
+        "H2O stays within 0.05 nats of the full cache",
+        "Local stays within 0.05 nats of the full cache",
+    ]
+    assert [claim.outcome for claim in near] == ["not decided"] * 3
 
 
 def test_a_claim_names_the_budgets_of_its_own_measure() -> None:
@@ -121,7 +149,7 @@ def test_what_cannot_be_measured_counts_in_the_correction() -> None:
     """A lead whose p of 0.04 is decided alone, and not as one of three, whatever the other two are worth."""
     noise = [0.1 * (-1) ** i for i in range(20)]
     lead = 2.16 * 0.1 / 19**0.5
-    values = {("full", 1.0): [2.0] * 20, ("h2o", 0.2): [2.0] * 20}
+    values = {("h2o", 0.2): [2.0] * 20}
     alone = rows_of(PERPLEXITY, values | {("local", 0.2): [2.0 + lead + x for x in noise]})
     asked = {("full", 1.0): [1.0] * 20, ("h2o", 0.2): [11.0] * 20}
     asked |= {(name, 0.2): [11.0 + x for x in noise] for name in ("local", "streaming")}
@@ -153,45 +181,3 @@ def test_fewer_nats_an_answer_are_better() -> None:
     [claim] = claims_of(rows.assign(chance=10.0))
     assert (claim.outcome, claim.estimate, claim.unit) == ("held", pytest.approx(3.0), "nats an answer")
     assert {c.outcome for c in claims_of(rows.assign(chance=0.5))} == {"cannot be measured here"}
-
-
-@pytest.mark.parametrize(
-    ("prompt", "speed", "new_tokens", "outcomes", "estimates"),
-    [
-        # 2 rows: 4 + 20 / 40 against 2 + 20 / 20 seconds, then 4 + 200 / 40 against 2 + 200 / 20.
-        (4.0, 40.0, 10, ["held", "did not hold"], [100.0, -50.0]),
-        (4.0, 40.0, 100, ["held", "held"], [100.0, 25.0]),
-        (2.0, 10.0, 10, ["did not hold", "did not hold"], [-50.0, -100 / 3]),
-    ],
-)
-def test_time_is_saved_once_decoding_has_paid_for_the_prompt(
-    prompt: float, speed: float, new_tokens: int, outcomes: list[str], estimates: list[float]
-) -> None:
-    lines = [("full (ours)", 2.0, 20.0), ("h2o 20%", prompt, speed)]
-    costs = pd.DataFrame(lines, columns=["cache", "prompt (s)", "decoded tokens/s"])
-    claims = time_claims(costs, new_tokens, batch=2, rounds=3)
-    assert [claim.outcome for claim in claims] == outcomes
-    assert [claim.estimate for claim in claims] == pytest.approx(estimates)
-
-
-@pytest.mark.parametrize(
-    ("prompts", "speeds", "outcomes"),
-    [
-        # 2 rows of 30 tokens beside 3 + 60 / 20 = 6 seconds: 4 + 60 / 60 = 5.
-        ([4.0, 4.0], [60.0, 60.0], ["held", "held"]),
-        ([6.0, 6.0], [60.0, 60.0], ["did not hold", "held"]),
-        ([4.0, 6.0], [60.0, 60.0], ["not decided", "held"]),
-        ([3.0, 3.0], [15.0, 10.0], ["did not hold", "did not hold"]),
-    ],
-)
-def test_what_is_saved_counts_the_prompt(
-    prompts: list[float], speeds: list[float], outcomes: list[str]
-) -> None:
-    lines = [(2, 100, OWN, turn, 3.0, 20.0) for turn in (0, 1)]
-    lines += [(2, 100, "h2o", turn, *given) for turn, given in enumerate(zip(prompts, speeds, strict=True))]
-    columns = ["batch", "prompt", "cache", "round", "prompt (s)", "decoded tokens/s"]
-    found = generation_claims(pd.DataFrame(lines, columns=columns), 30, 0.2, "a model")
-    assert [claim.outcome for claim in found] == outcomes
-    assert [claim.restated for claim in found] == [False, True]
-    expected = [100 * (1 - (p + 60 / s) / 6) for p, s in zip(prompts, speeds, strict=True)]
-    assert found[0].estimate == pytest.approx(sum(expected) / 2)

@@ -1,16 +1,18 @@
-"""What is said of our policy counts its comparisons, and how many of them chance alone would decide."""
+"""What is said of the small base's caches has one correction for all that is compared."""
 
+import numpy as np
 import pandas as pd
 
 from sinklora.cache.h2o import H2O
 from sinklora.cache.sliding_window import SlidingWindow
-from sinklora.reproduction.cache.study import RECALL, at_budgets, h2o_variants, policies
-from sinklora.reproduction.cache.verdict import leads_over_local
+from sinklora.reproduction.cache.paired_outcomes import outcomes
+from sinklora.reproduction.cache.study import PERPLEXITY, RECALL, at_budgets, h2o_variants, policies
+from sinklora.reproduction.cache.verdict import leads_over_local, variants_verdict
 
 BUDGETS = [0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.75]
 
 
-def test_one_in_forty_comparisons_is_lost_by_chance() -> None:
+def test_all_comparisons_are_counted() -> None:
     right = {"h2o": [1.0] * 4, "local": [0.0] * 4, "streaming": [0.0] * 4, "novelty": [0.0] * 4}
     rows = pd.DataFrame(
         [
@@ -21,8 +23,31 @@ def test_one_in_forty_comparisons_is_lost_by_chance() -> None:
         ]
     )
     said = leads_over_local(rows)
-    assert "8 of 8 comparisons (0.2 would be by chance alone); better in 0." in said
+    assert "8 of 8 comparisons (Holm's correction); better in 0." in said
     assert said.startswith("recall: H2O is better than Local at 5 %, 10 %,")
+
+
+def test_one_lucky_budget_of_eight_decides_nothing() -> None:
+    """A lead at 5 % whose p of 0.02 is sure alone; at the others no lead at all."""
+    noise = [0.1 * (-1) ** i for i in range(20)]
+    lines = [
+        {"measure": PERPLEXITY, "policy": policy, "budget": budget, "item": str(i), "value": value}
+        for budget in BUDGETS
+        for i, x in enumerate(noise)
+        for policy, value in (("h2o", 2.0), ("local", 2.0 + x + (0.06 if budget == 0.05 else 0.0)))
+    ]
+    rows = pd.DataFrame(lines)
+    assert "better than Local at no budget, worse at no budget" in leads_over_local(rows)
+    alone = leads_over_local(rows[rows.budget == 0.05])
+    assert "better than Local at 5 %, worse at no budget" in alone
+    assert "h2o at 5 % (1 of 1 others not surely worse)" in variants_verdict(rows)
+    assert "h2o at 5 %." in variants_verdict(rows[rows.budget == 0.05])
+
+
+def test_outcomes_by_hand() -> None:
+    sure, same, single = np.array([1.0, 1.1, 0.9, 1.0]), np.zeros(4), np.ones(1)
+    assert outcomes([sure, -sure, same, single]) == ["better", "worse", "not decided", "not decided"]
+    assert outcomes([np.ones(3), -np.ones(3)]) == ["better", "worse"], "nothing varies"
 
 
 def test_policies_are_taken_at_every_budget() -> None:

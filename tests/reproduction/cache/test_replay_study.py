@@ -15,6 +15,7 @@ from sinklora.evaluate.planted_facts import plant_facts
 from sinklora.reproduction.cache.fact_standing import (
     answer_tokens,
     standing_figure,
+    standing_in_words,
     whole_answers_among_best,
 )
 from sinklora.reproduction.cache.replay_study import (
@@ -152,3 +153,12 @@ def test_where_answers_stand() -> None:
     figure = standing_figure(shares, "among the best")
     for axis, found in zip(figure.axes, shares.values(), strict=False):
         assert np.array_equal(axis.images[0].get_array(), found)
+
+
+def test_what_heads_rank_is_counted_in_words() -> None:
+    shares = {"H2O": np.array([[0.0, 0.25], [0.5, 0.0]]), "Replay": np.array([[1.0, 0.75], [0.0, 0.25]])}
+    assert standing_in_words(shares, 0.2) == (
+        "H2O: 0 of 4 heads do so for more than half of the facts, the best for 50%, the mean for 19%; "
+        "Replay: 2 of 4 heads do so for more than half of the facts, the best for 100%, the mean for 50%; "
+        "by chance an answer of three tokens 0.8%."
+    )

@@ -102,7 +102,16 @@ def test_estimates_by_hand() -> None:
 
 
 def test_models_are_told_apart_in_one_table() -> None:
-    found = differences_of_models({"small": HAND, "large": HAND})
+    found = differences_of_models({"small": HAND, "large": HAND}, {"small": [0, 1, 2], "large": [0]})
+    assert found.attrs["seeds"] == [0, 1, 2] and found.attrs["data"]["large"] == {"seeds": [0]}
+    alone = HAND.copy()
+    alone.attrs |= {"data": {"sha256": "x"}, "runs": [{"run": "a"}]}
+    only = differences_of_models({"large": alone}, {"small": [0, 1, 2], "large": [0]})
+    assert only.attrs == {
+        "data": {"large": {"sha256": "x", "seeds": [0]}},
+        "runs": [{"run": "a"}],
+        "seeds": [0],
+    }, "of what it holds, and of nothing else"
     assert found.model.tolist() == ["small"] * 9 + ["large"] * 9
     assert found.drop(columns="model").iloc[9:].reset_index(drop=True).equals(differences(HAND))
 

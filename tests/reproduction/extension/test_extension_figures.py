@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from measured import measured_rows
+from sinklora.reproduction.extension.comparison import losses
 from sinklora.reproduction.extension.figures import (
     context_figure,
     curves_figure,
@@ -15,6 +16,7 @@ from sinklora.reproduction.extension.figures import (
     rates_figure,
     sinks_figure,
 )
+from sinklora.reproduction.extension.tables import rates_table
 from sinklora.reproduction.names import LABELS
 
 AT_512 = {"base": [[2.0, 3.0]], "full": [[1.9, 2.9]] * 2, "sf": [[1.9, 2.9]] * 2}
@@ -24,14 +26,23 @@ ROWS = measured_rows({512: AT_512, 2048: AT_2048}, untrained=("base", "yarn"))
 
 def test_gaps_have_their_intervals_and_seeds() -> None:
     [axis] = gap_figure(ROWS, ["full", "sf"], 2048, "base").axes
-    assert [tick.get_text() for tick in axis.get_yticklabels()] == [LABELS["base"], LABELS["sf"]]
+    assert [tick.get_text() for tick in axis.get_yticklabels()] == [LABELS["base"], "yarn", LABELS["sf"]]
     [other] = gap_figure(ROWS, ["full", "sf"], 2048, "yarn").axes
     assert [t.get_text() for t in other.get_yticklabels()] == ["yarn", LABELS["base"], LABELS["sf"]]
     squares = [line for line in axis.lines if line.get_marker() == "s"]
-    np.testing.assert_allclose([line.get_xdata()[0] for line in squares], [0.5, 0.2])
-    seeds = [line for line in axis.lines if line.get_marker() == "o"][1]
+    np.testing.assert_allclose([line.get_xdata()[0] for line in squares], [0.5, 0.4, 0.2])
+    seeds = [line for line in axis.lines if line.get_marker() == "o"][2]
     np.testing.assert_allclose(seeds.get_xdata(), [0.1, 0.3])
     assert axis.get_title() == "Table 1, 2048 tokens\n2 seeds × 2 documents"
+
+
+def test_every_way_not_to_train_stands_beside_the_gaps() -> None:
+    """What is far off the others' scale as its number: 2 nats above full attention, where others are 0.5."""
+    far = measured_rows({2048: {"linear": [[3.5, 4.5]]}}, untrained=("linear",))
+    [axis] = gap_figure(pd.concat([ROWS, far]), ["full", "sf"], 2048, "yarn").axes
+    assert [t.get_text() for t in axis.get_yticklabels()] == ["yarn", LABELS["base"], "linear", LABELS["sf"]]
+    assert [(text.get_text(), text.get_position()[1]) for text in axis.texts] == [("+2.00, off the scale", 2)]
+    assert axis.get_xlim()[1] < 2
 
 
 def test_contexts_have_their_own_ticks_and_methods_their_names() -> None:
@@ -42,6 +53,27 @@ def test_contexts_have_their_own_ticks_and_methods_their_names() -> None:
     assert {text.get_text() for text in axis.texts} == {LABELS["base"], "yarn", LABELS["full"], LABELS["sf"]}
     heights = sorted(np.log(text.xyann[1]) for text in axis.texts)
     assert min(np.diff(heights)) > 0.02
+
+
+def test_shades_are_of_paired_differences_and_the_base_is_level() -> None:
+    [axis] = context_figure(ROWS, ["base", "full", "sf"]).axes
+    base, full, sf = axis.lines
+    np.testing.assert_allclose(base.get_ydata(), [math.exp(2.5)] * 2)
+    shades = [shade.get_paths()[0].vertices[:, 1] for shade in axis.collections]
+    assert set(shades[1]) == set(full.get_ydata()), "full attention is what the others are compared with"
+    lead = losses(ROWS, "Table 1", 2048).lead("full", "sf")
+    ends = sf.get_ydata()[1] * np.exp([lead.low - lead.estimate, lead.high - lead.estimate])
+    np.testing.assert_allclose([shades[2].min(), shades[2].max()], ends)
+
+
+def test_a_height_is_as_many_nats_in_all_panels() -> None:
+    other = ROWS.assign(test_set="Table 2", nll=1.0 + ROWS.nll / 3)
+    axes = context_figure(pd.concat([ROWS, other]), ["base", "yarn", "full", "sf"]).axes
+    spans = [np.diff(np.log(axis.get_ylim())) for axis in axes]
+    np.testing.assert_allclose(*spans)
+    for axis in axes:
+        low, high = axis.get_ylim()
+        assert all(low < value < high for line in axis.lines for value in line.get_ydata())
 
 
 def test_what_is_far_above_the_others_is_named_with_its_value() -> None:
@@ -63,6 +95,22 @@ def test_rates_are_a_line_a_pattern() -> None:
     np.testing.assert_allclose(axis.lines[0].get_xdata(), [0.1, 0.3])
     np.testing.assert_allclose(axis.lines[0].get_ydata(), np.exp([2.0, 1.5]))
     np.testing.assert_allclose(axis.lines[1].get_ydata(), math.exp(2.5))
+    assert not axis.get_title()
+
+
+def test_rates_stand_beside_every_way_not_to_train() -> None:
+    tried = measured_rows({2048: {"sf": [[2.0, 2.0]]}}).assign(**{"learning rate": 0.1})
+    at_target = {"yarn": [[2.4, 2.4]], "dynamic": [[2.6, 2.6]], "linear": [[4.0, 4.0]]}
+    untrained = measured_rows({512: {"base": [[2.5, 2.5]]}, 2048: at_target}, (*at_target, "base"))
+    rows = pd.concat([tried, untrained.assign(**{"learning rate": math.nan})])
+    [axis] = rates_figure(rows).axes
+    np.testing.assert_allclose([line.get_ydata()[0] for line in axis.lines[1:]], np.exp([2.4, 2.5, 2.6]))
+    names = {text.get_text() for text in axis.texts}
+    assert names == {LABELS["sf"], "yarn", LABELS["base"], "dynamic"}
+    assert axis.get_title() == "above: linear (55)"
+    lines = rates_table(rows).frame
+    assert lines.method.tolist() == ["yarn", "base", "dynamic", "linear", "sf"]
+    np.testing.assert_allclose(lines.nll, [2.4, 2.5, 2.6, 4.0, 2.0])
 
 
 def test_curves_show_training_and_steps() -> None:

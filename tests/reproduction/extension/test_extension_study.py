@@ -1,6 +1,7 @@
 """A whole small study of context extensions: measured once, read back afterwards."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -21,19 +22,25 @@ from sinklora.reproduction.extension.bounded import (
     bounded_table,
     through_caches,
 )
+from sinklora.reproduction.extension.comparison import losses
+from sinklora.reproduction.extension.equal_time import (
+    equal_time_claims,
+    equal_time_table,
+    in_equal_time,
+)
 from sinklora.reproduction.extension.mechanism import by_position, sink_mass, uniform_share
 from sinklora.reproduction.extension.recipe import Recipe
 from sinklora.reproduction.extension.selection import at_own_rates, search_rates
+from sinklora.reproduction.extension.step_costs import step_costs
 from sinklora.reproduction.extension.study import (
     OWN,
     ExtensionStudy,
     attention_cost,
     chosen_texts,
-    described_texts,
-    in_equal_time,
     measure,
     training_curves,
 )
+from sinklora.reproduction.extension.tables import untrained_methods
 from sinklora.reproduction.extension.texts import TextSet, texts_of
 from sinklora.train.run import load_trained, train
 from sinklora.train.sources import CorpusSpec
@@ -125,19 +132,62 @@ def test_uniform_attention_by_hand() -> None:
 def test_full_attention_gets_as_many_seconds(
     study: tuple[ExtensionStudy, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Steps of 2 and of 1.1 seconds (the measurement has tests of its own): one of the two is left."""
+    """Steps of which the rounds are given (the measurement has tests of its own): a load of ten in the second
+    round changes no ratio. Of two steps one is left, or there are three.
+    """
     asked, folder = study
-    seconds = {"full": 2.0, "sf": 1.1}
+    rounds = {"sf": [[2.0, 20.0, 2.0], [1.1, 11.0, 1.1]], "short": [[2.0, 2.0, 2.0], [3.0, 30.0, 2.9]]}
+    asked = dataclasses.replace(asked, patterns=("full", "sf", "short"))
 
-    def cost(step: StepSpec, runs: Path) -> StepCost:
-        return StepCost(seconds[step.pattern], 2**20)
+    def given(steps: Sequence[StepSpec], runs: Path, used: list[Path]) -> list[list[float]]:
+        assert steps[0].pattern == "full" and steps[0].context == 64 and steps[0].batch == 1
+        return rounds[steps[1].pattern]
 
-    monkeypatch.setattr("sinklora.reproduction.extension.study.measured", cost)
-    rows = in_equal_time(asked, "sf", runs=folder / "runs", progress=False)
-    assert rows.method.unique().tolist() == ["full attention in sf's time"]
-    assert rows.seed.dropna().unique().tolist() == [0, 1] and rows.attrs["steps"] == 1
-    seconds["sf"] = 3.0
-    assert in_equal_time(asked, "sf", runs=folder / "runs", progress=False).attrs["steps"] == 3
+    monkeypatch.setattr("sinklora.reproduction.extension.equal_time.measured_in_turn", given)
+    rows, times = in_equal_time(asked, ["sf", "short"], runs=folder / "runs", progress=False)
+    assert {name: (time.step_time, time.steps) for name, time in times.items()} == {
+        "sf": (pytest.approx(0.55), 1),
+        "short": (pytest.approx(1.5), 3),
+    }
+    names = ["full attention in sf's time", "full attention in short's time"]
+    assert rows.method.unique().tolist() == names
+    assert rows.seed.unique().tolist() == [0, 1] and len(rows) == 2 * 2 * 2 * 3
+    steps = {train(asked.recipe.spec("full", steps=n), runs=folder / "runs").path.name for n in (1, 3)}
+    assert steps <= {record["run"] for record in rows.attrs["runs"]}
+
+    everything = measure(asked, runs=folder / "runs", progress=False)
+    found = losses(pd.concat([everything[everything.attention == "full"], rows]), "A", 64)
+    table = equal_time_table(found, untrained_methods(everything), times, 2).frame.set_index("trained with")
+    assert [str(n) for n in table.steps] == ["<NA>"] * 4 + ["2", "2", "1", "2", "3"]
+    assert table.index.tolist()[4:] == ["full", "sf", names[0], "short", names[1]]
+    lead = rows[(rows.method == names[0]) & (rows.context == 64)].nll.mean() - found.by_method["sf"].mean()
+    assert table.loc["sf", "nats below full attention in its time"] == pytest.approx(lead)
+    claims = equal_time_claims(found, times, valid=True, model="tiny")
+    assert [claim.sentence for claim in claims] == [
+        "SF-Attn is better than full attention in as many seconds (1 steps)",
+        "windows alone is better than full attention in as many seconds (3 steps)",
+    ]
+    assert claims[0].estimate == pytest.approx(lead) and claims[0].restated
+    for claim in equal_time_claims(found, times, valid=False, model="tiny"):
+        assert claim.outcome == "not decided" and claim.reason
+    with pytest.raises(ValueError, match=r"equal_time=\['full'\]: expected some of \['sf', 'short'\]"):
+        in_equal_time(asked, ["full"], runs=folder / "runs")
+
+
+def test_steps_cost_what_was_measured(
+    study: tuple[ExtensionStudy, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seconds by the rounds in which all patterns have their turn, memory by a step alone (both have tests of
+    their own).
+    """
+    asked, _ = study
+    module = "sinklora.reproduction.extension.step_costs"
+    rounds = [[1.0, 9.0, 1.2], [0.5, 4.5, 0.6]]
+    monkeypatch.setattr(f"{module}.measured_in_turn", lambda steps, **_: rounds[: len(steps)])
+    monkeypatch.setattr(f"{module}.measured", lambda step, **_: StepCost(None, len(step.pattern)))
+    found = step_costs(asked.training, ["full", "sf"], runs=tmp_path)
+    assert found == {"full": StepCost(1.2, 4), "sf": StepCost(0.6, 2)}
+    assert step_costs(asked.training, [], runs=tmp_path) == {}
 
 
 def test_rates_are_searched_until_the_best_is_inside(study: tuple[ExtensionStudy, Path]) -> None:
@@ -226,11 +276,3 @@ def test_bad_studies_are_named(
 ) -> None:
     with pytest.raises(ValueError, match=words):
         dataclasses.replace(study[0], **changes)  # type: ignore[arg-type]
-
-
-def test_texts_are_described_by_their_record() -> None:
-    record = {"pieces": 64, "groups": ["a", "b"], "near_duplicates_left_out": ["c"]}
-    assert described_texts({"Table 1": record}, "Table 1", "Python code") == (
-        "Texts: 64 pieces of Python code, packages or books: 2; documents left out because they repeat "
-        "training text: 1."
-    )

@@ -13,6 +13,7 @@ from sinklora.reproduction.extension.selection import (
     improvement,
     is_converged,
     is_valid,
+    more_steps_in_words,
     validity,
 )
 from sinklora.reproduction.extension.tables import rates_table
@@ -75,8 +76,36 @@ def test_the_last_doubling_may_change_one_per_cent() -> None:
     assert not is_converged(pd.Series({60: 2.0}))
 
 
+@pytest.mark.parametrize(
+    ("by_steps", "said"),
+    [
+        (
+            {30: 2.0, 60: 1.95, 120: 1.93},
+            "120 steps change full attention's validation perplexity by -2.0 %: trained for 60, the table is "
+            "short of that.",
+        ),
+        (
+            {60: 1.95, 120: 1.945},
+            "120 steps change full attention's validation perplexity by -0.5 %: the table's 60 are not short "
+            "of that.",
+        ),
+        (
+            {60: 1.95, 120: 2.0},
+            "120 steps change full attention's validation perplexity by +5.1 %: the "
+            "table's 60 are not short of that.",
+        ),
+        ({30: 2.0, 60: 1.95}, "Whether more than 60 steps would be better was not measured."),
+        ({30: 2.0, 120: 1.5}, "Whether more than 60 steps would be better was not measured."),
+        ({}, "Whether more than 60 steps would be better was not measured."),
+    ],
+)
+def test_a_table_says_whether_more_steps_would_be_better(by_steps: dict[int, float], said: str) -> None:
+    tried = pd.DataFrame({"steps": list(by_steps), "nll": list(by_steps.values())})
+    assert more_steps_in_words(tried, 60) == said
+
+
 def test_the_table_marks_what_was_chosen() -> None:
     written = rates_table(rows({0.1: 2.5, 0.3: 1.8})).written()
-    assert written.method.tolist() == ["base", "full", "full"]
-    assert written.chosen.tolist() == ["", "", "chosen"]
-    assert written.perplexity.tolist() == [f"{math.exp(nll):.3f}" for nll in (2.0, 2.5, 1.8)]
+    assert written.method.tolist() == ["base", "linear", "full", "full"]
+    assert written.chosen.tolist() == ["", "", "", "chosen"]
+    assert written.perplexity.tolist() == [f"{math.exp(nll):.3f}" for nll in (2.0, 4.0, 2.5, 1.8)]

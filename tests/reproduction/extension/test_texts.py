@@ -7,7 +7,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from sinklora.evaluate.near_duplicates import SeenText
-from sinklora.reproduction.extension.texts import TextSet, choose_texts, texts_of
+from sinklora.reproduction.extension.texts import TextSet, choose_texts, described_texts, texts_of
 from sinklora.train.sources import CorpusSpec, Document
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -83,3 +83,27 @@ def test_chosen_texts_are_read_back(tokenizer: AutoTokenizer, tmp_path: Path) ->
     again = texts_of(sets, tokenizer, [train], runs=tmp_path / "runs")["A"]
     assert again.sha256 == first.sha256 and kept.stat().st_mtime_ns == written
     assert first.record()["groups"] == ["test/0.txt", "test/1.txt", "test/2.txt"]
+
+
+def record(*groups: str) -> dict[str, object]:
+    return {"pieces": 64, "groups": list(groups), "near_duplicates_left_out": ["typer/again.py"]}
+
+
+def test_texts_are_described_by_their_record_and_by_what_was_trained_on() -> None:
+    """Of the two packages one is trained on: its unseen files are not another package's."""
+    of_packages, end = texts(64), "documents left out because they repeat training text: 1."
+    seen = [CorpusSpec("installed:typer", min_characters=1)]
+    given = (of_packages, record("typer", "yaml"), "Python code")
+    assert described_texts(*given) == (
+        f"Texts: 64 pieces of Python code from 2 packages, none of them trained on; {end}"
+    )
+    assert described_texts(*given, seen) == (
+        "Texts: 64 pieces of Python code from 2 packages, 1 of them trained on (unseen files of them); " + end
+    )
+    assert " from 1 package that was trained on (unseen files of them); " in described_texts(
+        of_packages, record("typer"), "Python code", seen
+    )
+    books = texts(64, source="dir:books")
+    assert " of books from 2 documents, none of them trained on; " in described_texts(
+        books, record("a", "b"), "books", seen
+    )

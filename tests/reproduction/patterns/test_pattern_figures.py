@@ -5,19 +5,18 @@ import pytest
 import torch
 from matplotlib.axes import Axes
 
-from figure_data import darkness, grey_of, image, lines
+from figure_data import darkness, grey_of, image
 from helpers import assert_close
 from sinklora.attention.patterns import PATTERNS
 from sinklora.reproduction.names import LABELS
 from sinklora.reproduction.patterns.figures import (
     FAINTEST,
-    heavy_hitter_figure,
     leak_figure,
     maps_figure,
     mask_figure,
     segmentation_figure,
 )
-from sinklora.reproduction.patterns.study import heavy_hitter_share, influence, segmentation_steps
+from sinklora.reproduction.patterns.study import influence, segmentation_steps
 
 NAMES = ["s2_wrapped", "sf", "fixed"]
 
@@ -105,15 +104,3 @@ def test_maps_show_the_head_with_the_strongest_sink() -> None:
         assert_close(image(axis), maps[layer, head].numpy().clip(FAINTEST), atol=1e-9)
         assert axis.get_xlim()[0] < -1, "there is room beside the first key's column"
         assert darkness(axis)[70, 0] > darkness(axis)[70, 10] > darkness(axis)[10, 70]
-
-
-def test_heavy_hitters_are_cumulative_shares_in_per_cent() -> None:
-    maps = torch.rand(2, 3, 5, 5, generator=torch.Generator().manual_seed(0)).tril()
-    [axis] = heavy_hitter_figure(maps).axes
-    assert axis.get_title() == "one document of 5 tokens, mean of 3 heads"
-    shown = lines(axis)
-    assert list(shown) == ["layer 0", "layer 1"]
-    for layer, (keys, received) in enumerate(shown.values()):
-        assert_close(keys, [20, 40, 60, 80, 100], atol=1e-12)
-        assert_close(received, 100 * heavy_hitter_share(maps)[layer], atol=1e-4)
-        assert received[-1] == pytest.approx(100)

@@ -10,7 +10,6 @@ from sinklora.attention.patterns import PATTERNS, S2_WRAPPED
 from sinklora.reproduction.patterns.figures import mask_figure, segmentation_figure
 from sinklora.reproduction.patterns.study import (
     attention_maps,
-    heavy_hitter_share,
     influence,
     leak_table,
     segmentation_steps,
@@ -57,7 +56,6 @@ def test_sink_mass_by_hand() -> None:
     assert_close(sink_mass(maps, 1, after=2), [[0.5]], atol=1e-6)
     assert_close(sink_mass(maps, 2, after=2), [[0.65]], atol=1e-6)
     assert_close(uniform_mass(4, 1, after=2), (1 / 3 + 1 / 4) / 2, atol=1e-12)
-    assert_close(heavy_hitter_share(maps), [[2.5 / 4, 3.3 / 4, 3.7 / 4, 1.0]], atol=1e-6)
 
 
 def test_maps_of_the_base_model_are_attention() -> None:

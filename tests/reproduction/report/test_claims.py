@@ -1,20 +1,22 @@
 """Claims: decided from effects, told by one template, written and read back."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from sinklora.evaluate.paired_effects import Effect, difference
+from sinklora.evaluate.paired_effects import Effect, difference, within
 from sinklora.records.files import write_json
 from sinklora.reproduction.report.claims import (
     Claim,
     claims_to_json,
     combined,
     decide,
-    decide_equal,
+    deciding,
     family,
     read_claims,
+    together,
     told,
     with_effect,
 )
@@ -23,9 +25,9 @@ BETTER = Claim("Table 1", "SF-Attn is better than S²-Attn", "not decided", unit
 
 
 def effect_of(estimate: float, half: float, p: float) -> Effect:
-    return Effect(
-        estimate, estimate - half, estimate + half, estimate - 0.84 * half, estimate + 0.84 * half, p, 5, 64
-    )
+    """An effect of many degrees of freedom, with the half width of its 95 % interval."""
+    ends = (estimate - half, estimate + half, estimate - 0.84 * half, estimate + 0.84 * half)
+    return Effect(estimate, *ends, p, 5, 64, error=half / 1.96)
 
 
 @pytest.mark.parametrize(
@@ -51,7 +53,9 @@ def test_a_difference_is_decided_by_its_p_value(estimate: float, p: float, outco
     ],
 )
 def test_equality_needs_its_margin(estimate: float, half: float, outcome: str) -> None:
-    assert decide_equal(effect_of(estimate, half, 0.5), margin=0.01) == outcome
+    tested = within(effect_of(estimate, half, 0.5), margin=0.01)
+    assert decide(tested) == outcome
+    assert [claim.outcome for claim in family({BETTER: tested})] == [outcome]
 
 
 def test_a_family_is_corrected_together() -> None:
@@ -59,6 +63,13 @@ def test_a_family_is_corrected_together() -> None:
     claims = family({BETTER: effect_of(0.3, 0.1, 0.03), other: effect_of(0.3, 0.1, 0.03)})
     assert [claim.outcome for claim in claims] == ["not decided", "not decided"]
     assert family({BETTER: effect_of(0.3, 0.1, 0.03)})[0].outcome == "held"
+    equal = within(effect_of(0.0, 0.0118, 1.0), margin=0.01)
+    assert equal.p == pytest.approx(0.048, abs=0.002), "sure alone, not beside another"
+    assert family({other: equal})[0].outcome == "held"
+    both = family({BETTER: effect_of(0.3, 0.1, 0.001), other: equal})
+    assert [claim.outcome for claim in both] == ["held", "held"], "the surer one comes first"
+    both = family({BETTER: effect_of(0.3, 0.1, 0.04), other: equal})
+    assert [claim.outcome for claim in both] == ["not decided", "not decided"]
     reasoned = Claim("Table 1", "x", "not decided", reason="the recipe is not valid")
     assert family({reasoned: effect_of(0.3, 0.1, 0.001)})[0].outcome == "not decided"
 
@@ -67,9 +78,31 @@ def test_several_outcomes_of_one_sentence() -> None:
     assert combined(["held", "held"]) == "held"
     assert combined(["held", "did not hold"]) == "held in part"
     assert combined(["held", "not decided"]) == "held in part"
-    assert combined(["not decided", "did not hold"]) == "not decided"
+    assert combined(["not decided", "did not hold"]) == "did not hold", "all of it can no longer hold"
+    assert combined(["not decided", "not decided"]) == "not decided"
     assert combined(["held", "cannot be measured here"]) == "held"
     assert combined([]) == "cannot be measured here"
+
+
+SHARE = Claim("Table 1", "SF-Attn brings 92 %", "did not hold", headline=True)
+EASIER = Claim("Table 1", "SF-Attn is better than S²-Attn", "held")
+OURS = Claim("Table 1", "full attention is better still", "held", restated=True)
+
+
+def test_the_headline_decides_an_item() -> None:
+    """Easier sentences beside it do not turn it into a part of what held."""
+    assert together([EASIER, OURS, SHARE]) == "did not hold"
+    assert together([EASIER, replace(SHARE, outcome="not decided")]) == "not decided"
+    other = replace(SHARE, outcome="held", model="another model")
+    assert together([SHARE, other, OURS]) == "held in part", "a headline for each model"
+
+
+def test_without_a_headline_the_papers_sentences_decide() -> None:
+    lost = replace(EASIER, sentence="at 20 %", outcome="did not hold")
+    assert together([replace(OURS, outcome="did not hold"), EASIER]) == "held"
+    assert together([EASIER, lost, OURS]) == "held in part"
+    assert together([OURS]) == "held" and together([]) == ""
+    assert deciding([OURS, EASIER, lost]) == [EASIER, lost], "the first of them is shown"
 
 
 def test_a_claim_is_told_in_one_line() -> None:
@@ -85,7 +118,9 @@ def test_a_claim_is_told_in_one_line() -> None:
 
 def test_claims_are_read_as_they_were_written(tmp_path: Path) -> None:
     single = with_effect(BETTER, difference(np.ones((2, 1)), np.zeros((2, 1))))
-    assert single.low is None and single.estimate == 1
+    assert single.low is None and single.estimate == 1 and single.n == "2 seeds × 1 documents"
+    counted = with_effect(replace(BETTER, n="8 documents"), difference(np.ones((1, 8)), np.zeros((1, 8))))
+    assert counted.n == "8 documents"
     write_json(tmp_path / "02.json", claims_to_json([single]))
     write_json(tmp_path / "01.json", claims_to_json([BETTER]))
     assert read_claims(tmp_path) == [BETTER, single]

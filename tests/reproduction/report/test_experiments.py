@@ -12,6 +12,12 @@ from sinklora.reproduction.report.experiments import Experiment, check_parameter
 
 EXPERIMENTS = load_experiments()
 CASES = [(e, profile) for e in EXPERIMENTS for profile in e.parameters]
+# Of notebooks that can ask in a chat template.
+CHATTING = [
+    (e, profile)
+    for e, profile in CASES
+    if "chat: bool" in (Path("notebooks") / f"{e.notebook}.ipynb").read_text(encoding="utf-8")
+]
 
 
 def test_every_notebook_is_in_the_index_once() -> None:
@@ -26,12 +32,10 @@ def test_parameters_are_known_to_the_notebook(experiment: Experiment, profile: s
     check_parameters(Path("notebooks") / f"{experiment.notebook}.ipynb", given)
 
 
-@pytest.mark.parametrize(("experiment", "profile"), CASES, ids=lambda x: getattr(x, "notebook", x))
+@pytest.mark.parametrize(("experiment", "profile"), CHATTING, ids=lambda x: getattr(x, "notebook", x))
 def test_chat_models_are_asked_as_such(experiment: Experiment, profile: str) -> None:
     given = experiment.parameters[profile]
-    source = (Path("notebooks") / f"{experiment.notebook}.ipynb").read_text(encoding="utf-8")
-    if "chat: bool" in source:
-        assert given.get("chat", False) == ("-chat" in str(given.get("base", given.get("recipe", ""))))
+    assert given.get("chat", False) == ("-chat" in str(given.get("base", given.get("recipe", ""))))
 
 
 def code_cells(notebook: str) -> list[str]:
@@ -77,6 +81,18 @@ def test_a_section_begins_with_one_sentence(experiment: Experiment) -> None:
     for section in sections:
         heading, blank, first, *rest = [*section.splitlines(), "", ""]
         assert blank == "" and rest[0] == "" and first.endswith(".") and ". " not in first, heading
+
+
+MEASURING = [e for e in EXPERIMENTS if e.outputs and e.notebook > "02"]
+
+
+@pytest.mark.parametrize("experiment", MEASURING, ids=lambda e: e.notebook)
+def test_a_section_asks_what_is_decided_in_it(experiment: Experiment) -> None:
+    """The answers are computed: they are not known when the notebook is written."""
+    cells = nbformat.read(Path("notebooks") / f"{experiment.notebook}.ipynb", as_version=4).cells
+    sections = [c.source for c in cells[1:] if c.cell_type == "markdown" and c.source.startswith("#")]
+    firsts = [section.splitlines()[2] for section in sections]
+    assert [first for first in firsts if not re.search(r"^[A-Z][^?]*\? [A-Z].*\.$", first)] == []
 
 
 def undisplayed(source: str) -> list[str]:

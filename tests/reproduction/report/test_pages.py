@@ -4,6 +4,7 @@ import base64
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -15,12 +16,12 @@ from sinklora.records.tables import markdown
 from sinklora.reproduction.report.claims import Claim
 from sinklora.reproduction.report.experiments import Experiment, load_experiments
 from sinklora.reproduction.report.html_report import html_report
-from sinklora.reproduction.report.index import all_pages, page_text, results_index
+from sinklora.reproduction.report.index import UNMEASURED, all_pages, page_text, results_index
 from sinklora.reproduction.report.outputs import Report
 from sinklora.reproduction.report.pages import BEYOND, Page, described_record
 from sinklora.reproduction.report.paper_items import PAPER_ITEMS
 from sinklora.reproduction.report.published import published_table
-from sinklora.reproduction.report.scoreboard import NO_CLAIM, NOT_MEASURED, scoreboard
+from sinklora.reproduction.report.scoreboard import NO_CLAIM, NOT_MEASURED, Score, scoreboard
 
 OUTPUTS = ("picture", "values", "long", "ours", "lacking", "trials")
 EXPERIMENTS = (Experiment("09_test", "x", {"full": {}}, OUTPUTS),)
@@ -124,6 +125,22 @@ def test_several_claims_are_counted_and_combined(report: Report) -> None:
     assert seven.verdict == "held in part"
 
 
+def test_the_papers_own_claim_is_shown_before_ours_and_the_headline_before_all(report: Report) -> None:
+    def seven() -> Score:
+        return next(
+            line for line in scoreboard(all_pages(report.root, EXPERIMENTS)) if line.item.name == "Table 7"
+        )
+
+    ours = replace(HELD, sentence="in our words", estimate=0.9, restated=True)
+    report.claims([ours, HELD])
+    assert seven().small == "+0.31 (+0.25 to +0.37) nats a token; 1 more"
+    headline = replace(HELD, sentence="the share", outcome="did not hold", estimate=0.42, headline=True)
+    report.claims([ours, HELD, headline])
+    assert seven().small == "+0.42 (+0.25 to +0.37) nats a token; 2 more"
+    assert seven().verdict == "did not hold"
+    assert "the share (headline: decides the verdict)" in page_text(pages_of(report, "table7"))
+
+
 def test_the_scoreboard_says_what_is_not_scored_and_not_measured(report: Report) -> None:
     pages = all_pages(report.root, EXPERIMENTS)
     score = {line.item.name: line for line in scoreboard(pages)}
@@ -132,7 +149,9 @@ def test_the_scoreboard_says_what_is_not_scored_and_not_measured(report: Report)
     text = results_index(pages, EXPERIMENTS)
     assert text.count("| **") == len(PAPER_ITEMS)
     assert "`lacking` (notebook 09_test)" in text and "smoke" not in text
-    assert "[full](full/pages/table7.md)" in text and "full/pages/table1.md" not in text
+    assert all(f"[full](full/pages/{item.slug}.md)" in text for item in PAPER_ITEMS)
+    assert UNMEASURED in page_text(pages_of(report, "table1"))
+    assert UNMEASURED not in page_text(pages_of(report, "table7")) + page_text(pages_of(report, "fig8"))
 
 
 def test_a_record_names_its_commit_and_what_was_changed() -> None:
@@ -201,6 +220,21 @@ def test_the_report_holds_everything_and_escapes_it(report: Report) -> None:
     assert "Every &lt;i&gt;." in text and "1 | 2" in text and "+0.31 (+0.25 to +0.37)" in text
     assert text.count("101 rows, in tables/long.csv") == 1, "an output of two items is shown once"
     assert text.count('Shown under <a href="#output-long">Table 7</a>.') == 1, "the first of them has it"
+
+
+def test_on_a_phone_the_cells_of_a_row_stand_below_each_other_with_their_headings(report: Report) -> None:
+    report.claims([HELD])
+    pages = all_pages(report.root, EXPERIMENTS)
+    text = html_report(report.root / "full", pages["full"], scoreboard(pages))
+    assert "@media (max-width: 700px)" in text and "content: attr(data-label)" in text
+    scores, claims = re.findall(r'<table class="[^"]*stacked">.*?</table>', text, re.DOTALL)
+    rows = re.findall(r"<tr>(<td.*?)</tr>", scores)
+    assert len(rows) == len(PAPER_ITEMS)
+    for row in rows:  # item and claim need none
+        labels = re.findall(r'data-label="([^"]+)"', row)
+        assert labels == ["published", "ours, small", "ours, real", "verdict"]
+    [row] = re.findall(r"<tr>(<td.*?)</tr>", claims)
+    assert re.findall(r'data-label="([^"]+)"', row) == re.findall(r"<th[^>]*>([^<]+)<", claims)
 
 
 def test_the_committed_results_are_told_as_they_are() -> None:

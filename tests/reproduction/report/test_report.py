@@ -84,6 +84,13 @@ def test_a_long_table_is_written_for_programs_alone(report: Report, rows: int) -
     assert written == ({".csv", ".md", ".tex"} if rows == LONGEST_TABLE else {".csv"})
 
 
+def test_raw_measurements_are_written_for_programs_alone(report: Report) -> None:
+    make_table(report)  # what an earlier run wrote does not stay
+    shown = report.table("t", pd.DataFrame({"nats": range(3)}), raw=True, **FACTS)  # type: ignore[arg-type]
+    assert {path.suffix for path in (report.root / "full" / "tables").iterdir()} == {".csv"}
+    assert "The first 3 of 3 rows; t.csv has all" in shown._repr_mimebundle_()["text/plain"]
+
+
 def test_quoted_tables_are_refilled_and_stay(report: Report) -> None:
     make_table(report)
     text = "before\n<!-- table: full/t -->\nstale\n<!-- end of table -->\nafter\n"
@@ -98,11 +105,6 @@ def test_published_values() -> None:
     assert values[values.row == "SF-Attn 7B Llama2"].value.tolist() == ["8.60", "8.17", "7.85"]
     with pytest.raises(ValueError, match="Table 99"):
         paper_values("Table 99")
-
-
-def test_the_committed_readme_quotes_the_results() -> None:
-    readme = Path("README.md").read_text(encoding="utf-8")
-    assert quote_tables(readme, Path("results")) == readme
 
 
 def test_a_notebook_shows_each_output_once_with_its_caption(tmp_path: Path) -> None:

@@ -1,0 +1,265 @@
+"""A conversation about one document on one bounded cache: read it once, ask as often as you like."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from threading import Event, Thread
+from typing import Any
+
+import torch
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    StoppingCriteria,
+    StoppingCriteriaList,
+    TextIteratorStreamer,
+)
+
+from sinklora.cache.policies import CachePolicy, budget_in_tokens
+from sinklora.chat.documents import Document
+from sinklora.chat.reading import Plan, Progress, plan_reading, policy_tokens, watched
+from sinklora.chat.template import ChatTemplate
+from sinklora.hf.budget_cache import BudgetCache
+from sinklora.hf.cache_positions import trained_length
+
+ANSWER = 256  # tokens of an answer, at most
+
+
+class EvictedError(ValueError):
+    """More tokens are asked for than the cache still has."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a conversation has taken so far.
+
+    `read_tokens` of the document in `read_seconds`; `written_tokens` of the last answer in `write_seconds`,
+    from its first token on; bytes that the cache holds, and that a full one would.
+    """
+
+    read_tokens: int
+    read_seconds: float
+    written_tokens: int
+    write_seconds: float
+    cache_bytes: int
+    full_bytes: int
+
+    @property
+    def tokens_a_second(self) -> float:
+        """Of the last answer; NaN where fewer than two were written."""
+        return (self.written_tokens - 1) / self.write_seconds if self.written_tokens > 1 else float("nan")
+
+
+class Conversation:
+    """A document in a cache of `policy`'s budget, and questions about it.
+
+    The budget, as a fraction, is one of the document's tokens; from then on it is a number of tokens, which
+    questions and answers share with the document. `stream`: a document longer than the model was trained for
+    is read in pieces (see `plan_reading`). One thread at a time. Raises ValueError for a model without a
+    usable chat template.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        policy: CachePolicy,
+        *,
+        stream: bool = False,
+        answer_tokens: int = ANSWER,
+    ) -> None:
+        if answer_tokens < 1:
+            raise ValueError(f"answer_tokens={answer_tokens}: expected at least 1")
+        self.model, self.tokenizer, self.policy = model, tokenizer, policy
+        self.stream, self.answer_tokens = stream, answer_tokens
+        self.template = ChatTemplate.of(tokenizer)
+        self.document: Document | None = None
+        self.cache: BudgetCache | None = None
+        self._ids: list[int] = []  # all that was read and written
+        self._turns = 0
+        self._trained = trained_length(model.config)
+        self._spent = Cost(0, 0.0, 0, 0.0, 0, 0)
+
+    # --- reading --------------------------------------------------------------------------------------------
+
+    def read(
+        self, document: Document, *, progress: Progress = lambda share: None, stop: Event | None = None
+    ) -> None:
+        """Read a document in place of what was read before; the conversation begins anew.
+
+        `progress` is told the share that is read. Raises `Stopped` within a layer's time once `stop` is set,
+        ValueError for a document that is too long; nothing is changed then.
+        """
+        ids = self.template.opening(document.text)
+        plan = plan_reading(self.policy, len(ids), self._trained, self.stream)
+        policy = in_tokens(self.policy, len(ids))
+        cache = BudgetCache(self.model, policy, positions=plan.positions)
+        begin = time.perf_counter()
+        self._read_into(cache, ids, plan, progress, stop or Event())
+        self.document, self.cache, self._ids, self._turns = document, cache, ids, 0
+        self._spent = replace(
+            self._spent, read_tokens=len(ids), read_seconds=time.perf_counter() - begin, written_tokens=0
+        )
+
+    @torch.inference_mode()
+    def _read_into(
+        self, cache: BudgetCache, ids: list[int], plan: Plan, progress: Progress, stop: Event
+    ) -> None:
+        pieces = torch.tensor([ids], device=self.model.device).split(plan.at_once, 1)
+        with watched(self.model, progress, stop) as begin:
+            for number, piece in enumerate(pieces):
+                begin(number, len(pieces))
+                self.model(piece, past_key_values=cache, use_cache=True, logits_to_keep=1)
+
+    # --- asking ---------------------------------------------------------------------------------------------
+
+    def ask(self, question: str, *, stop: Event | None = None) -> Iterator[str]:
+        """Pieces of the answer as they are written, greedily, until it ends or `stop` is set.
+
+        A stopped answer stays in the conversation as far as it came. Raises ValueError, before anything is
+        read, for an empty question, and where no room is left for an answer.
+        """
+        if self.cache is None:
+            raise ValueError("document=None: read one before asking")
+        if not question.strip():
+            raise ValueError(f"question={question!r}: is empty")
+        ids = [*self._ids, *self._next_turn(), *self.template.question(question.strip())]
+        self._check_room(len(ids))
+        return self._answer(ids, stop or Event())
+
+    def _next_turn(self) -> list[int]:
+        """What stands between the last answer, which may have ended itself, and a question."""
+        if not self._turns:
+            return []
+        between = self.template.next_turn()
+        ended = self._ids[-1] == between[0] if between else False
+        return between[1:] if ended else between
+
+    def _check_room(self, tokens: int) -> None:
+        cache = self.cache
+        assert cache is not None
+        if self._trained is None or cache.positions == "cache":
+            return
+        left = self._trained - tokens
+        if left < min(self.answer_tokens, 16):
+            raise ValueError(
+                f"question: with it the conversation has {tokens} of the {self._trained} tokens that the "
+                "model was trained for, so that no room is left for an answer: read again, to begin anew"
+            )
+
+    def _answer(self, ids: list[int], stop: Event) -> Iterator[str]:
+        streamer = TextIteratorStreamer(self.tokenizer, skip_prompt=True, skip_special_tokens=True)
+        failed: list[BaseException] = []
+        stamps: list[float] = []
+
+        def write() -> None:
+            try:
+                self._write(ids, streamer, stop, stamps)
+            except BaseException as error:  # told where the answer is waited for
+                failed.append(error)
+                streamer.end()
+
+        writer = Thread(target=write, daemon=True)
+        writer.start()
+        try:
+            yield from streamer
+        finally:
+            stop.set()
+            writer.join()
+        if failed:
+            raise failed[0]
+
+    def _write(self, ids: list[int], streamer: Any, stop: Event, stamps: list[float]) -> None:
+        def halt(*_: Any) -> bool:
+            stamps.append(time.perf_counter())
+            return stop.is_set()
+
+        room = self.answer_tokens
+        if self._trained is not None and self.cache is not None and self.cache.positions == "text":
+            room = min(room, self._trained - len(ids))
+        given = torch.tensor([ids], device=self.model.device)
+        written: Any = self.model.generate(  # type: ignore[operator]
+            given,
+            attention_mask=torch.ones_like(given),
+            past_key_values=self.cache,
+            use_cache=True,
+            max_new_tokens=room,
+            do_sample=False,
+            streamer=streamer,
+            stopping_criteria=StoppingCriteriaList([_When(halt)]),
+            pad_token_id=self.tokenizer.pad_token_id or 0,
+        )
+        self._ids, self._turns = written[0].tolist(), self._turns + 1
+        seconds = stamps[-1] - stamps[0] if stamps else 0.0
+        self._spent = replace(self._spent, written_tokens=len(stamps), write_seconds=seconds)
+
+    # --- the budget -----------------------------------------------------------------------------------------
+
+    def change_budget(self, budget: float | int) -> None:
+        """Keep less from the next question on, or take another budget before anything is read.
+
+        A fraction is one of the document's tokens. Raises EvictedError for more than the cache still has:
+        what was evicted is gone until the document is read again (`take_budget`, then `read`).
+        """
+        wanted = self._with_budget(budget)
+        if self.cache is not None:
+            read = self._spent.read_tokens
+            now, then = policy_tokens(self.cache.policy, read), policy_tokens(wanted, read)
+            if then > now:
+                raise EvictedError(
+                    f"budget={budget!r}: the cache has kept {now} of {read} tokens, and those it evicted are "
+                    f"gone; read the document again to keep {then}"
+                )
+            self.cache.limit(in_tokens(wanted, read))
+        self.policy = wanted
+
+    def take_budget(self, budget: float | int) -> None:
+        """Have another budget from the next reading on."""
+        self.policy = self._with_budget(budget)
+
+    def _with_budget(self, budget: float | int) -> CachePolicy:
+        if not self.policy.bounded:
+            raise ValueError(f"budget={budget!r}: the {self.policy.name} cache has none")
+        return replace(self.policy, budget=budget)
+
+    # --- what it costs --------------------------------------------------------------------------------------
+
+    @property
+    def cost(self) -> Cost:
+        """What reading and the last answer took, and what the cache holds now."""
+        if self.cache is None:
+            return self._spent
+        return replace(
+            self._spent,
+            cache_bytes=self.cache.nbytes(),
+            full_bytes=full_cache_bytes(self.model, len(self._ids)),
+        )
+
+
+class _When(StoppingCriteria):
+    """Stop when a function says so; it is asked after each token."""
+
+    def __init__(self, halt: Any) -> None:
+        self.halt = halt
+
+    def __call__(self, input_ids: torch.LongTensor, scores: Any, **_: Any) -> torch.BoolTensor:
+        """See transformers: whether each row is done."""
+        done = torch.full((len(input_ids),), self.halt(), device=input_ids.device, dtype=torch.bool)
+        return done  # type: ignore[return-value]
+
+
+def in_tokens(policy: CachePolicy, tokens: int) -> CachePolicy:
+    """The policy with its budget as a number of tokens, where it is a fraction of so many."""
+    if not policy.bounded or not isinstance(policy.budget, float):
+        return policy
+    return replace(policy, budget=budget_in_tokens(policy.budget, tokens))
+
+
+def full_cache_bytes(model: PreTrainedModel, tokens: int) -> int:
+    """Bytes of keys and values of so many tokens in all layers."""
+    config: Any = model.config
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return 2 * config.num_hidden_layers * heads * size * tokens * model.dtype.itemsize

@@ -1,0 +1,91 @@
+"""A model's chat template in pieces, so that each token of a conversation is read once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from transformers import PreTrainedTokenizerBase
+
+INSTRUCTION = "Read this document. Questions about it follow."
+
+# What stands for a text while the template is cut; no template changes it, and no document can be it.
+_TEXT, _QUESTION, _ANSWER = "<<DOCUMENT>>", "<<QUESTION>>", "<<ANSWER>>"
+
+
+@dataclass(frozen=True)
+class ChatTemplate:
+    """The text that a chat template puts around a document, questions and answers.
+
+    `head` comes before the document, `between` after it and before the first question, `asked` after a
+    question (the answer is next), `answered` after an answer and before a further question.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    head: str
+    between: str
+    asked: str
+    answered: str
+
+    @classmethod
+    def of(cls, tokenizer: PreTrainedTokenizerBase, instruction: str = INSTRUCTION) -> ChatTemplate:
+        """Cut the template of a tokenizer. Raises ValueError where it has none, or one that cannot be cut."""
+        name = tokenizer.name_or_path
+        if not tokenizer.chat_template:
+            raise ValueError(f"tokenizer={name!r}: has no chat template; give a chat model")
+        first = {"role": "user", "content": f"{instruction}\n\n{_TEXT}\n\n{_QUESTION}"}
+        answer = {"role": "assistant", "content": _ANSWER}
+        further = {"role": "user", "content": _QUESTION}
+        text = tokenizer.apply_chat_template(
+            [first, answer, further], tokenize=False, add_generation_prompt=True
+        )
+        parts = _cut(str(text), [_TEXT, _QUESTION, _ANSWER, _QUESTION])
+        if parts is None:
+            raise ValueError(
+                f"tokenizer={name!r}: its chat template does not keep questions and answers as they were "
+                "given, so that no cache could serve two turns; give another chat model"
+            )
+        head, between, asked_before, answered, asked = parts
+        if asked_before.rstrip() != asked.rstrip():  # blanks belong to the answer, which brings its own
+            raise ValueError(
+                f"tokenizer={name!r}: its chat template treats the last question unlike those before it, "
+                "so that no cache could serve two turns; give another chat model"
+            )
+        return cls(tokenizer, head, between, asked, answered)
+
+    def opening(self, document: str) -> list[int]:
+        """Tokens of everything up to the first question."""
+        return [
+            *self._of_template(self.head, first=True),
+            *self.plain(document),
+            *self._of_template(self.between),
+        ]
+
+    def question(self, text: str) -> list[int]:
+        """Tokens of a question, up to where its answer begins."""
+        return [*self.plain(text), *self._of_template(self.asked)]
+
+    def next_turn(self) -> list[int]:
+        """Tokens between an answer and the next question."""
+        return self._of_template(self.answered)
+
+    def plain(self, text: str) -> list[int]:
+        """Tokens of a text from outside, in which what is spelled like a special token is letters."""
+        return list(self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True))
+
+    def _of_template(self, text: str, first: bool = False) -> list[int]:
+        ids = list(self.tokenizer.encode(text, add_special_tokens=False))
+        # A template may write what tokenizing puts before every text; it must stand there once.
+        begin = [self.tokenizer.bos_token_id]
+        put_there = first and self.tokenizer.encode("")[:1] == begin
+        return [*begin, *ids] if put_there and ids[:1] != begin else ids
+
+
+def _cut(text: str, marks: list[str]) -> list[str] | None:
+    """What stands between marks that follow each other; None where one is missing or changed."""
+    parts = []
+    for mark in marks:
+        part, found, text = text.partition(mark)
+        if not found:
+            return None
+        parts.append(part)
+    return [*parts, text]

@@ -1,0 +1,142 @@
+"""The conversation on a terminal; readable, too, where its output goes into a file."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from threading import Event
+from types import FrameType
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from sinklora.cache.policies import parse_budget
+from sinklora.chat.documents import Document
+from sinklora.chat.engine import Conversation, Cost
+from sinklora.chat.reading import Stopped
+from sinklora.refusals import is_refusal
+
+HELP = """A line is a question. Commands:
+  /budget 0.1   keep so much of the document (a fraction, or tokens) from the next question on
+  /again 0.4    read the document again, with another budget if one is given; the conversation begins anew
+  /cost         what the conversation has taken so far
+  /quit         leave (or end of input)
+Ctrl-C stops an answer, or reading."""
+
+
+class Terminal:
+    """One conversation, line by line: `run` reads lines until they end."""
+
+    def __init__(self, conversation: Conversation, console: Console) -> None:
+        self.conversation, self.console = conversation, console
+
+    def read(self, document: Document) -> None:
+        """Read a document, with a bar where somebody watches."""
+        told = f"reading {document.name}"
+        columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+        shown = Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal)
+        with stopped_by_ctrl_c() as stop, shown as bar:
+            task = bar.add_task(told, total=1.0)
+            self.conversation.read(
+                document, progress=lambda share: bar.update(task, completed=share), stop=stop
+            )
+        self.say(read_in_words(document, self.conversation.cost))
+
+    def run(self, lines: Iterable[str]) -> None:
+        """Answer line after line. What cannot be done is said, and the conversation goes on."""
+        for line in lines:
+            text = line.strip()
+            if text == "/quit":
+                return
+            try:
+                self._answer(text)
+            except Stopped:
+                self.say("Stopped; nothing was read.")
+            except Exception as error:
+                if not is_refusal(error):
+                    raise
+                self.say(" ".join(str(error).split()))
+
+    def _answer(self, text: str) -> None:
+        command, _, argument = text.partition(" ")
+        if not text:
+            return
+        if not text.startswith("/"):
+            self._ask(text)
+        elif command == "/budget":
+            self.conversation.change_budget(_number(argument))
+            self.say("From the next question on.")
+        elif command == "/again" and self.conversation.document is not None:
+            if argument:
+                self.conversation.take_budget(_number(argument))
+            self.read(self.conversation.document)
+        elif command == "/cost":
+            self.say(cost_in_words(self.conversation.cost))
+        else:
+            self.say(HELP)
+
+    def _ask(self, question: str) -> None:
+        with stopped_by_ctrl_c() as stop:
+            for piece in self.conversation.ask(question, stop=stop):
+                self.console.print(piece, end="", markup=False, highlight=False, soft_wrap=True)
+        self.console.print()
+        self.say(cost_in_words(self.conversation.cost))
+
+    def say(self, words: str) -> None:
+        """A sentence of the program's own."""
+        self.console.print(words, style="italic", markup=False, highlight=False, soft_wrap=True)
+
+
+def asked_lines(console: Console) -> Iterator[str]:
+    """What is typed, until the input ends; Ctrl-C here says how to leave."""
+    while True:
+        try:
+            yield console.input("[bold]> [/]")
+        except KeyboardInterrupt:
+            console.print("/quit leaves.")
+        except EOFError:
+            console.print()
+            return
+
+
+@contextmanager
+def stopped_by_ctrl_c() -> Iterator[Event]:
+    """An event that Ctrl-C sets, in place of ending the program."""
+    stop = Event()
+
+    def set_it(number: int, frame: FrameType | None) -> None:
+        stop.set()
+
+    before = signal.signal(signal.SIGINT, set_it)
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def read_in_words(document: Document, cost: Cost) -> str:
+    """What reading came to."""
+    return (
+        f"{document.name}: {cost.read_tokens} tokens read in {cost.read_seconds:.1f} s; "
+        f"{bytes_in_words(cost)}. Ask; /help for more."
+    )
+
+
+def cost_in_words(cost: Cost) -> str:
+    """Speed of the last answer, and memory."""
+    speed = "" if cost.written_tokens < 2 else f"{cost.tokens_a_second:.1f} tokens/s; "
+    return f"{speed}{bytes_in_words(cost)}"
+
+
+def bytes_in_words(cost: Cost) -> str:
+    """The cache beside a full one."""
+    held, full = (number / 2**20 for number in (cost.cache_bytes, cost.full_bytes))
+    return f"the cache holds {held:.1f} MiB, a full one would {full:.1f}"
+
+
+def _number(text: str) -> int | float:
+    budget = parse_budget(text)
+    if budget is None:
+        raise ValueError("budget='': expected a fraction such as 0.2, or tokens such as 400")
+    return budget

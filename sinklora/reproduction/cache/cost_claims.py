@@ -1,0 +1,85 @@
+"""What the measurements say of Table 5 (time): ratios of the same round, intervals over rounds."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+
+from sinklora.evaluate.generation_cost import OWN
+from sinklora.evaluate.paired_effects import effect
+from sinklora.reproduction.cache.generation_study import DECODING, SETTING, whole_seconds
+from sinklora.reproduction.report.claims import Claim, Tested, family
+
+MORE, LESS = "% more tokens a second", "% less time"
+
+
+def time_claims(rounds: pd.DataFrame, new_tokens: int, batch: int) -> list[Claim]:
+    """Whether H2O at 20 % saves time against the full cache of the same code: in decoding, and with the
+    prompt before `new_tokens` tokens for each of `batch` rows. `rounds` are those of `generation_rounds`.
+    """
+    blank = Claim("Table 5", "", "not decided", table="table5", restated=True)
+    given = rounds.assign(batch=batch)
+    h2o, full = (_by_round(given, name) for name in ("h2o 20%", "full (ours)"))
+    decoding = replace(
+        blank, sentence="decoding with H2O at 20 % is faster than with the full cache", unit=MORE
+    )
+    sentence = (
+        f"a prompt and {new_tokens} tokens after it take less time with H2O at 20 % than with the full cache"
+    )
+    total = replace(blank, sentence=sentence, unit=LESS)
+    return family({**_faster(decoding, h2o, full), **_less_time(total, h2o, full, new_tokens)})
+
+
+def generation_claims(rows: pd.DataFrame, new_tokens: int, budget: float, model: str) -> list[Claim]:
+    """Whether H2O saves time against transformers' cache, in each setting of `measure_generation`: prompt and
+    `new_tokens` tokens a row together, which is what the paper times, and decoding alone. One correction for
+    all.
+    """
+    blank = Claim("Table 5", "", "not decided", table="table5_real", model=model)
+    effects: dict[Claim, Tested] = {}
+    for (batch, prompt), group in rows.groupby(SETTING, sort=False):
+        own, h2o = (_by_round(group, name) for name in (OWN, "h2o"))
+        setting, at = f"{batch} × {prompt} tokens", f"with H2O at {budget:.0%}"
+        total = f"{setting} and {new_tokens} more a row take less time {at}"
+        effects |= _less_time(replace(blank, sentence=total, unit=LESS), h2o, own, new_tokens)
+        decoding = f"behind {setting} decoding is faster {at}"
+        effects |= _faster(replace(blank, sentence=decoding, unit=MORE, restated=True), h2o, own)
+    return family(effects)
+
+
+def _by_round(rows: pd.DataFrame, cache: str) -> pd.DataFrame:
+    return rows[rows.cache == cache].sort_values("round")
+
+
+def _faster(claim: Claim, cache: pd.DataFrame, other: pd.DataFrame) -> dict[Claim, Tested]:
+    """How many per cent more tokens a second a cache decodes than another."""
+    logs = np.log(cache[DECODING].to_numpy() / other[DECODING].to_numpy())
+    return _over_rounds(claim, logs, lambda log: 100 * float(np.expm1(log)))
+
+
+def _less_time(
+    claim: Claim, cache: pd.DataFrame, other: pd.DataFrame, new_tokens: int
+) -> dict[Claim, Tested]:
+    """How many per cent less time prompt and new tokens take with a cache than with another."""
+    seconds = [whole_seconds(rows, new_tokens).to_numpy() for rows in (cache, other)]
+    logs = np.log(seconds[1] / seconds[0])
+    return _over_rounds(claim, logs, lambda log: -100 * float(np.expm1(-log)))
+
+
+def _over_rounds(
+    claim: Claim, logs: "np.ndarray[tuple[int], np.dtype[np.floating]]", shown: Callable[[float], float]
+) -> dict[Claim, Tested]:
+    """A claim with the mean logarithm of the rounds' ratios, its numbers as they are shown."""
+    found = effect(lambda mean: mean, logs[None])
+    n = "1 round" if len(logs) == 1 else f"{len(logs)} rounds"
+    mapped = replace(
+        found,
+        estimate=shown(found.estimate),
+        low=shown(found.low),
+        high=shown(found.high),
+        low90=shown(found.low90),
+        high90=shown(found.high90),
+        error=np.nan,
+    )
+    return {replace(claim, n=n): mapped}

@@ -1,0 +1,136 @@
+"""The conversation on a terminal: what is said, what Ctrl-C does, and what is read from a pipe."""
+
+import io
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+from chat_models import LONG_TEXT, TEMPLATE, chat_base
+from sinklora.cache.h2o import H2O
+from sinklora.chat.documents import Document
+from sinklora.chat.engine import Conversation
+from sinklora.chat.terminal import HELP, Terminal, stopped_by_ctrl_c
+from sinklora.cli import application
+
+DOCUMENT = Document("code.txt", LONG_TEXT[:400])
+
+
+def run_lines(lines: list[str], budget: float = 0.5) -> str:
+    model, tokenizer = chat_base()
+    screen = io.StringIO()
+    terminal = Terminal(
+        Conversation(model, tokenizer, H2O(budget), answer_tokens=5), Console(file=screen, width=80)
+    )
+    terminal.read(DOCUMENT)
+    terminal.run(lines)
+    return screen.getvalue()
+
+
+def test_lines_are_questions_and_commands() -> None:
+    model, tokenizer = chat_base()
+    talk = Conversation(model, tokenizer, H2O(0.5), answer_tokens=5)
+    talk.read(DOCUMENT)
+    answers = ["".join(talk.ask(question)) for question in ("def name_3", "And?")]
+    shown = run_lines(["def name_3", "", "And?", "/cost", "/quit", "never asked"]).splitlines()
+    assert shown[0].startswith(f"code.txt: {talk.cost.read_tokens} tokens read in ")
+    text = "\n".join(shown)
+    assert text.index(answers[0]) < text.rindex(answers[1]) and text.count("tokens/s; the cache holds") == 3
+    assert len([line for line in shown if "tokens/s" in line]) == 3, "no line is broken"
+
+
+def test_the_budget_is_changed_and_what_is_gone_is_said() -> None:
+    shown = run_lines(
+        ["/budget 0.2", "def name_3", "/budget 0.4", "/again 0.4", "/budget", "/budget x", "/what"]
+    )
+    assert "From the next question on." in shown
+    assert "those it evicted are gone; read the document again" in shown
+    assert shown.count("code.txt: ") == 2
+    assert "budget='': expected a fraction" in shown and "budget='x': expected a fraction" in shown
+    assert HELP.splitlines()[0] in shown
+
+
+def test_ctrl_c_sets_an_event_and_is_what_it_was_afterwards() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with stopped_by_ctrl_c() as stop:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.wait(5)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.fixture(scope="module")
+def chat_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The base with a chat template, as a model's folder."""
+    folder = tmp_path_factory.mktemp("chat-base")
+    for file in Path("data/base").iterdir():
+        (folder / file.name).symlink_to(file.resolve())
+    (folder / "chat_template.jinja").write_text(TEMPLATE, encoding="utf-8")
+    return folder
+
+
+def test_on_a_terminal_ctrl_c_stops_the_answer_and_not_the_program(chat_folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "code.txt"
+    path.write_text(DOCUMENT.text, encoding="utf-8")
+    screen, keyboard = pty.openpty()
+    command = [sys.executable, "-m", "sinklora", "chat", "--document", str(path), "--base", str(chat_folder)]
+    program = subprocess.Popen(
+        [*command, "--answer-tokens", "100000"],
+        stdin=keyboard,
+        stdout=keyboard,
+        stderr=keyboard,
+        start_new_session=True,
+        preexec_fn=lambda: os.set_blocking(0, True),
+    )
+    os.close(keyboard)
+    shown = wait_for(screen, "> ", "")
+    os.write(screen, b"def name_3(x):\n")
+    wait_for(screen, "def name_3(x):\r\n", shown)
+    wait_for(screen, " ", "")  # of the answer, which would have hundreds of words
+    program.send_signal(signal.SIGINT)
+    shown = wait_for(screen, "the cache holds", "")
+    assert len(shown) < 1000
+    os.write(screen, b"/cost\n/quit\n")
+    assert program.wait(60) == 0
+    os.close(screen)
+
+
+def wait_for(screen: int, words: str, shown: str, seconds: float = 120) -> str:
+    """What a terminal shows until some words come after what it has `shown` already."""
+    end, begin = time.monotonic() + seconds, len(shown)
+    while words not in shown[begin:]:
+        assert time.monotonic() < end, shown
+        if select.select([screen], [], [], 1)[0]:
+            shown += os.read(screen, 4096).decode(errors="replace")
+    return shown
+
+
+def test_questions_come_from_a_pipe(chat_folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "code.txt"
+    path.write_text(DOCUMENT.text, encoding="utf-8")
+    arguments = ["chat", "--document", str(path), "--base", str(chat_folder), "--answer-tokens", "3"]
+    shown = CliRunner().invoke(application, arguments, input="def name_3\n/cost\n")
+    assert shown.exit_code == 0, shown.output
+    assert "code.txt: " in shown.output and shown.output.count("the cache holds") == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--document", "gone.txt"], "document='gone.txt': no such file"),
+        (["--document", "pyproject.toml"], "document='pyproject.toml': cannot be read; give text"),
+        (["--document", "README.md", "--policy", "h3o"], "kv='h3o': expected one of"),
+        (["--document", "README.md", "--budget", "lots"], "budget='lots': expected a fraction"),
+        (["--document", "README.md", "--base", "data/base"], "tokenizer='data/base': has no chat template"),
+    ],
+)
+def test_what_is_wrong_is_a_sentence(arguments: list[str], words: str) -> None:
+    shown = CliRunner().invoke(application, ["chat", *arguments])
+    assert shown.exit_code == 2 and f"Error: {words}" in shown.output

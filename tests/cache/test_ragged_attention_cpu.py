@@ -143,9 +143,8 @@ def test_many_slots_are_attended_to_by_the_operator_and_few_as_before() -> None:
     query, key, value = projections(3, 16, torch.bfloat16)
     weights = torch.empty(3, len(key))
     compiled = attend_ragged_on_cpu(query, key, value, 0.2, weights.clone(), SLOTS)
-    by_head = _head_by_head(
-        query.reshape(len(SLOTS), 3, 16), key, value, 0.2, weights.clone(), RaggedHeads(SLOTS, of_slot(SLOTS))
-    ).view_as(query)
+    grouped, heads = query.reshape(len(SLOTS), 3, 16), RaggedHeads(SLOTS, of_slot(SLOTS))
+    by_head = _head_by_head(grouped, key, value, 0.2, weights.clone(), heads, None).view_as(query)
     assert not torch.equal(compiled, by_head)  # it does not round scores to bfloat16
     for many, expected in ((True, compiled), (False, by_head)):
         heads = RaggedHeads(SLOTS, of_slot(SLOTS), many)

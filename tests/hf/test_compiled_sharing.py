@@ -22,6 +22,7 @@ from sinklora.hf.budget_cache import BudgetCache
 from tiny_models import VOCABULARY, tiny_model
 
 ROWS, BUDGET, LAYERS = 4, 80, 8  # with two heads a layer
+STEPS = 12
 OPERATORS = ("sinklora.ragged_attention.default", "sinklora.lowest_slots.default")
 
 
@@ -40,17 +41,25 @@ POLICIES: dict[str, CachePolicy] = {
 }
 
 
-@pytest.mark.parametrize("prompt", [50, 130])  # rows that still fill their slots, and full ones
+@torch.no_grad()
+def logits(cache: BudgetCache, model: Any, ids: Tensor, real: Tensor) -> Tensor:
+    """Logits [rows, steps, vocabulary] of tokens after a padded prompt, decoded one by one."""
+    prompt = real.shape[1]
+    model(ids[:, :prompt], attention_mask=real, past_key_values=cache)
+    return run(cache, model, ids[:, prompt:], [1] * STEPS)
+
+
+@pytest.mark.parametrize("shortest", [130, 75])  # full rows, and two that still fill their slots
 @pytest.mark.parametrize("name", POLICIES)
-def test_decoding_by_compiled_operators_is_that_in_double_precision(name: str, prompt: int) -> None:
-    ids, exact = some_tokens(prompt + 12), model().double()
-    rounded, policy = model(), POLICIES[name]
-    if prompt < BUDGET:  # a chunk after which rows are uneven, but have slots to fill
-        policy = Replay(0.5, share="model") if name == "model" else policy
-    calls = [prompt, *[1] * 12]
+def test_decoding_by_compiled_operators_is_that_in_double_precision(name: str, shortest: int) -> None:
+    ids, real, policy = some_tokens(130 + STEPS), torch.ones(ROWS, 130, dtype=torch.long), POLICIES[name]
+    real[2:, : 130 - shortest] = 0
+    rounded, exact = model(), model().double()
     caches = BudgetCache(rounded, policy), BudgetCache(exact, policy)
-    found, expected = (run(c, m, ids, calls) for c, m in zip(caches, (rounded, exact), strict=True))
-    assert_close(found, expected, atol=2e-4)
+    with OperatorCount() as counted:
+        found = logits(caches[0], rounded, ids, real)
+    assert [counted.by_name[operator] for operator in OPERATORS] == [STEPS * LAYERS, STEPS]
+    assert_close(found, logits(caches[1], exact, ids, real), atol=2e-4)
     for layer in range(LAYERS):
         kept, truly = (cache.kept_positions(layer) for cache in caches)
         assert kept.tolist() == truly.tolist()

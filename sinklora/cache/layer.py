@@ -154,6 +154,10 @@ class BudgetLayer(TokenStorage):
         self.policy = policy
         if self.rows is not None:
             self.rows.limited = True
+        if self.scorer is not None:  # how it chooses may depend on the budget
+            state, self.scorer = self.scorer.state, self.new_scorer()
+            assert self.scorer is not None
+            self.scorer.state = state
 
     def crop(self, tokens_to_remove: int) -> None:
         """Not possible: what was evicted cannot come back. Raises ValueError."""

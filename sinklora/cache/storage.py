@@ -61,11 +61,15 @@ class TokenStorage:
         """Get ready for keys and values like these, which are the first."""
         batch, kv_heads, _, size = key.shape
         self.dtype, self.device, self.kv_heads, self.size = key.dtype, key.device, kv_heads, size
-        if self.policy.has_scores():
-            self.scorer = self.policy.make_scorer(
-                key.new_empty(batch, kv_heads, 0, dtype=precise(self.dtype))
-            )
         self.rows = Rows(batch, self.device)
+        self.scorer = self.new_scorer()
+
+    def new_scorer(self) -> Scorer | None:
+        """What ranks tokens for the policy, without any scores yet; None where it has none."""
+        if not self.policy.has_scores():
+            return None
+        shape, dtype = (len(self.counted()), self.kv_heads, 0), precise(self.dtype)
+        return self.policy.make_scorer(torch.empty(shape, dtype=dtype, device=self.device))
 
     def check_fits(self, key: Tensor) -> None:
         """ValueError where new keys do not fit the stored ones."""

@@ -98,6 +98,11 @@ SMALLER = {
     "h2o": (H2O(12), H2O(5)),
     "streaming": (StreamingLLM(12, sink_tokens=2), StreamingLLM(5, sink_tokens=2)),
     "tova": (TOVA(9), TOVA(4)),
+    "snapkv": (SnapKV(12, window=6, pool=3), SnapKV(4, window=6, pool=3)),
+    "expected": (
+        ExpectedAttention(12, sink_tokens=2, future=21),
+        ExpectedAttention(5, sink_tokens=2, future=21),
+    ),
     "novelty": (Novelty(12), Novelty(7)),
     "replay-head": (Replay(12, share="head"), Replay(7, share="head")),
     "replay-layer": (Replay(12, share="layer"), Replay(7, share="layer")),
@@ -105,19 +110,19 @@ SMALLER = {
 }
 
 
-@pytest.mark.parametrize("between", [[], [1, 1, 1]], ids=["at-once", "decoded"])
+@pytest.mark.parametrize("decoded", [0, 2], ids=["at-once", "decoded"])  # before the limit, and after it
 @pytest.mark.parametrize(("policy", "smaller"), SMALLER.values(), ids=SMALLER)
 def test_a_limit_counts_from_the_next_turn_on(
-    policy: CachePolicy, smaller: CachePolicy, between: list[int]
+    policy: CachePolicy, smaller: CachePolicy, decoded: int
 ) -> None:
-    model, calls = tiny_model("llama-gqa").double(), [15, *between, 4, 1, 3]
+    before, after = [15, *[1] * decoded], [*[1] * decoded, 6, 1, 3]
+    calls, model = before + after, tiny_model("llama-gqa").double()
     ids, cache = tokens(2, sum(calls)), BudgetCache(model, policy)
-    before = 15 + len(between)
-    logits = [run(cache, model, ids[:, :before], calls[: 1 + len(between)])]
+    logits = [run(cache, model, ids[:, : sum(before)], before)]
     cache.limit(smaller)
-    logits.append(run(cache, model, ids[:, before:], [4, 1, 3]))
+    logits.append(run(cache, model, ids[:, sum(before) :], after))
     for row in range(2):
-        truth = Simulation(model, policy, limits={1 + len(between): smaller})
+        truth = Simulation(model, policy, limits={1 + 2 * decoded: smaller})
         assert_close(torch.cat(logits, 1)[row], truth.run(ids[row], calls), atol=1e-9)
         check_kept(cache, row, truth)
     assert cache.policy is smaller

@@ -226,7 +226,8 @@ def _draw_losses(axis: Axes, curves: pd.DataFrame) -> None:
     axis.set_xlabel("step")
     axis.set_ylabel("training loss (nats a token)")
     axis.set_title(f"mean of {curves.seed.nunique()} seeds, smoothed over a tenth")
-    axis.legend(frameon=False, fontsize=6)
+    # Below the panel: losses of one kind of data go up and down together, and leave no room in it.
+    axis.legend(frameon=False, fontsize=6, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.25))
 
 
 def label(method: str) -> str:

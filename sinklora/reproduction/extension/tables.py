@@ -183,6 +183,17 @@ def rates_table(rows: pd.DataFrame) -> Table:
     )
 
 
+def steps_table(by_steps: pd.DataFrame, start: float) -> Table:
+    """Validation perplexity of full attention by steps; first the best of no training, `start` nats a token.
+
+    `by_steps`: columns steps, learning rate, nll.
+    """
+    untrained = pd.DataFrame([{"steps": 0, "learning rate": math.nan, "nll": start}])
+    frame = pd.concat([untrained, by_steps], ignore_index=True)
+    frame = frame.assign(perplexity=frame.nll.map(math.exp))
+    return Table(frame, [Column("steps"), Number("learning rate"), Number("perplexity", ".3f")])
+
+
 def with_paper(measured: Table, published: pd.DataFrame, target: int) -> Table:
     """A table with the published rows under it, each value in the column of the same share of its target.
 

@@ -16,7 +16,7 @@ from sinklora.reproduction.extension.selection import (
     more_steps_in_words,
     validity,
 )
-from sinklora.reproduction.extension.tables import rates_table
+from sinklora.reproduction.extension.tables import rates_table, steps_table
 
 
 def rows(full: dict[float, float], base: float = 2.0) -> pd.DataFrame:
@@ -109,3 +109,11 @@ def test_the_table_marks_what_was_chosen() -> None:
     assert written.method.tolist() == ["base", "linear", "full", "full"]
     assert written.chosen.tolist() == ["", "", "", "chosen"]
     assert written.perplexity.tolist() == [f"{math.exp(nll):.3f}" for nll in (2.0, 4.0, 2.5, 1.8)]
+
+
+def test_steps_stand_beside_no_training() -> None:
+    by_steps = pd.DataFrame({"steps": [30, 60], "learning rate": [3e-4, 1e-3], "nll": [2.0, 1.5]})
+    written = steps_table(by_steps, 2.5).written()
+    assert [int(steps) for steps in written.steps] == [0, 30, 60]
+    assert written["learning rate"].tolist() == ["–", "0.0003", "0.001"]
+    assert written.perplexity.tolist() == [f"{math.exp(nats):.3f}" for nats in (2.5, 2.0, 1.5)]

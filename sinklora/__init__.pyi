@@ -34,4 +34,4 @@ from sinklora.lora.adapter import merge_adapter as merge_adapter
 from sinklora.lora.checkpoint import load_adapter as load_adapter
 from sinklora.lora.checkpoint import save_adapter as save_adapter
 from sinklora.lora.longlora_import import import_longlora as import_longlora
-from sinklora.pretrained.load import load as load
+from sinklora.pretrained.loading import load as load

@@ -5,7 +5,7 @@ from typing import Any
 
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from sinklora.pretrained.load import LoadedModel
+from sinklora.pretrained.loading import LoadedModel
 
 TEMPLATE = (
     "{% for message in messages %}{{ bos_token }}{{ message['role'] }}\n{{ message['content'] }}"

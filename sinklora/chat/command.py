@@ -36,7 +36,7 @@ def chat_command(
     from sinklora.chat.engine import Conversation
     from sinklora.chat.reading import Stopped
     from sinklora.chat.terminal import Terminal, asked_lines
-    from sinklora.pretrained.load import load
+    from sinklora.pretrained.loading import load
 
     chosen = make_policy(policy, None if policy == "full" else parse_budget(budget))
     given = read_document(document)  # before the model, which takes longer

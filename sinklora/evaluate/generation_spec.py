@@ -21,7 +21,7 @@ from sinklora.evaluate.memory import (
 )
 from sinklora.evaluate.own_process import in_own_process
 from sinklora.hf.budget_cache import BudgetCache
-from sinklora.pretrained.load import load
+from sinklora.pretrained.loading import load
 from sinklora.records.checks import Count, Distinct, check_fields, one_of
 
 WARM_TOKENS = 64  # of a first, short prompt: libraries come up and kernels are chosen before anything counts

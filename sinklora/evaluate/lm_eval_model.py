@@ -31,7 +31,7 @@ from sinklora.lora.adapter_files import STATE_FILE
 from sinklora.lora.checkpoint import load_adapter
 from sinklora.pretrained.catalogue import packaged_record
 from sinklora.pretrained.fetch import model_path
-from sinklora.pretrained.load import dtype_of
+from sinklora.pretrained.loading import dtype_of
 
 try:
     from lm_eval.api.registry import register_model

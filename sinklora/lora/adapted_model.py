@@ -12,8 +12,8 @@ from peft.utils import ModulesToSaveWrapper
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from sinklora.lora.adapter_card import write_model_card
 from sinklora.lora.adapter_files import complete_folder
-from sinklora.lora.model_card import write_model_card
 from sinklora.lora.trained_modules import is_tied
 
 

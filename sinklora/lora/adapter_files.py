@@ -16,7 +16,7 @@ from peft import LoraConfig, PeftConfig, PeftModel
 from sinklora.hf.models import current_pattern, evaluates_with_pattern
 from sinklora.hf.rope import find_transformer, rope_state
 from sinklora.lora.base_model import BASE_KEYS, describe_base, last_rows
-from sinklora.lora.lost_with_peft import lost_with_peft
+from sinklora.lora.plain_peft import lost_with_peft
 from sinklora.records.files import atomic_write, file_hash
 
 STATE_FILE = "sinklora.json"

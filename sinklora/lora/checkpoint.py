@@ -16,6 +16,7 @@ from sinklora.hf.models import use_pattern
 from sinklora.hf.rope import restore_rope
 from sinklora.lora.adapted_model import LoraPlusModel, lora_model, wrap
 from sinklora.lora.adapter import set_weights
+from sinklora.lora.adapter_card import CARD_FILE, write_model_card
 from sinklora.lora.adapter_files import (
     CONFIG_FILE,
     STATE_FILE,
@@ -32,7 +33,6 @@ from sinklora.lora.adapter_files import (
 )
 from sinklora.lora.base_model import check_base_model, describe_base, different_rows, last_rows
 from sinklora.lora.folder_replacement import replaced_files, valid_folder
-from sinklora.lora.model_card import CARD_FILE, write_model_card
 
 
 def save_adapter(model: PeftModel, directory: str | os.PathLike[str]) -> None:

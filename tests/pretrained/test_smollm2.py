@@ -17,7 +17,7 @@ from sinklora.evaluate.openbookqa import answers, openbookqa_task
 from sinklora.evaluate.perplexity import measure_perplexity
 from sinklora.pretrained.catalogue import SMOLLM2_135M
 from sinklora.pretrained.fetch import model_path
-from sinklora.pretrained.load import LoadedModel, fast_dtype
+from sinklora.pretrained.loading import LoadedModel, fast_dtype
 from sinklora.train.run import load_trained, train
 from sinklora.train.sources import CorpusSpec
 from sinklora.train.spec import TrainSpec

@@ -20,7 +20,7 @@ from sinklora.hf.device import default_device
 from sinklora.hf.model_names import check_model_name
 from sinklora.pretrained.catalogue import packaged_record
 from sinklora.pretrained.fetch import model_path
-from sinklora.pretrained.load import dtype_of
+from sinklora.pretrained.loading import dtype_of
 from sinklora.records.files import write_json
 
 

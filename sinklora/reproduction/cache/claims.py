@@ -6,7 +6,7 @@ from dataclasses import replace
 import pandas as pd
 
 from sinklora.evaluate.paired_effects import Effect, effect, within
-from sinklora.reproduction.cache.estimates import (
+from sinklora.reproduction.cache.cell_estimates import (
     RIVALS,
     chance_of,
     cluster_interval,

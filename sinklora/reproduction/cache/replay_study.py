@@ -18,7 +18,7 @@ from sinklora.cache.snapkv import SnapKV
 from sinklora.evaluate.paired_effects import Equivalence, effect, ratio_within
 from sinklora.records.checks import Count, check_fields
 from sinklora.records.tables import Column, Estimate, Table
-from sinklora.reproduction.cache.estimates import (
+from sinklora.reproduction.cache.cell_estimates import (
     cluster_interval,
     clustered,
     differences,

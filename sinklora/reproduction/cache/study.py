@@ -25,7 +25,7 @@ from sinklora.hf.budget_cache import BudgetCache
 from sinklora.hf.device import default_device
 from sinklora.pretrained.catalogue import packaged_model
 from sinklora.pretrained.fetch import model_path
-from sinklora.pretrained.load import dtype_of
+from sinklora.pretrained.loading import dtype_of
 from sinklora.records.checks import Count, Distinct, check_fields
 from sinklora.records.runs import remember, run_records
 from sinklora.train.sources import CorpusSpec

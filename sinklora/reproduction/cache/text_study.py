@@ -21,7 +21,7 @@ from sinklora.evaluate.through_cache import continuation_nll
 from sinklora.hf.budget_cache import BudgetCache
 from sinklora.hf.device import default_device
 from sinklora.pretrained.fetch import model_path
-from sinklora.pretrained.load import load
+from sinklora.pretrained.loading import load
 from sinklora.records.checks import Count, NotNegative, check_fields
 from sinklora.records.files import json_hash
 from sinklora.records.runs import remember, run_records

@@ -12,9 +12,9 @@ from sinklora.evaluate.training_step import measured_in_turn
 from sinklora.records.runs import run_records
 from sinklora.records.tables import Column, Number, Spread, Table
 from sinklora.reproduction.extension.comparison import NATS, NOT_VALID, Losses
-from sinklora.reproduction.extension.step_costs import step_of
 from sinklora.reproduction.extension.study import ExtensionStudy, measure
 from sinklora.reproduction.extension.tables import ABOVE, METHOD, Nats, estimate_fields
+from sinklora.reproduction.extension.timed_steps import step_of
 from sinklora.reproduction.names import LABELS
 from sinklora.reproduction.report.claims import Claim, family
 from sinklora.reproduction.report.summaries import mean_and_sd

@@ -8,7 +8,6 @@ import pandas as pd
 from sinklora.records.files import atomic_write
 from sinklora.records.tables import DASH, markdown
 from sinklora.reproduction.report.experiments import COMMITTED, Experiment, load_experiments
-from sinklora.reproduction.report.html_report import html_report
 from sinklora.reproduction.report.pages import (
     BEYOND,
     Output,
@@ -20,7 +19,8 @@ from sinklora.reproduction.report.pages import (
 from sinklora.reproduction.report.published import PAPER_NUMBERS
 from sinklora.reproduction.report.quoted_numbers import NUMBERS, quote_numbers, read_numbers
 from sinklora.reproduction.report.quoted_tables import quote_scoreboard, quote_tables
-from sinklora.reproduction.report.scoreboard import Score, scoreboard
+from sinklora.reproduction.report.single_page import html_report
+from sinklora.reproduction.report.verdict_rows import Score, scoreboard
 
 HEAD = """# Results
 

@@ -10,7 +10,7 @@ from sinklora.cache.policies import CachePolicy
 from sinklora.cache.sliding_window import SlidingWindow
 from sinklora.cache.streaming_llm import StreamingLLM
 from sinklora.hf.device import default_device
-from sinklora.pretrained.load import fast_dtype
+from sinklora.pretrained.loading import fast_dtype
 from sinklora.reproduction.model_under_test import ModelUnderTest, unextended_base
 from sinklora.reproduction.names import model_title
 

@@ -12,8 +12,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.cache_utils import Cache, DynamicCache
 
 from sinklora.cache.policies import CachePolicy, policy_key
-from sinklora.evaluate.keys_in_prose import keys_in_prose
 from sinklora.evaluate.pass_keys import ANSWER_TOKENS, is_right
+from sinklora.evaluate.prose_pass_keys import keys_in_prose
 from sinklora.evaluate.read_prompt import ReadPrompt, end_tokens
 from sinklora.hf.budget_cache import BudgetCache
 from sinklora.pretrained.fetch import model_path

@@ -10,7 +10,7 @@ from figure_data import error_bars
 from sinklora.cache.h2o import H2O
 from sinklora.cache.sliding_window import Local
 from sinklora.cache.streaming_llm import StreamingLLM
-from sinklora.reproduction.cache.estimates import (
+from sinklora.reproduction.cache.cell_estimates import (
     NOT_MEASURED,
     cluster_interval,
     differences,

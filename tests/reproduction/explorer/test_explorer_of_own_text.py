@@ -23,7 +23,7 @@ from sinklora.reproduction.explorer.kept_by_budget import (
     kept_text,
 )
 from sinklora.reproduction.explorer.own_text import OwnText, look_at
-from sinklora.reproduction.explorer.patterns_over_attention import (
+from sinklora.reproduction.explorer.pattern_overlays import (
     attention_explorer,
     patterns_over_attention,
     seen_in_words,

@@ -31,7 +31,6 @@ from sinklora.reproduction.extension.equal_time import (
 from sinklora.reproduction.extension.mechanism import by_position, sink_mass, uniform_share
 from sinklora.reproduction.extension.recipe import Recipe
 from sinklora.reproduction.extension.selection import at_own_rates, search_rates
-from sinklora.reproduction.extension.step_costs import step_costs
 from sinklora.reproduction.extension.study import (
     OWN,
     ExtensionStudy,
@@ -42,6 +41,7 @@ from sinklora.reproduction.extension.study import (
 )
 from sinklora.reproduction.extension.tables import untrained_methods
 from sinklora.reproduction.extension.texts import TextSet, texts_of
+from sinklora.reproduction.extension.timed_steps import step_costs
 from sinklora.train.run import load_trained, train
 from sinklora.train.sources import CorpusSpec
 from sinklora.train.spec import TrainSpec
@@ -181,7 +181,7 @@ def test_steps_cost_what_was_measured(
     their own).
     """
     asked, _ = study
-    module = "sinklora.reproduction.extension.step_costs"
+    module = "sinklora.reproduction.extension.timed_steps"
     rounds = [[1.0, 9.0, 1.2], [0.5, 4.5, 0.6]]
     monkeypatch.setattr(f"{module}.measured_in_turn", lambda steps, **_: rounds[: len(steps)])
     monkeypatch.setattr(f"{module}.measured", lambda step, **_: StepCost(None, len(step.pattern)))

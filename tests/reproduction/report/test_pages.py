@@ -15,13 +15,13 @@ import pytest
 from sinklora.records.tables import markdown
 from sinklora.reproduction.report.claims import Claim
 from sinklora.reproduction.report.experiments import Experiment, load_experiments
-from sinklora.reproduction.report.html_report import html_report
 from sinklora.reproduction.report.index import UNMEASURED, all_pages, page_text, results_index
 from sinklora.reproduction.report.outputs import Report
 from sinklora.reproduction.report.pages import BEYOND, Page, described_record
 from sinklora.reproduction.report.paper_items import PAPER_ITEMS
 from sinklora.reproduction.report.published import published_table
-from sinklora.reproduction.report.scoreboard import NO_CLAIM, NOT_MEASURED, Score, scoreboard
+from sinklora.reproduction.report.single_page import html_report
+from sinklora.reproduction.report.verdict_rows import NO_CLAIM, NOT_MEASURED, Score, scoreboard
 
 OUTPUTS = ("picture", "values", "long", "ours", "lacking", "trials")
 EXPERIMENTS = (Experiment("09_test", "x", {"full": {}}, OUTPUTS),)

@@ -19,7 +19,7 @@ from sinklora.reproduction.report.quoted_numbers import (
     read_numbers,
 )
 from sinklora.reproduction.report.quoted_tables import BEGIN_SCORES, END_SCORES, quote_scoreboard
-from sinklora.reproduction.report.scoreboard import NO_CLAIM, NOT_MEASURED, Score
+from sinklora.reproduction.report.verdict_rows import NO_CLAIM, NOT_MEASURED, Score
 
 H2O = {"source": "full/tables/facts.csv", "column": "value", "where": {"policy": "h2o"}}
 SHARE = QuotedNumber(**H2O, form=".0f", times=100)  # type: ignore[arg-type]

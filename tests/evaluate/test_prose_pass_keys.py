@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from sinklora.evaluate.keys_in_prose import SENTENCE, keys_in_prose
+from sinklora.evaluate.prose_pass_keys import SENTENCE, keys_in_prose
 from sinklora.train.retrieval_documents import KEY_QUESTIONS
 from sinklora.train.sources import Document
 

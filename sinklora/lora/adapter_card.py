@@ -13,7 +13,7 @@ from torch import nn
 from sinklora.hf.models import current_pattern
 from sinklora.hf.rope import ROPE_KEYS, find_transformer, rope_state
 from sinklora.lora.base_model import describe_base
-from sinklora.lora.lost_with_peft import describe_rope, has_other_positions, lost_with_peft
+from sinklora.lora.plain_peft import describe_rope, has_other_positions, lost_with_peft
 from sinklora.pretrained.catalogue import PackagedModel
 from sinklora.pretrained.fetch import packaged_in
 from sinklora.records.files import atomic_write

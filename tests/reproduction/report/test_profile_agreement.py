@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from sinklora.records.files import write_json
-from sinklora.reproduction.report.agreement import agreement, print_agreement
 from sinklora.reproduction.report.claims import Claim, claims_to_json
+from sinklora.reproduction.report.profile_agreement import agreement, print_agreement
 
 HELD = Claim("Table 1", "SF-Attn is better", "held", 0.5, 0.25, 0.75, "nats", model="small")
 LOST = Claim("Table 1", "SF-Attn is better", "did not hold", -0.5, -0.75, -0.25, "nats", model="small")

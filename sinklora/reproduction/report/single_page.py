@@ -8,7 +8,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from sinklora.records.tables import read_markdown
 from sinklora.reproduction.report.pages import Page, claims_table, described_record
-from sinklora.reproduction.report.scoreboard import Score
+from sinklora.reproduction.report.verdict_rows import Score
 
 
 def html_report(folder: Path, pages: Sequence[Page], scores: Sequence[Score]) -> str:

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sinklora.cache.checks import check_count, check_decay
 from sinklora.cache.scored_attention import attention_rows
 from sinklora.cache.scores import NewToken, NewTokens
 from sinklora.cache.slots import like
@@ -28,10 +29,8 @@ class Score:
     average: bool = False
 
     def __post_init__(self) -> None:
-        if not 0 < self.decay <= 1:
-            raise ValueError(f"decay={self.decay!r}: expected a number above 0 and at most 1")
-        if isinstance(self.window, bool) or not isinstance(self.window, int) or self.window < 0:
-            raise ValueError(f"window={self.window!r}: expected a number of queries, or 0 for all")
+        check_decay(self.decay)
+        check_count("window", self.window)
         if (self.decay < 1) + (self.window > 0) + self.average > 1:
             raise ValueError(f"{self}: give one of decay, window and average")
 

@@ -8,19 +8,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from sinklora.cache.policies import (
-    CachePolicy,
-    Sharing,
-    Split,
-    budget_in_tokens,
-    check_count,
-    check_fraction,
-    check_sharing,
-    check_sinks,
-    check_weight,
-    in_tokens,
-    split_with_sinks,
-)
+from sinklora.cache.checks import check_count, check_fraction, check_sharing, check_sinks, check_weight
+from sinklora.cache.policies import CachePolicy, Sharing, Split, budget_in_tokens, in_tokens, split_with_sinks
 from sinklora.cache.prompt_scores import PromptScores
 from sinklora.cache.rotation import Rotation
 from sinklora.cache.scored_attention import precise
@@ -61,9 +50,7 @@ class ExpectedAttention(CachePolicy):
         super().__post_init__()
         check_fraction("recent_share", self.recent_share, "the budget")
         check_sinks(self.sink_tokens, self.budget)
-        check_count("future", self.future)
-        if self.future == 0:
-            raise ValueError("future=0: expected at least one position that queries are to come from")
+        check_count("future", self.future, least=1)
         check_weight("epsilon", self.epsilon)
         check_sharing(self.share, self.own_share)
 

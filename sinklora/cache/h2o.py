@@ -13,15 +13,8 @@ from typing import ClassVar
 from torch import Tensor
 
 from sinklora.cache.attention_scores import SUMMED, AttentionScores, Score, WindowScores
-from sinklora.cache.policies import (
-    CachePolicy,
-    Split,
-    budget_in_tokens,
-    check_share,
-    check_sinks,
-    in_tokens,
-    split_with_sinks,
-)
+from sinklora.cache.checks import check_budget, check_sinks
+from sinklora.cache.policies import CachePolicy, Split, budget_in_tokens, in_tokens, split_with_sinks
 from sinklora.cache.scores import Scorer
 
 
@@ -52,7 +45,7 @@ class H2O(CachePolicy):
         if set(given) not in ({"budget"}, {"budget", "recent"}, {"heavy", "recent"}):
             raise ValueError(f"{given}: give budget, budget and recent, or heavy and recent")
         for name, value in given.items():
-            check_share(name, value, zero=name != "budget")
+            check_budget(name, value, zero=name != "budget")
         if len({isinstance(value, float) for value in given.values()}) > 1:
             raise ValueError(f"{given}: give all of them in tokens (int) or all as fractions (float)")
         if self.budget is not None and self.recent is not None and self.recent > self.budget:
@@ -60,7 +53,7 @@ class H2O(CachePolicy):
                 f"recent={self.recent!r} is larger than budget={self.budget!r}, of which it is a part"
             )
         if self.heavy is not None and self.recent is not None:
-            check_share("heavy + recent", self.heavy + self.recent)
+            check_budget("heavy + recent", self.heavy + self.recent)
         if not isinstance(self.scoring, Score):
             raise ValueError(f"scoring={self.scoring!r}: expected a Score, such as Score(decay=0.97)")
         check_sinks(self.sink_tokens, self._most())

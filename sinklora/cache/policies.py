@@ -16,11 +16,10 @@ from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor
 
+from sinklora.cache.checks import check_budget
 from sinklora.cache.scores import Scorer
 
 UNBOUNDED = 2**62
-
-SHARED_AMONG = ("head", "layer", "model")  # see `Sharing`
 
 POLICIES: dict[str, type[CachePolicy]] = {}  # every policy by its name; classes add themselves
 
@@ -71,7 +70,7 @@ class CachePolicy:
             _register(cls)
 
     def __post_init__(self) -> None:
-        check_share("budget", self.budget)
+        check_budget("budget", self.budget)
 
     def split(self, prompt_tokens: int) -> Split:
         """The budget in tokens for a prompt of so many tokens; at least one token."""
@@ -187,49 +186,3 @@ def split_with_sinks(sink_tokens: int, heavy: int, recent: int) -> Split:
     protected = min(sink_tokens, heavy + recent - 1)
     given_way = max(0, protected - heavy)
     return Split(protected, heavy + given_way - protected, recent - given_way)
-
-
-def check_share(name: str, value: object, zero: bool = False) -> None:
-    """Raise ValueError unless the value is a fraction (float, up to 1) or a number of tokens (int)."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError(f"{name}={value!r}: expected a fraction of the prompt (float) or tokens (int)")
-    if not (value >= 0 if zero else value > 0):
-        raise ValueError(f"{name}={value!r}: expected {'0 or more' if zero else 'more than 0'}")
-    if isinstance(value, float) and value > 1:
-        raise ValueError(f"{name}={value!r}: a fraction of the prompt is at most 1.0; give tokens as int")
-
-
-def check_count(name: str, value: object) -> None:
-    """Raise ValueError unless the value is a number of tokens, 0 or more."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise ValueError(f"{name}={value!r}: expected a number of tokens, 0 or more")
-
-
-def check_fraction(name: str, value: object, of: str) -> None:
-    """Raise ValueError unless the value is a fraction of something, 0 to 1."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
-        raise ValueError(f"{name}={value!r}: expected a fraction of {of}, 0 to 1")
-
-
-def check_weight(name: str, value: object) -> None:
-    """Raise ValueError unless the value is a finite number, 0 or more."""
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not 0 <= value < float("inf"):  # type: ignore[operator]
-        raise ValueError(f"{name}={value!r}: expected a number, 0 or more")
-
-
-def check_sharing(share: object, own_share: object) -> None:
-    """Raise ValueError unless slots can be shared so: among what, and how much is a head's own."""
-    if share not in SHARED_AMONG:
-        raise ValueError(f"share={share!r}: expected one of {', '.join(SHARED_AMONG)}")
-    check_fraction("own_share", own_share, "the heavy hitters")
-
-
-def check_sinks(sink_tokens: object, budget: object) -> None:
-    """Raise ValueError unless so many first tokens leave place for another one in a budget of tokens."""
-    check_count("sink_tokens", sink_tokens)
-    if isinstance(budget, int) and isinstance(sink_tokens, int) and sink_tokens >= budget:
-        raise ValueError(
-            f"sink_tokens={sink_tokens}: leaves no place for a new token in a budget of {budget}; give fewer "
-            "sink tokens or a larger budget"
-        )

@@ -12,20 +12,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from sinklora.cache.attention_scores import Score, add_decayed, decayed_weights
+from sinklora.cache.attention_scores import add_decayed, decayed_weights
+from sinklora.cache.checks import check_decay, check_fraction, check_sharing, check_sinks, check_weight
 from sinklora.cache.column_maxima import replay_maxima
-from sinklora.cache.policies import (
-    CachePolicy,
-    Sharing,
-    Split,
-    budget_in_tokens,
-    check_fraction,
-    check_sharing,
-    check_sinks,
-    check_weight,
-    in_tokens,
-    split_with_sinks,
-)
+from sinklora.cache.policies import CachePolicy, Sharing, Split, budget_in_tokens, in_tokens, split_with_sinks
 from sinklora.cache.scores import NewToken, NewTokens, Scorer
 from sinklora.cache.slots import write_slot
 
@@ -67,10 +57,8 @@ class Replay(CachePolicy):
         super().__post_init__()
         check_fraction("recent_share", self.recent_share, "the budget")
         check_weight("attention_weight", self.attention_weight)
-        if isinstance(self.decay, bool) or not isinstance(self.decay, int | float):
-            raise ValueError(f"decay={self.decay!r}: expected a number above 0 and at most 1")
+        check_decay(self.decay)
         check_sharing(self.share, self.own_share)
-        Score(decay=self.decay)  # raises for numbers out of range
         check_sinks(self.sink_tokens, self.budget)
 
     def split(self, prompt_tokens: int) -> Split:

@@ -9,15 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sinklora.cache.checks import check_count, check_sharing
 from sinklora.cache.observation_window import window_attention
-from sinklora.cache.policies import (
-    CachePolicy,
-    Sharing,
-    Split,
-    budget_in_tokens,
-    check_count,
-    check_sharing,
-)
+from sinklora.cache.policies import CachePolicy, Sharing, Split, budget_in_tokens
 from sinklora.cache.prompt_scores import PromptScores
 from sinklora.cache.scores import NewTokens, Scorer
 
@@ -49,10 +43,8 @@ class SnapKV(CachePolicy):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_count("window", self.window)
-        if self.window == 0:
-            raise ValueError("window=0: expected at least one query, whose attention is the score")
-        check_count("pool", self.pool)
+        check_count("window", self.window, least=1)
+        check_count("pool", self.pool, least=1)
         if self.pool % 2 == 0:
             raise ValueError(f"pool={self.pool}: expected an odd number of neighbours; 1 averages over none")
         check_sharing(self.share, self.own_share)

@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from sinklora.cache.policies import CachePolicy, Split, budget_in_tokens, check_sinks
+from sinklora.cache.checks import check_sinks
+from sinklora.cache.policies import CachePolicy, Split, budget_in_tokens
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from sinklora.chat.reading import Plan, Progress, plan_reading, policy_tokens, w
 from sinklora.chat.template import ChatTemplate
 from sinklora.hf.budget_cache import BudgetCache
 from sinklora.hf.cache_positions import trained_length
+from sinklora.records.checks import check_counts
 
 ANSWER = 256  # tokens of an answer, at most
 
@@ -70,8 +71,7 @@ class Conversation:
         stream: bool = False,
         answer_tokens: int = ANSWER,
     ) -> None:
-        if answer_tokens < 1:
-            raise ValueError(f"answer_tokens={answer_tokens}: expected at least 1")
+        check_counts(answer_tokens=answer_tokens)
         self.model, self.tokenizer, self.policy = model, tokenizer, policy
         self.stream, self.answer_tokens = stream, answer_tokens
         self.template = ChatTemplate.of(tokenizer)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from peft import PeftModel
@@ -32,6 +32,7 @@ from sinklora.lora.checkpoint import load_adapter
 from sinklora.pretrained.catalogue import packaged_record
 from sinklora.pretrained.fetch import model_path
 from sinklora.pretrained.loading import dtype_of
+from sinklora.records.checks import check_value, one_of
 
 try:
     from lm_eval.api.registry import register_model
@@ -272,8 +273,7 @@ def _policy(kv: str | CachePolicy, budget: str | int | float | None) -> CachePol
 
 def _positions(positions: str, policy: CachePolicy | None) -> str:
     """Where a cache counts positions; ValueError where there is no cache of ours to count in."""
-    if positions not in POSITIONS:
-        raise ValueError(f"positions={positions!r}: expected one of {', '.join(POSITIONS)}")
+    check_value("positions", positions, Annotated[str, one_of(POSITIONS)])
     if positions != "text" and policy is None:
         raise ValueError(f"positions={positions!r}: kv='full' is the model's own cache; choose a policy")
     return positions

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from sinklora.attention.patterns import PATTERNS
 from sinklora.evaluate.sliding_windows import Window, batches, windows_of
 from sinklora.hf.models import current_pattern, evaluates_with_pattern
 from sinklora.hf.rope import find_transformer
+from sinklora.records.checks import check_counts, check_value, one_of
 
 LogitsFunction = Callable[[Tensor, Tensor], Iterator[Tensor]]
 
@@ -132,20 +133,14 @@ def attention_name(model: nn.Module) -> str:
 
 
 def _check_numbers(context: int, stride: int, batch_size: int, short: str) -> None:
-    for name, value in (("context", context), ("stride", stride), ("batch_size", batch_size)):
-        if not isinstance(value, int) or isinstance(value, bool):
-            raise TypeError(f"{name} is {value!r}; give a whole number")
-    if context < 2:
-        raise ValueError(f"context is {context}; a window needs at least 2 tokens to predict one")
-    if not 1 <= stride < context:
+    check_counts(2, context=context)
+    check_counts(stride=stride, batch_size=batch_size)
+    if stride >= context:
         raise ValueError(
-            f"stride is {stride} with context {context}; expected 1 <= stride < context, "
-            "because a window cannot predict its own first token"
+            f"stride={stride}: expected less than context={context}, because a window cannot predict its "
+            "own first token"
         )
-    if batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}; expected at least 1")
-    if short not in get_args(Short):
-        raise ValueError(f"short is {short!r}; choose one of {get_args(Short)}")
+    check_value("short", short, Annotated[str, one_of(get_args(Short))])
 
 
 def _check_document(index: int, document: Any) -> NDArray[np.integer[Any]]:

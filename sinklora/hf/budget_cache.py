@@ -8,7 +8,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +38,7 @@ from sinklora.hf.cache_positions import (
     trained_length,
 )
 from sinklora.hf.rope import find_transformer
+from sinklora.records.checks import Count, check_value, one_of
 
 POSITIONS = ("text", "cache")
 NO_GRAPH = "a BudgetCache has constant shapes only when one token a row is decoded and every row is full"
@@ -127,12 +128,8 @@ class BudgetCache(CalledCache):
     ) -> None:
         if not isinstance(policy, CachePolicy):
             raise TypeError(f"policy={policy!r}: expected a CachePolicy such as sinklora.H2O(budget=0.2)")
-        if prefill_chunk is not None and (
-            isinstance(prefill_chunk, bool) or not isinstance(prefill_chunk, int) or prefill_chunk < 1
-        ):
-            raise ValueError(f"prefill_chunk={prefill_chunk!r}: expected tokens (1 or more), or None")
-        if positions not in POSITIONS:
-            raise ValueError(f"positions={positions!r}: expected one of {', '.join(POSITIONS)}")
+        check_value("prefill_chunk", prefill_chunk, Count | None)
+        check_value("positions", positions, Annotated[str, one_of(POSITIONS)])
         if compiled and not policy.bounded:
             raise ValueError(
                 f"compiled=True: {policy} grows with every token, so that no graph serves two steps: take a "

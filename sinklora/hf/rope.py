@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import Annotated, Any
 
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from sinklora.hf.rope_scaling import METHODS, extended_rope
+from sinklora.records.checks import check_value, one_of
 
 ROPE_KEYS = ("rope_parameters", "max_position_embeddings", "original_max_position_embeddings")
 
@@ -43,10 +44,8 @@ def extend_context(model: nn.Module, length: int, method: str = "linear") -> nn.
     that the method would undo, a config class that could not be loaded again.
     """
     transformer = find_transformer(model)
-    if method not in METHODS:
-        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
-    if isinstance(length, bool) or not isinstance(length, int):
-        raise TypeError(f"length must be a number of tokens (int), got {length!r}")
+    check_value("method", method, Annotated[str, one_of(METHODS)])
+    check_value("length", length, int)
     state = extended_rope(transformer.config, length, method)
     _check_reload(transformer.config, state, method)
     restore_rope(transformer, state)

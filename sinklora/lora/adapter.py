@@ -34,6 +34,7 @@ from sinklora.lora.trained_modules import (
     norm_layers,
     output_name,
 )
+from sinklora.records.checks import Count, Share, check_value
 
 
 @dataclass(frozen=True)
@@ -192,12 +193,9 @@ def _warn_of_added_rows(model: PreTrainedModel, saved: list[str], tied: bool) ->
 
 
 def _check_values(rank: int, alpha: float, dropout: float) -> None:
-    if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
-        raise ValueError(f"rank must be an int of at least 1, got {rank!r}")
-    if isinstance(alpha, bool) or not isinstance(alpha, int) or alpha < 1:
-        raise ValueError(f"alpha must be an int of at least 1, got {alpha!r}")
-    if isinstance(dropout, bool) or not isinstance(dropout, int | float) or not 0 <= dropout < 1:
-        raise ValueError(f"dropout must be a number in [0, 1), got {dropout!r}")
+    for name, value in (("rank", rank), ("alpha", alpha)):
+        check_value(name, value, Count)
+    check_value("dropout", dropout, Share)
 
 
 def _check_adapter(model: nn.Module) -> None:

@@ -74,11 +74,12 @@ def check_fields(spec: Any) -> None:
     for a wrong type and ValueError for a value out of range, naming the field, its value and what to write.
     """
     for name, (hint, adapter) in _adapters(type(spec)).items():  # type: ignore[arg-type]
-        value = getattr(spec, name)
-        try:
-            adapter.validate_python(value, strict=True)
-        except ValidationError as error:
-            raise _refusal(name, value, hint, error.errors(include_url=False)) from None
+        _validate(name, getattr(spec, name), hint, adapter)
+
+
+def check_value(name: str, value: Any, hint: Any) -> None:
+    """Raise unless an argument holds what an annotation allows, as `check_fields` does for a field."""
+    _validate(name, value, hint, _adapter(hint))
 
 
 def read_fields(kind: type[T], values: Any) -> T:
@@ -110,6 +111,13 @@ def check_counts(least: int = 1, **values: int) -> None:
             raise TypeError(f"{name}={value!r}: expected a whole number")
         if value < least:
             raise ValueError(f"{name}={value}: expected at least {least}")
+
+
+def _validate(name: str, value: Any, hint: Any, adapter: TypeAdapter[Any]) -> None:
+    try:
+        adapter.validate_python(value, strict=True)
+    except ValidationError as error:
+        raise _refusal(name, value, hint, error.errors(include_url=False)) from None
 
 
 @cache

@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from queue import Empty
 from typing import Any
 
+from sinklora.records.checks import check_counts
+
 Task = Callable[[], object]
 
 
@@ -24,8 +26,7 @@ def run_side_by_side(
     directories. After `seconds` nothing new is begun. A task that fails is told and left.
     Raises ValueError for less than one worker.
     """
-    if workers < 1:
-        raise ValueError(f"workers={workers}: expected at least 1")
+    check_counts(workers=workers)
     context = multiprocessing.get_context("spawn")  # a fork would share a card that is in use already
     left: Any = context.Queue()
     done: Any = context.Queue()

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
+from sinklora.records.checks import check_counts
 from sinklora.train.linear_cross_entropy import summed_linear_cross_entropy
 
 
@@ -28,8 +29,7 @@ class ChunkedLoss:
     """
 
     def __init__(self, chunk: int, *, fused: bool = False) -> None:
-        if chunk < 1:
-            raise ValueError(f"chunk={chunk}: expected at least one position")
+        check_counts(chunk=chunk)
         self.chunk = chunk
         self.fused = fused
         self.checked = False

@@ -7,6 +7,11 @@ retrieval can be measured.
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import Field
+
+from sinklora.records.checks import check_value
 
 FILLER = (
     "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again. ",
@@ -115,8 +120,7 @@ def fitted_pass_key(
 
     Raises ValueError if even a document without filler is longer.
     """
-    if not 0 <= depth <= 1:
-        raise ValueError(f"depth={depth}: expected a share between 0 and 1")
+    check_value("depth", depth, Annotated[float, Field(ge=0, le=1)])
     state = rng.getstate()
 
     def build(fillers: int) -> NeedleDocument:

@@ -1,12 +1,14 @@
 """Rows of tokens as training takes them: packed documents, retrieval documents, and mixtures of both."""
 
 import random
+from typing import Annotated
 
 import numpy as np
 import torch
+from pydantic import Field
 from transformers import PreTrainedTokenizerBase
 
-from sinklora.records.checks import check_counts
+from sinklora.records.checks import check_counts, check_value
 from sinklora.train.retrieval_documents import fitted_pass_key, key_value_document
 from sinklora.train.tokens import TokenizedCorpus
 
@@ -93,8 +95,7 @@ class MixedRows(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         rare: torch.utils.data.Dataset[dict[str, torch.Tensor]],
         share: float,
     ) -> None:
-        if not 0 < share < 1:
-            raise ValueError(f"share={share}: expected between 0 and 1, both excluded")
+        check_value("share", share, Annotated[float, Field(gt=0, lt=1)])
         self.common, self.rare, self.share = common, rare, share
 
     def __len__(self) -> int:

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from sinklora.evaluate.longbench.records import Prediction, Record, resume_predictions
 from sinklora.evaluate.longbench.tasks import PLAIN_PROMPT, scored_as, task_of
 from sinklora.evaluate.perplexity import evaluation_mode
+from sinklora.records.checks import Count, check_counts, check_value
 
 PromptFormat = Callable[[str], str]
 
@@ -47,8 +48,7 @@ def truncate_middle(ids: Sequence[int], limit: int) -> list[int]:
 
     As in LongBench, an odd limit leaves ``limit - 1``. Raises ValueError for a limit below 2.
     """
-    if limit < 2:
-        raise ValueError(f"limit={limit}: expected at least 2, one token from each end")
+    check_counts(2, limit=limit)
     half = limit // 2
     return list(ids) if len(ids) <= limit else [*ids[:half], *ids[-half:]]
 
@@ -131,11 +131,9 @@ def check_request(
     limit: int | None = None,
 ) -> None:
     """Raise ValueError for numbers out of range and for a record of another data set, as `predict` does."""
-    for name, value, least in (("max_length", max_length, 2), ("max_new_tokens", max_new_tokens, 1)):
-        if value is not None and value < least:
-            raise ValueError(f"{name}={value}: expected at least {least}")
-    if limit is not None and limit < 1:
-        raise ValueError(f"limit={limit}: expected at least 1, or None for all")
+    check_counts(2, max_length=max_length)
+    check_value("max_new_tokens", max_new_tokens, Count | None)
+    check_value("limit", limit, Count | None)
     if wrong := [record for record in records if record.dataset != dataset]:
         raise ValueError(f"dataset={dataset!r}, but record {wrong[0].id!r} is of {wrong[0].dataset!r}")
 

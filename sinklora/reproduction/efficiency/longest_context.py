@@ -14,6 +14,7 @@ from sinklora.evaluate.paired_effects import difference
 from sinklora.evaluate.step_estimate import estimate
 from sinklora.evaluate.step_spec import StepSpec
 from sinklora.evaluate.training_step import measured
+from sinklora.records.checks import check_counts
 from sinklora.records.runs import run_records
 from sinklora.reproduction.efficiency.study import BASELINE, EAGER_STEP, SF, STEPS, check_methods
 from sinklora.reproduction.extension.comparison import NATS, NOT_VALID, losses
@@ -28,8 +29,8 @@ def longest(fits: Callable[[int], bool], *, unit: int, most: int, near: int) -> 
     has one length that fits and one that does not, then halves. Raises ValueError for a unit below 1 or
     `most` below it.
     """
-    if unit < 1 or most < unit:
-        raise ValueError(f"unit={unit}, most={most}: expected 1 <= unit <= most")
+    check_counts(unit=unit)
+    check_counts(unit, most=most)
     top = most // unit
     low, high = 0, top + 1  # low fits (0 always does), high does not
     place, stride = min(max(near // unit, 1), top), 1

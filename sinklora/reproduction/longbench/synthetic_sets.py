@@ -5,9 +5,11 @@ machines too small for LongBench. They are not LongBench, and their names (`smal
 import hashlib
 import random
 from collections.abc import Callable, Sequence
+from typing import Annotated
 
 from sinklora.evaluate.longbench.records import Record
 from sinklora.evaluate.longbench.tasks import SMALL, task_of
+from sinklora.records.checks import check_counts, check_value, one_of
 from sinklora.reproduction.longbench.synthetic_questions import DRAFTERS, Draft, Sources
 
 ATTEMPTS = 60  # drafts for each example wanted, before giving up
@@ -29,11 +31,8 @@ def synthetic_dataset(
     arguments give the same records; `length` is the context's words, as in LongBench.
     Raises ValueError for bad arguments, and where the documents and the budget do not give enough examples.
     """
-    if name not in SMALL:
-        raise ValueError(f"name={name!r}: expected one of {', '.join(SMALL)}")
-    for argument, value in (("examples", examples), ("tokens", tokens), ("documents", len(documents))):
-        if value < 1:
-            raise ValueError(f"{argument}={value}: expected at least 1")
+    check_value("name", name, Annotated[str, one_of(SMALL)])
+    check_counts(examples=examples, tokens=tokens, documents=len(documents))
     task = task_of(name)
 
     def fits(draft: Draft) -> bool:

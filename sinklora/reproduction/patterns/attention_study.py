@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from sinklora.evaluate.passages import cut_passages
 from sinklora.hf.device import default_device
 from sinklora.pretrained.fetch import model_path
-from sinklora.records.checks import Count, check_fields
+from sinklora.records.checks import Count, check_counts, check_fields
 from sinklora.records.runs import remember, run_records
 from sinklora.reproduction.names import model_title
 from sinklora.reproduction.patterns.attention_weights import visit_attention
@@ -48,8 +48,7 @@ class AttentionStudy:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        if self.passage_tokens <= AFTER:
-            raise ValueError(f"passage_tokens={self.passage_tokens}: expected more than {AFTER}")
+        check_counts(AFTER + 1, passage_tokens=self.passage_tokens)
 
     @property
     def title(self) -> str:

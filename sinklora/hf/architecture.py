@@ -38,7 +38,7 @@ def check_architecture(config: PreTrainedConfig) -> None:
             f"expected a decoder-only text model, got model_type={config.model_type!r}, a multimodal one: "
             "load its text model alone, where transformers has a class for it"
         )
-    if not getattr(config, "num_attention_heads", None):
+    if not _has_attention_heads(config):
         raise ValueError(
             f"model_type={config.model_type!r} has no attention (its config names no attention heads; it is "
             "recurrent), so there is nothing for a pattern or a BudgetCache to do: choose a transformer"
@@ -58,6 +58,12 @@ def check_architecture(config: PreTrainedConfig) -> None:
                 f"{full_attention_argument(config)} (full attention in every layer, also in those that were "
                 "trained with local attention) or choose a model without local attention"
             )
+
+
+def _has_attention_heads(config: PreTrainedConfig) -> bool:
+    """Whether any layer has; layers that differ in their number have a config each."""
+    each = getattr(config, "per_layer_config", None) or [config]
+    return any(getattr(of_layer, "num_attention_heads", None) for of_layer in each)
 
 
 def full_attention_argument(config: PreTrainedConfig) -> str:

@@ -35,9 +35,17 @@ class ChunkedLoss:
         self.checked = False
 
     def __call__(
-        self, model: torch.nn.Module, input_ids: torch.Tensor, labels: torch.Tensor, **inputs: Any
+        self,
+        model: torch.nn.Module,
+        input_ids: torch.Tensor,
+        labels: torch.Tensor,
+        counted: torch.Tensor | int | None = None,
+        **inputs: Any,
     ) -> torch.Tensor:
-        """Loss (scalar, float32) for ``input_ids`` and ``labels`` (int64 [B, N]; -100 is not counted)."""
+        """Loss (scalar, float32) for ``input_ids`` and ``labels`` (int64 [B, N]; -100 is not counted).
+
+        The sum of losses over ``counted`` labels, those of a whole step; None: over the labels given here.
+        """
         outputs = model(
             input_ids=input_ids, logits_to_keep=1, output_hidden_states=True, use_cache=False, **inputs
         )
@@ -50,13 +58,14 @@ class ChunkedLoss:
             self.checked = True
         rows = hidden[:, :-1].reshape(-1, hidden.shape[-1])
         targets = labels[:, 1:].reshape(-1)
+        over = (targets != -100).sum().clamp(min=1) if counted is None else counted
         if self.fused and getattr(head, "bias", None) is None:
             total = summed_linear_cross_entropy(_in_autocast_dtype(rows), head.weight, targets, self.chunk)
-            return total / (targets != -100).sum().clamp(min=1)
+            return total / over
         total = rows.new_zeros((), dtype=torch.float32)
         for part, target in zip(rows.split(self.chunk), targets.split(self.chunk), strict=True):
             total = total + checkpoint(_summed_cross_entropy, head, part, target, use_reentrant=False)
-        return total / (targets != -100).sum().clamp(min=1)
+        return total / over
 
 
 def _in_autocast_dtype(x: torch.Tensor) -> torch.Tensor:

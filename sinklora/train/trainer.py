@@ -19,7 +19,7 @@ from sinklora.lora.adapter import check_gradients
 from sinklora.records.files import atomic_write, file_hash
 from sinklora.train.checkpointing import keep_products
 from sinklora.train.loss import ChunkedLoss
-from sinklora.train.spec import TrainSpec
+from sinklora.train.settings import TrainingSettings
 
 COMPLETE = "complete.json"  # written last into a checkpoint: without it the checkpoint was cut short
 
@@ -31,9 +31,10 @@ class ChunkedLossTrainer(Trainer):
     LoRA, and on the CPU checkpoints that keep products.
     """
 
-    def __init__(self, *arguments: Any, spec: TrainSpec, **options: Any) -> None:
+    def __init__(self, *arguments: Any, spec: TrainingSettings, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self.model_accepts_loss_kwargs = False  # rows are equally long: the mean of means is the mean
+        # Equally many labels a row: the mean of means is the mean. Else a step's labels are counted first.
+        self.model_accepts_loss_kwargs = spec.counts_labels
         self.half = spec.frozen_dtype == "bfloat16"
         self.chunked_loss = ChunkedLoss(spec.loss_chunk, fused=self.half)
         if keeps_products(spec):
@@ -55,7 +56,9 @@ class ChunkedLossTrainer(Trainer):
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
         with self.accelerator.autocast():  # the head is applied outside of the model's own forward
-            loss = self.chunked_loss(model, **inputs)
+            loss = self.chunked_loss(model, counted=num_items_in_batch, **inputs)
+        if num_items_in_batch is not None:
+            loss = loss * self.accelerator.num_processes  # which are averaged over, and share one count
         return (loss, {"loss": loss}) if return_outputs else loss
 
 
@@ -85,12 +88,12 @@ class CheckGradients(TrainerCallback):
 class FollowPatternSchedule(TrainerCallback):
     """Changes the pattern between steps as the pattern schedule says, after a resumption as well."""
 
-    def __init__(self, spec: TrainSpec) -> None:
+    def __init__(self, spec: TrainingSettings) -> None:
         self.spec = spec
 
     def on_step_begin(self, args: TrainingArguments, state: Any, control: Any, **given: Any) -> None:
         model = getattr(given["model"], "module", given["model"])  # what distributed training wraps
-        pattern = self.spec.attention_pattern(state.global_step)
+        pattern = self.spec.pattern_at(state.global_step, state.max_steps)
         if current_pattern(model) != pattern:
             use_pattern(model, pattern, probe=False)
 
@@ -113,13 +116,13 @@ def last_complete_checkpoint(folder: Path) -> Path | None:
     return None
 
 
-def keeps_products(spec: TrainSpec) -> bool:
+def keeps_products(spec: TrainingSettings) -> bool:
     """Whether checkpoints keep products: memory for time, which the CPU has more of than a GPU."""
     half = spec.frozen_dtype == "bfloat16"
     return spec.gradient_checkpointing and half and not torch.cuda.is_available()
 
 
-def training_arguments(spec: TrainSpec, folder: Path, progress: bool) -> TrainingArguments:
+def training_arguments(spec: TrainingSettings, steps: int, folder: Path, progress: bool) -> TrainingArguments:
     """The spec in the Trainer's words."""
     cuda = torch.cuda.is_available()
     world = int(os.environ.get("WORLD_SIZE", "1"))  # torchrun's number of processes
@@ -131,7 +134,7 @@ def training_arguments(spec: TrainSpec, folder: Path, progress: bool) -> Trainin
         )
     return TrainingArguments(
         output_dir=str(folder),
-        max_steps=spec.steps,
+        max_steps=steps,
         per_device_train_batch_size=spec.micro_batch_size,
         gradient_accumulation_steps=accumulation,
         learning_rate=spec.learning_rate,

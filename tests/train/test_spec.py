@@ -21,8 +21,9 @@ from sinklora.reproduction.efficiency.study import EfficiencyStudy
 from sinklora.reproduction.extension.study import ExtensionStudy
 from sinklora.reproduction.extension.texts import TextSet
 from sinklora.reproduction.retrieval.study import RetrievalStudy
+from sinklora.train.settings import LR_SCHEDULES
 from sinklora.train.sources import CorpusSpec
-from sinklora.train.spec import LR_SCHEDULES, TrainSpec, identity
+from sinklora.train.spec import TrainSpec, identity
 
 # Hashes of the keys that the first runs were made under; every one of them must be found again.
 GOLDEN: dict[str, tuple[dict[str, Any], str]] = {

@@ -1,0 +1,32 @@
+"""What a chat template writes, cut where texts from outside stand, and the tokens of both."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from transformers import PreTrainedTokenizerBase
+
+
+def plain_tokens(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Tokens of a text from outside, in which what is spelled like a special token is letters."""
+    return list(tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True))
+
+
+def template_tokens(tokenizer: PreTrainedTokenizerBase, text: str, *, first: bool = False) -> list[int]:
+    """Tokens of what a template wrote, special tokens included; `first`: nothing stands before it."""
+    ids = list(tokenizer.encode(text, add_special_tokens=False))
+    # A template may write what tokenizing puts before every text; it must stand there once.
+    begin = [tokenizer.bos_token_id]
+    put_there = first and tokenizer.encode("")[:1] == begin
+    return [*begin, *ids] if put_there and ids[:1] != begin else ids
+
+
+def cut_at(text: str, marks: Sequence[str]) -> list[str] | None:
+    """What stands between marks that follow each other; None where one is missing or changed."""
+    parts = []
+    for mark in marks:
+        part, found, text = text.partition(mark)
+        if not found:
+            return None
+        parts.append(part)
+    return [*parts, text]

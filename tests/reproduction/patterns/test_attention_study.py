@@ -161,7 +161,7 @@ def test_a_study_is_that_of_the_maps_and_goes_on_where_it_was(tmp_path: Path) ->
     assert both.equals(pd.concat([more, rows], ignore_index=True))
     assert both.attrs["data"] == {EMBEDDED: rows.attrs["data"]}
     assert both.attrs["runs"] == [*more.attrs["runs"], *rows.attrs["runs"]]
-    with pytest.raises(ValueError, match="passage_tokens=64: expected more than 64"):
+    with pytest.raises(ValueError, match="passage_tokens=64: expected at least 65"):
         replace(study, passage_tokens=64)
 
 

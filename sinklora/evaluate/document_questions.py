@@ -190,11 +190,11 @@ def answer_table(
 
 
 def _asked(template: ConversationTemplate, question: DocumentQuestion, spec: AskingSpec) -> _Asked:
-    before, after = template.around_question()
+    before, blank, after = template.around_question()
     head, _, rest = spec.prompt.partition("{document}")
     between, _, tail = rest.partition("{question}")
     tokenizer = template.tokenizer
-    opening = [*before, *plain_tokens(tokenizer, head + question.document)]
+    opening = [*before, *plain_tokens(tokenizer, blank + head + question.document)]
     later = [*plain_tokens(tokenizer, between + question.question.strip() + tail), *after]
     return _Asked(opening, later, [template.first_answer(answer) for answer in question.answers])
 

@@ -35,10 +35,11 @@ class ConversationTemplate:
     """Writes conversations by a chat template: by its name in TEMPLATE_NAMES, or None for the tokenizer's.
 
     Texts are taken without blanks around them, and what is spelled like a special token in one is letters. A
-    blank that a template puts between a question and its answer belongs to the answer, as when a model
-    answers. Raises ValueError for a template that the tokenizer lacks or that cannot be cut so: one that
-    changes texts or their order, that writes an answer elsewhere than where it is asked for, or that ends it
-    without a special token of the tokenizer, so that a model would never learn to stop.
+    blank that a template puts before a text becomes its own, as where all is tokenized at once; so one
+    between a question and its answer is the model's to write. Raises ValueError for a template that the
+    tokenizer lacks or that cannot be cut so: one that changes texts or their order, that writes an answer
+    elsewhere than where it is asked for, or that ends it without a special token of the tokenizer, so that a
+    model would never learn to stop.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, template: str | None = None) -> None:
@@ -68,37 +69,27 @@ class ConversationTemplate:
             text = message.content.strip()
             if part.before:
                 pieces.append(Piece("template", part.before))
+            ids = plain_tokens(self.tokenizer, part.blank + text)
             if message.role == "assistant":
-                pieces.append(Piece("answer", self._answer(part.blank + text)))
-                pieces.append(Piece("end", part.end))
+                pieces += [Piece("answer", ids), Piece("end", part.end)]
             else:
-                pieces.append(Piece("prompt", plain_tokens(self.tokenizer, text)))
+                pieces.append(Piece("prompt", ids))
         return pieces
 
-    def around_question(self) -> tuple[list[int], list[int]]:
-        """Tokens before a first prompt, and those between it and its answer."""
+    def around_question(self) -> tuple[list[int], str, list[int]]:
+        """Tokens before a first prompt, the blank it begins with, and tokens between it and its answer."""
         question, answer = self._frame(("user", "assistant"))
-        return question.before, answer.before
+        return question.before, question.blank, answer.before
 
     def first_answer(self, text: str) -> list[int]:
         """Tokens of an answer to a first prompt, without its end."""
-        return self._answer(self._frame(("user", "assistant"))[1].blank + text.strip())
+        blank = self._frame(("user", "assistant"))[1].blank
+        return plain_tokens(self.tokenizer, blank + text.strip())
 
     @property
     def stop(self) -> int:
         """The special token that ends an answer."""
         return self._frame(("user", "assistant"))[1].end[-1]
-
-    def _answer(self, text: str) -> list[int]:
-        """Tokens of an answer as a model writes it, in the middle of a text.
-
-        Some tokenizers put a blank before whatever they are given: it is given a line's end first, which no
-        answer begins with.
-        """
-        before = plain_tokens(self.tokenizer, "\n")
-        ids = plain_tokens(self.tokenizer, "\n" + text)
-        whole = ids[: len(before)] == before
-        return ids[len(before) :] if whole else plain_tokens(self.tokenizer, text)
 
     def _frame(self, roles: tuple[str, ...]) -> list[_Part]:
         """What stands around the texts of a conversation of these roles."""
@@ -113,21 +104,19 @@ class ConversationTemplate:
         if texts is None or any(whole.count(message.content) != 1 for message in messages):
             raise self._refusal("does not keep texts as they were given and in their order")
         parts: list[_Part] = []
+        closing, end = "", list[int]()
         for number, message in enumerate(messages):
-            before, blank = texts[number], ""
-            end: list[int] = []
-            if number and messages[number - 1].role == "assistant":
-                before = before[len(parts[-1].closing) :]
-            closing = ""
+            before = texts[number].removeprefix(closing)
+            blank = before[len(before.rstrip(" ")) :]
+            closing, end = "", []
             if message.role == "assistant":
                 asked = self._render(messages[:number], True)
                 blank = whole[: whole.index(message.content)].removeprefix(asked)
                 if blank.strip():
                     raise self._refusal("writes an answer elsewhere than where it is asked for")
-                before = before.removesuffix(blank)
                 closing, end = self._end(texts[number + 1])
-            ids = template_tokens(self.tokenizer, before, first=not number)
-            parts.append(_Part(ids, blank, end, closing))
+            ids = template_tokens(self.tokenizer, before.removesuffix(blank), first=not number)
+            parts.append(_Part(ids, blank, end))
         return parts
 
     def _end(self, text: str) -> tuple[str, list[int]]:
@@ -158,12 +147,11 @@ class ConversationTemplate:
 
 
 class _Part(NamedTuple):
-    """What stands around one text: tokens before it, and of an answer a blank, its end, and that as text."""
+    """What stands around one text: tokens before it, the blank it begins with, and of an answer its end."""
 
     before: list[int]
     blank: str
     end: list[int]
-    closing: str
 
 
 def check_messages(messages: Sequence[Message]) -> None:

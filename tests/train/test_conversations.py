@@ -3,7 +3,11 @@
 from typing import Any
 
 import pytest
-from transformers import AutoTokenizer
+from tokenizers import Tokenizer
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import Metaspace
+from tokenizers.trainers import BpeTrainer
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from chat_models import TEMPLATE
 from sinklora.chat.template import ChatTemplate
@@ -50,7 +54,7 @@ def test_pieces_are_the_whole_conversation(name: str | None) -> None:
     special, expected = set(tokenizer.all_special_ids), tokenizer.encode(whole, add_special_tokens=not begins)
     assert [i for i in ids if i in special] == [i for i in expected if i in special]
     assert [answer.strip() for answer in kinds(template, ("answer",))] == ["A text.", "No."]
-    assert kinds(template, ("prompt",)) == ["Be brief.", "What is it?", "And more?"]
+    assert [p.strip() for p in kinds(template, ("prompt",))] == ["Be brief.", "What is it?", "And more?"]
     ends = [piece.ids for piece in template.pieces(TURNS) if piece.kind == "end"]
     assert len(ends) == 2 and all(end[-1] == template.stop for end in ends)
     assert (
@@ -62,6 +66,28 @@ def test_pieces_are_the_whole_conversation(name: str | None) -> None:
             None: ["</s>"] * 2,
         }[name]
     )
+
+
+def words_after_blanks(scheme: str) -> Any:
+    """A tokenizer like Llama-2's, whose tokens begin with their blank and which puts one before a text."""
+    tokenizer = Tokenizer(BPE(unk_token="<unk>"))
+    tokenizer.pre_tokenizer = Metaspace(prepend_scheme=scheme)  # type: ignore[assignment]
+    trainer = BpeTrainer(vocab_size=300, special_tokens=["<unk>", "<s>", "</s>"], show_progress=False)
+    text = "[INST] What is it? [/INST] A text.\nAnd more? No."
+    tokenizer.train_from_iterator([text] * 3, trainer)
+    special = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
+
+
+@pytest.mark.parametrize("kind", ["bytes", "always", "first"])
+def test_tokens_are_those_of_the_whole_text(kind: str) -> None:
+    tokenizer = tokenizer_with() if kind == "bytes" else words_after_blanks(kind)
+    template = ConversationTemplate(tokenizer, "llama-2")
+    given = [{"role": turn.role, "content": turn.content.strip()} for turn in TURNS[1:]]
+    source = template_text("llama-2")
+    whole = tokenizer.apply_chat_template(given, chat_template=source, tokenize=False)
+    ids = [token for piece in template.pieces(TURNS[1:]) for token in piece.ids]
+    assert ids == tokenizer.encode(whole, add_special_tokens=False)
 
 
 def test_llama_2_writes_what_its_release_does() -> None:
@@ -89,10 +115,10 @@ def test_a_text_cannot_end_its_turn() -> None:
 def test_a_question_is_read_as_in_a_chat() -> None:
     tokenizer = tokenizer_with(TEMPLATE)
     template, chat = ConversationTemplate(tokenizer), ChatTemplate.of(tokenizer)
-    before, between = template.around_question()
+    before, blank, between = template.around_question()
     turns = [Message("user", "Why?"), Message("assistant", "So.")]
     first, prompt, *_ = template.pieces(turns)
-    assert first.ids == before and [*prompt.ids, *between] == chat.question("Why?")
+    assert first.ids == before and not blank and [*prompt.ids, *between] == chat.question("Why?")
     answer = next(piece.ids for piece in template.pieces(turns) if piece.kind == "answer")
     assert answer == template.first_answer(" So. ") == tokenizer.encode("So.", add_special_tokens=False)
 

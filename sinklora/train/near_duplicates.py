@@ -30,13 +30,15 @@ def word_runs(text: str) -> NDArray[np.uint64]:
 
 
 class SeenText:
-    """Text against which others are compared; more can be added."""
+    """Text against which others are compared; more can be added.
+
+    Its parts are kept sorted, each more than twice as long as the next: a comparison searches a few of them,
+    however many texts were added.
+    """
 
     def __init__(self, texts: Iterable[str] = ()) -> None:
-        self._parts: list[NDArray[np.uint64]] = [np.empty(0, np.uint64)]
         found = [word_runs(text) for text in texts]
-        if found:
-            self._parts.append(np.unique(np.concatenate(found)))
+        self._parts: list[NDArray[np.uint64]] = [np.unique(np.concatenate(found))] if found else []
 
     def share(self, text: str) -> float:
         """The share of a text's runs of words that were seen, 0 to 1; of a text without one: 0."""
@@ -45,9 +47,21 @@ class SeenText:
             return 0.0
         seen = np.zeros(len(runs), bool)
         for part in self._parts:
-            seen |= np.isin(runs, part, assume_unique=True)
+            seen |= _among(part, runs)
         return float(seen.mean())
 
     def add(self, text: str) -> None:
         """Count a text among those seen."""
-        self._parts.append(word_runs(text))
+        new = word_runs(text)
+        while self._parts and len(self._parts[-1]) <= 2 * len(new):
+            new = np.union1d(self._parts.pop(), new)
+        self._parts.append(new)
+
+
+def _among(part: NDArray[np.uint64], runs: NDArray[np.uint64]) -> NDArray[np.bool_]:
+    """Which of `runs` stand in a part, which is sorted."""
+    if not len(part):
+        return np.zeros(len(runs), bool)
+    places = np.minimum(np.searchsorted(part, runs), len(part) - 1)
+    found: NDArray[np.bool_] = part[places] == runs
+    return found

@@ -74,7 +74,7 @@ def docstrings(source: str) -> list[str]:
 
 
 def named_docstrings(source: str) -> list[tuple[str, str]]:
-    """The same, each with the name of what it describes: "" (the file), "Class", "Class.method", "function"."""
+    """The same with the name of what each describes: "" (the file), "function", "Class", "Class.method"."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of other people's escapes

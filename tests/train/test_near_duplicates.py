@@ -37,7 +37,7 @@ def test_the_share_of_what_was_seen() -> None:
 
 def test_many_added_texts_are_found_as_if_they_were_one() -> None:
     """Parts are merged on the way; what was added first is found as well as what came last."""
-    pieces = [text(begin, begin + 20) for begin in range(0, 180, 7)]
+    pieces = [text(begin, begin + 20) for begin in range(0, 180, 10)]
     one_by_one, together = SeenText(), SeenText(pieces)
     for piece in pieces:
         one_by_one.add(piece)

@@ -11,7 +11,8 @@ from typing import Any
 def json_lines(path: Path, content: bytes | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
     """Place ("file, line n") and JSON object of each line of `content`, by default of what `path` holds.
 
-    A file whose name ends in .gz is unpacked. Only a newline ends a line: text may hold other separators. Raises ValueError with the place.
+    A file whose name ends in .gz is unpacked. Only a newline ends a line: text may hold other separators.
+    Raises ValueError with the place.
     """
     with _opened(path) if content is None else BytesIO(content) as file:
         number = 0

@@ -21,7 +21,7 @@ def test_lines_are_read_plain_and_packed(tmp_path: Path, name: str) -> None:
     ]
 
 
-@pytest.mark.parametrize(("line", "words"), [(b"{", "not a line"), (b"[1]", "a list"), (b"\xff", "not a line")])
+@pytest.mark.parametrize(("line", "words"), [(b"{", "not a"), (b"[1]", "a list"), (b"\xff", "not a")])
 def test_a_damaged_line_is_named(tmp_path: Path, line: bytes, words: str) -> None:
     path = tmp_path / "a.jsonl"
     path.write_bytes(b'{"a": 1}\n' + line + b"\n")

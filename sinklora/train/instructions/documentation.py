@@ -107,9 +107,7 @@ def _entries(path: Path) -> list[Entry]:
     except ValueError:
         return []
     named = [(name, unwrapped(text)) for name, text in named_docstrings(source)]
-    public = [
-        Entry(name, text) for name, text in named if name and not re.search(r"(^|\.)_", name)
-    ]
+    public = [Entry(name, text) for name, text in named if name and not re.search(r"(^|\.)_", name)]
     names = [entry.name for entry in public]  # a property and its setter have one name
     return [e for e in public if len(e.text) >= LEAST_ENTRY and names.count(e.name) == 1]
 

@@ -10,9 +10,7 @@ from sinklora.records.checks import check_counts, check_fields
 NATURAL_QUESTIONS, REDPAJAMA, BOOKSUM, LONGQA = "nq", "redpajama", "booksum", "longqa"
 
 # In thousandths of the examples; the paper's section on supervised fine-tuning.
-MIX: Mapping[str, int] = MappingProxyType(
-    {NATURAL_QUESTIONS: 440, REDPAJAMA: 270, BOOKSUM: 180, LONGQA: 110}
-)
+MIX: Mapping[str, int] = MappingProxyType({NATURAL_QUESTIONS: 440, REDPAJAMA: 270, BOOKSUM: 180, LONGQA: 110})
 
 QUESTION, CONTINUATION, SUMMARY, LONG_QUESTION = "question", "continuation", "summary", "long question"
 
@@ -35,9 +33,9 @@ TITLES: Mapping[str, str] = MappingProxyType(
 class Example:
     """An instruction and its answer, as Alpaca names them, and where they come from.
 
-    `kind`: what is asked for; `source`: of which set, `id` in it; `document`: what text the instruction holds,
-    by which sets are split; `licence`: of that text; `file` and `file_sha256`: what it was read from (of a
-    set of the hub its name, and "").
+    `kind`: what is asked for; `source`: of which set, `id` in it; `document`: whose text the instruction
+    holds, by which sets are split; `licence`: of that text; `file` and `file_sha256`: what it was
+    read from (of a set of the hub its name, and "").
     Raises TypeError or ValueError naming the field.
     """
 

@@ -154,13 +154,9 @@ def continuations(half: Half, count: int) -> list[Example]:
     return found
 
 
-def _continuation(
-    cut: Cut, name: str, document: str, source: str, licence: str, sha256: str
-) -> Example:
+def _continuation(cut: Cut, name: str, document: str, source: str, licence: str, sha256: str) -> Example:
     instruction = INSTRUCTION.format(text=cut.given)
-    return Example(
-        instruction, cut.next, CONTINUATION, source, name, document, licence, document, sha256
-    )
+    return Example(instruction, cut.next, CONTINUATION, source, name, document, licence, document, sha256)
 
 
 def as_example(half: Half, kind: str, asked: Asked) -> Example:

@@ -1,5 +1,6 @@
 """Questions about pages of documentation, whose answers stand in the text that is given with them."""
 
+import operator
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -131,7 +132,7 @@ def _both_types(chosen: Sequence[Sequence[Entry]], rng: random.Random) -> tuple[
         for i in range(len(typed))
         for j in range(i + 1, len(typed))
         for name in typed[i]
-        if name in typed[j] and typed[i][name][1] != typed[j][name][1] and typed[i][name][0] != typed[j][name][0]
+        if name in typed[j] and all(map(operator.ne, typed[i][name], typed[j][name]))
     ]
     if not pairs:
         return None

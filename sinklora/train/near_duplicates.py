@@ -42,7 +42,18 @@ class SeenText:
 
     def share(self, text: str) -> float:
         """The share of a text's runs of words that were seen, 0 to 1; of a text without one: 0."""
-        runs = word_runs(text)
+        return self._share(word_runs(text))
+
+    def add(self, text: str) -> float:
+        """Count a text among those seen; returns the share of it that had been seen before."""
+        new = word_runs(text)
+        share = self._share(new)
+        while self._parts and len(self._parts[-1]) <= 2 * len(new):
+            new = _merged(self._parts.pop(), new)
+        self._parts.append(new)
+        return share
+
+    def _share(self, runs: NDArray[np.uint64]) -> float:
         if not len(runs):
             return 0.0
         seen = np.zeros(len(runs), bool)
@@ -50,12 +61,14 @@ class SeenText:
             seen |= _among(part, runs)
         return float(seen.mean())
 
-    def add(self, text: str) -> None:
-        """Count a text among those seen."""
-        new = word_runs(text)
-        while self._parts and len(self._parts[-1]) <= 2 * len(new):
-            new = np.union1d(self._parts.pop(), new)
-        self._parts.append(new)
+
+def _merged(left: NDArray[np.uint64], right: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Two sorted parts as one, each number once."""
+    both = np.concatenate([left, right])
+    both.sort(kind="stable")  # which finds the two sorted halves
+    first = np.ones(len(both), bool)
+    first[1:] = both[1:] != both[:-1]
+    return both[first]
 
 
 def _among(part: NDArray[np.uint64], runs: NDArray[np.uint64]) -> NDArray[np.bool_]:

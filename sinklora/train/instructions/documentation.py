@@ -5,7 +5,7 @@ questions about them have answers that stand in the text.
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, metadata, version
 from pathlib import Path
@@ -94,7 +94,7 @@ def read_pages(packages: Sequence[str]) -> tuple[list[Page], int]:
             if any(LEFT_OUT.search(part.split(".")[0]) for part in inside.parts):
                 continue
             found = _entries(path)
-            new = _without_repetition(found, seen)
+            new = [entry for entry in found if seen.add(entry.text) < SHARE]
             repeated += len(found) - len(new)
             if new:
                 pages.append(Page(f"{package}/{inside.as_posix()}", tuple(new), package, file_hash(path)))
@@ -110,15 +110,6 @@ def _entries(path: Path) -> list[Entry]:
     public = [Entry(name, text) for name, text in named if name and not re.search(r"(^|\.)_", name)]
     names = [entry.name for entry in public]  # a property and its setter have one name
     return [e for e in public if len(e.text) >= LEAST_ENTRY and names.count(e.name) == 1]
-
-
-def _without_repetition(entries: Iterable[Entry], seen: SeenText) -> list[Entry]:
-    new = []
-    for entry in entries:
-        if seen.share(entry.text) < SHARE:
-            new.append(entry)
-        seen.add(entry.text)
-    return new
 
 
 def unwrapped(text: str) -> str:

@@ -20,11 +20,12 @@ QUESTIONS = "test_questions"
 
 ABOUT = (
     "Made by `sinklora data mini` from the documentation of installed packages, and from books where "
-    "a folder of them was given, in the mix of LongAlpaca-plus: questions about a page whose answers stand in it, "
-    "continuations, summaries (the first sentence of a docstring, which was taken out of the page) and "
-    "questions for which several files have to be looked through.",
+    "a folder of them was given, in the mix of LongAlpaca-plus: questions about a page whose "
+    "answers stand in it, continuations, summaries (the first sentence of a docstring, which was taken "
+    "out of the page) and questions for which several files have to be looked through.",
     "No document is in both halves, and what the documentation says twice is read once. "
-    "`test_questions.jsonl` has what the test half asks about documents: `context`, `question`, `answers`, `document` and `id`.",
+    "`test_questions.jsonl` has what the test half asks about documents: `context`, `question`, "
+    "`answers`, `document` and `id`.",
     "The questions are made by rule from docstrings in the form of numpydoc: they ask for types, defaults, "
     "meanings of parameters, and for what is returned. It is a set to try fine-tuning with, not one that "
     "makes an assistant.",

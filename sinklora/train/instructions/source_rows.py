@@ -16,6 +16,8 @@ from sinklora.records.json_lines import json_lines
 
 HUB = "hub:"
 
+CSV_BLOCK = 2**26  # bytes that are read at once: more than any row has
+
 Placed = Iterator[tuple[str, dict[str, Any]]]
 
 
@@ -71,19 +73,24 @@ def _json_rows(path: Path) -> Placed:
 
 
 def _csv_rows(path: Path) -> Placed:
-    import pandas as pd
+    import pyarrow as pa
+    from pyarrow import csv
 
+    read = csv.ReadOptions(use_threads=False, block_size=CSV_BLOCK)
+    parse = csv.ParseOptions(newlines_in_values=True)
     number = 0
     try:
-        for chunk in pd.read_csv(path, dtype=str, keep_default_na=False, chunksize=256):
-            for row in chunk.to_dict("records"):
-                number += 1
-                place = f"{path}, row {number}"
-                if lacking := [str(key) for key, value in row.items() if not isinstance(value, str)]:
-                    raise ValueError(f"{place}: ends before {lacking[0]!r}")
-                yield place, {str(key): value for key, value in row.items()}
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: damaged behind row {number} ({error})") from error
+        with csv.open_csv(path, read, parse) as reader:
+            names = reader.schema.names
+        as_text = csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()))
+        with csv.open_csv(path, read, parse, as_text) as reader:
+            for batch in reader:
+                for row in batch.to_pylist():
+                    number += 1
+                    yield f"{path}, row {number}", row
+    except (pa.ArrowException, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path}: damaged ({reason:.200})") from error
 
 
 def _parquet_rows(path: Path) -> Placed:
@@ -109,8 +116,8 @@ def _hub_rows(source: str, name: str) -> Placed:
     except (ConnectionError, FileNotFoundError, ValueError, RuntimeError) as error:
         reason = str(error).strip().split("\n")[0]
         raise FileNotFoundError(
-            f"source {source}: no data set {name!r} of plain files with a split 'train' on the hub ({reason});"
-            " download its files and give their folder"
+            f"source {source}: no data set {name!r} of plain files with a split 'train' on the hub "
+            f"({reason}); download its files and give their folder"
         ) from error
     for number, row in enumerate(rows, 1):
         yield f"{name}, row {number}", dict(row)

@@ -17,6 +17,7 @@ from sinklora.reproduction.commands import (
 )
 from sinklora.reproduction.demo.command import demo_command
 from sinklora.train.command import train_command
+from sinklora.train.instructions.command import commands as data_commands
 
 application = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -47,6 +48,7 @@ application.command("verify")(verify_command)
 application.command("estimate")(estimate_command)
 application.command("measure")(measure_command)
 application.command("eval", help=EVAL_HELP, context_settings=PASS_ON)(eval_command)
+application.add_typer(data_commands, name="data")
 application.add_typer(longbench_commands, name="longbench")
 application.command("gpu")(gpu_command)
 application.command("report")(report_command)

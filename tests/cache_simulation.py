@@ -3,7 +3,7 @@
 One sequence at a time, Python lists, one eviction after the other; nothing here is shared with the library.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
@@ -47,7 +47,7 @@ def novelty_score(head: Head, position: int, now: int, policy: Any) -> float:
     """1 - cosine of the most similar newer value."""
     mine = head.values[position]
     newer = [value for p, value in head.values.items() if p > position]
-    far = min((1 - float(torch.cosine_similarity(mine, v, 0)) for v in newer), default=2.0)
+    far = float((1 - torch.cosine_similarity(mine, torch.stack(newer), -1)).min()) if newer else 2.0
     return 0.0 if far < 8 * torch.finfo(mine.dtype).eps else far
 
 
@@ -108,71 +108,94 @@ class Simulation:
         limits: Mapping[int, CachePolicy] = MappingProxyType({}),
     ) -> None:
         self.model, self.policy, self.chunk, self.positions = model, policy, chunk, positions
-        self.limits = limits
+        self.own, self.limits = policy, limits
         self.score = SCORES[policy.name] if score is None else score
         self.among = policy.sharing.among
         self.heads: dict[tuple[int, int], Head] = {}
         self.totals: dict[int, Any] = {}
+        self.calls: list[tuple[int, int]] = []  # number and length of those that the model now runs
 
     def run(self, tokens: Tensor, calls: list[int]) -> Tensor:
-        """Logits [N, vocabulary] of one row of tokens, fed in calls of so many tokens."""
+        """Logits [N, vocabulary] of one row of tokens, fed in calls of so many tokens.
+
+        Where no layer waits for another, the model is run once, and each layer takes one call after the
+        other; what is not attention treats every token by itself.
+        """
         before = self.model.config._attn_implementation
         AttentionInterface.register("simulation", self.attend)
         AttentionMaskInterface.register("simulation", lambda *args, **kwargs: None)
         self.model.set_attn_implementation("simulation")
         cache, logits, start = DynamicCache(), [], 0
+        numbered = list(enumerate(calls))
         with torch.no_grad():
-            for number, length in enumerate(calls):
-                if number in self.limits:
-                    self.policy = self.limits[number]
-                    self.totals.clear()
-                part = tokens[None, start : start + length]
+            for self.calls in [[call] for call in numbered] if self.among == "model" else [numbered]:
+                new = sum(length for _, length in self.calls)
+                part = tokens[None, start : start + new]
                 logits.append(self.model(part, past_key_values=cache).logits[0])
-                start += length
+                start += new
                 if self.among == "model":
-                    self.share(list(self.heads), start - 1, length)
+                    self.share(list(self.heads), start - 1, new)
         self.model.set_attn_implementation(before)
         return torch.cat(logits)
 
     def attend(
         self, module: Any, query: Tensor, key: Tensor, value: Tensor, mask: None, scaling: float, **_: Any
     ) -> tuple[Tensor, None]:
-        new, length, layer = query.shape[2], key.shape[2], module.layer_idx
-        groups = query.shape[1] // key.shape[1]
-        output = torch.zeros_like(query)
+        """One layer's attention, [1, heads, N, D]: one call after the other, which later keys are hidden from."""
+        output, first = torch.zeros_like(query), key.shape[2] - query.shape[2]
+        start = first
+        for number, new in self.calls:
+            self.begin(number, module.layer_idx, start + new, new)
+            step = self.chunk if self.chunk and new > 1 else new
+            for begin in range(start, start + new, step):
+                fresh = range(begin, min(begin + step, start + new))
+                rows = slice(begin - first, fresh[-1] + 1 - first)
+                output[0, :, rows] = self.read(
+                    module.layer_idx, fresh, query[0, :, rows], key[0], value[0], scaling
+                )
+                if self.among == "layer":
+                    self.share([at for at in self.heads if at[0] == module.layer_idx], fresh[-1], new)
+            start += new
+        return output.transpose(1, 2), None
+
+    def begin(self, number: int, layer: int, length: int, new: int) -> None:
+        """What a layer may keep from a call on, which makes its text so long."""
+        due = [limit for limit in self.limits if limit <= number]
+        self.policy = self.limits[max(due)] if due else self.own
+        if number in self.limits:
+            self.totals.pop(layer, None)
         if new > 1 or length == 1:  # a prompt, or a further turn
             split, old = self.policy.split(length), self.totals.get(layer)
             self.totals[layer] = split if old is None or split.total > old.total else old
-        step = self.chunk if self.chunk and new > 1 else new
-        for begin in range(0, new, step):
-            end = min(begin + step, new)
-            for kv_head in range(key.shape[1]):
-                head = self.heads.setdefault((layer, kv_head), Head())
-                fresh = range(length - new + begin, length - new + end)
-                for position in fresh:
-                    head.received[position] = []
-                    head.values[position] = value[0, kv_head, position]
-                for now in fresh:
-                    seen = head.kept + [p for p in fresh if p <= now]
-                    keys = self.placed(key[0, kv_head], seen, list(range(len(seen))))
-                    for h in range(kv_head * groups, (kv_head + 1) * groups):
-                        asked = self.placed(query[0, h], [now], [len(seen) - 1], first=length - new)[0]
-                        weights = (keys @ asked * scaling).softmax(-1)
-                        output[0, h, now - (length - new)] = weights @ value[0, kv_head, seen]
-                        for position, weight in zip(seen, weights.tolist(), strict=True):
-                            head.received[position].append((now, weight))
-                if self.policy.name in AT_END:
-                    asked = query[0, kv_head * groups : (kv_head + 1) * groups, fresh[0] - (length - new) :]
-                    AT_END[self.policy.name](self, head, fresh, asked, key[0, kv_head], scaling)
-                head.kept += list(fresh)
-            mine = [head for place, head in self.heads.items() if place[0] == layer]
-            for head in mine:
-                head.beside = mine
-                if self.among == "head":
-                    self.evict(head, fresh[-1], self.totals[layer])
-            if self.among == "layer":
-                self.share([place for place in self.heads if place[0] == layer], fresh[-1], new)
-        return output.transpose(1, 2), None
+
+    def read(
+        self, layer: int, fresh: range, query: Tensor, key: Tensor, value: Tensor, scaling: float
+    ) -> Tensor:
+        """Outputs of a chunk's queries, [heads, N, D], over what was kept and the chunk; then some leave."""
+        output, groups = torch.zeros_like(query), len(query) // len(key)
+        for kv_head in range(len(key)):
+            head = self.heads.setdefault((layer, kv_head), Head())
+            own = slice(kv_head * groups, (kv_head + 1) * groups)
+            for position in fresh:
+                head.received[position] = []
+                head.values[position] = value[kv_head, position]
+            for row, now in enumerate(fresh):
+                seen = head.kept + [p for p in fresh if p <= now]
+                keys = self.placed(key[kv_head, seen], seen, range(len(seen)))
+                asked = self.placed(query[own, row], [now] * groups, [len(seen) - 1] * groups)
+                weights = (asked @ keys.mT * scaling).softmax(-1)
+                output[own, row] = weights @ value[kv_head, seen]
+                for position, given in zip(seen, weights.T.tolist(), strict=True):
+                    head.received[position] += [(now, weight) for weight in given]
+            if self.policy.name in AT_END:
+                AT_END[self.policy.name](self, head, fresh, query[own], key[kv_head], scaling)
+            head.kept += list(fresh)
+        mine = [head for place, head in self.heads.items() if place[0] == layer]
+        for head in mine:
+            head.beside = mine
+            if self.among == "head":
+                self.evict(head, fresh[-1], self.totals[layer])
+        return output
 
     def share(self, places: list[tuple[int, int]], now: int, new: int) -> None:
         """Let heads (layer, head) that share their slots evict after a call of so many tokens."""
@@ -203,15 +226,13 @@ class Simulation:
     def replay(self, head: Head, fresh: range, query: Tensor, key: Tensor, scaling: float) -> None:
         """Let the queries of a chunk, [groups, N, D] from `fresh` on, look at all of it from behind it."""
         every = head.kept + list(fresh)
-        keys = self.placed(key, every, list(range(len(every))))
+        keys = self.placed(key[every], every, range(len(every)))
         end = fresh[-1] if self.positions == "text" else len(every) - 1
-        for now, mine in zip(fresh, query.unbind(1), strict=False):
-            place = end if len(fresh) == 1 else end + 1  # a single token looks from its own place
-            moved = turn(mine, torch.full((len(mine),), place - now), self.frequencies())
-            for weights in (moved @ keys.mT * scaling).softmax(-1).tolist():
-                for position, weight in zip(every, weights, strict=True):
-                    if len(fresh) > 1 or position != now:
-                        head.replayed[position] = max(head.replayed.get(position, 0.0), weight)
+        place = end if len(fresh) == 1 else end + 1  # a single token looks from its own place
+        moved = turn(query.flatten(0, 1), place - torch.tensor(fresh).repeat(len(query)), self.frequencies())
+        for position, weight in zip(every, (moved @ keys.mT * scaling).softmax(-1).amax(0).tolist(), strict=True):
+            if len(fresh) > 1 or position != fresh[0]:
+                head.replayed[position] = max(head.replayed.get(position, 0.0), weight)
 
     def snap(self, head: Head, fresh: range, query: Tensor, key: Tensor, scaling: float) -> None:
         """Let the last queries of a chunk of several tokens score all that came before them."""
@@ -237,7 +258,7 @@ class Simulation:
             return
         every = sorted([*head.kept, *fresh])
         scored = [i for i, p in enumerate(every) if p >= policy.sink_tokens]
-        keys = self.placed(key, every, list(range(len(every))))[scored]
+        keys = self.placed(key[every], every, range(len(every)))[scored]
         end = fresh[-1] if self.positions == "text" else len(every) - 1
         size, frequencies = query.shape[-1], self.frequencies()
         rotations = [
@@ -261,9 +282,8 @@ class Simulation:
         found: Tensor = next(m for m in self.model.modules() if hasattr(m, "inv_freq")).inv_freq
         return found
 
-    def placed(self, x: Tensor, positions: list[int], places: list[int], first: int = 0) -> Tensor:
-        """Rows of x for positions, there or moved to places in the cache; x starts at position `first`."""
-        rows = x[torch.tensor(positions) - first]
+    def placed(self, rows: Tensor, positions: Sequence[int], places: Sequence[int]) -> Tensor:
+        """Queries or keys [N, D] of positions in the text, there or moved to places in the cache."""
         if self.positions == "text":
             return rows
         return turn(rows, torch.tensor(places) - torch.tensor(positions), self.frequencies())

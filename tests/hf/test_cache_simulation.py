@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from cache_simulation import Simulation, check_kept, compare, compare_turns, run, tokens
 from helpers import assert_close
@@ -159,16 +159,25 @@ def test_padded_rows_read_one_token_a_call_are_what_they_are_alone(policy: Cache
     compare_turns(tiny_model("llama-gqa").double(), policy, ONE_TOKEN_A_CALL, "left")
 
 
+@pytest.fixture(scope="module")
+def base_model() -> PreTrainedModel:
+    return AutoModelForCausalLM.from_pretrained("data/base", use_cache=True).double().eval()
+
+
+@pytest.fixture(scope="module")
+def program() -> torch.Tensor:
+    text = "def add(first, second):\n    return first + second\n\n\nprint(add(1, 2))"
+    return torch.tensor(AutoTokenizer.from_pretrained("data/base")(text)["input_ids"])
+
+
 @pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
-def test_the_trained_base_model_equals_the_simulation(policy: CachePolicy) -> None:
-    model = AutoModelForCausalLM.from_pretrained("data/base", use_cache=True).double().eval()
-    tokenizer = AutoTokenizer.from_pretrained("data/base")
-    ids = tokenizer("def add(first, second):\n    return first + second\n\n\nprint(add(1, 2))")["input_ids"]
-    row = torch.tensor(ids)
-    calls = [12] + [1] * (len(row) - 12)
-    truth = Simulation(model, policy)
-    cache = BudgetCache(model, policy)
-    assert_close(run(cache, model, row[None], calls)[0], truth.run(row, calls), atol=1e-9)
+def test_the_trained_base_model_equals_the_simulation(
+    policy: CachePolicy, base_model: PreTrainedModel, program: torch.Tensor
+) -> None:
+    calls = [12] + [1] * (len(program) - 12)
+    truth = Simulation(base_model, policy)
+    cache = BudgetCache(base_model, policy)
+    assert_close(run(cache, base_model, program[None], calls)[0], truth.run(program, calls), atol=1e-9)
     check_kept(cache, 0, truth)
 
 

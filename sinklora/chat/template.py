@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 INSTRUCTION = "Read this document. Questions about it follow."
+
+# How a text from outside is tokenized.
+AS_LETTERS: dict[str, Any] = {"add_special_tokens": False, "split_special_tokens": True}
 
 # What stands for a text while the template is cut; no template changes it, and no document can be it.
 _TEXT, _QUESTION, _ANSWER = "<<DOCUMENT>>", "<<QUESTION>>", "<<ANSWER>>"
@@ -54,11 +58,11 @@ class ChatTemplate:
 
     def opening(self, document: str) -> list[int]:
         """Tokens of everything up to the first question."""
-        return [
-            *self._of_template(self.head, first=True),
-            *self.plain(document),
-            *self._of_template(self.between),
-        ]
+        return [*self.before_document(), *self.plain(document), *self._of_template(self.between)]
+
+    def before_document(self) -> list[int]:
+        """Tokens that stand before the document's own."""
+        return self._of_template(self.head, first=True)
 
     def question(self, text: str) -> list[int]:
         """Tokens of a question, up to where its answer begins."""
@@ -70,7 +74,7 @@ class ChatTemplate:
 
     def plain(self, text: str) -> list[int]:
         """Tokens of a text from outside, in which what is spelled like a special token is letters."""
-        return list(self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True))
+        return list(self.tokenizer.encode(text, **AS_LETTERS))
 
     def _of_template(self, text: str, first: bool = False) -> list[int]:
         ids = list(self.tokenizer.encode(text, add_special_tokens=False))

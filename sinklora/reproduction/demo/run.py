@@ -28,7 +28,7 @@ from sinklora.reproduction.demo.screen import (
     save_picture,
 )
 from sinklora.reproduction.names import EMBEDDED, model_title
-from sinklora.reproduction.report.token_text import token_pieces
+from sinklora.hf.token_text import token_pieces
 
 EMBEDDED_SAID = (
     "The embedded base has 4.5 million parameters and was trained on Python sources, 512 tokens at a time: "

@@ -13,7 +13,7 @@ from sinklora.records.checks import check_counts
 from sinklora.reproduction.demo.page import page_text
 from sinklora.reproduction.names import model_title
 from sinklora.reproduction.patterns.study import attention_maps
-from sinklora.reproduction.report.token_text import TokenPieces, token_pieces
+from sinklora.hf.token_text import TokenPieces, token_pieces
 
 LEAST_TOKENS = 16
 

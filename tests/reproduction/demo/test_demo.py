@@ -27,7 +27,7 @@ from sinklora.reproduction.demo.page import PROMPT_TOKENS, SCORED_TOKENS, Page, 
 from sinklora.reproduction.demo.reading import compared_policies, read_page, write_on
 from sinklora.reproduction.demo.run import DemoRequest, show_demo
 from sinklora.reproduction.demo.screen import HONEST, excerpt, marked_text
-from sinklora.reproduction.report.token_text import TokenPieces, token_pieces
+from sinklora.hf.token_text import TokenPieces, token_pieces
 
 SOURCE = Path("sinklora/records/runs.py")
 

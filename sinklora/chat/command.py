@@ -35,7 +35,7 @@ def chat_command(
     """Read a document into a cache with a budget and answer questions about it.
 
     The default model has 135 million parameters: it finds names and numbers near what is asked, and makes up
-    what it does not find. Questions are lines; they may be piped in. With --page all of that is in the browser.
+    what it does not find. Questions are lines; they may be piped in. --page has all of it in the browser.
     """
     from sinklora.cache.policies import make_policy, parse_budget
 
@@ -72,12 +72,14 @@ def _talk(document: Path | None, policy: CachePolicy, base: str, settings: dict[
     terminal.run(asked_lines(terminal.console) if sys.stdin.isatty() else sys.stdin)
 
 
-def _serve(document: Path | None, policy: CachePolicy, base: str, port: int, settings: dict[str, Any]) -> None:
+def _serve(
+    document: Path | None, policy: CachePolicy, base: str, port: int, settings: dict[str, Any]
+) -> None:
     from transformers.utils import logging
 
     from sinklora.chat.engine import Conversation
     from sinklora.chat.limits import Limits
-    from sinklora.chat.page_server import check_page, served, serve_until_interrupted
+    from sinklora.chat.page_server import check_page, serve_until_interrupted, served
     from sinklora.pretrained.loading import load
 
     if document is not None:
@@ -89,6 +91,9 @@ def _serve(document: Path | None, policy: CachePolicy, base: str, port: int, set
     def make() -> Conversation:
         return Conversation(model, tokenizer, policy, **settings)
 
-    with served(make, Limits(), model=base, port=port, policy=policy.name, percent=percent) as (address, sessions):
+    with served(make, Limits(), model=base, port=port, percent=percent) as (
+        address,
+        sessions,
+    ):
         typer.echo(f"The page is at {address} on this machine alone; Ctrl-C ends it.")
         serve_until_interrupted(sessions)

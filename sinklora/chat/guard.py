@@ -1,4 +1,4 @@
-"""What the page's server answers at all: this machine's browser, the page's own routes, no paths from outside."""
+"""What the page's server answers at all: this machine's browser, its own routes, no paths from outside."""
 
 from __future__ import annotations
 
@@ -95,7 +95,11 @@ class Guard:
         return None
 
     def _is_upload(self, path: str) -> bool:
-        return "\0" not in path and Path(path).is_absolute() and Path(path).resolve().is_relative_to(self.uploads)
+        return (
+            "\0" not in path
+            and Path(path).is_absolute()
+            and Path(path).resolve().is_relative_to(self.uploads)
+        )
 
 
 def _paths(value: Any) -> Iterator[Any]:

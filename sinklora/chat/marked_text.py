@@ -29,7 +29,7 @@ class MarkedText:
     kept: NDArray[np.bool_]
 
     def html(self, layer: int = ALL_LAYERS) -> str:
-        """The document for one layer (from 1), or all of them: spans of classes k0 to k8, the text escaped."""
+        """The document for one layer (from 1), or all: spans of classes k0 to k8, the text escaped."""
         layers = self.kept if layer == ALL_LAYERS else self.kept[layer - 1 : layer]
         share = layers.mean((0, 1))
         # Who is kept by anybody is told from who is kept by nobody.
@@ -43,7 +43,9 @@ class MarkedText:
     def legend(self, layer: int = ALL_LAYERS) -> str:
         """What the marks say, in a sentence."""
         layers = self.kept if layer == ALL_LAYERS else self.kept[layer - 1 : layer]
-        where = f"all {len(self.kept)} layers" if layer == ALL_LAYERS else f"layer {layer} of {len(self.kept)}"
+        where = (
+            f"all {len(self.kept)} layers" if layer == ALL_LAYERS else f"layer {layer} of {len(self.kept)}"
+        )
         heads = layers.shape[0] * layers.shape[1]
         tokens = layers.sum(-1).mean()
         return (
@@ -57,9 +59,7 @@ def escaped(text: str) -> str:
     return escape(text).replace("$", "&#36;").replace("{", "&#123;").replace("`", "&#96;")
 
 
-def document_pieces(
-    tokenizer: PreTrainedTokenizerBase, document: Document, most_tokens: int
-) -> TokenPieces:
+def document_pieces(tokenizer: PreTrainedTokenizerBase, document: Document, most_tokens: int) -> TokenPieces:
     """The tokens of a document as a conversation reads them.
 
     Raises DocumentError for more than `most_tokens`, ValueError for a tokenizer that does not say where its
@@ -67,8 +67,8 @@ def document_pieces(
     """
     if not tokenizer.is_fast:
         raise ValueError(
-            f"tokenizer={tokenizer.name_or_path!r}: does not say where its tokens stand in a text; give a model "
-            "with a fast tokenizer"
+            f"tokenizer={tokenizer.name_or_path!r}: does not say where its tokens stand in a text; give "
+            "a model with a fast tokenizer"
         )
     advice = f"at most {most_tokens} tokens are read here; cut it"
     if len(document.text) > CHARACTERS_A_TOKEN * most_tokens:

@@ -15,6 +15,8 @@ from typing import Any
 import gradio as gr
 
 from sinklora.cache.policies import POLICIES, CachePolicy, make_policy
+from sinklora.chat.engine import Conversation
+from sinklora.chat.limits import Limits
 from sinklora.chat.marked_text import ALL_LAYERS
 from sinklora.chat.page_html import (
     PUT_ASIDE,
@@ -23,8 +25,10 @@ from sinklora.chat.page_html import (
     status_html,
     turns_html,
 )
+from sinklora.chat.reading import ROOM
 from sinklora.chat.session import Session, View
 from sinklora.chat.sessions import FullError, Sessions
+from sinklora.hf.cache_positions import trained_length
 
 LONGEST, SHORTEST = 1.0, 0.1  # seconds between two pictures of a session at work
 HIDDEN: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
@@ -38,22 +42,25 @@ def chosen_policy(name: str, percent: float) -> CachePolicy:
 class Page:
     """Layout and controls over `sessions`; `blocks` is what Gradio serves.
 
-    `folder` takes the files that visitors upload, until they are read.
+    `like`: a conversation such as each session has, on the model of that name, which keeps `percent` of a
+    document. `folder` takes the files that visitors upload, until they are read.
     """
 
-    def __init__(self, sessions: Sessions, *, model: str, layers: int, policy: str, percent: int, folder: Path):
+    def __init__(self, sessions: Sessions, like: Conversation, *, model: str, percent: int, folder: Path):
         self.sessions, self.folder = sessions, folder
         self._secret = secrets.token_bytes(32)
-        self.blocks = gr.Blocks(title="Chat about a document", analytics_enabled=False, delete_cache=(600, 600))
+        self.blocks = gr.Blocks(
+            title="Chat about a document", analytics_enabled=False, delete_cache=(600, 600)
+        )
         with self.blocks:
-            gr.HTML(head_html(model, sessions.limits), elem_id="head")
+            gr.HTML(head_html(model, sessions.limits, _most_tokens(like, sessions.limits)), elem_id="head")
             with gr.Row():
                 with gr.Column(scale=5, min_width=320):
-                    self._controls(policy, percent)
+                    self._controls(like.policy.name, percent)
                 with gr.Column(scale=6, min_width=320):
                     self.layer = gr.Slider(
                         ALL_LAYERS,
-                        layers,
+                        like.model.config.num_hidden_layers,
                         ALL_LAYERS,
                         step=1,
                         label="Layer (0: all of them)",
@@ -65,21 +72,22 @@ class Page:
         self.blocks.queue(max_size=64, default_concurrency_limit=2 * sessions.limits.sessions)
 
     def _controls(self, policy: str, percent: int) -> None:
+        small: dict[str, Any] = {"size": "md", "min_width": 100}
         with gr.Row():
-            self.upload = gr.UploadButton("Open a document", elem_id="upload", variant="primary")
-            self.stop = gr.Button("Stop", elem_id="stop", interactive=False)
-            self.again = gr.Button("Read again", elem_id="again", visible=False)
+            self.upload = gr.UploadButton("Open a document", variant="primary", **small)
+            self.stop = gr.Button("Stop", elem_id="stop", interactive=False, **small)
+            self.again = gr.Button("Read again", elem_id="again", visible=False, **small)
         with gr.Row():
             self.policy = gr.Dropdown(sorted(POLICIES), value=policy, label="Policy", elem_id="policy")
             self.percent = gr.Slider(
                 1, 100, percent, step=1, label="Tokens kept (%)", elem_id="percent", buttons=[]
             )
         self.status = gr.HTML(status_html(View()), elem_id="status")
-        self.turns = gr.HTML("", elem_id="turns")
+        self.turns = gr.HTML("", elem_id="turns", max_height=480, autoscroll=True)
         self.question = gr.Textbox(
             label="Question", elem_id="question", lines=1, max_lines=4, placeholder="Ask about the document"
         )
-        self.ask = gr.Button("Ask", elem_id="ask", interactive=False)
+        self.ask = gr.Button("Ask", elem_id="ask", interactive=False, size="md")
 
     def _connect(self) -> None:
         seen = [self.status, self.turns, self.stop, self.again, self.ask, self.upload]
@@ -153,6 +161,14 @@ class Page:
     def _marked(self, layer: float, request: gr.Request) -> str:
         session = self._session(request)
         return document_html(View() if session is None else session.view, int(layer))
+
+
+def _most_tokens(like: Conversation, limits: Limits) -> int:
+    """Of a document that is read."""
+    trained = trained_length(like.model.config)
+    if trained is None or like.stream:
+        return limits.document_tokens
+    return min(limits.document_tokens, trained - trained // ROOM)
 
 
 def _followed(session: Session | None) -> Iterator[tuple[Any, ...]]:

@@ -13,8 +13,8 @@ DOING = {
     WRITING: "Writing …",
 }
 PUT_ASIDE = (
-    "This conversation is no longer kept: it was unused for long, or others took its place. Reload the page to "
-    "begin another."
+    "This conversation is no longer kept: it was unused for long, or others took its place. Reload the page "
+    "to begin another."
 )
 
 
@@ -47,14 +47,14 @@ def document_html(view: View, layer: int) -> str:
     )
 
 
-def head_html(model: str, limits: Limits) -> str:
-    """What the page is, and how much it takes."""
+def head_html(model: str, limits: Limits, tokens: int) -> str:
+    """What the page is, and how much it takes: documents of so many tokens, for one."""
     return (
         "<h1>Chat about a document</h1>"
-        f"<p>{escaped(model)} reads it once into a cache that keeps only part of its tokens, and answers from what "
-        "is kept. A small model makes up what it does not find.</p>"
+        f"<p>{escaped(model)} reads it once into a cache that keeps only part of its tokens, and answers "
+        "from what is kept. A small model makes up what it does not find.</p>"
         f"<small>Text, Markdown, HTML, PDF, EPUB or DOCX, up to {limits.document_bytes / 2**20:g} MiB and "
-        f"{limits.document_tokens} tokens. Nothing leaves this machine; what was not used for "
+        f"{tokens} tokens. Nothing leaves this machine; what was not used for "
         f"{limits.minutes:g} minutes is forgotten.</small>"
     )
 
@@ -69,9 +69,13 @@ CSS = """
 .gradio-container { max-width: 76rem !important; margin: 0 auto !important; }
 .gradio-container h1 { font-size: 1.4rem; font-weight: 600; margin: 0 0 .3rem; }
 .gradio-container p { margin: 0; }
-.gradio-container small, .legend { font-size: .8rem; color: #595959; }
+.gradio-container small, .legend { font-size: .8rem; color: var(--body-text-color-subdued); }
 .said-by-page { min-height: 1.5rem; font-style: italic; overflow-wrap: anywhere; }
-.said-by-page progress { width: 100%; height: .5rem; display: block; accent-color: #10346e; }
+.said-by-page progress { appearance: none; width: 100%; height: .4rem; display: block; border: 0;
+  background: #ddd; }
+.said-by-page progress::-webkit-progress-bar { background: #ddd; }
+.said-by-page progress::-webkit-progress-value { background: #10346e; }
+.said-by-page progress::-moz-progress-bar { background: #10346e; }
 .turn { padding: .6rem 0; border-top: 1px solid #ddd; }
 .turn p { white-space: pre-wrap; overflow-wrap: anywhere; }
 .turn .question { font-weight: 600; }

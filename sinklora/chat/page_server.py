@@ -39,18 +39,21 @@ def check_page(policy: CachePolicy, port: int) -> int:
 
 @contextmanager
 def served(
-    make: Callable[[], Conversation], limits: Limits, *, model: str, port: int, policy: str, percent: int
+    make: Callable[[], Conversation], limits: Limits, *, model: str, port: int, percent: int
 ) -> Iterator[tuple[str, Sessions]]:
     """The page, while the context lasts: its address, and the sessions.
 
-    `make` gives each session its conversation; `port` 0 takes any that is free. Raises ImportError without
-    Gradio, ValueError for a port that is in use and for a model that the page cannot serve. Gradio reads
-    some settings from the environment when it is imported: do not import it before.
+    `make` gives each session its conversation, in which `percent` of a document are kept; `port` 0 takes any
+    that is free. Gradio reads some settings from the environment when it is imported: do not import it before.
+    Raises ImportError without it, ValueError for a port that is in use and for a model without a usable chat
+    template or a fast tokenizer.
     """
     port = free_port(port)
     first = make()
     if not first.tokenizer.is_fast:
-        raise ValueError(f"base={model!r}: its tokenizer does not say where tokens stand in a text; give another")
+        raise ValueError(
+            f"base={model!r}: its tokenizer does not say where tokens stand in a text; give another"
+        )
     sessions = Sessions(make, limits)
     with tempfile.TemporaryDirectory(prefix="sinklora-page-") as folder:
         uploads, opened = Path(folder) / "uploads", Path(folder) / "opened"
@@ -61,8 +64,7 @@ def served(
         )
         from sinklora.chat.page import Page
 
-        layers = first.model.config.num_hidden_layers
-        page = Page(sessions, model=model, layers=layers, policy=policy, percent=percent, folder=opened).blocks
+        page = Page(sessions, first, model=model, percent=percent, folder=opened).blocks
         try:
             yield _launch(page, port, uploads, limits), sessions
         finally:

@@ -23,7 +23,7 @@ from sinklora.hf.token_text import TokenPieces
 from sinklora.refusals import is_refusal
 
 IDLE, WAITING, OPENING, READING, WRITING = "idle", "waiting", "opening", "reading", "writing"
-FAULT = "That failed, and the program's log says how. Nothing else is lost: ask again, or read the document again."
+FAULT = "That failed, and the program's log says how. Ask again, or read the document again."
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class Session:
             return self._view
 
     def read_file(self, path: Path, policy: CachePolicy) -> bool:
-        """Read a file in place of what was read before; it is removed, with its folder if nothing else is in it."""
+        """Read a file in place of what was read before; it is removed, and its empty folder."""
 
         def work(stop: Event) -> None:
             self._show(phase=OPENING)
@@ -146,7 +146,7 @@ class Session:
         except Stopped:
             self._show(message="Stopped; nothing was read.")
         except (MemoryError, torch.OutOfMemoryError):
-            self._show(message="There is not enough memory for that; take a smaller budget, or a shorter text.")
+            self._show(message="There is not enough memory; take a smaller budget, or a shorter text.")
         except Exception as error:
             if not is_refusal(error):
                 logging.getLogger(__name__).exception("a session's work failed")

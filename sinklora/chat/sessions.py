@@ -83,8 +83,8 @@ class Sessions:
         idle = [key for key, session in self._held.items() if not session.view.busy]
         if not idle:
             raise FullError(
-                f"All {self.limits.sessions} conversations that are kept here are at work: reload this page when "
-                "one of them is done."
+                f"All {self.limits.sessions} conversations that are kept here are at work: reload this page "
+                "when one of them is done."
             )
         return min(idle, key=self._used.__getitem__)
 

@@ -44,7 +44,13 @@ def answered(
 
 
 def test_what_the_page_needs_is_answered_and_bound_to_this_machine(tmp_path: Path) -> None:
-    for path in ("/", "/assets/index.js", "/theme.css", "/gradio_api/queue/data", "/gradio_api/heartbeat/ab12"):
+    for path in (
+        "/",
+        "/assets/index.js",
+        "/theme.css",
+        "/gradio_api/queue/data",
+        "/gradio_api/heartbeat/ab12",
+    ):
         status, headers, _ = answered(tmp_path, "GET", path, HOST)
         assert status == 200 and HEADERS.items() <= headers.items()
     assert answered(tmp_path, "GET", "/", {"host": "localhost"})[0] == 200

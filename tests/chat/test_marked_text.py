@@ -55,7 +55,9 @@ def test_the_newest_of_a_stream_are_marked() -> None:
     marked = read(StreamingLLM(100), text, stream=True)
     assert marked.kept.shape[-1] > 1500
     where = np.flatnonzero(marked.kept.any((0, 1)))
-    assert 50 < len(where) <= 100 and (np.diff(where) > 1).sum() <= 1 and where[-1] == marked.kept.shape[-1] - 1
+    assert (
+        50 < len(where) <= 100 and (np.diff(where) > 1).sum() <= 1 and where[-1] == marked.kept.shape[-1] - 1
+    )
 
 
 def test_shades_by_hand() -> None:

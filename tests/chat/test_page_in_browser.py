@@ -20,17 +20,24 @@ webdriver: Any = pytest.importorskip("selenium.webdriver")
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 pytestmark = pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="needs Chromium and its driver")
 
-FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync --window-size=1280,900"
-).split()
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--window-size=1280,900",
+]
 SCRIPT = "<script>document.title = 'run'</script><img src=x onerror=\"document.title = 'run'\">"
 TEMPLATE_SIGNS = "${document.title = 'run'} {{value}} `x`"
 LIMITS = Limits(sessions=3, document_bytes=40_000, document_tokens=2000)
 
 
 class Visitor:
-    """A tab with the page, and what its visitor does."""
+    """A tab with the page, and what its visitor does; closed at the end of a test."""
 
     def __init__(self, driver: Any, address: str) -> None:
         self.driver = driver
@@ -92,7 +99,7 @@ def address() -> Iterator[str]:
     def make() -> Conversation:
         return Conversation(model, tokenizer, H2O(0.5), answer_tokens=ANSWER[0])
 
-    with served(make, LIMITS, model="a tiny model", port=0, policy="h2o", percent=50) as (where, _):
+    with served(make, LIMITS, model="a tiny model", port=0, percent=50) as (where, _):
         yield where
 
 
@@ -112,14 +119,30 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     driver.quit()
 
 
+@pytest.fixture
+def visit(address: str, driver: Any) -> Iterator[Callable[[], Visitor]]:
+    """What opens tabs. A browser has six connections to a server, and each tab needs one: none stays open."""
+    first, tabs = driver.current_window_handle, list[Visitor]()
+
+    def another() -> Visitor:
+        tabs.append(Visitor(driver, address))
+        return tabs[-1]
+
+    yield another
+    for tab in tabs:
+        tab.here()
+        driver.close()
+    driver.switch_to.window(first)
+
+
 def written(folder: Path, name: str, text: str | bytes) -> Path:
     path = folder / name
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     return path
 
 
-def test_a_visit(address: str, driver: Any, tmp_path: Path) -> None:
-    visitor = Visitor(driver, address)
+def test_a_visit(visit: Callable[[], Visitor], tmp_path: Path) -> None:
+    visitor = visit()
     visitor.open(written(tmp_path, "code.txt", LONG_TEXT[:600]))
     visitor.says("code.txt: ")
     visitor.until(lambda: visitor.text(".marked") == LONG_TEXT[:600].strip())
@@ -143,8 +166,10 @@ def test_a_visit(address: str, driver: Any, tmp_path: Path) -> None:
     assert visitor.text("#turns").strip() == ""
 
 
-def test_markup_in_document_question_and_name_is_text(address: str, driver: Any, tmp_path: Path) -> None:
-    visitor = Visitor(driver, address)
+def test_markup_in_document_question_and_name_is_text(
+    visit: Callable[[], Visitor], driver: Any, tmp_path: Path
+) -> None:
+    visitor = visit()
     text = f"{SCRIPT}\n{TEMPLATE_SIGNS}\n{LONG_TEXT[:200]}".strip()
     visitor.open(written(tmp_path, "<img src=x onerror=alert(1)>.txt", text))
     visitor.until(lambda: visitor.text(".marked") == text)
@@ -155,8 +180,10 @@ def test_markup_in_document_question_and_name_is_text(address: str, driver: Any,
     assert not visitor.find(".marked img, .marked script, #turns img, #turns script, #status img")
 
 
-def test_what_cannot_be_read_is_said_and_the_page_lives_on(address: str, driver: Any, tmp_path: Path) -> None:
-    visitor = Visitor(driver, address)
+def test_what_cannot_be_read_is_said_and_the_page_lives_on(
+    visit: Callable[[], Visitor], driver: Any, tmp_path: Path
+) -> None:
+    visitor = visit()
     for name, data, words in [
         ("empty.txt", b" ", "there is no text in it"),
         ("binary.txt", b"\xff\xfe\0\1", "is not UTF-8 text"),
@@ -173,9 +200,9 @@ def test_what_cannot_be_read_is_said_and_the_page_lives_on(address: str, driver:
     visitor.says("code.txt: ")
 
 
-def test_a_stop_and_two_tabs(address: str, driver: Any, tmp_path: Path) -> None:
+def test_a_stop_and_two_tabs(visit: Callable[[], Visitor], driver: Any, tmp_path: Path) -> None:
     ANSWER[0] = 400
-    one, other = Visitor(driver, address), Visitor(driver, address)
+    one, other = visit(), visit()
     ANSWER[0] = 6
     other.open(written(tmp_path, "other.txt", "class Other:\n    pass\n" * 12))
     other.says("other.txt: ")

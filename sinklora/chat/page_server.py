@@ -27,14 +27,15 @@ def check_page(policy: CachePolicy, port: int) -> int:
 
     Raises ImportError without Gradio, ValueError for a port that is in use and for a budget in tokens.
     """
+    percent = 100
+    if policy.bounded:
+        if not isinstance(policy.budget, float) or policy.budget < 0.01:
+            raise ValueError(f"budget={policy.budget!r}: the page takes a fraction, 0.01 to 1.0")
+        percent = round(100 * policy.budget)
+    free_port(port)
     if importlib.util.find_spec("gradio") is None:
         raise ImportError(NEEDED)
-    free_port(port)
-    if not policy.bounded:
-        return 100
-    if not isinstance(policy.budget, float) or policy.budget < 0.01:
-        raise ValueError(f"budget={policy.budget!r}: the page takes a fraction of the document, 0.01 to 1.0")
-    return round(100 * policy.budget)
+    return percent
 
 
 @contextmanager
@@ -44,7 +45,7 @@ def served(
     """The page, while the context lasts: its address, and the sessions.
 
     `make` gives each session its conversation, in which `percent` of a document are kept; `port` 0 takes any
-    that is free. Gradio reads some settings from the environment when it is imported: do not import it before.
+    that is free. Gradio reads settings from the environment when it is imported: do not import it before.
     Raises ImportError without it, ValueError for a port that is in use and for a model without a usable chat
     template or a fast tokenizer.
     """

@@ -197,7 +197,7 @@ class Session:
             self._show(message=str(error), again=True)
 
     def _marked(self) -> MarkedText | None:
-        return self._pieces and marked_text(self._talk, self._pieces)
+        return None if self._pieces is None else marked_text(self._talk, self._pieces)
 
     def _show(self, **changes: object) -> None:
         with self._changed:

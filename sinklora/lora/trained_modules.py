@@ -17,9 +17,9 @@ NORM = re.compile(r"(Layer|RMS|Group)Norm")  # also LayerNorm1P, RMSNormGated, .
 def attention_projections(model: PreTrainedModel) -> list[str]:
     """Full names of the linear layers directly inside attention modules.
 
-    In a quantized model any layer with `in_features` and `out_features` counts as one. A layer that multiplies
-    in groups (the first output projection of DeepSeek V4) is left out: an adapter would add the product of all
-    groups to each. ValueError when there are none.
+    In a quantized model any layer with `in_features` and `out_features` counts as one. Left out are layers
+    that multiply in groups (the first output projection of DeepSeek V4): an adapter would add the product of
+    all groups to each. ValueError when there are none.
     """
     quantization = getattr(model.config, "quantization_config", None)
     names = [

@@ -56,11 +56,11 @@ class ChatTemplate:
 
     def opening(self, document: str) -> list[int]:
         """Tokens of everything up to the first question."""
-        return [
-            *self._of_template(self.head, first=True),
-            *self.plain(document),
-            *self._of_template(self.between),
-        ]
+        return [*self.before_document(), *self.plain(document), *self._of_template(self.between)]
+
+    def before_document(self) -> list[int]:
+        """Tokens that stand before the document's own."""
+        return self._of_template(self.head, first=True)
 
     def question(self, text: str) -> list[int]:
         """Tokens of a question, up to where its answer begins."""

@@ -6,10 +6,22 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerBase
 
+from sinklora.hf.token_text import TokenPieces, token_pieces
+
 
 def plain_tokens(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """Tokens of a text from outside, behind others; what is spelled like a special token in it is letters."""
     return _in_the_middle(tokenizer, text, split_special_tokens=True)
+
+
+def plain_pieces(tokenizer: PreTrainedTokenizerBase, text: str) -> TokenPieces:
+    """`plain_tokens` of a fast tokenizer, each with its piece of the text."""
+    options = {"add_special_tokens": False, "split_special_tokens": True}
+    line = token_pieces(tokenizer, "\n", **options)
+    both = token_pieces(tokenizer, "\n" + text, **options)
+    if both.ids[: len(line)] == line.ids:
+        return both[len(line) :]
+    return token_pieces(tokenizer, text, **options)
 
 
 def template_tokens(tokenizer: PreTrainedTokenizerBase, text: str, *, first: bool = False) -> list[int]:

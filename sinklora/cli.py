@@ -16,6 +16,7 @@ from sinklora.reproduction.commands import (
     verify_command,
 )
 from sinklora.reproduction.demo.command import demo_command
+from sinklora.reproduction.workflow.commands import commands as workflow_commands
 from sinklora.train.command import train_command
 
 application = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
@@ -50,6 +51,7 @@ application.command("eval", help=EVAL_HELP, context_settings=PASS_ON)(eval_comma
 application.add_typer(longbench_commands, name="longbench")
 application.command("gpu")(gpu_command)
 application.command("report")(report_command)
+application.add_typer(workflow_commands, name="workflow")
 
 
 def main() -> None:

@@ -16,6 +16,7 @@ from sinklora.reproduction.commands import (
     verify_command,
 )
 from sinklora.reproduction.demo.command import demo_command
+from sinklora.reproduction.workflow.commands import commands as workflow_commands
 from sinklora.train.command import train_command
 from sinklora.train.instructions.command import commands as data_commands
 
@@ -52,6 +53,7 @@ application.add_typer(data_commands, name="data")
 application.add_typer(longbench_commands, name="longbench")
 application.command("gpu")(gpu_command)
 application.command("report")(report_command)
+application.add_typer(workflow_commands, name="workflow")
 
 
 def main() -> None:

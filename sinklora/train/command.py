@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 def train_command(
     config: Annotated[Path, typer.Option(help="YAML file with the fields of TrainSpec or InstructionSpec")],
     runs: Annotated[Path, typer.Option(help="where run directories lie")] = Path("runs"),
+    wait: Annotated[bool, typer.Option(help="wait where another process trains the same")] = True,
 ) -> None:
     """Train one specification; a killed run goes on from its last checkpoint, a finished one is reused.
 
@@ -24,7 +25,7 @@ def train_command(
     spec = read_spec(config)
     from sinklora.train.run import train
 
-    typer.echo(train(spec, runs=runs).path)
+    typer.echo(train(spec, runs=runs, wait=wait).path)
 
 
 def read_spec(config: Path) -> "TrainSpec | InstructionSpec":

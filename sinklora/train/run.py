@@ -75,12 +75,18 @@ def trainable_model(spec: Spec) -> torch.nn.Module:
 
 
 def train(
-    spec: Spec, *, runs: Path = Path("runs"), cache: Path | None = None, progress: bool = True
+    spec: Spec,
+    *,
+    runs: Path = Path("runs"),
+    cache: Path | None = None,
+    progress: bool = True,
+    wait: bool = True,
 ) -> RunDirectory:
     """Train a spec, or reuse its finished run, or go on from its last complete checkpoint.
 
     Returns the run directory: ``adapter/`` or ``model/``, ``loss.csv`` (step, loss, learning_rate,
-    grad_norm), ``spec.json``, ``provenance.json``. Raises DamagedRunError if a finished run no longer
+    grad_norm), ``spec.json``, ``provenance.json``. Where another process trains the same, it waits for that
+    one's outcome; without `wait` it raises RunLockedError. Raises DamagedRunError if a finished run no longer
     matches its record.
     """
     _check_deepspeed(spec.deepspeed)
@@ -94,8 +100,10 @@ def train(
     if run.state() == "finished":
         run.verify()
         return run
-    with run.lock():
-        if run.state() != "finished":
+    with run.lock(wait):
+        if run.state() == "finished":  # by the process that was waited for
+            run.verify()
+        else:
             run.create()
             _train(spec, run, data, progress)
     return run

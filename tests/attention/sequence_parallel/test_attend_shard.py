@@ -1,0 +1,36 @@
+"""Attention over cut rows: 2, 3 and 4 processes against one, forward and gradients, and what they send."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from helpers import assert_close
+from several_processes import run_together
+from shard_processes import CASES
+
+SCRIPT = Path(__file__).with_name("shard_processes.py")
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> list[list[dict[str, Any]]]:
+    """Of every case, what each of its ranks found; all in one start of four processes."""
+    folder = tmp_path_factory.mktemp("ranks")
+    run_together(SCRIPT, 4, folder)
+    found = [json.loads((folder / f"rank-{rank}.json").read_text()) for rank in range(4)]
+    key = ("pattern", "heads", "ranks", "tokens", "packed", "dtype")
+    by_case: dict[str, list[dict[str, Any]]] = {}
+    for result in (result for rank in found for result in rank):
+        by_case.setdefault(str([result[name] for name in key]), []).append(result)
+    return list(by_case.values())
+
+
+@pytest.mark.parametrize("place", range(len(CASES)), ids=[str(case) for case in CASES])
+def test_several_processes_attend_as_one(results: list[list[dict[str, Any]]], place: int) -> None:
+    ranks = results[place]
+    assert len(ranks) == CASES[place].ranks
+    atol = 1e-5 if CASES[place].dtype == "float32" else 2e-2
+    for result in ranks:
+        assert_close(torch.tensor(result["differences"]), torch.zeros(4), atol=atol)

@@ -31,6 +31,7 @@ from sinklora.records.provenance import current_provenance
 from sinklora.records.runs import RunDirectory
 from sinklora.train.pattern_schedules import find_schedule
 from sinklora.train.rows import MixedRows, NeedleRows, PackedRows
+from sinklora.train.sharded_rows import check_processes, process_count
 from sinklora.train.spec import TrainSpec, identity
 from sinklora.train.tokens import TokenizedCorpus, corpus_record, tokenize_corpus
 from sinklora.train.trainer import (
@@ -63,9 +64,8 @@ def load_base(spec: TrainSpec) -> PreTrainedModel:
 def trainable_model(spec: TrainSpec) -> torch.nn.Module:
     """The base with the pattern in training mode, and the adapter where the method is one."""
     model = load_base(spec)
-    if (
-        spec.pattern != "full" or spec.frozen_dtype == "bfloat16"
-    ):  # whose attention has a faster backward pass
+    # Attention of a base in bfloat16 has a faster backward pass here, and that of cut rows is here alone.
+    if spec.pattern != "full" or spec.frozen_dtype == "bfloat16" or spec.sequence_parallel > 1:
         use_pattern(model, spec.attention_pattern())
     set_seed(spec.seed)
     return lora_plus(model, rank=spec.rank, alpha=spec.alpha) if spec.method == "lora_plus" else model
@@ -91,6 +91,7 @@ def train(
     matches its record.
     """
     _check_deepspeed(spec.deepspeed)
+    check_processes(spec.sequence_parallel, process_count())
     check_model_name(spec.base, "base")
     tokenizer = AutoTokenizer.from_pretrained(model_path(spec.base))
     corpus = tokenize_corpus(spec.corpus, tokenizer, cache=cache, progress=progress)
@@ -147,6 +148,7 @@ def _train(
         **packaged_record(spec.base),
         "data": corpus_record(spec.corpus, corpus),
         "seconds": result.metrics["train_runtime"],
+        "processes": {"all": trainer.args.world_size, "to_a_row": trainer.groups.size},
     }
     atomic_write(run.path / "provenance.json", json.dumps(record, indent=1))
     run.finish([*saved, run.path / "loss.csv", run.path / "provenance.json"])

@@ -48,6 +48,8 @@ class TrainSpec:
     `pattern`: a pattern's name (see `find_pattern`) or a pattern schedule's. `lr_schedule`: how the learning
     rate goes after `warmup_steps` (one of LR_SCHEDULES). `base_dtype`: what the frozen base is held and
     computed in; "auto" is bfloat16 for LoRA+ with `bf16` on a packaged model, else float32 (`frozen_dtype`).
+    `sequence_parallel`: how many processes of torchrun hold a row together, each an equal part of its tokens;
+    the numbers are those of one process, so that runs are not known by it.
     Raises TypeError or ValueError naming the field.
     """
 
@@ -79,6 +81,7 @@ class TrainSpec:
     recall_share: Share = 0.0
     save_every: Count = 512
     deepspeed: str | None = None
+    sequence_parallel: Count = 1
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -96,7 +99,20 @@ class TrainSpec:
                 "base_dtype='bfloat16': needs method='lora_plus' and bf16=True (what is trained is float32), "
                 f"got method={self.method!r}, bf16={self.bf16}"
             )
+        if self.sequence_parallel > 1:
+            self._check_sequence_parallel()
         self.attention_pattern()  # names a pattern that there is not, or a group size that it cannot have
+
+    def _check_sequence_parallel(self) -> None:
+        what = f"sequence_parallel={self.sequence_parallel}"
+        if self.deepspeed is not None or self.compile:
+            raise ValueError(
+                f"{what}: not together with deepspeed or compile, got {self.deepspeed!r}, {self.compile}"
+            )
+        schedule = find_schedule(self.pattern)
+        patterns = [p for _, p in schedule.stages] if schedule else [self.attention_pattern()]
+        if any(pattern.windows() is None for pattern in patterns):
+            raise ValueError(f"{what}: rows are cut for patterns of windows alone, got pattern={self.pattern!r}")
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "TrainSpec":
@@ -146,6 +162,7 @@ def identity(spec: TrainSpec, corpus: "TokenizedCorpus") -> dict[str, Any]:
     schedule = find_schedule(spec.pattern)
     stages = {} if schedule is None else {"curriculum": schedule.to_list()}
     fields = {KEYS.get(name, name): value for name, value in asdict(spec).items()}
+    del fields["sequence_parallel"]  # how a run is trained, and not what
     del fields["base_dtype"]  # the first runs had float32 alone, and are known without it
     half = {"frozen_dtype": spec.frozen_dtype} if spec.frozen_dtype != "float32" else {}
     hashes = {"base_sha256": base_hash(spec.base), "data_sha256": corpus.sha256}

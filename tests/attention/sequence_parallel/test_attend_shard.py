@@ -9,7 +9,8 @@ import torch
 
 from helpers import assert_close
 from several_processes import run_together
-from shard_processes import CASES
+from shard_processes import CASES, plan_of
+from sinklora.attention.sequence_parallel.traffic import AttentionShape, sent_bytes
 
 SCRIPT = Path(__file__).with_name("shard_processes.py")
 
@@ -34,3 +35,14 @@ def test_several_processes_attend_as_one(results: list[list[dict[str, Any]]], pl
     atol = 1e-5 if CASES[place].dtype == "float32" else 2e-2
     for result in ranks:
         assert_close(torch.tensor(result["differences"]), torch.zeros(4), atol=atol)
+
+
+@pytest.mark.parametrize("place", range(len(CASES)), ids=[str(case) for case in CASES])
+def test_what_is_sent_is_what_the_plan_says(results: list[list[dict[str, Any]]], place: int) -> None:
+    """Keys of 8 and values of 6 numbers a head; gradients of what was received go back, as many bytes."""
+    case, ranks = CASES[place], results[place]
+    shape = AttentionShape(*case.heads, 7, 4 if case.dtype == "float32" else 2)
+    sent = [sent_bytes(plan_of(case), rank, shape) for rank in range(case.ranks)]
+    for rank, result in enumerate(ranks):
+        received = sum(row[rank] for row in sent)
+        assert (result["forward_bytes"], result["bytes"]) == (sum(sent[rank]), sum(sent[rank]) + received)

@@ -23,7 +23,9 @@ def run_together(script: Path, ranks: int, folder: Path, *, fails: bool = False)
     shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
     command, pipe = [sys.executable, str(script), str(folder)], subprocess.PIPE
     processes: list[subprocess.Popen[Any]] = [
-        subprocess.Popen(command, env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}, stderr=pipe, text=True)
+        subprocess.Popen(
+            command, env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}, stderr=pipe, text=True
+        )
         for rank in range(ranks)
     ]
     try:

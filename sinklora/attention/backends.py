@@ -129,8 +129,8 @@ def _indexed(
 ) -> Tensor:
     """Any windows: gathered by index, padded at the end, where causality hides the padding."""
     rows, batches = padded_rows(windows_of(pattern, shifted, one_document(query, ids)))
-    flat = (flat_rows(x) for x in (query, key, value))
-    return unflat_rows(attend_laid_out(*flat, rows, batches, scale, causal), query.shape[0])
+    q, k, v = (flat_rows(x) for x in (query, key, value))
+    return unflat_rows(attend_laid_out(q, k, v, rows, batches, scale, causal), query.shape[0])
 
 
 def attend_laid_out(

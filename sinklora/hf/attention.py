@@ -47,8 +47,8 @@ def sinklora_attention(
 
     Over what a BudgetCache keeps where one handed out the keys; else by the pattern of `module.config` while
     `module.training` (or always, if so configured), and by transformers' `sdpa` function in evaluation.
-    With `sequence_shard` (a SequenceShard, given to the model by that name) the tokens are this process's part
-    of whole rows, and those of the other processes are attended to as well.
+    With `sequence_shard` (a SequenceShard, given to the model by that name) the tokens are this process's
+    part of whole rows, and those of the other processes are attended to as well.
     `attention_mask` is what `document_mask` returned (document ids [B,N], a mask [B,1,N,L], or None), or a
     4-D mask that the caller gave to the model. ValueError for what none of them can do.
     """
@@ -68,7 +68,9 @@ def sinklora_attention(
     shard = arguments.get("sequence_shard")
     if shard is not None:
         check_sharded_call(module, query, key, dropout, shard, arguments)
-        return attend_shard(query, key, value, pattern, shard, scale=scaling).transpose(1, 2).contiguous(), None
+        return attend_shard(query, key, value, pattern, shard, scale=scaling).transpose(
+            1, 2
+        ).contiguous(), None
     if module.training or settings.evaluate_with_pattern:
         check_pattern_call(module, query, key, attention_mask, dropout, arguments)
         record_call(module, attention_mask)

@@ -58,8 +58,8 @@ def check_sharded_call(
     if query.shape[2] != key.shape[2] or (window is not None and window < tokens):
         raise ValueError(
             f"rows cut over several processes are attended as wholes, got {query.shape[2]} queries, "
-            f"{key.shape[2]} keys and sliding_window={window} in rows of {tokens}: leave caches out, and load "
-            f"the model with {full_attention_argument(module.config)}"
+            f"{key.shape[2]} keys and sliding_window={window} in rows of {tokens}: leave caches out, and "
+            f"load the model with {full_attention_argument(module.config)}"
         )
     positions = arguments.get("position_ids")
     if positions is None or not _is_first(module):
@@ -67,8 +67,8 @@ def check_sharded_call(
     starts = shard.part(document_spans(shard.document_ids, tokens)[0])
     if bool(((starts[:, 0] < shard.rank * query.shape[2]) & (positions[:, 0] == 0)).any()):
         raise ValueError(
-            "position_ids begin at 0 within a document, whose earlier tokens other processes hold: pass those "
-            "that sequence_shard.part takes of whole rows"
+            "position_ids begin at 0 within a document, whose earlier tokens other processes hold: pass "
+            "those that sequence_shard.part takes of whole rows"
         )
 
 

@@ -1,4 +1,4 @@
-"""Sequence parallelism in training: the processes that train on one row together, and each one's part of it."""
+"""Sequence parallelism in training: the processes that hold a row together, and each one's part of it."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def process_count() -> int:
 
 
 def check_processes(size: int, processes: int) -> int:
-    """How many rows `processes` train on at once, `size` on each; ValueError where it does not come out even."""
+    """How many rows `processes` hold at once, `size` each; ValueError where it does not come out even."""
     if processes % size:
         raise ValueError(
             f"sequence_parallel={size}: expected a multiple of {size} processes, got {processes}; start them "

@@ -112,7 +112,9 @@ class TrainSpec:
         schedule = find_schedule(self.pattern)
         patterns = [p for _, p in schedule.stages] if schedule else [self.attention_pattern()]
         if any(pattern.windows() is None for pattern in patterns):
-            raise ValueError(f"{what}: rows are cut for patterns of windows alone, got pattern={self.pattern!r}")
+            raise ValueError(
+                f"{what}: rows are cut for patterns of windows alone, got pattern={self.pattern!r}"
+            )
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "TrainSpec":

@@ -20,6 +20,7 @@ from sinklora.train.spec import TrainSpec
 from sinklora.train.trainer import COMPLETE, last_complete_checkpoint
 from tiny_training import TEXTS, make_place, spec_in
 
+
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_place(tmp_path_factory.mktemp("training"))

@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from safetensors.torch import load_file
+from training_processes import RUNS, STEPS, base_spec
 
 from helpers import assert_close
 from several_processes import run_together
@@ -14,7 +15,6 @@ from sinklora.train.run import train
 from sinklora.train.spec import TrainSpec
 from sinklora.train.trainer import last_complete_checkpoint
 from tiny_training import make_place, spec_in
-from training_processes import RUNS, STEPS, base_spec
 
 SCRIPT = Path(__file__).with_name("training_processes.py")
 

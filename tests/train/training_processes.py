@@ -1,4 +1,4 @@
-"""What each process of `test_several_processes.py` does: one run after the other, the second process killed in the last one."""
+"""What each process of `test_several_processes.py` does: run after run, killed in the last."""
 
 import dataclasses
 import os

@@ -47,7 +47,9 @@ def attend_shard(
     return join(outputs, dim=1)
 
 
-def _attend(query: Tensor, key: Tensor, value: Tensor, local: LocalWindows, place: int, scale: float) -> Tensor:
+def _attend(
+    query: Tensor, key: Tensor, value: Tensor, local: LocalWindows, place: int, scale: float
+) -> Tensor:
     """One run of heads with the same windows: query [B, H, S, D], held keys and values [T, Hkv, D]."""
     select, rows = local.select[place], flat_rows(query)
     if len(select) < len(key):

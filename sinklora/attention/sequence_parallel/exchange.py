@@ -20,7 +20,9 @@ Group: TypeAlias = "dist.ProcessGroup | None"
 """The processes that hold one row together; None: all there are."""
 
 
-def exchange(key: Tensor, value: Tensor, routes: Sequence[Route], group: Group) -> list[tuple[Tensor, Tensor]]:
+def exchange(
+    key: Tensor, value: Tensor, routes: Sequence[Route], group: Group
+) -> list[tuple[Tensor, Tensor]]:
     """Keys and values of the tokens that each route holds: [T, H, D] and [T, H, Dv], differentiable once.
 
     `key` [B*S, Hkv, D] and `value` [B*S, Hkv, Dv] of the shard, of one dtype. All processes of the group call
@@ -32,7 +34,9 @@ def exchange(key: Tensor, value: Tensor, routes: Sequence[Route], group: Group) 
 
 class _Exchange(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, key: Tensor, value: Tensor, routes: Sequence[Route], group: Group) -> tuple[Tensor, ...]:
+    def forward(
+        ctx: Any, key: Tensor, value: Tensor, routes: Sequence[Route], group: Group
+    ) -> tuple[Tensor, ...]:
         ctx.routes, ctx.group, ctx.shapes = routes, group, (key.shape, value.shape)
         own = [x[:, route.group.heads] for route in routes for x in (key, value)]
         whole = [x.new_empty(len(route.tokens), *x.shape[1:]) for route, x in _pairs(routes, own)]

@@ -1,8 +1,8 @@
 """Which tokens of the others each rank needs, when rows are cut along the sequence.
 
-Everything follows from the windows of a pattern (`packed_windows.windows_of`, of `Pattern.sees`): a rank needs
-the sinks, and of windows that straddle its borders what its own queries see. Full attention is one window, so
-that its plan gathers the keys and values of all earlier ranks.
+Everything follows from the windows of a pattern (`packed_windows.windows_of`): a rank needs the sinks, and of
+windows that straddle its borders what its own queries see. Full attention is one window, so that its plan
+gathers the keys and values of all earlier ranks.
 """
 
 from __future__ import annotations

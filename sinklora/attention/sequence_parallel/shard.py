@@ -62,7 +62,7 @@ class SequenceShard:
 
     `document_ids` [B, N] (int): of whole rows, the same in all processes of `group` (None: all there are),
     runs of equal ids being documents. N is a multiple of their number: `SequenceShard.cut` fills rows up.
-    Pass it to a model as `sequence_shard=`, with the tokens and the positions that `part` takes of whole rows.
+    Pass it to a model as `sequence_shard=`, with the tokens and positions that `part` takes of whole rows.
     """
 
     document_ids: Tensor
@@ -98,7 +98,7 @@ class SequenceShard:
             if windows is None:
                 raise ValueError(
                     f"{type(pattern).__name__} does not consist of windows, and rows can be cut over several "
-                    "processes for windows alone (sf, s2, short, full, ...): choose one of them, or one process"
+                    "processes for windows alone (sf, s2, short, full, ...): choose one of them, or a process"
                 )
             plan = SequencePlan(windows, self.ranks, heads, kv_heads, self.document_ids)
             self._layouts[key] = ShardLayout(plan, self.rank)

@@ -48,7 +48,9 @@ def planned_traffic(shape: AttentionShape, pattern: Pattern, tokens: int, ranks:
     """
     windows = pattern.windows()
     if windows is None:
-        raise ValueError(f"{type(pattern).__name__} does not consist of windows: choose sf, s2, short or full")
+        raise ValueError(
+            f"{type(pattern).__name__} does not consist of windows: choose sf, s2, short or full"
+        )
     ids = torch.zeros(1, tokens, dtype=torch.long)
     plan = SequencePlan(windows, ranks, shape.heads, shape.kv_heads, ids)
     sent = [sum(sent_bytes(plan, rank, shape)) / plan.shard_tokens for rank in range(ranks)]
@@ -76,15 +78,17 @@ def ring_traffic(shape: AttentionShape, ranks: int) -> Traffic:
 
 
 def ulysses_traffic(shape: AttentionShape, ranks: int) -> Traffic:
-    """DeepSpeed-Ulysses (arXiv 2309.14509, section 3): queries, keys, values and outputs change from shards of
-    tokens to shards of heads and back, of which a share of 1/`ranks` stays.
+    """DeepSpeed-Ulysses (arXiv 2309.14509, section 3): queries, keys, values and outputs change from shards
+    of tokens to shards of heads and back, of which a share of 1/`ranks` stays.
 
     Forward alone; the backward pass sends as much once more. ValueError for more ranks than key/value heads,
     among which it divides its work.
     """
     check_integer("ranks", ranks, minimum=1)
     if shape.kv_heads % ranks:
-        raise ValueError(f"ranks={ranks} must divide the {shape.kv_heads} key/value heads, which are shared out")
+        raise ValueError(
+            f"ranks={ranks} must divide the {shape.kv_heads} key/value heads, which are shared out"
+        )
     queries_and_outputs = 2 * shape.heads * shape.head_size * shape.bytes_each
     sent = (queries_and_outputs + shape.kv_bytes) * (ranks - 1) / ranks
     return Traffic(sent, sent)

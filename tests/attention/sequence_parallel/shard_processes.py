@@ -1,4 +1,4 @@
-"""What each process of `test_attend_shard.py` does: all cases, on its part of the rows, against whole rows."""
+"""What each process of `test_attend_shard.py` does: all cases, its part of rows against whole rows."""
 
 import json
 import sys
@@ -42,7 +42,7 @@ class Case:
     dtype: str
 
 
-# Neighbours differ in heads, length, packing and dtype, so that all of these meet different patterns and ranks.
+# Neighbours differ in heads, length, packing and dtype, so that these meet different patterns and ranks.
 LAYOUTS = [*product((25, 48), (False, True), ("float32",)), (25, True, "bfloat16")]
 CASES = [
     Case(pattern, HEADS[(place + place // 3) % 3], ranks, *LAYOUTS[place % 5])
@@ -109,9 +109,7 @@ def main(folder: Path) -> None:
     rank, counted = dist.get_rank(), SentBytes()
     dist.all_to_all_single = counted  # the module's own: `exchange` sends through it
     results = [
-        {**asdict(case), **run_case(case, groups[case.ranks], counted)}
-        for case in CASES
-        if rank < case.ranks
+        {**asdict(case), **run_case(case, groups[case.ranks], counted)} for case in CASES if rank < case.ranks
     ]
     (folder / f"rank-{rank}.json").write_text(json.dumps(results))
     dist.barrier()

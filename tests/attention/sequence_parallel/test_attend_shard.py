@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 import torch
+from shard_processes import CASES, plan_of
 
 from helpers import assert_close
 from several_processes import run_together
-from shard_processes import CASES, plan_of
 from sinklora.attention.sequence_parallel.traffic import AttentionShape, sent_bytes
 
 SCRIPT = Path(__file__).with_name("shard_processes.py")

@@ -1,4 +1,4 @@
-"""The plan of an exchange against the dense mask: what a rank sees is local or received, and no more is sent."""
+"""The plan of an exchange against the dense mask: what a rank sees is local or received, no more is sent."""
 
 import pytest
 import torch

@@ -27,8 +27,8 @@ def test_windows_that_end_where_shards_end_need_sinks_alone() -> None:
 def test_windows_over_a_border_send_what_lies_before_it() -> None:
     """Windows of 4 over 3 ranks of 5 tokens, one sink, the second head shifted by two.
 
-    Rank 0 sends the un-shifted head's tokens 0 and 4 and the shifted one's 0, 2, 3, 4 to rank 1, and 0 of each
-    to rank 2; rank 1 sends 8 and 9 of the un-shifted head to rank 2.
+    Rank 0 sends the un-shifted head's tokens 0 and 4 and the shifted one's 0, 2, 3, 4 to rank 1, and 0 of
+    each to rank 2; rank 1 sends 8 and 9 of the un-shifted head to rank 2.
     """
     found = planned_traffic(SMALL, AttentionPattern(4, 1, 0.5), 15, 3)
     assert_close(found.most, 2 * (2 + 4 + 1 + 1) / 5, atol=1e-9)

@@ -230,7 +230,9 @@ class Simulation:
         end = fresh[-1] if self.positions == "text" else len(every) - 1
         place = end if len(fresh) == 1 else end + 1  # a single token looks from its own place
         moved = turn(query.flatten(0, 1), place - torch.tensor(fresh).repeat(len(query)), self.frequencies())
-        for position, weight in zip(every, (moved @ keys.mT * scaling).softmax(-1).amax(0).tolist(), strict=True):
+        for position, weight in zip(
+            every, (moved @ keys.mT * scaling).softmax(-1).amax(0).tolist(), strict=True
+        ):
             if len(fresh) > 1 or position != fresh[0]:
                 head.replayed[position] = max(head.replayed.get(position, 0.0), weight)
 

@@ -42,6 +42,11 @@ class InstructionSpec(TrainingSettings):
                 f"pattern={self.pattern!r}: takes neither packed examples nor padding; it needs pack=False "
                 "and micro_batch_size=1"
             )
+        if self.sequence_parallel > 1:
+            raise ValueError(
+                f"sequence_parallel={self.sequence_parallel}: rows of examples have unequal lengths and are "
+                "not cut; leave it out"
+            )
         if self.quantize and (self.method != "lora_plus" or not self.bf16 or self.base_dtype == "float32"):
             raise ValueError(
                 f"quantize={self.quantize!r}: needs method='lora_plus', bf16=True and no base_dtype of "
@@ -62,8 +67,10 @@ class InstructionSpec(TrainingSettings):
 def instruction_identity(spec: InstructionSpec, template: str, data_sha256: str) -> dict[str, Any]:
     """What a run directory is keyed by: the spec, what its template writes, and hashes of what it is fed."""
     schedule = find_schedule(spec.pattern)
+    settings = asdict(spec)
+    del settings["sequence_parallel"]  # how a run is trained, and not what
     return {
-        **asdict(spec),
+        **settings,
         "frozen_dtype": spec.frozen_dtype,
         "schedule": None if schedule is None else schedule.to_list(),
         "written_template": template,

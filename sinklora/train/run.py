@@ -31,6 +31,7 @@ from sinklora.records.runs import RunDirectory
 from sinklora.train.instruction_spec import InstructionSpec
 from sinklora.train.pattern_schedules import find_schedule
 from sinklora.train.quantization import check_quantization, quantization_options
+from sinklora.train.sharded_rows import check_processes, process_count
 from sinklora.train.spec import TrainSpec
 from sinklora.train.trainer import (
     CheckGradients,
@@ -66,9 +67,8 @@ def load_base(spec: Spec) -> PreTrainedModel:
 def trainable_model(spec: Spec) -> torch.nn.Module:
     """The base with the pattern in training mode, and the adapter where the method is one."""
     model = load_base(spec)
-    if (
-        spec.pattern != "full" or spec.frozen_dtype == "bfloat16"
-    ):  # whose attention has a faster backward pass
+    # Attention of a base in bfloat16 has a faster backward pass here, and that of cut rows is here alone.
+    if spec.pattern != "full" or spec.frozen_dtype == "bfloat16" or spec.sequence_parallel > 1:
         use_pattern(model, spec.pattern_at(0, 1))
     set_seed(spec.seed)
     return lora_plus(model, rank=spec.rank, alpha=spec.alpha) if spec.method == "lora_plus" else model
@@ -92,6 +92,7 @@ def train(
     _check_deepspeed(spec.deepspeed)
     if isinstance(spec, InstructionSpec):
         check_quantization(spec.quantize)
+    check_processes(spec.sequence_parallel, process_count())
     check_model_name(spec.base, "base")
     tokenizer = AutoTokenizer.from_pretrained(model_path(spec.base))
     data = training_data(spec, tokenizer, cache=cache, progress=progress)
@@ -145,6 +146,7 @@ def _train(spec: Spec, run: RunDirectory, data: TrainingData, progress: bool) ->
         **packaged_record(spec.base),
         "data": data.record,
         "seconds": result.metrics["train_runtime"],
+        "processes": {"all": trainer.args.world_size, "to_a_row": trainer.groups.size},
     }
     atomic_write(run.path / "provenance.json", json.dumps(record, indent=1))
     run.finish([*saved, run.path / "loss.csv", run.path / "provenance.json"])

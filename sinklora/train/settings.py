@@ -38,7 +38,9 @@ class TrainingSettings:
     `rope`. `pattern`: a pattern's name (see `find_pattern`) or a pattern schedule's. `lr_schedule`: how the
     learning rate goes after `warmup_steps` (one of LR_SCHEDULES). `base_dtype`: what the frozen base is held
     and computed in; "auto" is bfloat16 for LoRA+ with `bf16` on a packaged model, else float32
-    (`frozen_dtype`). Raises TypeError or ValueError naming the field.
+    (`frozen_dtype`). `sequence_parallel`: how many processes of torchrun hold a row together, each an equal
+    part of its tokens; the numbers are those of one process, so that runs are not known by it.
+    Raises TypeError or ValueError naming the field.
     """
 
     counts_labels: ClassVar[bool] = False  # rows have unequal numbers of labels: a step is their mean
@@ -66,6 +68,7 @@ class TrainingSettings:
     loss_chunk: Count = 2048
     save_every: Count = 512
     deepspeed: str | None = None
+    sequence_parallel: Count = 1
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -79,7 +82,22 @@ class TrainingSettings:
                 "base_dtype='bfloat16': needs method='lora_plus' and bf16=True (what is trained is float32), "
                 f"got method={self.method!r}, bf16={self.bf16}"
             )
+        if self.sequence_parallel > 1:
+            self._check_sequence_parallel()
         self.pattern_at(0, 1)  # names a pattern that there is not, or a group size that it cannot have
+
+    def _check_sequence_parallel(self) -> None:
+        what = f"sequence_parallel={self.sequence_parallel}"
+        if self.deepspeed is not None or self.compile:
+            raise ValueError(
+                f"{what}: not together with deepspeed or compile, got {self.deepspeed!r}, {self.compile}"
+            )
+        schedule = find_schedule(self.pattern)
+        patterns = [p for _, p in schedule.stages] if schedule else [self.pattern_at(0, 1)]
+        if any(pattern.windows() is None for pattern in patterns):
+            raise ValueError(
+                f"{what}: rows are cut for patterns of windows alone, got pattern={self.pattern!r}"
+            )
 
     @property
     def frozen_dtype(self) -> str:

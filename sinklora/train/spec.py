@@ -72,6 +72,7 @@ def identity(spec: TrainSpec, corpus: "TokenizedCorpus") -> dict[str, Any]:
     schedule = find_schedule(spec.pattern)
     stages = {} if schedule is None else {"curriculum": schedule.to_list()}
     fields = {KEYS.get(name, name): value for name, value in asdict(spec).items()}
+    del fields["sequence_parallel"]  # how a run is trained, and not what
     del fields["base_dtype"]  # the first runs had float32 alone, and are known without it
     half = {"frozen_dtype": spec.frozen_dtype} if spec.frozen_dtype != "float32" else {}
     hashes = {"base_sha256": base_hash(spec.base), "data_sha256": corpus.sha256}

@@ -74,7 +74,7 @@ class Page:
     def _controls(self, policy: str, percent: int) -> None:
         small: dict[str, Any] = {"size": "md", "min_width": 100}
         with gr.Row():
-            self.upload = gr.UploadButton("Open a document", variant="primary", **small)
+            self.upload = gr.UploadButton("Open a file", variant="primary", **small)
             self.stop = gr.Button("Stop", elem_id="stop", interactive=False, **small)
             self.again = gr.Button("Read again", elem_id="again", visible=False, **small)
         with gr.Row():

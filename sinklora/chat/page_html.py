@@ -69,7 +69,7 @@ CSS = """
 .gradio-container { max-width: 76rem !important; margin: 0 auto !important; }
 .gradio-container h1 { font-size: 1.4rem; font-weight: 600; margin: 0 0 .3rem; }
 .gradio-container p { margin: 0; }
-.gradio-container small, .legend { font-size: .8rem; color: var(--body-text-color-subdued); }
+.gradio-container small, .legend { font-size: .8rem; opacity: .75; }
 .said-by-page { min-height: 1.5rem; font-style: italic; overflow-wrap: anywhere; }
 .said-by-page progress { appearance: none; width: 100%; height: .4rem; display: block; border: 0;
   background: #ddd; }

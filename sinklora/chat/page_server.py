@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -122,7 +123,9 @@ def free_port(port: int) -> int:
 
 
 def serve_until_interrupted(sessions: Sessions) -> None:
-    """Wait for Ctrl-C; meanwhile forget sessions that are too old."""
+    """Wait for Ctrl-C, or another signal to end; meanwhile forget sessions that are too old."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
     try:
         while not Event().wait(SWEEP):
             sessions.sweep()

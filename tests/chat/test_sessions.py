@@ -126,7 +126,8 @@ def test_a_stop_while_reading_leaves_what_was(tmp_path: Path) -> None:
     assert view.message == "Stopped; nothing was read." and view.again
     assert view.turns == before.turns and view.document == "code.txt"
     session.ask("And?", POLICY)
-    assert len(idle(session).turns) == 2
+    view = idle(session)
+    assert len(view.turns) == 2 and view.message == "", "the policy is what it was, too"
     session.read_again(POLICY)
     assert idle(session).document == "more.txt"
 
@@ -145,7 +146,7 @@ def test_a_stopped_answer_says_so(tmp_path: Path) -> None:
 
 def test_what_waits_is_stopped_before_it_begins(tmp_path: Path) -> None:
     store, hold = sessions(), Event()
-    store._worker.submit(hold.wait)
+    store._worker.submit(hold.wait, 30)
     session = store.open("a")
     session.read_file(given(tmp_path), POLICY)
     session.stop()
@@ -218,7 +219,7 @@ def test_few_sessions_are_kept_and_none_for_long() -> None:
 def test_sessions_at_work_are_neither_dropped_nor_outdated(tmp_path: Path) -> None:
     clock, hold = Clock(), Event()
     store = sessions(Limits(sessions=1, minutes=1), clock)
-    store._worker.submit(hold.wait)
+    store._worker.submit(hold.wait, 30)
     session = store.open("a")
     session.read_file(given(tmp_path), POLICY)
     clock.now = 1000

@@ -13,6 +13,8 @@ import psutil
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "sinfo")
 
+USUAL = Path("/etc/slurm/slurm.conf")  # where a step of a job looks: Snakemake keeps SLURM_CONF from it
+
 PATH = f"{os.environ['PATH']}:/usr/sbin"
 
 CONFIGURATION = """
@@ -52,6 +54,8 @@ def why_not() -> str:
     """Why there can be no Slurm here; empty where there can."""
     if os.geteuid() != 0:
         return "a Slurm of one node is started by root alone"
+    if USUAL.exists():
+        return f"{USUAL}: there is a Slurm on this machine already"
     missing = [name for name in PROGRAMS if shutil.which(name, path=PATH) is None]
     return f"{', '.join(missing)} not found; apt-get install slurm-wlm munge" if missing else ""
 
@@ -82,6 +86,9 @@ def slurm_node(folder: Path) -> Iterator[dict[str, str]]:
     munge = ["munged", "--foreground", "--force", *(f"--{name}={path}" for name, path in files.items())]
     commands = [munge, ["slurmctld", "-D", "-i"], ["slurmd", "-D", "-N", host]]
     daemons = []
+    USUAL.parent.mkdir(exist_ok=True)
+    USUAL.unlink(missing_ok=True)  # a link whose Slurm is gone
+    USUAL.symlink_to(configuration)
     try:
         for command in commands:
             with (folder / f"{command[0]}.out").open("w") as log:
@@ -90,6 +97,7 @@ def slurm_node(folder: Path) -> Iterator[dict[str, str]]:
         _wait_until_idle(environment)
         yield environment
     finally:
+        USUAL.unlink()
         for daemon in reversed(daemons):
             daemon.terminate()
         for daemon in daemons:

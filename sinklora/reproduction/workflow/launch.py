@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -80,9 +81,18 @@ def snakemake(
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(workflow / "Snakefile")]
     command += ["--directory", str(folder), "--workflow-profile", str(workflow / "profiles" / on)]
     command += ["--runtime-source-cache-path", str(folder / ".sources"), "--nolock", *options]
+    command += ["--slurm-status-command", _status_command()] if on == "slurm" else []
     command += ["--config", f"plan={plan}", "--", *targets]
     if subprocess.run(command, check=False).returncode:
         raise WorkflowFailedError(
             f"some jobs failed; their logs are in {folder / 'logs'}, what others finished is kept, and the "
             "same command goes on from there"
         )
+
+
+def _status_command() -> str:
+    """Where Slurm keeps no accounts, `sacct` is there and answers nothing."""
+    if shutil.which("sbatch") is None:
+        raise FileNotFoundError("on='slurm': there is no sbatch here; run it where jobs are submitted")
+    asked = subprocess.run(["sacct", "--noheader", "--allocations"], check=False, capture_output=True)
+    return "squeue" if asked.returncode else "sacct"

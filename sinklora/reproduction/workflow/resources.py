@@ -1,6 +1,7 @@
 """What a job asks a machine for: memory and time of a fine-tune by `estimate`, without a device."""
 
 import math
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -115,6 +116,8 @@ def _estimated(step: Any) -> dict[str, int]:
     from sinklora.evaluate.step_estimate import estimate
     from sinklora.hf.model_shapes import random_model
 
-    cost = estimate(step)
+    with warnings.catch_warnings():  # transformers on names that it is about to change
+        warnings.simplefilter("ignore", FutureWarning)
+        cost = estimate(step)
     count = sum(p.numel() for p in random_model(step.shape, step.context, device="meta").parameters())
     return {"peak_bytes": cost.peak_bytes, "needed_flops": cost.needed_flops, "parameters": count}

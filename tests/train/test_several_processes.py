@@ -1,17 +1,18 @@
 """Training in two processes, on rows of their own and on parts of the same rows, against one process."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from safetensors.torch import load_file
-from training_processes import RUNS, STEPS, base_spec
+from training_processes import RUNS, STEPS, base_spec, plain_losses
 
 from helpers import assert_close
 from several_processes import run_together
 from sinklora.records.runs import RunDirectory
-from sinklora.train.run import train
+from sinklora.train.run import train, trainable_model
 from sinklora.train.spec import TrainSpec
 from sinklora.train.trainer import last_complete_checkpoint
 from tiny_training import make_place, spec_in
@@ -61,6 +62,16 @@ def test_one_process_goes_on_where_one_of_two_was_killed(place: Path) -> None:
     run, expected = alone(place, base_spec(place), "killed"), alone(place, base_spec(place))
     run.verify()
     assert_same(run.path, expected.path)
+
+
+def test_parameters_divided_among_processes_train_as_whole_ones(place: Path) -> None:
+    """PyTorch's FSDP2, whose processes divide the output layer too, which the chunked loss applies itself."""
+    found = [json.loads((place / f"fully_sharded-{rank}.json").read_text()) for rank in range(2)]
+    assert all(said["divided"] == said["parameters"] > 0 for said in found)
+    model = trainable_model(base_spec(place)).train()
+    means = [(one + other) / 2 for one, other in zip(*(said["losses"] for said in found), strict=True)]
+    assert_close(means, plain_losses(model, slice(0, 2)), atol=1e-4)
+    assert means[-1] < means[0]
 
 
 def test_what_cannot_be_cut_is_refused_before_any_work(place: Path) -> None:

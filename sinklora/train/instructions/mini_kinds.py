@@ -137,7 +137,8 @@ def continuations(half: Half, count: int) -> list[Example]:
         if len(found) == count:
             break
         text = shown(page, page.entries)
-        cuts = list(cut_paragraphs(text, _length(half.rng(CONTINUATION, page.name))))
+        length = min(_length(half.rng(CONTINUATION, page.name)), len(text) * 3 // 4)
+        cuts = list(cut_paragraphs(text, length))
         found += [
             _continuation(
                 cut,

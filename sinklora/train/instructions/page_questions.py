@@ -63,7 +63,7 @@ def _of_parameter(entry: Entry, parameter: Parameter) -> Iterator[tuple[str, str
     name = f"`{parameter.name}` of `{entry.name}`"
     if parameter.default and parameter.default not in GUESSED:
         yield f"{parameter.name}.default", f"What is the default of the parameter {name}?", parameter.default
-    elif parameter.type.removesuffix(", optional") not in COMMON:
+    elif not parameter.default and parameter.type.removesuffix(", optional") not in COMMON:
         question = f"Which type or values does the documentation state for the parameter {name}?"
         yield f"{parameter.name}.type", question, parameter.type
     if _is_sentence(parameter.meaning):

@@ -1,4 +1,4 @@
-"""RedPajama, BookSum and LongQA: pairs from rows as they are published, and rows of which none can be made."""
+"""RedPajama, BookSum and LongQA: pairs from rows as they are published, and rows that give none."""
 
 import json
 from typing import Any

@@ -18,7 +18,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-# Not gpu, which is compiled against the torch that is there, nor page, whose Gradio takes no Pillow so new.
+# Not gpu, which is compiled against the torch that is there.
 PINNED_EXTRAS = ("notebooks", "eval", "real", "chat", "workflow", "dev")
 
 TEXT = {

@@ -20,7 +20,7 @@ from sinklora.chat.sessions import Sessions
 
 ADDRESS = "127.0.0.1"
 SWEEP = 30.0  # seconds between two looks for sessions that are too old
-NEEDED = 'the page needs Gradio: pip install "sinklora[page]"'
+NEEDED = 'the page needs Gradio: pip install "sinklora[chat]"'
 
 
 def check_page(policy: CachePolicy, port: int) -> int:

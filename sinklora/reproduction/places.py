@@ -72,16 +72,24 @@ def find_sources() -> Path:
     for folder in (Path.cwd(), *Path.cwd().parents, package):
         if is_checkout(folder):
             return folder
+    for folder in _installed(package):
+        if (folder / INDEX).is_file():
+            return folder
+    raise FileNotFoundError(
+        f"{INDEX}: not there; run this in a clone of the repository, or install sinklora from a wheel of it"
+    )
+
+
+def _installed(package: Path) -> Iterator[Path]:
+    """Where a wheel's notebooks may lie: where its record says, or beside the package (`pip --target`)."""
     try:
         files = distribution("sinklora").files or ()
     except PackageNotFoundError:
         files = ()
     for file in files:
         if file.as_posix().endswith(f"share/sinklora/{INDEX}"):
-            return Path(str(file.locate())).resolve().parents[1]
-    raise FileNotFoundError(
-        f"{INDEX}: not there; run this in a clone of the repository, or install sinklora from a wheel of it"
-    )
+            yield Path(str(file.locate())).resolve().parents[1]
+    yield package / "share" / "sinklora"
 
 
 def home_of(sources: Path) -> Path:

@@ -98,15 +98,15 @@ def composition(sets: Mapping[str, pd.DataFrame]) -> Table:
                 }
             )
     frame = pd.DataFrame(lines)
-    words = ["set", "kind", "in the paper's place of"]
-    forms = {name: ".0f" if "paper" in name or "8192" in name else ".1f" for name in frame if "%)" in name}
-    return Table(
-        frame,
-        [
-            Column(name) if name in words else Number(name, forms.get(str(name), ",.0f"))
-            for name in map(str, frame.columns)
-        ],
-    )
+    names = [str(name) for name in frame.columns]
+    return Table(frame, [_column(name) for name in names])
+
+
+def _column(name: str) -> Column:
+    """How a column of the composition is written."""
+    if name in ("set", "kind", "in the paper's place of"):
+        return Column(name)
+    return Number(name, {SHARE: ".1f", "paper (%)": "g"}.get(name, ",.0f"))
 
 
 def data_claims(sets: Mapping[str, pd.DataFrame]) -> list[Claim]:

@@ -65,7 +65,7 @@ def test_claims_say_what_was_built() -> None:
     built = data_claims({PLUS: made(200), **SETS, TEST: made(50, summary=3)})
     assert [claim.outcome for claim in built] == ["held", "held", "did not hold"]
     assert not built[0].reason and built[0].n == "200 examples"
-    wrong = data_claims({PLUS: made(200, question=1), **SETS})
+    wrong = data_claims({PLUS: made(200, summary=1), **SETS})
     assert wrong[0].outcome == "did not hold"
 
 
@@ -88,10 +88,8 @@ def test_the_figure_shows_shares_and_lengths() -> None:
 
 def test_a_built_set_stands_first(tmp_path: Path) -> None:
     folder = tmp_path
-    for name, splits in (
-        ("small", {"train": SETS[TRAIN], "test": SETS[TEST]}),
-        ("plus", {"train": made(90)}),
-    ):
+    small = {"train": SETS[TRAIN], "test": SETS[TEST]}
+    for name, splits in (("small", small), ("plus", {"train": made(90)})):
         words = {"instruction_words": 1, "output_words": 1}
         filled = {split: frame.assign(**words) for split, frame in splits.items()}
         write_dataset(folder / name, filled, title="A set", about=["About it."], record={})
@@ -102,7 +100,6 @@ def test_a_built_set_stands_first(tmp_path: Path) -> None:
 
 
 def test_the_small_set_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-
     write_package(tmp_path / "site", "documented_once")
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
     spec, runs, used = MiniSpec(20, 10, ("documented_once",)), tmp_path / "runs", []

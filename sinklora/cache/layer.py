@@ -13,14 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sinklora.cache.eviction import keep_chosen
 from sinklora.cache.policies import CachePolicy
+from sinklora.cache.prompt_attention import attend_prompt
 from sinklora.cache.ragged_attention import attend_ragged
 from sinklora.cache.rotation import Rotation, ranks
-from sinklora.cache.scored_attention import attend_and_sum, attend_once
-from sinklora.cache.scores import NewTokens
-from sinklora.cache.sharing import keep_shared
-from sinklora.cache.slots import EMPTY, like
+from sinklora.cache.scored_attention import attend_once
+from sinklora.cache.slots import like
 from sinklora.cache.steps import step_together
 from sinklora.cache.storage import TokenStorage
 
@@ -196,98 +194,13 @@ class BudgetLayer(TokenStorage):
         self.bring_up_to_date()
         rows.columns += query.shape[2]
         if real is None:
-            return self._prompt(query, key, value, [query.shape[2]] * query.shape[0], scale)
+            return attend_prompt(self, query, key, value, [query.shape[2]] * query.shape[0], scale)
         # Padding goes to the end of its row, where causality hides it.
         order = (~real).to(torch.int8).argsort(dim=-1, stable=True)
         query, key, value = (x.gather(2, like(order[:, None, :, None], x)) for x in (query, key, value))
-        output = self._prompt(query, key, value, real.sum(-1).tolist(), scale)
+        output = attend_prompt(self, query, key, value, real.sum(-1).tolist(), scale)
         output = torch.empty_like(output).scatter_(2, like(order[:, None, :, None], output), output)
         return output.masked_fill_(~real[:, None, :, None], 0.0)
-
-    def _prompt(self, query: Tensor, key: Tensor, value: Tensor, counts: list[int], scale: float) -> Tensor:
-        """Several tokens a row, `counts` of them real, at once or chunk by chunk."""
-        assert self.rows is not None
-        self.rows.start_turn(self.policy, counts)
-        step = self.prefill_chunk or query.shape[2]
-        outputs = []
-        for begin in range(0, query.shape[2], step):
-            q, k, v = (x[:, :, begin : begin + step] for x in (query, key, value))
-            outputs.append(self._chunk(q, k, v, [min(max(n - begin, 0), q.shape[2]) for n in counts], scale))
-        return torch.cat(outputs, 2) if len(outputs) > 1 else outputs[0]
-
-    def _chunk(self, query: Tensor, key: Tensor, value: Tensor, counts: list[int], scale: float) -> Tensor:
-        """Attend with a chunk of new tokens, add them, keep what the budget allows."""
-        self.pad()
-        rows, count = self.counted(), query.shape[2]
-        whole = counts == [count] * len(rows) and not self.uneven
-        ordered = whole and rows.stored == rows.next_slots == [self.used] * len(rows)
-        keys, values, positions = self.with_stored(key, value, self._new_positions(counts, key.shape[:3]))
-        placed = keys
-        if self.rotation is not None:
-            length = max(rows.stored) + count
-            places = rows.next_places() + torch.arange(count, device=query.device)
-            query = self.rotation.rotated(query, places, length)
-            placed = self.rotation.rotated(keys, self._places(positions), self.used + count)
-        new = NewTokens(
-            query,
-            placed,
-            values,
-            positions,
-            self.used,
-            counts,
-            rows.tokens,
-            scale,
-            complete=ordered,
-            rotation=self.query_rotation,
-        )
-        output = self._attend_and_score(new)
-        rows.count(counts)
-        self._keep(keys, values, positions, ordered=ordered)
-        return output
-
-    def _keep(self, keys: Tensor, values: Tensor, positions: Tensor, *, ordered: bool) -> None:
-        """Hold of all these tokens those that stay; where the model shares slots, all until `keep_shared`."""
-        among = self.policy.sharing.among
-        if among == "head" or not (self.uneven or any(self.counted().leaving)):
-            keep_chosen(self, keys, values, positions, ordered=ordered)
-            return
-        state = {} if self.scorer is None else self.scorer.state
-        self.replace(keys, values, {**state, "positions": positions})
-        self.used, self.awaits_sharing = positions.shape[-1], self.shares_in_model
-        if not self.awaits_sharing:
-            keep_shared([self])
-
-    def _new_positions(self, counts: list[int], shape: torch.Size) -> Tensor:
-        """Where new tokens [B, Hkv, Q], `counts` of them real, stand in their rows; EMPTY for padding."""
-        assert self.rows is not None
-        before, width = self.rows.numbers(self.rows.tokens), shape[2]
-        if counts == [width] * len(counts) and isinstance(before, int):
-            index = torch.arange(before, before + width, dtype=torch.int32, device=self.device)
-            return index.expand(shape)
-        index = torch.arange(width, device=self.device)
-        return torch.where(index < self.rows.numbers(counts), before + index, EMPTY).int().expand(shape)
-
-    def _attend_and_score(self, new: NewTokens) -> Tensor:
-        """Attention of a chunk, and its scores."""
-        assert self.rows is not None
-        # Padding stands behind the real tokens of a whole prompt, where causality hides it.
-        whole = min(new.counts) == new.query.shape[2] and not self.uneven
-        even = not new.used or (whole and min(self.rows.stored) == self.used)
-        sums = None
-        if new.used or (self.scorer is not None and self.scorer.needs_sums):
-            weights = None if self.scorer is None else self.scorer.query_weights(new)
-            valid = None if even else new.positions >= 0
-            output, sums = attend_and_sum(
-                new.query, new.keys, new.values, new.scale, weights=weights, valid=valid
-            )
-        else:
-            grouped = new.query.shape[1] != new.keys.shape[1]
-            output = F.scaled_dot_product_attention(
-                new.query, new.keys, new.values, is_causal=True, scale=new.scale, enable_gqa=grouped
-            )
-        if self.scorer is not None:
-            self.scorer.extend(new, sums)
-        return output
 
     def _decode(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         """One new token a row: put it into the free slot, attend to all that is there, then free another."""
@@ -297,7 +210,7 @@ class BudgetLayer(TokenStorage):
         if self.rotation is not None:
             used = keys.shape[2]
             query = self.rotation.rotated(query, stored.places, used)
-            keys = self.rotation.rotated(keys, self._places(stored.positions), used)
+            keys = self.rotation.rotated(keys, self.places(stored.positions), used)
         if stored.ragged is not None:
             assert stored.weights is not None
             output = attend_ragged(
@@ -317,7 +230,7 @@ class BudgetLayer(TokenStorage):
         self.step.end(self, stored, value)
         return output
 
-    def _places(self, positions: Tensor) -> Tensor:
+    def places(self, positions: Tensor) -> Tensor:
         """Positions inside the cache: [B, Hkv, L], or [B, 1, L] where no score tells heads apart."""
         return ranks(positions if self.scorer is not None else positions[:, :1])
 

@@ -94,7 +94,7 @@ def lora_plus(
         fan_in_fan_out=all(isinstance(model.get_submodule(name), Conv1D) for name in projections),
         task_type="CAUSAL_LM",
     )
-    wrapped = wrap(model, {"default": config})
+    wrapped = _wrap(model, config)
     _check_wrapped(wrapped, projections, saved, tied and train_embeddings)
     return wrapped
 
@@ -190,6 +190,16 @@ def _warn_of_added_rows(model: PreTrainedModel, saved: list[str], tied: bool) ->
             "resized base model and train on that",
             stacklevel=3,
         )
+
+
+def _wrap(model: PreTrainedModel, config: LoraConfig) -> LoraPlusModel:
+    try:
+        return wrap(model, {"default": config})
+    except ValueError as error:
+        raise ValueError(
+            f"peft does not adapt the attention of {type(model).__name__} ({error}): give peft itself a "
+            "LoraConfig whose target_modules it takes, such as q_proj, k_proj, v_proj and o_proj"
+        ) from error
 
 
 def _check_values(rank: int, alpha: float, dropout: float) -> None:

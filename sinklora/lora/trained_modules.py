@@ -17,8 +17,9 @@ NORM = re.compile(r"(Layer|RMS|Group)Norm")  # also LayerNorm1P, RMSNormGated, .
 def attention_projections(model: PreTrainedModel) -> list[str]:
     """Full names of the linear layers directly inside attention modules.
 
-    In a quantized model any layer with `in_features` and `out_features` counts as one. ValueError when there
-    are none.
+    In a quantized model any layer with `in_features` and `out_features` counts as one. Left out are layers
+    that multiply in groups (the first output projection of DeepSeek V4): an adapter would add the product of
+    all groups to each. ValueError when there are none.
     """
     quantization = getattr(model.config, "quantization_config", None)
     names = [
@@ -26,7 +27,7 @@ def attention_projections(model: PreTrainedModel) -> list[str]:
         for name, module in model.named_modules()
         if ATTENTION.search(type(module).__name__)
         for child_name, child in module.named_children()
-        if isinstance(child, nn.Linear | Conv1D)
+        if (isinstance(child, nn.Linear | Conv1D) and not _is_grouped(child))
         or (quantization is not None and hasattr(child, "in_features") and hasattr(child, "out_features"))
     ]
     if not names:
@@ -37,6 +38,10 @@ def attention_projections(model: PreTrainedModel) -> list[str]:
         )
         raise ValueError(f"found no attention projections in {type(model).__name__} to put LoRA on: {reason}")
     return names
+
+
+def _is_grouped(layer: nn.Module) -> bool:
+    return int(getattr(layer, "n_groups", 1)) > 1
 
 
 def norm_layers(model: PreTrainedModel) -> list[str]:

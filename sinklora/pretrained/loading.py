@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import statistics
-import time
 from typing import Any, NamedTuple, TypeVar
 
 import torch
+from torch.utils.benchmark import Timer
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from sinklora.pretrained.catalogue import packaged_model
@@ -66,10 +65,6 @@ def fast_dtype(device: str = "cpu") -> torch.dtype:
 
 def _product_seconds(dtype: torch.dtype) -> float:
     """Median time of a product of the size that small language models have."""
-    left, right = torch.ones(512, 576, dtype=dtype), torch.ones(1536, 576, dtype=dtype)
-    seconds = []
-    for _ in range(7):
-        begin = time.perf_counter()
-        torch.nn.functional.linear(left, right)
-        seconds.append(time.perf_counter() - begin)
-    return statistics.median(seconds[2:])
+    given = {"left": torch.ones(512, 576, dtype=dtype), "right": torch.ones(1536, 576, dtype=dtype)}
+    timer = Timer("left @ right.T", globals=given, num_threads=torch.get_num_threads())
+    return float(timer.blocked_autorange(min_run_time=0.05).median)

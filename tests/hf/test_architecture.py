@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from peft import PrefixTuningConfig, PromptTuningConfig, get_peft_model
 from torch import Tensor, nn
 from transformers import (
@@ -48,6 +49,7 @@ from helpers import assert_close
 from sinklora.attention.patterns import FULL, SF
 from sinklora.cache.full import Full
 from sinklora.cache.h2o import H2O
+from sinklora.hf.architecture import check_architecture
 from sinklora.hf.attention import sinklora_attention
 from sinklora.hf.budget_cache import BudgetCache
 from sinklora.hf.models import current_pattern, use_pattern
@@ -231,6 +233,14 @@ def test_attention_of_hybrid_models_takes_a_pattern(name: str) -> None:
     model = build(REFUSED[name][0])
     assert current_pattern(use_pattern(model, FULL)) == FULL
     assert_close(logits(model.train(), 12, use_cache=False), logits(model.eval(), 12), atol=2e-5)
+
+
+def test_layers_that_differ_in_their_heads() -> None:
+    kind = getattr(transformers, "Dots3NoteTextConfig", None)
+    if kind is None:
+        pytest.skip("this version of transformers has no such model")
+    with pytest.raises(ValueError, match=r"sliding_window=.* is shorter"):  # and not that it has no heads
+        check_architecture(kind(vocab_size=VOCABULARY, max_position_embeddings=4096, sliding_window=128))
 
 
 # Architectures that only a call tells.

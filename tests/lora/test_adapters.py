@@ -11,7 +11,14 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, PreTrainedModel
+from transformers import (
+    AfmoeConfig,
+    AfmoeForCausalLM,
+    AutoModelForCausalLM,
+    GPT2Config,
+    LlamaConfig,
+    PreTrainedModel,
+)
 
 from adapted_models import BATCH, logits_of, randomized, trainable
 from helpers import assert_close
@@ -21,6 +28,7 @@ from sinklora.hf.rope import extend_context
 from sinklora.lora.adapter import adapter_size, check_gradients, lora_plus, merge_adapter
 from sinklora.lora.checkpoint import load_adapter, save_adapter
 from sinklora.lora.longlora_import import import_longlora
+from sinklora.lora.trained_modules import attention_projections
 from tiny_models import ARCHITECTURES, VOCABULARY, make_batch, tiny_model
 
 
@@ -411,18 +419,47 @@ def test_longlora_import_runs_no_code(tmp_path, monkeypatch) -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"rank": 0}, "rank must be an int of at least 1, got 0"),
-        ({"rank": 2.0}, "rank must be an int"),
-        ({"alpha": 0}, "alpha must be an int of at least 1, got 0"),
-        ({"alpha": "16"}, "alpha must be an int"),
-        ({"dropout": 1.0}, r"dropout must be a number in \[0, 1\), got 1.0"),
-        ({"dropout": -0.1}, "dropout must be"),
+        ({"rank": 0}, "rank=0: expected at least 1"),
+        ({"rank": 2.0}, "rank=2.0: expected a whole number; write 2"),
+        ({"alpha": 0}, "alpha=0: expected at least 1"),
+        ({"alpha": "16"}, "alpha='16': expected a whole number; write 16, not text"),
+        ({"dropout": 1.0}, "dropout=1.0: expected less than 1"),
+        ({"dropout": -0.1}, "dropout=-0.1: expected at least 0"),
     ],
     ids=str,
 )
 def test_wrong_values(values: dict[str, object], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=re.escape(message)):
         lora_plus(tiny_model("llama-gqa"), **values)
+
+
+def test_what_peft_refuses_is_told_with_a_way_out() -> None:
+    # The gate of its attention has the name of one that peft knows from experts.
+    config = AfmoeConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        intermediate_size=32,
+        moe_intermediate_size=16,
+        num_hidden_layers=2,
+        num_dense_layers=1,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        num_experts=4,
+    )
+    with pytest.raises(
+        ValueError, match=r"peft does not adapt the attention of AfmoeForCausalLM .*gate_proj"
+    ):
+        lora_plus(AfmoeForCausalLM(config))
+
+
+def test_layers_that_multiply_in_groups_are_not_adapted() -> None:
+    model = tiny_model("llama-gqa")
+    grouped = model.model.layers[0].self_attn.o_proj
+    grouped.n_groups = 2
+    names = attention_projections(model)
+    assert "model.layers.0.self_attn.o_proj" not in names
+    assert "model.layers.1.self_attn.o_proj" in names
 
 
 def test_wrong_models(tmp_path) -> None:

@@ -18,6 +18,7 @@ from sinklora.attention.patterns import FULL, S2, S2_WRAPPED, SF, SF_SHIFTED
 from sinklora.attention.sequence_parallel.attend_shard import attend_shard
 from sinklora.attention.sequence_parallel.plan import SequencePlan
 from sinklora.attention.sequence_parallel.shard import SequenceShard
+from sinklora.train.sharded_rows import SequenceGroups, cut_rows
 
 PATTERNS = {
     "sf": SF,
@@ -104,6 +105,22 @@ def part_of(shard: SequenceShard, whole: Tensor) -> Tensor:
     return shard.part(whole.detach().transpose(1, 2)).transpose(1, 2)
 
 
+def rows_of_two() -> dict[str, Any]:
+    """Four processes, two to a row of five tokens, the second of which begins a document at its fourth."""
+    groups = SequenceGroups.of(2)
+    ids = torch.arange(5)[None] + 10 * groups.place
+    positions = None if groups.place == 0 else torch.tensor([[0, 1, 2, 0, 1]])
+    labels = ids.clone() if positions is None else torch.where(positions == 0, -100, ids)
+    rows = cut_rows(groups.group, ids, labels, positions)
+    found = {
+        "input_ids": rows.inputs["input_ids"],
+        "position_ids": rows.inputs["position_ids"],
+        "targets": rows.targets,
+    }
+    numbers = {"size": groups.size, "place": groups.place, "rows": groups.rows, "counted": rows.counted}
+    return {name: tensor.tolist() for name, tensor in found.items()} | numbers
+
+
 def main(folder: Path) -> None:
     groups = join_group(folder)
     rank, counted = dist.get_rank(), SentBytes()
@@ -111,6 +128,7 @@ def main(folder: Path) -> None:
     results = [
         {**asdict(case), **run_case(case, groups[case.ranks], counted)} for case in CASES if rank < case.ranks
     ]
+    (folder / f"rows-{rank}.json").write_text(json.dumps(rows_of_two()))
     (folder / f"rank-{rank}.json").write_text(json.dumps(results))
     dist.barrier()
     dist.destroy_process_group()

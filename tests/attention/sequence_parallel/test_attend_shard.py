@@ -16,10 +16,16 @@ SCRIPT = Path(__file__).with_name("shard_processes.py")
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> list[list[dict[str, Any]]]:
-    """Of every case, what each of its ranks found; all in one start of four processes."""
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What four processes said, all in one start."""
     folder = tmp_path_factory.mktemp("ranks")
     run_together(SCRIPT, 4, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def results(folder: Path) -> list[list[dict[str, Any]]]:
+    """Of every case, what each of its ranks found."""
     found = [json.loads((folder / f"rank-{rank}.json").read_text()) for rank in range(4)]
     key = ("pattern", "heads", "ranks", "tokens", "packed", "dtype")
     by_case: dict[str, list[dict[str, Any]]] = {}
@@ -46,3 +52,18 @@ def test_what_is_sent_is_what_the_plan_says(results: list[list[dict[str, Any]]],
     for rank, result in enumerate(ranks):
         received = sum(row[rank] for row in sent)
         assert (result["forward_bytes"], result["bytes"]) == (sum(sent[rank]), sum(sent[rank]) + received)
+
+
+def test_two_processes_to_a_row_are_given_its_halves(folder: Path) -> None:
+    """Labels come from over the border; what fills a row up, and a document's first token, is not counted."""
+    first, second, third, fourth = (
+        json.loads((folder / f"rows-{rank}.json").read_text()) for rank in range(4)
+    )
+    for rank, said in enumerate((first, second, third, fourth)):
+        assert (said["size"], said["place"], said["rows"]) == (2, rank // 2, 2)
+    assert first["input_ids"] == [[0, 1, 2]] and second["input_ids"] == [[3, 4, 0]]
+    assert second["position_ids"] == [[3, 4, 0]]
+    assert first["targets"] == [[1, 2, 3]] and second["targets"] == [[4, -100, -100]]
+    assert first["counted"] == second["counted"] == 4
+    assert third["targets"] == [[11, 12, -100]] and fourth["targets"] == [[14, -100, -100]]
+    assert fourth["position_ids"] == [[0, 1, 0]] and fourth["counted"] == 3

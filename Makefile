@@ -54,6 +54,8 @@ verify: $(STAMP) ## make a random few of the committed numbers again and compare
 # Two processes of one thread each, also where a test starts another one; no test asks the hub.
 test: export OMP_NUM_THREADS := 1
 test: export HF_HUB_OFFLINE := 1
+# Containers often forbid bytecode; dozens of processes would each compile the package.
+test: export PYTHONDONTWRITEBYTECODE :=
 test: $(STAMP) ## run the test suite
 	$(PY) -m pytest -q -n 2 --dist worksteal
 

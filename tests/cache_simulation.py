@@ -128,7 +128,8 @@ class Simulation:
         cache, logits, start = DynamicCache(), [], 0
         numbered = list(enumerate(calls))
         with torch.no_grad():
-            for self.calls in [[call] for call in numbered] if self.among == "model" else [numbered]:
+            for together in [[call] for call in numbered] if self.among == "model" else [numbered]:
+                self.calls = together
                 new = sum(length for _, length in self.calls)
                 part = tokens[None, start : start + new]
                 logits.append(self.model(part, past_key_values=cache).logits[0])
@@ -141,7 +142,7 @@ class Simulation:
     def attend(
         self, module: Any, query: Tensor, key: Tensor, value: Tensor, mask: None, scaling: float, **_: Any
     ) -> tuple[Tensor, None]:
-        """One layer's attention, [1, heads, N, D]: one call after the other, which later keys are hidden from."""
+        """One layer's attention, [1, heads, N, D]: one call after the other, without later keys."""
         output, first = torch.zeros_like(query), key.shape[2] - query.shape[2]
         start = first
         for number, new in self.calls:
@@ -230,9 +231,8 @@ class Simulation:
         end = fresh[-1] if self.positions == "text" else len(every) - 1
         place = end if len(fresh) == 1 else end + 1  # a single token looks from its own place
         moved = turn(query.flatten(0, 1), place - torch.tensor(fresh).repeat(len(query)), self.frequencies())
-        for position, weight in zip(
-            every, (moved @ keys.mT * scaling).softmax(-1).amax(0).tolist(), strict=True
-        ):
+        most = (moved @ keys.mT * scaling).softmax(-1).amax(0).tolist()
+        for position, weight in zip(every, most, strict=True):
             if len(fresh) > 1 or position != fresh[0]:
                 head.replayed[position] = max(head.replayed.get(position, 0.0), weight)
 

@@ -1,13 +1,16 @@
 """The benchmarks' ratios: to the first row of a length, and the right way up."""
 
 import importlib
-import subprocess
+import os
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any, NoReturn
 
 import pandas as pd
 import pytest
+
+from sinklora.evaluate.memory import KEEP_MEMORY
 
 
 def benchmark(name: str) -> ModuleType:
@@ -48,25 +51,39 @@ def test_caches_are_compared_with_the_first_of_each_group() -> None:
 STATIC = "StaticCache (budget)"
 
 
-def test_the_real_models_benchmark_is_kept_cell_by_cell(tmp_path: Path) -> None:
-    command = [sys.executable, "benchmarks/real_model.py", "--quick", "--model", "data/base"]
-    command += [
-        "--dtype",
-        "float32",
-        "--device",
-        "cpu",
-        "--threads",
-        "1",
-        "--only",
-        "caches",
-        "--caches",
-        "H2O",
-        STATIC,
-    ]
-    command += ["--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "out")]
-    subprocess.run(command, check=True, capture_output=True)
+def test_the_real_models_benchmark_starts_anew_with_settings_of_the_c_library(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    real_model, arguments = benchmark("real_model"), ["--quick", "--model", "data/base"]
+    started: list[tuple[str, list[str], dict[str, str]]] = []
+
+    def start(*what: Any) -> NoReturn:
+        started.append(what)
+        raise SystemExit
+
+    monkeypatch.setattr(os, "execve", start)
+    monkeypatch.setenv("OF_THE_CALLER", "1")
+    for name in KEEP_MEMORY:
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(SystemExit):
+        real_model.main(arguments)
+    [(program, command, environment)] = started
+    assert (program, command) == (sys.executable, [sys.executable, real_model.__file__, *arguments])
+    assert environment.items() >= {**KEEP_MEMORY, "OF_THE_CALLER": "1"}.items()
+
+
+def test_the_real_models_benchmark_is_kept_cell_by_cell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in KEEP_MEMORY.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # which the benchmark sets for the processes it starts
+    arguments = ["--quick", "--model", "data/base", "--dtype", "float32", "--device", "cpu", "--threads", "1"]
+    arguments += ["--only", "caches", "--caches", "H2O", STATIC]
+    arguments += ["--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "out")]
     real_model = benchmark("real_model")
-    again = real_model.caches(real_model.parse(command[2:]))
+    real_model.main(arguments)
+    again = real_model.caches(real_model.parse(arguments))
     written = (tmp_path / "out" / "real_model_caches.csv").read_text()
     assert again.to_csv(index=False) == written, "measured twice"
     table = pd.read_csv(tmp_path / "out" / "real_model_caches.csv").set_index("cache")

@@ -34,7 +34,7 @@ def counted(name: str | None) -> OperatorsPerLayer:
     def make() -> DynamicCache | BudgetCache:
         return DynamicCache() if name is None else BudgetCache(model, make_policy(name, budget))
 
-    return operators_per_layer(model, make, prompt_tokens=128, steps=64)
+    return operators_per_layer(model, make, prompt_tokens=128, steps=16)
 
 
 def test_a_layer_of_the_models_own_is_what_it_was_when_the_limits_were_set() -> None:

@@ -73,16 +73,16 @@ class AskingSpec:
 
 
 def read_questions(path: str | Path) -> list[DocumentQuestion]:
-    """The questions of a jsonl file with `id`, `document`, `question` and `answers` (a list of texts).
+    """The questions of a jsonl file with `id`, `context` (the document), `question`, `answers` (texts).
 
     Raises FileNotFoundError, or ValueError with file and line for what is no question.
     """
     found = []
     for place, fields in json_lines(Path(path)):
-        texts = [fields.get(name) for name in ("id", "document", "question")]
+        texts = [fields.get(name) for name in ("id", "context", "question")]
         answers = fields.get("answers")
         if not all(isinstance(text, str) and text.strip() for text in texts):
-            raise ValueError(f"{place}: expected texts in 'id', 'document' and 'question'")
+            raise ValueError(f"{place}: expected texts in 'id', 'context' and 'question'")
         if not isinstance(answers, list) or not answers or not all(_is_text(answer) for answer in answers):
             raise ValueError(f"{place}: 'answers' is {answers!r:.80}, expected a list of at least one text")
         name, document, question = map(str, texts)

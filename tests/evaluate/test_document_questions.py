@@ -145,7 +145,7 @@ def test_what_cannot_be_asked_is_named_before_any_reading(tmp_path: Path) -> Non
 
 def test_questions_are_read_from_lines(tmp_path: Path) -> None:
     path = tmp_path / "questions.jsonl"
-    good = {"id": "1", "document": "d", "question": "q", "answers": ["a", "b"], "licence": "CC0"}
+    good = {"id": "1", "context": "d", "question": "q", "answers": ["a", "b"], "licence": "CC0"}
     path.write_text(json.dumps(good))
     assert read_questions(path) == [DocumentQuestion("1", "d", "q", ("a", "b"))]
     for bad, words in (

@@ -18,7 +18,7 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo reproduce verify smoke test lint format gpu bench lab clean distclean
+.PHONY: help install demo reproduce verify smoke test lint format gpu bench wheel lab clean distclean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
@@ -71,6 +71,9 @@ bench: $(STAMP) ## print time and memory of patterns, caches and training steps,
 	$(PY) benchmarks/kv_cache.py --only generation --prompts 32768 --batch 1 --repeats 2 --label 32k --out $(OUT)
 	$(PY) benchmarks/training.py --out $(OUT)
 	$(PY) benchmarks/real_model.py --out $(OUT)
+
+wheel: $(STAMP) ## build the package into dist and use it outside of the checkout
+	$(PY) scripts/check_wheel.py --keep dist
 
 lab: $(STAMP) ## open JupyterLab on the notebooks
 	$(PY) -m jupyterlab notebooks

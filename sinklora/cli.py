@@ -24,9 +24,9 @@ application = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        from importlib.metadata import version
+        from sinklora.version import __version__
 
-        typer.echo(f"sinklora {version('sinklora')}")
+        typer.echo(f"sinklora {__version__}")
         raise typer.Exit
 
 

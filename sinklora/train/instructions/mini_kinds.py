@@ -18,7 +18,7 @@ from sinklora.train.instructions.page_questions import (
     shown,
 )
 
-LEAST_CHARACTERS, MOST_CHARACTERS = 7_000, 24_000  # of a text: some 2,000 to 8,000 tokens
+LEAST_CHARACTERS, MOST_CHARACTERS = 7_000, 20_000  # of a text: some 2,000 to 8,000 tokens
 
 PER_DOCUMENT, PER_ANSWER = 4, 3  # examples of a kind at most
 
@@ -68,15 +68,16 @@ class Half:
 
 
 def asked_of(half: Half, kind: str, count: int) -> list[Asked]:
-    """Questions of a kind: at most PER_DOCUMENT of a document and PER_ANSWER with one answer, each of which
-    is in its text.
+    """Questions of a kind: at most PER_DOCUMENT of a document and PER_ANSWER with one answer, none about a
+    text that one entry alone makes too long.
 
     Raises ValueError where there are not as many.
     """
     documents, answers, found = Counter[str](), Counter[str](), list[Asked]()
     for asked in MAKERS[kind](half, count):
         answer = asked.answer.lower()
-        if documents[asked.document] < PER_DOCUMENT and answers[answer] < PER_ANSWER:
+        fits = len(asked.context) <= MOST_CHARACTERS
+        if fits and documents[asked.document] < PER_DOCUMENT and answers[answer] < PER_ANSWER:
             documents[asked.document] += 1
             answers[answer] += 1
             found.append(asked)

@@ -2,6 +2,7 @@
 
 import inspect
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -133,7 +134,11 @@ def test_the_text_around_an_entry_is_in_order_and_no_longer_than_asked() -> None
 
 
 def test_a_summary_is_not_in_the_text_that_it_is_asked_of() -> None:
-    asked = ask_for_summary(page("a"), 3, 2000, random.Random(0))
+    whole = page("a")
+    quoting = Entry("quoting", f"Says the same.\n\n{whole.entries[3].summary} So it was said above.")
+    whole = replace(whole, entries=(*whole.entries, quoting))
+    asked = ask_for_summary(whole, 3, 9000, random.Random(0))
+    assert "So it was said above." in asked.context
     assert asked.answer == "Does a 3." and asked.answer not in asked.context
     assert "## a_3" in asked.context and "Does a 4." in asked.context
 

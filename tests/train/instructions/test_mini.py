@@ -12,7 +12,7 @@ from instruction_sources import words
 from sinklora.cli import application
 from sinklora.train.instructions.dataset_folder import read_split
 from sinklora.train.instructions.mini import MiniSet, MiniSpec, is_held_out, make_mini, read_books
-from sinklora.train.instructions.mini_kinds import PER_ANSWER, PER_DOCUMENT
+from sinklora.train.instructions.mini_kinds import MOST_CHARACTERS, PER_ANSWER, PER_DOCUMENT
 
 NAME = "documented_by_chance"
 
@@ -83,6 +83,7 @@ def test_no_document_and_no_answer_outweighs_the_others(mini: MiniSet) -> None:
         for kind in ("question", "summary", "long question"):
             of_kind = [example for example in half if example.kind == kind]
             assert max(Counter(example.document for example in of_kind).values()) <= PER_DOCUMENT
+            assert all(len(example.instruction) < MOST_CHARACTERS + 400 for example in of_kind)
             assert max(Counter(example.output for example in of_kind).values()) <= PER_ANSWER
     assert len({example.id for example in mini.train}) == len(mini.train)
 

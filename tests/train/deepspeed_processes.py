@@ -5,8 +5,9 @@ import os
 import sys
 from pathlib import Path
 
-from sinklora.train.run import train
 from training_processes import base_spec
+
+from sinklora.train.run import train
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs/deepspeed"
 

@@ -1,6 +1,6 @@
 """DeepSpeed on two processes of a CPU: the same losses as one process, and a whole adapter at the end.
 
-Runs where DeepSpeed is installed (`pip install deepspeed` suffices; it builds an extension with g++ and ninja).
+Runs where DeepSpeed is installed (`pip install deepspeed` will do; g++ and ninja build its extension).
 """
 
 import importlib.util
@@ -11,13 +11,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from safetensors.torch import load_file
+from training_processes import STEPS, base_spec
 
 from helpers import assert_close
 from several_processes import run_together
 from sinklora.records.runs import RunDirectory
 from sinklora.train.run import train
 from tiny_training import make_place
-from training_processes import STEPS, base_spec
 
 SCRIPT = Path(__file__).with_name("deepspeed_processes.py")
 

@@ -1,6 +1,6 @@
 """DeepSpeed on two processes of a CPU: the same losses as one process, and a whole adapter at the end.
 
-Runs where DeepSpeed is installed (`pip install deepspeed` suffices; it needs g++ and ninja for an extension).
+Runs where DeepSpeed is installed (`pip install deepspeed` will do; g++ and ninja build its extension).
 """
 
 import importlib.util

@@ -13,7 +13,7 @@ class PaperItem:
 
     `claim`: what it is there to show, in our words. `numbers`: a phrase with a `{}` for each of `keys`, which
     are (item, row, column) of `data/paper_numbers.csv`; empty where the paper gives no number on record.
-    `missing`: what has to be built before anything of it can be measured.
+    `missing`: what has to be done before anything of it can be measured.
     """
 
     name: str
@@ -144,6 +144,6 @@ PAPER_ITEMS = (
     PaperItem(
         "Fig. 9",
         "A chat about a long document answers from all of it.",
-        missing="Supervised fine-tuning is not built yet; `sinklora chat` is.",
+        missing="No model has been fine-tuned on instructions here yet; data, training and `sinklora chat` are there.",
     ),
 )

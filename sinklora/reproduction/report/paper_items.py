@@ -144,6 +144,6 @@ PAPER_ITEMS = (
     PaperItem(
         "Fig. 9",
         "A chat about a long document answers from all of it.",
-        missing="No model has been fine-tuned on instructions here yet; data, training and `sinklora chat` are there.",
+        missing="Models fine-tuned on instructions are not measured yet.",
     ),
 )

@@ -4,6 +4,7 @@
 #   PROFILE=full        the profile that `reproduce` runs
 #   SEEDS=0,1,2         seeds in place of the profile's
 #   ONLY=02             the notebooks (of `gpu`: the steps) whose names start so
+#   ON=slurm            where `workflow` runs its jobs
 #   OUT=results/full/benchmarks   where `bench` writes
 #   PY=python3 STAMP=   use an interpreter that has everything, and install nothing
 PYTHON ?= python3
@@ -11,6 +12,7 @@ PROFILE ?= quick
 PIP_FLAGS ?=
 SEEDS ?=
 ONLY ?=
+ON ?= local
 MINUTES ?=
 OUT ?= out/benchmarks
 VENV := .venv
@@ -18,15 +20,15 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo reproduce verify smoke test lint format gpu bench lab clean distclean
+.PHONY: help install demo reproduce workflow check-cluster test-cluster verify smoke test lint format gpu bench wheel lab clean distclean
 
 help: ## list the targets
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-13s %s\n", $$1, $$2}'
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "sinklora needs Python 3.11 or newer; try make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install --quiet $(PIP_FLAGS) -c constraints.txt -e ".[notebooks,eval,real,chat,dev]"
+	$(PY) -m pip install --quiet $(PIP_FLAGS) -c constraints.txt -e ".[notebooks,eval,real,chat,workflow,dev]"
 	touch $@
 
 install: $(STAMP) ## make .venv and install the package with the pinned versions
@@ -36,6 +38,12 @@ demo: $(STAMP) ## show in a minute what a bounded cache keeps of a page, on a re
 
 reproduce: $(STAMP) ## run the notebooks of PROFILE (quick: reduced; full: what is committed, hours) into results/PROFILE
 	$(PY) -m sinklora reproduce --profile $(PROFILE) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(ONLY),--only $(ONLY))
+
+workflow: $(STAMP) ## the same as jobs that depend on one another, each fine-tune one; ON=slurm submits them
+	$(PY) -m sinklora workflow run --profile $(PROFILE) --on $(ON) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(ONLY),--only $(ONLY))
+
+check-cluster: $(STAMP) ## print what the profile `paper` would submit for 7B models, with GPU memory and hours
+	$(PY) -m sinklora workflow check --profile paper --recipe configs/recipes/llama2-7b.yaml --recipe configs/recipes/llama3-8b.yaml $(if $(ONLY),--only $(ONLY))
 
 smoke: $(STAMP) ## the same at toy size, to see that every notebook runs
 	$(PY) -m sinklora reproduce --profile smoke $(if $(ONLY),--only $(ONLY))
@@ -50,6 +58,9 @@ test: export HF_HUB_OFFLINE := 1
 test: export PYTHONDONTWRITEBYTECODE :=
 test: $(STAMP) ## run the test suite
 	$(PY) -m pytest -q -n 2 --dist worksteal
+
+test-cluster: $(STAMP) ## the tests that start a Slurm of one node and run workflows for minutes
+	$(PY) -m pytest -q -m cluster
 
 lint: $(STAMP) ## check style, format, types, the order of imports between rooms, pins and words
 	$(PY) -m ruff check .
@@ -73,6 +84,9 @@ bench: $(STAMP) ## print time and memory of patterns, caches and training steps,
 	$(PY) benchmarks/kv_cache.py --only generation --prompts 32768 --batch 1 --repeats 2 --label 32k --out $(OUT)
 	$(PY) benchmarks/training.py --out $(OUT)
 	$(PY) benchmarks/real_model.py --out $(OUT)
+
+wheel: $(STAMP) ## build the package into dist and use it outside of the checkout
+	$(PY) scripts/check_wheel.py --keep dist
 
 lab: $(STAMP) ## open JupyterLab on the notebooks
 	$(PY) -m jupyterlab notebooks

@@ -30,7 +30,7 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache, StaticCache
 
 from sinklora.attention.patterns import PATTERNS
-from sinklora.cache.policies import make_policy
+from sinklora.cache.policies import POLICIES, make_policy
 from sinklora.evaluate import generation_cost
 from sinklora.evaluate.memory import KEEP_MEMORY, peak_of_a_fork
 from sinklora.evaluate.operator_count import operators_per_layer
@@ -44,11 +44,13 @@ from sinklora.records.files import atomic_write, write_json
 from sinklora.records.provenance import current_provenance
 from sinklora.records.runs import remember
 from sinklora.records.tables import markdown
+from sinklora.reproduction.names import CACHES as TITLES
 
 DYNAMIC, STATIC = "DynamicCache", "StaticCache (budget)"
-OURS = {"Full": "full", "H2O": "h2o", "Local": "local", "StreamingLLM": "streaming"}
-BOUNDED = tuple(name for name in OURS if name != "Full")
+OURS = {"Full" if name == "full" else TITLES.get(name, name): name for name in POLICIES}
+BOUNDED = tuple(label for label, name in OURS.items() if POLICIES[name].bounded)
 CACHES = (DYNAMIC, STATIC, *OURS)
+PAPERS = [DYNAMIC, STATIC, "Full", "H2O", "Local", "StreamingLLM"]  # what the paper compares, and theirs
 COUNTED = 128  # tokens of the prompt whose operators are counted: enough for the budget to evict
 
 
@@ -63,7 +65,7 @@ def make_cache(name: str, model: PreTrainedModel, options: argparse.Namespace, p
         return DynamicCache()
     if name == STATIC:
         return StaticCache(model.config, kept_tokens(options, prompt) + options.steps)
-    return BudgetCache(model, make_policy(OURS[name], None if name == "Full" else options.budget))
+    return BudgetCache(model, make_policy(OURS[name], options.budget if name in BOUNDED else None))
 
 
 def load_model(options: argparse.Namespace) -> PreTrainedModel:
@@ -266,7 +268,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--budget", type=float, default=0.2)
     parser.add_argument(
-        "--caches", choices=CACHES, nargs="+", default=list(CACHES), help=f"beside {DYNAMIC} and Local"
+        "--caches", choices=CACHES, nargs="+", default=PAPERS, help=f"beside {DYNAMIC} and Local"
     )
     parser.add_argument("--steps", type=int, default=3 if quick else 64, help="tokens decoded")
     parser.add_argument("--repeats", type=int, default=1 if quick else 3, help="rounds")

@@ -35,3 +35,4 @@ from sinklora.lora.checkpoint import load_adapter as load_adapter
 from sinklora.lora.checkpoint import save_adapter as save_adapter
 from sinklora.lora.longlora_import import import_longlora as import_longlora
 from sinklora.pretrained.loading import load as load
+from sinklora.version import __version__ as __version__

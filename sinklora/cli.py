@@ -16,16 +16,18 @@ from sinklora.reproduction.commands import (
     verify_command,
 )
 from sinklora.reproduction.demo.command import demo_command
+from sinklora.reproduction.workflow.commands import commands as workflow_commands
 from sinklora.train.command import train_command
+from sinklora.train.instructions.command import commands as data_commands
 
 application = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        from importlib.metadata import version
+        from sinklora.version import __version__
 
-        typer.echo(f"sinklora {version('sinklora')}")
+        typer.echo(f"sinklora {__version__}")
         raise typer.Exit
 
 
@@ -47,9 +49,11 @@ application.command("verify")(verify_command)
 application.command("estimate")(estimate_command)
 application.command("measure")(measure_command)
 application.command("eval", help=EVAL_HELP, context_settings=PASS_ON)(eval_command)
+application.add_typer(data_commands, name="data")
 application.add_typer(longbench_commands, name="longbench")
 application.command("gpu")(gpu_command)
 application.command("report")(report_command)
+application.add_typer(workflow_commands, name="workflow")
 
 
 def main() -> None:

@@ -48,7 +48,9 @@ def told_in_a_sentence(command: Callable[Arguments, Result]) -> Callable[Argumen
         except Exception as error:
             if not is_refusal(error):
                 raise
+            if trace := getattr(error, "trace", ""):
+                typer.echo(trace, err=True)
             typer.echo(f"Error: {' '.join(str(error).split())}", err=True)
-            raise typer.Exit(2) from error
+            raise typer.Exit(getattr(error, "exit_code", 2)) from error
 
     return run

@@ -54,7 +54,12 @@ def test_a_clean_repository_passes(clone: Path, capsys: pytest.CaptureFixture[st
             "torch==2.13.0+cpu",
             "torch==2.13.0+cpu is found on one",
         ),
-        ("environment.yml", "notebooks,eval,real,chat,dev", "notebooks,dev", "environment.yml: installs"),
+        (
+            "environment.yml",
+            "notebooks,eval,real,chat,workflow,dev",
+            "notebooks,dev",
+            "environment.yml: installs",
+        ),
         ("environment.yml", "python=3.11", "python=3.9", "python=3.9, but pyproject.toml asks for >=3.11"),
         ("environment.yml", "name: sinklora", "name: sink", "name 'sink'"),
         ("Makefile", "-c constraints.txt", "", "Makefile: does not install"),

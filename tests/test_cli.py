@@ -127,11 +127,14 @@ def test_a_wrong_specification_is_told_with_its_file(text: str, words: str, tmp_
     assert not (tmp_path / "runs").exists()
 
 
-def test_away_from_a_clone_the_reproduction_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_away_from_a_clone_notebooks_are_found_and_a_report_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
-    for command in ("reproduce", "report"):
-        refused = invoked(command)
-        assert refused.exit_code == 2 and "experiments.yaml" in refused.stderr and "clone" in refused.stderr
+    refused = invoked("reproduce", "--only", "99")
+    assert refused.exit_code == 2 and "there are ['00_base_model'" in refused.stderr
+    refused = invoked("report")
+    assert refused.exit_code == 2 and "experiments.yaml" in refused.stderr and "clone" in refused.stderr
 
 
 def run_as_a_command(work: Callable[[], object]) -> Any:

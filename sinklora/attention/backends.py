@@ -28,7 +28,7 @@ from sinklora.attention.layout import (
     unflat_rows,
     windows_in,
 )
-from sinklora.attention.packed_windows import collect, padded_rows, rearrange, windows_of
+from sinklora.attention.packed_windows import Rows, collect, padded_rows, rearrange, windows_of
 from sinklora.attention.pattern import Pattern
 from sinklora.attention.varlen_windows import attend_windows, flash_attn_kernel, torch_kernel
 
@@ -129,13 +129,28 @@ def _indexed(
 ) -> Tensor:
     """Any windows: gathered by index, padded at the end, where causality hides the padding."""
     rows, batches = padded_rows(windows_of(pattern, shifted, one_document(query, ids)))
-    laid_out = [rearrange(flat_rows(x), rows) for x in (query, key, value)]
+    q, k, v = (flat_rows(x) for x in (query, key, value))
+    return unflat_rows(attend_laid_out(q, k, v, rows, batches, scale, causal), query.shape[0])
+
+
+def attend_laid_out(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    rows: Rows,
+    batches: list[tuple[int, int]],
+    scale: float,
+    causal: Causal | None = None,
+) -> Tensor:
+    """Attention in the windows that `padded_rows` laid out: flat rows [T, H, D] -> [T, H, Dv]."""
+    laid_out = [rearrange(x, rows) for x in (query, key, value)]
     sizes = [count * width for count, width in batches]
     outputs = []
     for (count, _), *piece in zip(batches, *(x.split(sizes) for x in laid_out), strict=True):
         own = [x.unflatten(0, (count, -1)).transpose(1, 2) for x in piece]
-        outputs.append(causal(own[0], own[1], own[2], scale).transpose(1, 2).flatten(0, 1))
-    return unflat_rows(collect(torch.cat(outputs), rows), query.shape[0])
+        output = (causal or _causal)(own[0], own[1], own[2], scale)
+        outputs.append(output.transpose(1, 2).flatten(0, 1))
+    return collect(torch.cat(outputs), rows)
 
 
 def flash_attn(

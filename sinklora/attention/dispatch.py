@@ -36,8 +36,8 @@ def attend(
     """
     _check_backend(backend)
     _check_pattern(pattern)
-    _check_tensors(query, key, value)
-    _check_scale(scale)
+    check_tensors(query, key, value)
+    check_scale(scale)
     _check_documents(document_ids, query)
     if document_ids is not None and bool((document_ids == document_ids[:, :1]).all()):
         document_ids = None  # one document per row: no index needed
@@ -114,7 +114,7 @@ def _check_pattern(pattern: Any) -> None:
         raise TypeError(f"pattern must be a Pattern such as sinklora.SF, got {pattern!r}")
 
 
-def _check_scale(scale: Any) -> None:
+def check_scale(scale: Any) -> None:
     if scale is None:
         return
     # Not zero or less: PyTorch's CPU kernel scales after masking, which turns -inf into NaN or +inf.
@@ -122,7 +122,7 @@ def _check_scale(scale: Any) -> None:
         raise ValueError(f"scale must be a positive number, or None for 1/sqrt(D), got {scale!r}")
 
 
-def _check_tensors(query: Any, key: Any, value: Any) -> None:
+def check_tensors(query: Any, key: Any, value: Any) -> None:
     for name, x in (("query", query), ("key", key), ("value", value)):
         if not isinstance(x, Tensor):
             raise TypeError(f"{name} must be a tensor [B, H, N, D], got {type(x).__name__}")

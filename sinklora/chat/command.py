@@ -1,16 +1,23 @@
 """The command `chat`. Nothing heavy is imported until it runs."""
 
+from __future__ import annotations
+
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from sinklora.refusals import told_in_a_sentence
 
+if TYPE_CHECKING:
+    from sinklora.cache.policies import CachePolicy
+
 
 @told_in_a_sentence
 def chat_command(
-    document: Annotated[Path, typer.Option(help="text, Markdown, HTML, PDF, EPUB or DOCX")],
+    document: Annotated[
+        Path | None, typer.Option(help="text, Markdown, HTML, PDF, EPUB or DOCX; not with --page")
+    ] = None,
     budget: Annotated[str, typer.Option(help="a fraction of the document, such as 0.2, or tokens")] = "0.2",
     policy: Annotated[str, typer.Option(help="h2o, replay, streaming, …; full keeps all")] = "h2o",
     base: Annotated[
@@ -20,33 +27,73 @@ def chat_command(
         bool, typer.Option(help="read a document that is longer than the model's context, in pieces")
     ] = False,
     answer_tokens: Annotated[int, typer.Option(help="of an answer, at most", min=1)] = 256,
+    page: Annotated[
+        bool, typer.Option("--page", help="in the browser, where documents are opened and kept tokens shown")
+    ] = False,
+    port: Annotated[int, typer.Option(help="of the page, on this machine; 0: any", min=0, max=65535)] = 7860,
 ) -> None:
     """Read a document into a cache with a budget and answer questions about it.
 
     The default model has 135 million parameters: it finds names and numbers near what is asked, and makes up
-    what it does not find. Questions are lines; they may be piped in.
+    what it does not find. Questions are lines; they may be piped in. --page has all of it in the browser.
     """
+    from sinklora.cache.policies import make_policy, parse_budget
+
+    chosen = make_policy(policy, None if policy == "full" else parse_budget(budget))
+    settings = {"stream": stream, "answer_tokens": answer_tokens}
+    if page:
+        _serve(document, chosen, base, port, settings)
+    else:
+        _talk(document, chosen, base, settings)
+
+
+def _talk(document: Path | None, policy: CachePolicy, base: str, settings: dict[str, Any]) -> None:
     import sys
 
     from rich.console import Console
     from transformers.utils import logging
 
-    from sinklora.cache.policies import make_policy, parse_budget
     from sinklora.chat.documents import read_document
     from sinklora.chat.engine import Conversation
     from sinklora.chat.reading import Stopped
     from sinklora.chat.terminal import Terminal, asked_lines
     from sinklora.pretrained.loading import load
 
-    chosen = make_policy(policy, None if policy == "full" else parse_budget(budget))
+    if document is None:
+        raise ValueError("document: give one (--document FILE), or open one in the browser (--page)")
     given = read_document(document)  # before the model, which takes longer
     logging.disable_progress_bar()
     model, tokenizer = load(base)
-    terminal = Terminal(
-        Conversation(model, tokenizer, chosen, stream=stream, answer_tokens=answer_tokens), Console()
-    )
+    terminal = Terminal(Conversation(model, tokenizer, policy, **settings), Console())
     try:
         terminal.read(given)
     except Stopped:
         raise typer.Exit(130) from None
     terminal.run(asked_lines(terminal.console) if sys.stdin.isatty() else sys.stdin)
+
+
+def _serve(
+    document: Path | None, policy: CachePolicy, base: str, port: int, settings: dict[str, Any]
+) -> None:
+    from transformers.utils import logging
+
+    from sinklora.chat.engine import Conversation
+    from sinklora.chat.limits import Limits
+    from sinklora.chat.page_server import check_page, serve_until_interrupted, served
+    from sinklora.pretrained.loading import load
+
+    if document is not None:
+        raise ValueError(f"document={str(document)!r}: leave it out; documents are opened on the page")
+    percent = check_page(policy, port)  # before the model
+    logging.disable_progress_bar()
+    model, tokenizer = load(base)
+
+    def make() -> Conversation:
+        return Conversation(model, tokenizer, policy, **settings)
+
+    with served(make, Limits(), model=base, port=port, percent=percent) as (
+        address,
+        sessions,
+    ):
+        typer.echo(f"The page is at {address} on this machine alone; Ctrl-C ends it.")
+        serve_until_interrupted(sessions)

@@ -9,6 +9,7 @@ from pathlib import Path
 PLAIN = (".txt", ".text", ".md", ".markdown", ".rst", "")
 CONVERTED = (".html", ".htm", ".pdf", ".epub", ".docx")
 MOST_BYTES = 50 * 2**20
+MOST_UNPACKED_BYTES = 200 * 2**20  # of an EPUB or DOCX, which a few bytes can promise
 DAMAGED = "is damaged, or not what its name says"
 
 
@@ -95,4 +96,16 @@ def _is_what_its_name_says(path: Path) -> bool:
     if kind == ".pdf":
         with path.open("rb") as file:
             return b"%PDF-" in file.read(1024)
-    return kind in (".html", ".htm") or zipfile.is_zipfile(path)
+    if kind in (".html", ".htm"):
+        return True
+    try:
+        with zipfile.ZipFile(path) as archive:
+            size = sum(part.file_size for part in archive.infolist())
+    except zipfile.BadZipFile:
+        return False
+    if size > MOST_UNPACKED_BYTES:
+        raise DocumentError(
+            f"document={path.name!r}: unpacks to {size / 2**20:.0f} MiB, at most "
+            f"{MOST_UNPACKED_BYTES / 2**20:g} are read; cut it"
+        )
+    return True

@@ -65,7 +65,7 @@ def policy_tokens(policy: CachePolicy, tokens: int) -> int:
 
 @contextmanager
 def watched(model: nn.Module, progress: Progress, stop: Event) -> Iterator[Callable[[int, int], None]]:
-    """Layer by layer, tell how much is read, and raise `Stopped` once `stop` is set.
+    """Layer by layer, tell how much is read; raise `Stopped`, after each module in them, once `stop` is set.
 
     Gives a function that is told, before each call of the model, which of how many calls it is.
     """
@@ -74,15 +74,18 @@ def watched(model: nn.Module, progress: Progress, stop: Event) -> Iterator[Calla
     def begin(call: int, calls: int) -> None:
         at[:] = [call, calls]
 
+    def check(*_: Any) -> None:
+        if stop.is_set():
+            raise Stopped
+
     def after(number: int) -> Callable[..., None]:
         def hook(*_: Any) -> None:
-            if stop.is_set():
-                raise Stopped
             progress((at[0] + (number + 1) / len(layers)) / at[1])
 
         return hook
 
-    handles = [layer.register_forward_hook(after(number)) for number, layer in enumerate(layers)]
+    handles = [part.register_forward_hook(check) for layer in layers for part in layer.modules()]
+    handles += [layer.register_forward_hook(after(number)) for number, layer in enumerate(layers)]
     try:
         yield begin
     finally:

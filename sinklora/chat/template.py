@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
+from sinklora.hf.template_pieces import cut_at, plain_tokens, template_tokens
+
 INSTRUCTION = "Read this document. Questions about it follow."
 
 # What stands for a text while the template is cut; no template changes it, and no document can be it.
@@ -38,7 +40,7 @@ class ChatTemplate:
         text = tokenizer.apply_chat_template(
             [first, answer, further], tokenize=False, add_generation_prompt=True
         )
-        parts = _cut(str(text), [_TEXT, _QUESTION, _ANSWER, _QUESTION])
+        parts = cut_at(str(text), [_TEXT, _QUESTION, _ANSWER, _QUESTION])
         if parts is None:
             raise ValueError(
                 f"tokenizer={name!r}: its chat template does not keep questions and answers as they were "
@@ -54,11 +56,11 @@ class ChatTemplate:
 
     def opening(self, document: str) -> list[int]:
         """Tokens of everything up to the first question."""
-        return [
-            *self._of_template(self.head, first=True),
-            *self.plain(document),
-            *self._of_template(self.between),
-        ]
+        return [*self.before_document(), *self.plain(document), *self._of_template(self.between)]
+
+    def before_document(self) -> list[int]:
+        """Tokens that stand before the document's own."""
+        return self._of_template(self.head, first=True)
 
     def question(self, text: str) -> list[int]:
         """Tokens of a question, up to where its answer begins."""
@@ -70,22 +72,7 @@ class ChatTemplate:
 
     def plain(self, text: str) -> list[int]:
         """Tokens of a text from outside, in which what is spelled like a special token is letters."""
-        return list(self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True))
+        return plain_tokens(self.tokenizer, text)
 
     def _of_template(self, text: str, first: bool = False) -> list[int]:
-        ids = list(self.tokenizer.encode(text, add_special_tokens=False))
-        # A template may write what tokenizing puts before every text; it must stand there once.
-        begin = [self.tokenizer.bos_token_id]
-        put_there = first and self.tokenizer.encode("")[:1] == begin
-        return [*begin, *ids] if put_there and ids[:1] != begin else ids
-
-
-def _cut(text: str, marks: list[str]) -> list[str] | None:
-    """What stands between marks that follow each other; None where one is missing or changed."""
-    parts = []
-    for mark in marks:
-        part, found, text = text.partition(mark)
-        if not found:
-            return None
-        parts.append(part)
-    return [*parts, text]
+        return template_tokens(self.tokenizer, text, first=first)

@@ -12,8 +12,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from sinklora.cache.policies import parse_budget
+from sinklora.chat.cost_words import cost_in_words, read_in_words
 from sinklora.chat.documents import Document
-from sinklora.chat.engine import Conversation, Cost
+from sinklora.chat.engine import Conversation
 from sinklora.chat.reading import Stopped
 from sinklora.refusals import is_refusal
 
@@ -41,7 +42,7 @@ class Terminal:
             self.conversation.read(
                 document, progress=lambda share: bar.update(task, completed=share), stop=stop
             )
-        self.say(read_in_words(document, self.conversation.cost))
+        self.say(f"{read_in_words(document, self.conversation.cost)}. Ask; /help for more.")
 
     def run(self, lines: Iterable[str]) -> None:
         """Answer line after line. What cannot be done is said, and the conversation goes on."""
@@ -113,26 +114,6 @@ def stopped_by_ctrl_c() -> Iterator[Event]:
         yield stop
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def read_in_words(document: Document, cost: Cost) -> str:
-    """What reading came to."""
-    return (
-        f"{document.name}: {cost.read_tokens} tokens read in {cost.read_seconds:.1f} s; "
-        f"{bytes_in_words(cost)}. Ask; /help for more."
-    )
-
-
-def cost_in_words(cost: Cost) -> str:
-    """Speed of the last answer, and memory."""
-    speed = "" if cost.written_tokens < 2 else f"{cost.tokens_a_second:.1f} tokens/s; "
-    return f"{speed}{bytes_in_words(cost)}"
-
-
-def bytes_in_words(cost: Cost) -> str:
-    """The cache beside a full one."""
-    held, full = (number / 2**20 for number in (cost.cache_bytes, cost.full_bytes))
-    return f"the cache holds {held:.1f} MiB, a full one would {full:.1f}"
 
 
 def _number(text: str) -> int | float:

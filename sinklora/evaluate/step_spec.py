@@ -21,7 +21,7 @@ from sinklora.lora.adapter import lora_plus
 from sinklora.records.checks import Count, check_fields, one_of
 from sinklora.train.checkpointing import keep_products
 from sinklora.train.loss import ChunkedLoss
-from sinklora.train.spec import METHODS
+from sinklora.train.settings import METHODS
 
 EAGER = "eager"  # full attention with all scores in memory, as before FlashAttention
 

@@ -18,8 +18,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import Cache, DynamicCache
 
 from sinklora.evaluate.fitting import longest
-from sinklora.evaluate.longbench.records import json_lines
 from sinklora.evaluate.statistics import Accuracy
+from sinklora.records.json_lines import json_lines
 
 ANSWER_TOKENS = 24  # room for a short sentence that names the topic
 

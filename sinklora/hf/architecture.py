@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
 from transformers import DynamicCache, PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
@@ -38,7 +40,7 @@ def check_architecture(config: PreTrainedConfig) -> None:
             f"expected a decoder-only text model, got model_type={config.model_type!r}, a multimodal one: "
             "load its text model alone, where transformers has a class for it"
         )
-    if not _has_attention_heads(config):
+    if not _of_any_layer(config, "num_attention_heads"):
         raise ValueError(
             f"model_type={config.model_type!r} has no attention (its config names no attention heads; it is "
             "recurrent), so there is nothing for a pattern or a BudgetCache to do: choose a transformer"
@@ -60,10 +62,12 @@ def check_architecture(config: PreTrainedConfig) -> None:
             )
 
 
-def _has_attention_heads(config: PreTrainedConfig) -> bool:
-    """Whether any layer has; layers that differ in their number have a config each."""
+def _of_any_layer(config: PreTrainedConfig, name: str) -> Any:
+    """A number of the config, or None; layers that differ in it have a config each: then the first layer's
+    that has one.
+    """
     each = getattr(config, "per_layer_config", None) or [config]
-    return any(getattr(of_layer, "num_attention_heads", None) for of_layer in each)
+    return next((value for of_layer in each if (value := getattr(of_layer, name, None))), None)
 
 
 def full_attention_argument(config: PreTrainedConfig) -> str:
@@ -92,7 +96,7 @@ def check_cacheable(config: PreTrainedConfig) -> None:
             f"attn_logit_softcapping={cap}: the scores of {config.model_type} are soft-capped, which a "
             "BudgetCache cannot follow: use transformers' DynamicCache"
         )
-    rank = getattr(config, "kv_lora_rank", None)
+    rank = _of_any_layer(config, "kv_lora_rank")
     if rank is not None:
         raise ValueError(
             f"kv_lora_rank={rank}: {config.model_type} has multi-head latent attention, which stores keys "

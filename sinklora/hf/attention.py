@@ -14,8 +14,15 @@ from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig
 
 from sinklora.attention.dispatch import attend
+from sinklora.attention.patterns import FULL
+from sinklora.attention.sequence_parallel.attend_shard import attend_shard
 from sinklora.cache.layer import layer_of
-from sinklora.hf.attention_checks import check_cached_call, check_evaluation_call, check_pattern_call
+from sinklora.hf.attention_checks import (
+    check_cached_call,
+    check_evaluation_call,
+    check_pattern_call,
+    check_sharded_call,
+)
 from sinklora.hf.cache_positions import RotaryPositions
 from sinklora.hf.document_ids import find_document_ids, full_attention_mask
 from sinklora.hf.pattern_settings import PatternSettings
@@ -40,6 +47,8 @@ def sinklora_attention(
 
     Over what a BudgetCache keeps where one handed out the keys; else by the pattern of `module.config` while
     `module.training` (or always, if so configured), and by transformers' `sdpa` function in evaluation.
+    With `sequence_shard` (a SequenceShard, given to the model by that name) the tokens are this process's
+    part of whole rows, and those of the other processes are attended to as well.
     `attention_mask` is what `document_mask` returned (document ids [B,N], a mask [B,1,N,L], or None), or a
     4-D mask that the caller gave to the model. ValueError for what none of them can do.
     """
@@ -55,12 +64,19 @@ def sinklora_attention(
     # Queries of a model in float32 come in float32, under autocast too: its results stay what they were.
     tiles = query.dtype == torch.bfloat16 and not query.is_cuda and settings.pattern.windows() is not None
     query, key, value = _in_one_dtype(query, key, value)
+    pattern = settings.pattern if module.training or settings.evaluate_with_pattern else FULL
+    shard = arguments.get("sequence_shard")
+    if shard is not None:
+        check_sharded_call(module, query, key, dropout, shard, arguments)
+        return attend_shard(query, key, value, pattern, shard, scale=scaling).transpose(
+            1, 2
+        ).contiguous(), None
     if module.training or settings.evaluate_with_pattern:
         check_pattern_call(module, query, key, attention_mask, dropout, arguments)
         record_call(module, attention_mask)
         backend = "sdpa_tiles" if tiles else "auto"
         output = attend(
-            query, key, value, settings.pattern, scale=scaling, document_ids=attention_mask, backend=backend
+            query, key, value, pattern, scale=scaling, document_ids=attention_mask, backend=backend
         )
         return output.transpose(1, 2).contiguous(), None
     check_evaluation_call(module, query, key, attention_mask, arguments)

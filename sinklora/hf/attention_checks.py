@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sinklora.attention.pattern import document_spans
+from sinklora.attention.sequence_parallel.shard import SequenceShard
 from sinklora.hf.architecture import attention_layers, full_attention_argument
 from sinklora.hf.document_ids import LostDocumentsError, has_gaps, has_restarts, padding_of
 
@@ -27,11 +29,7 @@ def check_pattern_call(
     """ValueError where a pattern cannot answer, or would answer another question."""
     _check_scores(module, arguments, "no pattern supports")
     _check_causal(module, arguments, "patterns are")
-    if dropout > 0.0:
-        raise ValueError(
-            f"attention dropout {dropout} cannot be combined with a pattern: load the model with "
-            f"{_dropout_name(module.config, dropout)}=0.0"
-        )
+    _check_dropout(module, dropout)
     if query.shape[2] != key.shape[2]:
         raise ValueError(
             f"a pattern covers whole sequences, got {query.shape[2]} queries, {key.shape[2]} keys (a cache "
@@ -47,6 +45,31 @@ def check_pattern_call(
     if _is_first(module):
         _check_gaps(mask)
         _check_starts(mask, arguments)
+
+
+def check_sharded_call(
+    module: Any, query: Tensor, key: Tensor, dropout: float, shard: SequenceShard, arguments: dict[str, Any]
+) -> None:
+    """ValueError where attention over cut rows would answer another question."""
+    _check_scores(module, arguments, "no pattern supports")
+    _check_causal(module, arguments, "patterns are")
+    _check_dropout(module, dropout)
+    window, tokens = arguments.get("sliding_window"), shard.document_ids.shape[1]
+    if query.shape[2] != key.shape[2] or (window is not None and window < tokens):
+        raise ValueError(
+            f"rows cut over several processes are attended as wholes, got {query.shape[2]} queries, "
+            f"{key.shape[2]} keys and sliding_window={window} in rows of {tokens}: leave caches out, and "
+            f"load the model with {full_attention_argument(module.config)}"
+        )
+    positions = arguments.get("position_ids")
+    if positions is None or not _is_first(module):
+        return
+    starts = shard.part(document_spans(shard.document_ids, tokens)[0])
+    if bool(((starts[:, 0] < shard.rank * query.shape[2]) & (positions[:, 0] == 0)).any()):
+        raise ValueError(
+            "position_ids begin at 0 within a document, whose earlier tokens other processes hold: pass "
+            "those that sequence_shard.part takes of whole rows"
+        )
 
 
 def check_evaluation_call(
@@ -105,6 +128,14 @@ def check_cached_call(
         if has_restarts(mask, positions) or (mask is not None and int(mask.max()) > 1):
             raise LostDocumentsError("a BudgetCache holds one document a row: unpack the rows, or pad them")
     return None if mask is None else mask > 0
+
+
+def _check_dropout(module: Any, dropout: float) -> None:
+    if dropout > 0.0:
+        raise ValueError(
+            f"attention dropout {dropout} cannot be combined with a pattern: load the model with "
+            f"{_dropout_name(module.config, dropout)}=0.0"
+        )
 
 
 def _check_scores(module: Any, arguments: dict[str, Any], which: str) -> None:

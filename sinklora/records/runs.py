@@ -7,6 +7,8 @@ the latter is complete, any other can be continued or begun again.
 import json
 import os
 import re
+import socket
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,12 +16,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from filelock import FileLock, Timeout
+from filelock import AcquireReturnProxy, BaseFileLock, FileLock, Timeout
 
 from sinklora.records.files import as_json, atomic_write, file_hash, json_hash, sync, write_json
 from sinklora.records.provenance import current_provenance
 
 State = Literal["missing", "unfinished", "finished"]
+
+WAIT = "SINKLORA_WAIT"  # the environment's word on waiting for a run that another process makes
+
+WAITING = "waiting:"  # how the line begins that says so
 
 
 class DamagedRunError(RuntimeError):
@@ -111,9 +117,9 @@ class RunDirectory:
     def lock(self, wait: bool = False) -> Iterator[None]:
         """Hold the run for this process alone; the lock ends with the process, however it ends.
 
-        With `wait` it waits for the other process, otherwise raises RunLockedError with that process's id;
-        RuntimeError where a thread would wait for itself. Under torchrun the process of rank 0 holds it for
-        all ranks: they work on one run together.
+        With `wait` it says on standard error for whom it waits, and waits; without, or where SINKLORA_WAIT is
+        0, it raises RunLockedError with the other process's id. RuntimeError where a thread would wait for
+        itself. Under torchrun the process of rank 0 holds it for all ranks: they work on one run together.
         """
         if os.environ.get("RANK", "0") != "0":
             yield
@@ -121,17 +127,23 @@ class RunDirectory:
         self.root.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.root / f".{self.path.name}.lock")
         owner = self.root / f".{self.path.name}.owner"  # apart: who asks for a lock may empty its file
-        try:
-            held = lock.acquire(blocking=wait)
-        except Timeout:
-            process = owner.read_text(encoding="utf-8").strip() if owner.exists() else "of unknown id"
-            raise RunLockedError(f"process {process} works in {self.path}; wait for it or stop it") from None
-        with held:
-            atomic_write(owner, f"{os.getpid()}\n")
+        with self._acquired(lock, owner, wait and os.environ.get(WAIT, "1") != "0"):
+            atomic_write(owner, f"{os.getpid()} {socket.gethostname()}\n")
             try:
                 yield
             finally:
                 owner.unlink(missing_ok=True)
+
+    def _acquired(self, lock: BaseFileLock, owner: Path, wait: bool) -> AcquireReturnProxy:
+        try:
+            return lock.acquire(blocking=False)
+        except Timeout:
+            holder = f"{_process_of(owner)} works in {self.path}"
+        if not wait:
+            raise RunLockedError(f"{holder}; wait for it or stop it")
+        # Told on standard error: what a notebook prints there is not kept in its results.
+        print(f"{WAITING} {holder} ({WAIT}=0: do not wait)", file=sys.stderr, flush=True)
+        return lock.acquire()
 
     def reuse_or(self, work: Callable[[Path], Iterable[str | Path]], wait: bool = True) -> Path:
         """The path of the finished run; unless it is there, `work(path)` makes the outputs that it returns.
@@ -170,6 +182,15 @@ class RunDirectory:
     def _damage(self, name: str, what: str) -> DamagedRunError:
         advice = "delete the directory to run it again"
         return DamagedRunError(f"run {self.path} is damaged: {name} {what}; {advice}")
+
+
+def _process_of(owner: Path) -> str:
+    """The process that wrote the file, with its machine where that is another one."""
+    try:
+        number, _, machine = owner.read_text(encoding="utf-8").strip().partition(" ")
+    except OSError:
+        return "process of unknown id"
+    return f"process {number}" + (f" on {machine}" if machine not in ("", socket.gethostname()) else "")
 
 
 def remember(

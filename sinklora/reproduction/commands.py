@@ -5,15 +5,25 @@ import signal
 import time
 from pathlib import Path
 from types import FrameType
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sinklora.refusals import told_in_a_sentence
 
+if TYPE_CHECKING:
+    from sinklora.reproduction.places import Places
+
 # Page faults of freshly mapped memory take a third of a CPU training step: let the C library keep what it
 # freed. It reads these when a process starts, so they reach the notebooks' kernels and not this process.
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "2000000000", "MALLOC_TRIM_THRESHOLD_": "8000000000"}
+
+ResultsFolder = Annotated[
+    Path | None, typer.Option(help="where results go; the checkout's results, or ./results without one")
+]
+RunsFolder = Annotated[
+    Path | None, typer.Option(help="where runs are kept; the checkout's runs, or ./runs without one")
+]
 
 
 @told_in_a_sentence
@@ -29,35 +39,60 @@ def reproduce_command(
         str, typer.Option(help="run the notebooks whose names start with this, or one of these: 02,06")
     ] = "",
     seeds: Annotated[str, typer.Option(help="seeds separated by commas, in place of the profile's")] = "",
+    results: ResultsFolder = None,
+    runs: RunsFolder = None,
+    wait: Annotated[bool, typer.Option(help="wait for runs that another process makes")] = True,
 ) -> None:
     """Reproduce the tables and figures of a profile, into results/PROFILE.
 
     A notebook that fails stops it; runs and measurements already made are reused the next time. At the end
     stands what became of each of the paper's claims here, beside the committed results.
     """
-    _need_clone()
     from sinklora.reproduction.notebooks import execute, plan
-    from sinklora.reproduction.report.experiments import COMMITTED, load_experiments
-    from sinklora.reproduction.report.index import write_index, write_own
-    from sinklora.reproduction.report.profile_agreement import print_agreement
+    from sinklora.reproduction.places import INDEX, find_places
+    from sinklora.reproduction.report.experiments import load_experiments
 
-    chosen = plan(load_experiments(), profile, only, read_seeds(seeds))
+    places = find_places(results, runs)
+    experiments = load_experiments(places.sources / INDEX)
+    chosen = plan(experiments, profile, only, read_seeds(seeds), places.notebooks)
     if profile == "gpu":
         _need_gpu()
-    for name, value in ALLOCATOR.items():
-        os.environ.setdefault(name, value)
+    stop_when_told()
+    ready_environment(wait)
     for experiment, parameters in chosen:
         typer.echo(f"{experiment.notebook}: {experiment.reproduces}")
         started = time.monotonic()
-        execute(experiment, profile, parameters)
+        execute(experiment, profile, parameters, places)
         typer.echo(f"{experiment.notebook}: {(time.monotonic() - started) / 60:.1f} minutes")
-    if profile == "smoke":
-        return
-    if profile in COMMITTED:
-        write_index()
+    if profile != "smoke":
+        write_report(places, profile)
+
+
+def write_report(places: "Places", profile: str) -> None:
+    """Write the pages of a profile's results, and print what became of each claim."""
+    from sinklora.reproduction.report.experiments import COMMITTED
+    from sinklora.reproduction.report.index import write_index, write_own
+    from sinklora.reproduction.report.profile_agreement import print_agreement
+
+    if profile in COMMITTED and places.is_usual:
+        write_index(places.sources)
     else:
-        write_own(profile)
-    print_agreement(Path("results"), profile)
+        write_own(profile, places.results, places.sources)
+    print_agreement(places.results, profile, places.sources / "results")
+
+
+def ready_environment(wait: bool) -> None:
+    """What the kernels of notebooks find in their environment."""
+    for name, value in ALLOCATOR.items():
+        os.environ.setdefault(name, value)
+    if not wait:
+        os.environ["SINKLORA_WAIT"] = "0"
+
+
+def stop_when_told() -> None:
+    """Where a scheduler or a closed terminal ends this process, it ends as after an error does."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _stop)
 
 
 @told_in_a_sentence
@@ -103,8 +138,7 @@ def gpu_command(
 
     Ends with exit code 1 where steps are left.
     """
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _stop)
+    stop_when_told()
     from sinklora.reproduction.gpu import GpuPlan, make_gpu_base, make_real_study, run_steps
 
     _need_gpu()

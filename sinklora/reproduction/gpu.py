@@ -5,19 +5,15 @@
 goes on from what its training runs and measurements kept; `minutes` stops in time for a lease.
 """
 
-import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-import psutil
 import torch
 import yaml
 
@@ -26,7 +22,8 @@ from sinklora.records.provenance import current_provenance
 from sinklora.records.runs import RunDirectory
 from sinklora.reproduction.base_model.study import BaseRecipe, make_base
 from sinklora.reproduction.extension.real_study import study_of, tasks
-from sinklora.reproduction.extension.recipe import check_texts, read_recipe
+from sinklora.reproduction.extension.recipe import check_texts
+from sinklora.reproduction.process_family import end_family
 from sinklora.reproduction.report.experiments import (
     EXPERIMENTS,
     Experiment,
@@ -34,6 +31,7 @@ from sinklora.reproduction.report.experiments import (
     load_experiments,
 )
 from sinklora.reproduction.side_by_side import run_side_by_side
+from sinklora.reproduction.workflow.fine_tunes import base_of
 
 PROFILE = "gpu"
 
@@ -97,19 +95,13 @@ def _notebook_steps(experiments: Sequence[Experiment], base: Path) -> tuple[list
         if PROFILE in experiment.parameters:
             name = experiment.notebook
             step = Step(name, ("-m", "sinklora", "reproduce", "--profile", PROFILE, "--only", name))
-            starts_from = _base_of(experiment.parameters[PROFILE])
+            starts_from = base_of(experiment.parameters[PROFILE])
             if starts_from not in (None, base.as_posix()):
                 raise ValueError(
                     f"folder={base.as_posix()!r}: {name} starts from {starts_from!r}; name one folder"
                 )
             (apart if starts_from is None else from_base).append(step)
     return apart, from_base
-
-
-def _base_of(parameters: Mapping[str, Any]) -> str | None:
-    """The model that a notebook starts from, by its own name or its recipe's."""
-    recipe = parameters.get("recipe")
-    return parameters.get("base") if recipe is None else read_recipe(recipe).training.base
 
 
 def make_gpu_base(plan: GpuPlan, *, runs: Path) -> Path:
@@ -234,18 +226,3 @@ def _call(arguments: Sequence[str], seconds: float, log: TextIO) -> int:
         return process.wait(seconds)
     finally:  # also where this process is told to stop: a session of its own hears nothing of that
         end_family(process)
-
-
-def end_family(process: "subprocess.Popen[Any]") -> None:
-    """Kill a process started in a session of its own, its group, and all descendants.
-
-    The kernel of a notebook has a session of its own and would end by itself a second later, but what it
-    started to measure something, in a process of its own on the same card, would not.
-    """
-    descendants = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    for descendant in descendants:
-        with suppress(psutil.NoSuchProcess):
-            descendant.kill()
-    process.wait()

@@ -1,17 +1,22 @@
 """The notebooks of a profile, in order, each executed into `results/<profile>/notebooks`."""
 
+import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from sinklora.records.files import atomic_write
+from sinklora.records.runs import WAITING
+from sinklora.reproduction.kernel import private_kernel
+from sinklora.reproduction.places import Places
 from sinklora.reproduction.report.experiments import (
     PROFILES,
     Experiment,
     check_parameters,
     declared_parameters,
 )
+from sinklora.reproduction.stopped_notebook import stopped
 
 
 def plan(
@@ -52,33 +57,57 @@ def plan(
     return chosen
 
 
-def execute(
-    experiment: Experiment, profile: str, parameters: dict[str, Any], repository: Path = Path()
-) -> Path:
-    """Execute one notebook into `results/<profile>/notebooks`; raises PapermillExecutionError where a
-    cell fails, and then leaves what was there as it was.
+def execute(experiment: Experiment, profile: str, parameters: dict[str, Any], places: Places) -> Path:
+    """Execute one notebook in the sources, into `<profile>/notebooks` of the results.
+
+    Raises NotebookStoppedError, which says where and by what it stopped and leaves what was there as it was.
     """
     import papermill
 
-    source = repository / "notebooks" / f"{experiment.notebook}.ipynb"
+    source = places.notebooks / f"{experiment.notebook}.ipynb"
+    declared = declared_parameters(source)
+    where = {name: value for name, value in places.parameters.items() if name in declared}
     check_parameters(source, parameters)
-    folder = repository / "results" / profile / "notebooks"
+    folder = places.results / profile / "notebooks"
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
         executed = Path(scratch) / source.name
-        papermill.execute_notebook(
-            str(source), str(executed), parameters=parameters, cwd=str(repository), kernel_name="python3"
-        )
+        with places.told(), private_kernel() as kernel:
+            try:
+                papermill.execute_notebook(
+                    str(source),
+                    str(executed),
+                    parameters={**parameters, **where},
+                    cwd=str(places.sources),
+                    kernel_name="python3",
+                    km=kernel,
+                    stderr_file=_Waiting(),
+                )
+            except (Exception, KeyboardInterrupt, SystemExit) as error:
+                status = kernel.exit_status
+                raise stopped(experiment.notebook, executed, error, status, places) from error
         tidy(executed)
         atomic_write(folder / source.name, executed.read_bytes())
     return folder / source.name
+
+
+class _Waiting:
+    """Shows of a notebook's messages those that say for which process it waits."""
+
+    def write(self, text: str) -> None:
+        for line in text.splitlines():
+            if line.startswith(WAITING):
+                print(line, file=sys.stderr)
+
+    def flush(self) -> None:
+        sys.stderr.flush()
 
 
 def tidy(executed: Path) -> None:
     """Leave results and text in an executed notebook, and the cell with its parameters.
 
     Out go progress bars, warnings, widgets' remains, and what papermill noted: times that differ each run
-    and paths of the machine.
+    and paths of the machine, among them where its runs are.
     """
     import nbformat
 
@@ -89,6 +118,9 @@ def tidy(executed: Path) -> None:
         cell.metadata = {"tags": cell.metadata["tags"]} if cell.metadata.get("tags") else {}
         if cell.cell_type == "code":
             cell.outputs = [output for output in cell.outputs if not _is_noise(output)]
+        if "injected-parameters" in cell.metadata.get("tags", ()):
+            lines = cell.source.splitlines()
+            cell.source = "\n".join(line for line in lines if not line.startswith("runs = "))
     nbformat.write(notebook, executed)
 
 

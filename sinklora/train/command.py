@@ -8,13 +8,15 @@ import typer
 from sinklora.refusals import told_in_a_sentence
 
 if TYPE_CHECKING:
+    from sinklora.train.instruction_spec import InstructionSpec
     from sinklora.train.spec import TrainSpec
 
 
 @told_in_a_sentence
 def train_command(
-    config: Annotated[Path, typer.Option(help="YAML file with the fields of TrainSpec")],
+    config: Annotated[Path, typer.Option(help="YAML file with the fields of TrainSpec or InstructionSpec")],
     runs: Annotated[Path, typer.Option(help="where run directories lie")] = Path("runs"),
+    wait: Annotated[bool, typer.Option(help="wait where another process trains the same")] = True,
 ) -> None:
     """Train one specification; a killed run goes on from its last checkpoint, a finished one is reused.
 
@@ -23,16 +25,17 @@ def train_command(
     spec = read_spec(config)
     from sinklora.train.run import train
 
-    typer.echo(train(spec, runs=runs).path)
+    typer.echo(train(spec, runs=runs, wait=wait).path)
 
 
-def read_spec(config: Path) -> "TrainSpec":
-    """The TrainSpec of a YAML file.
+def read_spec(config: Path) -> "TrainSpec | InstructionSpec":
+    """The spec of a YAML file: an InstructionSpec where it has `examples`, else a TrainSpec.
 
-    Raises FileNotFoundError, or ValueError with the file's name for what is no YAML or no TrainSpec.
+    Raises FileNotFoundError, or ValueError with the file's name for what is no YAML or no spec.
     """
     import yaml
 
+    from sinklora.train.instruction_spec import InstructionSpec
     from sinklora.train.spec import TrainSpec
 
     if not config.is_file():
@@ -41,6 +44,7 @@ def read_spec(config: Path) -> "TrainSpec":
         values: Any = yaml.safe_load(config.read_text(encoding="utf-8"))
         if not isinstance(values, dict):
             raise ValueError(f"expected the fields of TrainSpec, a mapping, not {values!r:.80}")
-        return TrainSpec.from_dict(values)
+        kind = InstructionSpec if "examples" in values else TrainSpec
+        return kind.from_dict(values)
     except (ValueError, TypeError, yaml.YAMLError) as error:
         raise ValueError(f"{config}: {error}") from error

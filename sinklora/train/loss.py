@@ -11,11 +11,12 @@ import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
 from sinklora.records.checks import check_counts
-from sinklora.train.linear_cross_entropy import summed_linear_cross_entropy
+from sinklora.train.linear_cross_entropy import IGNORED, summed_linear_cross_entropy
+from sinklora.train.sharded_rows import ShardedRows
 
 
 def _summed_cross_entropy(head: torch.nn.Module, hidden: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    return F.cross_entropy(head(hidden).float(), labels, ignore_index=-100, reduction="sum")
+    return F.cross_entropy(head(hidden).float(), labels, ignore_index=IGNORED, reduction="sum")
 
 
 class ChunkedLoss:
@@ -35,12 +36,30 @@ class ChunkedLoss:
         self.checked = False
 
     def __call__(
-        self, model: torch.nn.Module, input_ids: torch.Tensor, labels: torch.Tensor, **inputs: Any
+        self,
+        model: torch.nn.Module,
+        input_ids: torch.Tensor,
+        labels: torch.Tensor,
+        counted: torch.Tensor | int | None = None,
+        **inputs: Any,
     ) -> torch.Tensor:
-        """Loss (scalar, float32) for ``input_ids`` and ``labels`` (int64 [B, N]; -100 is not counted)."""
-        outputs = model(
-            input_ids=input_ids, logits_to_keep=1, output_hidden_states=True, use_cache=False, **inputs
-        )
+        """Loss (scalar, float32) for ``input_ids`` and ``labels`` (int64 [B, N]; -100 is not counted).
+
+        The sum of losses over ``counted`` labels, those of a whole step; None: over the labels given here.
+        """
+        hidden, head = self._forward(model, input_ids=input_ids, **inputs)
+        targets = labels[:, 1:]
+        over = (targets != IGNORED).sum().clamp(min=1) if counted is None else counted
+        return self._summed(head, hidden[:, :-1], targets) / over
+
+    def of_shard(self, model: torch.nn.Module, rows: ShardedRows) -> torch.Tensor:
+        """This process's summand of the loss of rows that are cut along the sequence (scalar, float32)."""
+        hidden, head = self._forward(model, **rows.inputs)
+        return self._summed(head, hidden, rows.targets) / max(rows.counted, 1)
+
+    def _forward(self, model: torch.nn.Module, **inputs: Any) -> tuple[torch.Tensor, torch.nn.Module]:
+        """Last hidden states [B, N, W], and the output embedding."""
+        outputs = model(logits_to_keep=1, output_hidden_states=True, use_cache=False, **inputs)
         inner: Any = getattr(model, "module", model)  # inside DDP or DeepSpeed
         head = inner.get_output_embeddings()
         hidden = outputs.hidden_states[-1]
@@ -48,15 +67,18 @@ class ChunkedLoss:
             _check_config(inner.config)
             _check_head(head, hidden[:, -1:], outputs.logits)
             self.checked = True
-        rows = hidden[:, :-1].reshape(-1, hidden.shape[-1])
-        targets = labels[:, 1:].reshape(-1)
+        return hidden, head
+
+    def _summed(self, head: torch.nn.Module, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Cross-entropy summed over the targets [B, N] of hidden states [B, N, W]."""
+        rows, targets = hidden.reshape(-1, hidden.shape[-1]), targets.reshape(-1)
         if self.fused and getattr(head, "bias", None) is None:
-            total = summed_linear_cross_entropy(_in_autocast_dtype(rows), head.weight, targets, self.chunk)
-            return total / (targets != -100).sum().clamp(min=1)
+            weight: Any = head.weight
+            return summed_linear_cross_entropy(_in_autocast_dtype(rows), weight, targets, self.chunk)
         total = rows.new_zeros((), dtype=torch.float32)
         for part, target in zip(rows.split(self.chunk), targets.split(self.chunk), strict=True):
             total = total + checkpoint(_summed_cross_entropy, head, part, target, use_reentrant=False)
-        return total / (targets != -100).sum().clamp(min=1)
+        return total
 
 
 def _in_autocast_dtype(x: torch.Tensor) -> torch.Tensor:

@@ -70,22 +70,29 @@ def docstrings(source: str) -> list[str]:
     """The docstrings of a Python file, in its order and without their indentation; none where it is not
     Python.
     """
+    return [text for _, text in named_docstrings(source)]
+
+
+def named_docstrings(source: str) -> list[tuple[str, str]]:
+    """The same with the name of what each describes: "" (the file), "function", "Class", "Class.method"."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of other people's escapes
             tree = ast.parse(source)
     except (SyntaxError, ValueError, RecursionError):
         return []
-    return list(_docstrings_in(tree))
+    return list(_docstrings_in(tree, ""))
 
 
-def _docstrings_in(node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> Iterator[str]:
+def _docstrings_in(
+    node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef, name: str
+) -> Iterator[tuple[str, str]]:
     """Of a node and of the classes and functions that stand directly in it."""
     if text := ast.get_docstring(node):
-        yield text
+        yield name, text
     for statement in node.body:
         if isinstance(statement, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            yield from _docstrings_in(statement)
+            yield from _docstrings_in(statement, f"{name}.{statement.name}".lstrip("."))
 
 
 def prose_paragraphs(texts: Iterable[str]) -> Iterator[str]:

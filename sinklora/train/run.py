@@ -1,4 +1,4 @@
-"""Training: a TrainSpec becomes a run directory with the model or adapter, its loss curve and provenance."""
+"""Training: a spec becomes a run directory with the model or adapter, its loss curve and provenance."""
 
 import importlib.util
 import json
@@ -14,7 +14,6 @@ from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     PreTrainedModel,
-    PreTrainedTokenizerBase,
     PrinterCallback,
     set_seed,
 )
@@ -29,10 +28,11 @@ from sinklora.pretrained.fetch import model_path
 from sinklora.records.files import atomic_write
 from sinklora.records.provenance import current_provenance
 from sinklora.records.runs import RunDirectory
+from sinklora.train.instruction_spec import InstructionSpec
 from sinklora.train.pattern_schedules import find_schedule
-from sinklora.train.rows import MixedRows, NeedleRows, PackedRows
-from sinklora.train.spec import TrainSpec, identity
-from sinklora.train.tokens import TokenizedCorpus, corpus_record, tokenize_corpus
+from sinklora.train.quantization import check_quantization, quantization_options
+from sinklora.train.sharded_rows import check_processes, process_count
+from sinklora.train.spec import TrainSpec
 from sinklora.train.trainer import (
     CheckGradients,
     ChunkedLossTrainer,
@@ -43,66 +43,70 @@ from sinklora.train.trainer import (
     last_complete_checkpoint,
     training_arguments,
 )
+from sinklora.train.training_data import TrainingData, training_data
+
+Spec = TrainSpec | InstructionSpec
 
 
-def load_base(spec: TrainSpec) -> PreTrainedModel:
+def load_base(spec: Spec) -> PreTrainedModel:
     """The base model in its dtype, extended to the context; random weights where the spec says so."""
-    if spec.random_weights:
+    if isinstance(spec, TrainSpec) and spec.random_weights:
         set_seed(spec.seed)
         model = AutoModelForCausalLM.from_config(
             AutoConfig.from_pretrained(model_path(spec.base)), dtype=torch.float32
         )
     else:
         dtype = getattr(torch, spec.frozen_dtype)
-        model = AutoModelForCausalLM.from_pretrained(model_path(spec.base), dtype=dtype)
+        options = quantization_options(spec.quantize) if isinstance(spec, InstructionSpec) else {}
+        model = AutoModelForCausalLM.from_pretrained(model_path(spec.base), dtype=dtype, **options)
     if spec.context > model.config.max_position_embeddings:
         model = extend_context(model, spec.context, method=spec.rope)
     return model
 
 
-def trainable_model(spec: TrainSpec) -> torch.nn.Module:
+def trainable_model(spec: Spec) -> torch.nn.Module:
     """The base with the pattern in training mode, and the adapter where the method is one."""
     model = load_base(spec)
-    if (
-        spec.pattern != "full" or spec.frozen_dtype == "bfloat16"
-    ):  # whose attention has a faster backward pass
-        use_pattern(model, spec.attention_pattern())
+    # Attention of a base in bfloat16 has a faster backward pass here, and that of cut rows is here alone.
+    if spec.pattern != "full" or spec.frozen_dtype == "bfloat16" or spec.sequence_parallel > 1:
+        use_pattern(model, spec.pattern_at(0, 1))
     set_seed(spec.seed)
     return lora_plus(model, rank=spec.rank, alpha=spec.alpha) if spec.method == "lora_plus" else model
 
 
-def training_rows(
-    spec: TrainSpec, corpus: TokenizedCorpus, tokenizer: PreTrainedTokenizerBase
-) -> torch.utils.data.Dataset[dict[str, torch.Tensor]]:
-    """Packed rows of the corpus, with the spec's share of recall rows mixed in."""
-    rows = PackedRows(corpus, spec.context, separate_documents=spec.separate_documents)
-    if not spec.recall_share:
-        return rows
-    return MixedRows(rows, NeedleRows(tokenizer, spec.context, len(rows), spec.seed), spec.recall_share)
-
-
 def train(
-    spec: TrainSpec, *, runs: Path = Path("runs"), cache: Path | None = None, progress: bool = True
+    spec: Spec,
+    *,
+    runs: Path = Path("runs"),
+    cache: Path | None = None,
+    progress: bool = True,
+    wait: bool = True,
 ) -> RunDirectory:
     """Train a spec, or reuse its finished run, or go on from its last complete checkpoint.
 
     Returns the run directory: ``adapter/`` or ``model/``, ``loss.csv`` (step, loss, learning_rate,
-    grad_norm), ``spec.json``, ``provenance.json``. Raises DamagedRunError if a finished run no longer
+    grad_norm), ``spec.json``, ``provenance.json``. Where another process trains the same, it waits for that
+    one's outcome; without `wait` it raises RunLockedError. Raises DamagedRunError if a finished run no longer
     matches its record.
     """
     _check_deepspeed(spec.deepspeed)
+    if isinstance(spec, InstructionSpec):
+        check_quantization(spec.quantize)
+    check_processes(spec.sequence_parallel, process_count())
     check_model_name(spec.base, "base")
     tokenizer = AutoTokenizer.from_pretrained(model_path(spec.base))
-    corpus = tokenize_corpus(spec.corpus, tokenizer, cache=cache, progress=progress)
+    data = training_data(spec, tokenizer, cache=cache, progress=progress)
     readable = re.sub(r"[^A-Za-z0-9._]+", "_", spec.pattern).strip("_")
-    run = RunDirectory(runs, identity(spec, corpus), prefix=f"{readable}-{spec.context}")
+    run = RunDirectory(runs, data.key, prefix=f"{readable}-{spec.context}")
     if run.state() == "finished":
         run.verify()
         return run
-    with run.lock():
-        if run.state() != "finished":
+    with run.lock(wait):
+        if run.state() == "finished":  # by the process that was waited for
+            run.verify()
+        else:
             run.create()
-            _train(spec, run, corpus, tokenizer, progress)
+            _train(spec, run, data, progress)
     return run
 
 
@@ -113,19 +117,14 @@ def _check_deepspeed(config: str | None) -> None:
         raise ImportError(f"deepspeed={config!r}: DeepSpeed is not installed; pip install 'sinklora[gpu]'")
 
 
-def _train(
-    spec: TrainSpec,
-    run: RunDirectory,
-    corpus: TokenizedCorpus,
-    tokenizer: PreTrainedTokenizerBase,
-    progress: bool,
-) -> None:
+def _train(spec: Spec, run: RunDirectory, data: TrainingData, progress: bool) -> None:
     work = run.path / "checkpoints"
     follow = [FollowPatternSchedule(spec)] if find_schedule(spec.pattern) else []
     trainer = ChunkedLossTrainer(
         model=trainable_model(spec),
-        args=training_arguments(spec, work, progress),
-        train_dataset=training_rows(spec, corpus, tokenizer),
+        args=training_arguments(spec, data.steps, work, progress),
+        train_dataset=data.rows,
+        data_collator=data.collate,
         callbacks=[MarkComplete(), CheckGradients(), *follow],
         spec=spec,
     )
@@ -145,15 +144,16 @@ def _train(
     record = {
         **current_provenance(),
         **packaged_record(spec.base),
-        "data": corpus_record(spec.corpus, corpus),
+        "data": data.record,
         "seconds": result.metrics["train_runtime"],
+        "processes": {"all": trainer.args.world_size, "to_a_row": trainer.groups.size},
     }
     atomic_write(run.path / "provenance.json", json.dumps(record, indent=1))
     run.finish([*saved, run.path / "loss.csv", run.path / "provenance.json"])
     shutil.rmtree(work)
 
 
-def _save(spec: TrainSpec, model: Any, folder: Path) -> list[Path]:
+def _save(spec: Spec, model: Any, folder: Path) -> list[Path]:
     """Write the outcome under a temporary name, rename, return its files."""
     final = folder / ("adapter" if spec.method == "lora_plus" else "model")
     temporary = folder / f".{final.name}"
@@ -167,7 +167,7 @@ def _save(spec: TrainSpec, model: Any, folder: Path) -> list[Path]:
     return files_below(final)
 
 
-def load_trained(run: RunDirectory, spec: TrainSpec) -> torch.nn.Module:
+def load_trained(run: RunDirectory, spec: Spec) -> torch.nn.Module:
     """The model of a finished run, in evaluation mode; its files are checked first."""
     run.verify()
     if spec.method == "lora_plus":

@@ -80,7 +80,7 @@ def _is_in(name: str, split: str) -> bool:
     return split == ALL or split_of(name) == split or (split == HELD_OUT and split_of(name) != "train")
 
 
-def _package_root(package: str) -> Path:
+def package_root(package: str) -> Path:
     found = importlib.util.find_spec(package)
     if found is None or not found.submodule_search_locations:
         raise ValueError(f"source: package {package!r} is not installed; install it or name other packages")
@@ -116,13 +116,13 @@ def _packages(argument: str, split: str, for_test: tuple[str, ...]) -> tuple[tup
 def _installed(argument: str, spec: CorpusSpec) -> Iterator[tuple[str, Path | str]]:
     packages, split = _packages(argument, spec.split, TEST_PACKAGES)
     for package in packages:
-        yield from _files(_package_root(package), "*.py", split, f"{package}/")
+        yield from _files(package_root(package), "*.py", split, f"{package}/")
 
 
 def _prose(argument: str, spec: CorpusSpec) -> Iterator[tuple[str, Path | str]]:
     packages, split = _packages(argument, spec.split, PROSE_TEST_PACKAGES)
     for package in packages:
-        for name, text in package_prose(_package_root(package), f"{package}/"):
+        for name, text in package_prose(package_root(package), f"{package}/"):
             if _is_in(name, split):
                 yield name, text
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm import tqdm
 
-from sinklora.records.files import atomic_write, file_hash
+from sinklora.train.array_cache import kept_arrays
 from sinklora.train.sources import CorpusSpec, Document, content_hash, read_documents
 
 if TYPE_CHECKING:  # a TrainSpec is read without loading transformers
@@ -64,26 +65,15 @@ def tokenize_corpus(
     sha256 = content_hash(documents)
     key = hashlib.sha256(f"{sha256} {tokenizer_hash(tokenizer)}".encode()).hexdigest()[:24]
     folder = (cache or default_cache()) / key
-    if not _intact(folder):
-        _write_tokens(folder, documents, tokenizer, progress)
-    tokens = np.load(folder / "tokens.npy", mmap_mode="r", allow_pickle=False)
-    starts = np.load(folder / "starts.npy", allow_pickle=False)
-    return TokenizedCorpus(tokens, starts, tuple(d.name for d in documents), sha256, skipped)
+    kept = kept_arrays(folder, lambda: _token_arrays(documents, tokenizer, progress))
+    return TokenizedCorpus(kept["tokens"], kept["starts"], tuple(d.name for d in documents), sha256, skipped)
 
 
-def _intact(folder: Path) -> bool:
-    try:
-        recorded = json.loads((folder / "sha256.json").read_text())
-        return bool(recorded) and all(file_hash(folder / name) == digest for name, digest in recorded.items())
-    except (OSError, json.JSONDecodeError, AttributeError):
-        return False
-
-
-def _write_tokens(
-    folder: Path, documents: list[Document], tokenizer: PreTrainedTokenizerBase, progress: bool
-) -> None:
+def _token_arrays(
+    documents: list[Document], tokenizer: PreTrainedTokenizerBase, progress: bool
+) -> dict[str, np.ndarray]:
     pieces: list[np.ndarray] = []
-    dtype = np.uint16 if len(tokenizer) <= 2**16 else np.uint32
+    dtype = token_dtype(tokenizer)
     bar = tqdm(total=len(documents), desc="tokenizing", unit="document", disable=not progress)
     for first in range(0, len(documents), 64):
         texts = [document.text for document in documents[first : first + 64]]
@@ -91,15 +81,17 @@ def _write_tokens(
             pieces.append(np.asarray([tokenizer.bos_token_id, *ids], dtype=dtype))
         bar.update(len(texts))
     bar.close()
-    starts = np.cumsum([0, *(len(piece) for piece in pieces[:-1])], dtype=np.int64)
-    arrays = {"tokens.npy": np.concatenate(pieces), "starts.npy": starts}
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, array in arrays.items():
-        temporary = folder / f".{name}.{os.getpid()}.npy"
-        np.save(temporary, array, allow_pickle=False)
-        os.replace(temporary, folder / name)
-    hashes = {name: file_hash(folder / name) for name in arrays}
-    atomic_write(folder / "sha256.json", json.dumps(hashes))
+    return {"tokens": np.concatenate(pieces), "starts": starts_of(pieces)}
+
+
+def token_dtype(tokenizer: PreTrainedTokenizerBase) -> type[np.unsignedinteger[Any]]:
+    """The smallest type that holds every token."""
+    return np.uint16 if len(tokenizer) <= 2**16 else np.uint32
+
+
+def starts_of(pieces: Sequence[np.ndarray]) -> np.ndarray:
+    """Where each piece begins when they are laid end to end."""
+    return np.cumsum([0, *(len(piece) for piece in pieces[:-1])], dtype=np.int64)
 
 
 def corpus_record(spec: CorpusSpec, corpus: TokenizedCorpus) -> dict[str, Any]:

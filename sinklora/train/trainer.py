@@ -3,7 +3,6 @@ steps, ZeRO-3's divided parameters gathered.
 """
 
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -19,7 +18,8 @@ from sinklora.lora.adapter import check_gradients
 from sinklora.records.files import atomic_write, file_hash
 from sinklora.train.checkpointing import keep_products
 from sinklora.train.loss import ChunkedLoss
-from sinklora.train.spec import TrainSpec
+from sinklora.train.settings import TrainingSettings
+from sinklora.train.sharded_rows import SequenceGroups, check_processes, cut_rows, process_count
 
 COMPLETE = "complete.json"  # written last into a checkpoint: without it the checkpoint was cut short
 
@@ -31,14 +31,23 @@ class ChunkedLossTrainer(Trainer):
     LoRA, and on the CPU checkpoints that keep products.
     """
 
-    def __init__(self, *arguments: Any, spec: TrainSpec, **options: Any) -> None:
+    def __init__(self, *arguments: Any, spec: TrainingSettings, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self.model_accepts_loss_kwargs = False  # rows are equally long: the mean of means is the mean
+        # Equally many labels a row: the mean of means is the mean. Else a step's labels are counted first.
+        self.model_accepts_loss_kwargs = spec.counts_labels
+        self.groups = SequenceGroups.of(spec.sequence_parallel)
         self.half = spec.frozen_dtype == "bfloat16"
         self.chunked_loss = ChunkedLoss(spec.loss_chunk, fused=self.half)
         if keeps_products(spec):
             model: Any = self.model
             keep_products(model)
+
+    def get_train_dataloader(self) -> Any:
+        loader: Any = super().get_train_dataloader()
+        if self.groups.size > 1:  # the processes of a group take the same rows
+            batches = loader.batch_sampler
+            batches.num_processes, batches.process_index = self.groups.rows, self.groups.place
+        return loader
 
     def training_step(self, model: torch.nn.Module, *arguments: Any, **options: Any) -> torch.Tensor:
         # Autocast casts what needs it; peft would go by way of float32. Checkpoints compute in the backward
@@ -55,7 +64,13 @@ class ChunkedLossTrainer(Trainer):
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
         with self.accelerator.autocast():  # the head is applied outside of the model's own forward
-            loss = self.chunked_loss(model, **inputs)
+            if self.groups.size == 1:
+                loss = self.chunked_loss(model, counted=num_items_in_batch, **inputs)
+            else:  # gradients become the mean over processes, of which each has a summand
+                rows = cut_rows(self.groups.group, **inputs)
+                loss = self.chunked_loss.of_shard(model, rows) * self.groups.size
+        if num_items_in_batch is not None:
+            loss = loss * self.accelerator.num_processes  # which are averaged over, and share one count
         return (loss, {"loss": loss}) if return_outputs else loss
 
 
@@ -63,6 +78,8 @@ class MarkComplete(TrainerCallback):
     """Writes the hashes of a checkpoint's files last, so that a torn one is never resumed."""
 
     def on_save(self, args: TrainingArguments, state: Any, control: Any, **unused: Any) -> None:
+        if torch.distributed.is_initialized():
+            torch.distributed.barrier()  # each process writes files of its own
         if state.is_world_process_zero:
             folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
             hashes = {p.relative_to(folder).as_posix(): file_hash(p) for p in files_below(folder)}
@@ -85,12 +102,12 @@ class CheckGradients(TrainerCallback):
 class FollowPatternSchedule(TrainerCallback):
     """Changes the pattern between steps as the pattern schedule says, after a resumption as well."""
 
-    def __init__(self, spec: TrainSpec) -> None:
+    def __init__(self, spec: TrainingSettings) -> None:
         self.spec = spec
 
     def on_step_begin(self, args: TrainingArguments, state: Any, control: Any, **given: Any) -> None:
         model = getattr(given["model"], "module", given["model"])  # what distributed training wraps
-        pattern = self.spec.attention_pattern(state.global_step)
+        pattern = self.spec.pattern_at(state.global_step, state.max_steps)
         if current_pattern(model) != pattern:
             use_pattern(model, pattern, probe=False)
 
@@ -113,25 +130,26 @@ def last_complete_checkpoint(folder: Path) -> Path | None:
     return None
 
 
-def keeps_products(spec: TrainSpec) -> bool:
+def keeps_products(spec: TrainingSettings) -> bool:
     """Whether checkpoints keep products: memory for time, which the CPU has more of than a GPU."""
     half = spec.frozen_dtype == "bfloat16"
     return spec.gradient_checkpointing and half and not torch.cuda.is_available()
 
 
-def training_arguments(spec: TrainSpec, folder: Path, progress: bool) -> TrainingArguments:
+def training_arguments(spec: TrainingSettings, steps: int, folder: Path, progress: bool) -> TrainingArguments:
     """The spec in the Trainer's words."""
     cuda = torch.cuda.is_available()
-    world = int(os.environ.get("WORLD_SIZE", "1"))  # torchrun's number of processes
-    accumulation, rest = divmod(spec.batch_size, spec.micro_batch_size * world)
+    world = process_count()
+    rows = check_processes(spec.sequence_parallel, world)
+    accumulation, rest = divmod(spec.batch_size, spec.micro_batch_size * rows)
     if rest or not accumulation:
         raise ValueError(
-            f"batch_size={spec.batch_size}: expected a multiple of micro_batch_size × devices = "
-            f"{spec.micro_batch_size} × {world}"
+            f"batch_size={spec.batch_size}: expected a multiple of micro_batch_size × devices"
+            f"{' / sequence_parallel' if rows < world else ''} = {spec.micro_batch_size} × {rows}"
         )
     return TrainingArguments(
         output_dir=str(folder),
-        max_steps=spec.steps,
+        max_steps=steps,
         per_device_train_batch_size=spec.micro_batch_size,
         gradient_accumulation_steps=accumulation,
         learning_rate=spec.learning_rate,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sinklora.chat.documents import DocumentError, read_document
+from sinklora.chat.documents import MOST_UNPACKED_BYTES, DocumentError, read_document
 
 WORDS = "The bottle was not marked poison."
 
@@ -121,6 +121,16 @@ def test_an_encrypted_document_is_told_apart(tmp_path: Path) -> None:
     lock = b"<</Filter/Standard/V 1/R 2/O(" + b"o" * 32 + b")/U(" + b"u" * 32 + b")/P -4>>"
     path.write_bytes(pdf(WORDS).replace(b"/Root 1 0 R>>", b"/Root 1 0 R/ID[(a)(a)]/Encrypt " + lock + b">>"))
     with pytest.raises(DocumentError, match="is encrypted; save it without a password"):
+        read_document(path)
+
+
+def test_an_archive_that_promises_too_much_is_not_unpacked(tmp_path: Path) -> None:
+    path = tmp_path / "bomb.epub"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive, archive.open("a.xhtml", "w") as part:
+        for _ in range(MOST_UNPACKED_BYTES // 2**20 + 1):
+            part.write(bytes(2**20))
+    assert path.stat().st_size < 2**20
+    with pytest.raises(DocumentError, match="unpacks to 201 MiB, at most 200"):
         read_document(path)
 
 

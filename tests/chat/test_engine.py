@@ -134,7 +134,7 @@ def test_reading_is_told_and_stops_at_the_next_layer() -> None:
         talk.read(OTHER, progress=once, stop=stop)
     # The conversation is what it was, and the model has none of the hooks.
     assert talk.document is DOCUMENT and said(talk, "And?") and before
-    assert not any(layer._forward_hooks for layer in decoder_layers(talk.model))
+    assert not any(part._forward_hooks for layer in decoder_layers(talk.model) for part in layer.modules())
 
 
 def test_a_smaller_budget_counts_from_the_next_question_on() -> None:

@@ -5,6 +5,7 @@ import os
 import pty
 import select
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -18,6 +19,7 @@ from chat_models import LONG_TEXT, TEMPLATE, chat_base
 from sinklora.cache.h2o import H2O
 from sinklora.chat.documents import Document
 from sinklora.chat.engine import Conversation
+from sinklora.chat.page_server import ADDRESS
 from sinklora.chat.terminal import HELP, Terminal, stopped_by_ctrl_c
 from sinklora.cli import application
 
@@ -128,9 +130,21 @@ def test_questions_come_from_a_pipe(chat_folder: Path, tmp_path: Path) -> None:
         (["--document", "pyproject.toml"], "document='pyproject.toml': cannot be read; give text"),
         (["--document", "README.md", "--policy", "h3o"], "kv='h3o': expected one of"),
         (["--document", "README.md", "--budget", "lots"], "budget='lots': expected a fraction"),
+        ([], "document: give one (--document FILE), or open one in the browser (--page)"),
+        (["--page", "--document", "README.md"], "document='README.md': leave it out"),
+        (["--page", "--budget", "400"], "budget=400: the page takes a fraction"),
         (["--document", "README.md", "--base", "data/base"], "tokenizer='data/base': has no chat template"),
     ],
 )
 def test_what_is_wrong_is_a_sentence(arguments: list[str], words: str) -> None:
     shown = CliRunner().invoke(application, ["chat", *arguments])
     assert shown.exit_code == 2 and f"Error: {words}" in shown.output
+
+
+def test_a_page_has_a_port_of_its_own() -> None:
+    with socket.socket() as taken:
+        taken.bind((ADDRESS, 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        shown = CliRunner().invoke(application, ["chat", "--page", "--port", port])
+    assert shown.exit_code == 2 and f"Error: port={port}: is in use" in shown.output

@@ -359,6 +359,31 @@ def test_who_waits_gets_the_lock_when_the_other_process_ends(run: RunDirectory) 
         assert (waiting.result() / "ended.txt").read_text() == "True"
 
 
+def test_who_waits_says_for_whom_and_may_choose_not_to(
+    run: RunDirectory, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with held_elsewhere(run) as process, ThreadPoolExecutor(1) as pool:
+        monkeypatch.setenv("SINKLORA_WAIT", "0")
+        with pytest.raises(RunLockedError, match=f"process {process.pid} "):
+            run.reuse_or(lambda folder: [])
+        assert capfd.readouterr() == ("", "")
+        monkeypatch.delenv("SINKLORA_WAIT")
+        waiting = pool.submit(run.reuse_or, lambda folder: [])
+        with pytest.raises(TimeoutError):
+            waiting.result(timeout=0.3)
+        process.communicate()
+        assert waiting.result() == run.path
+    told = f"waiting: process {process.pid} works in {run.path} (SINKLORA_WAIT=0: do not wait)\n"
+    assert capfd.readouterr() == ("", told)
+
+
+def test_a_process_on_another_machine_is_named_with_it(run: RunDirectory) -> None:
+    with held_elsewhere(run):
+        (run.root / f".{run.path.name}.owner").write_text("17 node-7\n")
+        with pytest.raises(RunLockedError, match="process 17 on node-7 works in"), run.lock():
+            pytest.fail("two processes hold one run")
+
+
 def test_who_waits_for_itself_is_told(run: RunDirectory) -> None:
     with run.lock(), pytest.raises(RuntimeError, match="already held"), run.lock(wait=True):
         pytest.fail("the lock was taken twice")

@@ -9,6 +9,7 @@ import pytest
 
 from sinklora.reproduction.gpu import GpuPlan
 from sinklora.reproduction.notebooks import execute, plan
+from sinklora.reproduction.places import Places
 from sinklora.reproduction.report.experiments import load_experiments
 from sinklora.reproduction.report.index import write_index
 
@@ -70,7 +71,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_it_is_run_shown_in_the_index_and_quoted(repository: Path) -> None:
     experiments = load_experiments(repository / "notebooks" / "experiments.yaml")
     [(experiment, parameters)] = plan(experiments, "full", notebooks=repository / "notebooks")
-    execute(experiment, "full", parameters, repository)
+    execute(experiment, "full", parameters, Places(repository, repository / "results", repository / "runs"))
     write_index(repository)
     tables = repository / "results" / "full" / "tables"
     assert (tables / "new_heights.csv").read_text() == "name,height,height (sd)\nnew,3.5,0.7071067811865476\n"

@@ -21,8 +21,9 @@ from sinklora.cli import application
 from sinklora.hf.model_shapes import SHAPES
 from sinklora.reproduction.base_model.study import BaseRecipe
 from sinklora.reproduction.extension.recipe import read_recipe
-from sinklora.reproduction.gpu import GpuPlan, Step, end_family, make_gpu_base, run_steps
+from sinklora.reproduction.gpu import GpuPlan, Step, make_gpu_base, run_steps
 from sinklora.reproduction.notebooks import plan as notebook_plan
+from sinklora.reproduction.process_family import end_family
 from sinklora.reproduction.report.experiments import declared_parameters, load_experiments
 from sinklora.train.spec import base_hash
 

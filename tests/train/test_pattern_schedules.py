@@ -83,7 +83,7 @@ def test_training_follows_the_curriculum(spec: TrainSpec, tmp_path: Path) -> Non
     follow = FollowPatternSchedule(spec)
     seen = []
     for step in range(4):
-        state = type("State", (), {"global_step": step})()
+        state = type("State", (), {"global_step": step, "max_steps": 4})()
         follow.on_step_begin(None, state, None, model=model)  # type: ignore[arg-type]
         seen.append(current_pattern(model))
     assert seen == [spec.attention_pattern(step) for step in range(4)]

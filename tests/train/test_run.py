@@ -13,56 +13,18 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from sinklora.records.runs import DamagedRunError, RunDirectory
-from sinklora.reproduction.base_model.study import train_tokenizer
+from sinklora.train.command import read_spec
 from sinklora.train.run import load_trained, train
-from sinklora.train.sources import CorpusSpec
 from sinklora.train.spec import TrainSpec
 from sinklora.train.trainer import COMPLETE, last_complete_checkpoint
-
-TEXTS = [f"def function_{i}(x):\n    return x * {i} + {i % 7}\n" * 30 for i in range(12)]
+from tiny_training import TEXTS, make_place, spec_in
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a tiny base model and a corpus, which training processes work in."""
-    folder = tmp_path_factory.mktemp("training")
-    (folder / "corpus" / "train").mkdir(parents=True)
-    for number, text in enumerate(TEXTS):
-        (folder / "corpus" / "train" / f"{number}.txt").write_text(text)
-    tokenizer = train_tokenizer(TEXTS, 300)
-    tokenizer.save_pretrained(folder / "base")
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=16,
-        intermediate_size=24,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        max_position_embeddings=32,
-        tie_word_embeddings=True,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder / "base")
-    return folder
-
-
-def spec_in(place: Path, **changes: object) -> TrainSpec:
-    values: dict[str, object] = {
-        "base": str(place / "base"),
-        "corpus": CorpusSpec(f"dir:{place / 'corpus'}"),
-        "context": 64,
-        "steps": 6,
-        "batch_size": 2,
-        "micro_batch_size": 1,
-        "learning_rate": 1e-2,
-        "warmup_steps": 1,
-        "save_every": 2,
-        "loss_chunk": 16,
-    }
-    return TrainSpec(**(values | changes))  # type: ignore[arg-type]
+    return make_place(tmp_path_factory.mktemp("training"))
 
 
 def train_in(place: Path, root: str, spec: TrainSpec) -> RunDirectory:
@@ -249,7 +211,8 @@ def test_unknown_keys_are_named() -> None:
 
 @pytest.mark.parametrize("path", sorted(Path("configs/train").glob("*.yaml")), ids=lambda p: p.stem)
 def test_the_configurations_are_specs(path: Path) -> None:
-    assert TrainSpec.from_dict(yaml.safe_load(path.read_text())).steps > 0
+    spec = read_spec(path)
+    assert spec.batch_size > 0 and spec.pattern_at(0, 1).group_size
 
 
 @pytest.mark.slow

@@ -21,8 +21,11 @@ from sinklora.reproduction.efficiency.study import EfficiencyStudy
 from sinklora.reproduction.extension.study import ExtensionStudy
 from sinklora.reproduction.extension.texts import TextSet
 from sinklora.reproduction.retrieval.study import RetrievalStudy
+from sinklora.train.examples import ExampleSource
+from sinklora.train.instruction_spec import InstructionSpec
+from sinklora.train.settings import LR_SCHEDULES
 from sinklora.train.sources import CorpusSpec
-from sinklora.train.spec import LR_SCHEDULES, TrainSpec, identity
+from sinklora.train.spec import TrainSpec, identity
 
 # Hashes of the keys that the first runs were made under; every one of them must be found again.
 GOLDEN: dict[str, tuple[dict[str, Any], str]] = {
@@ -113,9 +116,12 @@ def test_the_trainer_knows_every_schedule_of_the_learning_rate() -> None:
 
 CORPUS = CorpusSpec()
 RECIPE = recipe_of(TrainSpec())
+SOURCE = ExampleSource("jsonl:x")
 SPECS: list[Callable[..., Any]] = [
     TrainSpec,
     CorpusSpec,
+    lambda **changes: InstructionSpec(**{"examples": SOURCE} | changes),
+    lambda **changes: ExampleSource(**{"source": "jsonl:x"} | changes),
     StepSpec,
     BaseRecipe,
     lambda **changes: CacheStudy(**{"base": "b", "corpus": CORPUS} | changes),
@@ -158,8 +164,7 @@ def test_every_field_of_every_spec_refuses_what_it_is_not(make: Callable[..., An
 
 
 def test_a_spec_is_read_without_models_or_adapters() -> None:
-    code = (
-        "import sys, sinklora.train.spec; print(*({'transformers', 'peft', 'datasets'} & set(sys.modules)))"
-    )
+    heavy = "{'transformers', 'peft', 'datasets'}"
+    code = f"import sys, sinklora.train.instruction_spec; print(*({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []

@@ -3,13 +3,13 @@ every fault.
 """
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 from sinklora.records.files import atomic_write
+from sinklora.records.json_lines import json_lines
 
 
 @dataclass(frozen=True)
@@ -150,23 +150,6 @@ def _without_torn_end(content: bytes) -> bytes:
         torn = tail.startswith(opening) or opening.startswith(tail)
         return content[:start] if torn else content
     return content + b"\n"
-
-
-def json_lines(path: Path, content: bytes | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Place ("file, line n") and JSON object of each line of `content`, by default what `path` holds.
-
-    Only a newline ends a line: text may hold other separators. Raises ValueError with the place.
-    """
-    with path.open("rb") if content is None else BytesIO(content) as file:
-        for number, line in enumerate(file, 1):
-            place = f"{path}, line {number}"
-            try:
-                fields = json.loads(line.decode("utf-8"))
-            except ValueError as error:
-                raise ValueError(f"{place}: not a line of JSON ({error})") from error
-            if not isinstance(fields, dict):
-                raise ValueError(f"{place}: a {type(fields).__name__}, not a JSON object")
-            yield place, fields
 
 
 def _record(fields: dict[str, Any], place: str) -> Record:

@@ -1,13 +1,50 @@
 """Which models the ablations need: one recipe and one test set, methods and training conditions vary."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from sinklora.attention.patterns import PATTERNS, find_pattern
 from sinklora.reproduction.extension.recipe import Recipe
 from sinklora.reproduction.extension.study import ExtensionStudy
+from sinklora.reproduction.patterns.study import pattern_names
 
 TEST_SET = "Table 1"
+
+SPARSE = tuple(pattern_names(windows=False))
+
+
+@dataclass(frozen=True)
+class Methods:
+    """What is compared in Tables 7 (`parts`), 8 (`shifts`) and 9 (`others`), and in `sweeps` of a field."""
+
+    parts: tuple[str, ...]
+    shifts: tuple[str, ...]
+    others: tuple[str, ...]
+    sweeps: Mapping[str, Mapping[float, str]]
+
+    @property
+    def all(self) -> tuple[str, ...]:
+        """Each method once."""
+        swept = (method for methods in self.sweeps.values() for method in methods.values())
+        return tuple(dict.fromkeys([*self.parts, *self.shifts, *self.others, *swept]))
+
+    @property
+    def searched(self) -> tuple[str, ...]:
+        """Those with a learning rate of their own: one with a field of its own has its kin's."""
+        return tuple(method for method in self.all if "(" not in method)
+
+
+def methods_of(parameters: Mapping[str, Any]) -> Methods:
+    """The methods of a notebook's parameters."""
+    schedules = parameters["schedules"]
+    fields = {"sink_tokens": "sink_tokens", "shifted": "shifted", "group_size": "group_sizes"}
+    return Methods(
+        ("s2_wrapped", "s2", "short", "sf_shifted", "sf", "full", *schedules),
+        ("s2_wrapped", "shift_up", "shift_back", "s2", "short"),
+        ("full", "s2", *SPARSE, "sf", "sf_shifted", *schedules),
+        {field: sweep_methods(field, parameters[given]) for field, given in fields.items()},
+    )
 
 
 def ablation_study(

@@ -15,9 +15,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sinklora.cache.policies import CachePolicy
 from sinklora.hf.budget_cache import BudgetCache
+from sinklora.hf.kept_tokens import kept_mask
 from sinklora.records.tables import part
 from sinklora.reproduction.cache.cell_estimates import smaller_is_better
-from sinklora.reproduction.cache.kept_tokens import kept_mask
 from sinklora.reproduction.cache.study import PERPLEXITY, QUESTIONS
 from sinklora.reproduction.cache.tables import measures, summary
 from sinklora.reproduction.names import CACHES

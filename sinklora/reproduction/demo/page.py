@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
-from sinklora.reproduction.report.token_text import TokenPieces
+from sinklora.hf.token_text import TokenPieces
 
 PROMPT_TOKENS = 2000
 SCORED_TOKENS = 200  # of the text after the prompt

@@ -15,7 +15,7 @@ from sinklora.cache.policies import POLICIES, CachePolicy, budget_in_tokens, mak
 from sinklora.evaluate.generation_cost import Generation, generate
 from sinklora.evaluate.pass_keys import CacheFactory
 from sinklora.hf.budget_cache import BudgetCache
-from sinklora.reproduction.cache.kept_tokens import kept_mask
+from sinklora.hf.kept_tokens import kept_mask
 from sinklora.reproduction.demo.page import WRITTEN_TOKENS, Page
 
 # So many tokens of the text after the prompt come between two evictions: one each takes ten times as long,

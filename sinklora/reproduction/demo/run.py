@@ -9,6 +9,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sinklora.hf.cache_positions import trained_length
 from sinklora.hf.model_names import check_model_name
+from sinklora.hf.token_text import token_pieces
 from sinklora.pretrained.fetch import FetchError
 from sinklora.pretrained.loading import load
 from sinklora.reproduction.demo.page import cut_page, page_text
@@ -28,7 +29,6 @@ from sinklora.reproduction.demo.screen import (
     save_picture,
 )
 from sinklora.reproduction.names import EMBEDDED, model_title
-from sinklora.reproduction.report.token_text import token_pieces
 
 EMBEDDED_SAID = (
     "The embedded base has 4.5 million parameters and was trained on Python sources, 512 tokens at a time: "

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from sinklora.cache.policies import CachePolicy, make_policy
 from sinklora.hf.budget_cache import BudgetCache
+from sinklora.hf.kept_tokens import kept_mask
 from sinklora.reproduction.cache.figures import kept_text_figure
-from sinklora.reproduction.cache.kept_tokens import kept_mask
 from sinklora.reproduction.explorer.own_text import OwnText
 from sinklora.reproduction.names import CACHES
 from sinklora.reproduction.report.explorer import explore

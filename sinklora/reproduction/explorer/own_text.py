@@ -8,12 +8,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sinklora.hf.cache_positions import trained_length
 from sinklora.hf.model_names import check_model_name
+from sinklora.hf.token_text import TokenPieces, token_pieces
 from sinklora.pretrained.loading import load
 from sinklora.records.checks import check_counts
 from sinklora.reproduction.demo.page import page_text
 from sinklora.reproduction.names import model_title
 from sinklora.reproduction.patterns.study import attention_maps
-from sinklora.reproduction.report.token_text import TokenPieces, token_pieces
 
 LEAST_TOKENS = 16
 

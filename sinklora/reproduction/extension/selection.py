@@ -1,7 +1,7 @@
 """What is chosen on validation texts before anything is tested: learning rates, steps, positions."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from sinklora.evaluate.paired_effects import Effect, difference
 from sinklora.reproduction.extension.recipe import VALIDATION, Recipe
 from sinklora.reproduction.extension.study import ExtensionStudy, measure
 from sinklora.reproduction.names import BASE
+from sinklora.train.spec import TrainSpec
 
 RATES = ["method", "learning rate"]
 
@@ -62,6 +63,18 @@ def search_rates(
             found.append(validation_losses(recipe, [pattern], rates=[further], **given))
     rows = pd.concat(found, ignore_index=True)
     return rows.drop_duplicates([*RATES, "seed", "context", "piece"], ignore_index=True)
+
+
+def specs_to_search(
+    recipe: Recipe, patterns: Sequence[str], *, grid: bool, **changes: Any
+) -> Iterator[TrainSpec]:
+    """The training runs with which `search_rates` begins (`grid`), or all of `at_own_rates`.
+
+    What a search widens to depends on what these come to.
+    """
+    for pattern in patterns if grid else dict.fromkeys(["full", *patterns]):
+        for rate in recipe.grid if grid else (recipe.rate(pattern),):
+            yield recipe.spec(pattern, **changes, learning_rate=rate)
 
 
 def at_own_rates(

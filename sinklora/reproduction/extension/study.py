@@ -6,7 +6,7 @@ read back. One row is one piece of text read by one model; `comparison` says wha
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -79,6 +79,18 @@ class ExtensionStudy:
         for seed in self.seeds:
             for pattern in self.patterns:
                 yield self.recipe.spec(pattern, seed, **dict(self.changes))
+
+
+def study_of(recipe: Recipe, parameters: Mapping[str, Any]) -> ExtensionStudy:
+    """The study of Tables 1 and 2 of a notebook's parameters: those with the names of fields."""
+    return ExtensionStudy(
+        recipe,
+        tuple(parameters["patterns"]),
+        tuple(parameters["seeds"]),
+        ("Table 1", "Table 2"),
+        tuple(parameters["test_contexts"]),
+        tuple(parameters["own_attention"]),
+    )
 
 
 @dataclass(frozen=True)

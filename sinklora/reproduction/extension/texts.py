@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from sinklora.evaluate.near_duplicates import SHARE, SeenText
 from sinklora.evaluate.passages import cut_passages
 from sinklora.records.checks import Count, check_fields
 from sinklora.records.runs import remember
+from sinklora.train.near_duplicates import SHARE, SeenText
 from sinklora.train.sources import CorpusSpec, Document, content_hash, read_documents
 from sinklora.train.tokens import tokenizer_hash
 

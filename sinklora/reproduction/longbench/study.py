@@ -21,7 +21,9 @@ from sinklora.hf.budget_cache import BudgetCache
 from sinklora.hf.device import default_device
 from sinklora.lora.adapter import merge_adapter
 from sinklora.records.files import json_hash
+from sinklora.reproduction.extension.recipe import Recipe
 from sinklora.reproduction.longbench.synthetic_sets import synthetic_dataset
+from sinklora.reproduction.retrieval.study import RetrievalStudy
 from sinklora.train.sources import CorpusSpec, read_documents
 
 SHUFFLES = 200  # of which chance is the mean
@@ -50,6 +52,13 @@ def local_sets(source: str, names: Iterable[str], limit: int | None = None) -> d
         for number, record in enumerate(records, 1):
             check_references(name, record.answers, f"{source}, {name}, record {number}: 'answers'")
     return sets
+
+
+def extended_models(recipe: Recipe, parameters: Mapping[str, Any]) -> RetrievalStudy:
+    """The extensions that a notebook's parameters name, asked nothing yet."""
+    changes = tuple((name, parameters[name]) for name in ("context", "steps"))
+    names, seeds = tuple(parameters["patterns"]), tuple(parameters["seeds"])
+    return RetrievalStudy(recipe, names, seeds, (parameters["max_length"],), changes=changes)
 
 
 def predictions(

@@ -181,12 +181,13 @@ def write_index(repository: Path = Path()) -> None:
             atomic_write(path, text)
 
 
-def write_own(profile: str, repository: Path = Path()) -> None:
-    """Write the pages and the report of a profile whose results are a reader's own and not in the index."""
-    root = repository / "results"
-    experiments = load_experiments(repository / "notebooks" / "experiments.yaml")
-    found = read_pages(root, profile, experiments, repository / PAPER_NUMBERS)
-    _write_pages(root, profile, found, repository / PAPER_NUMBERS)
+def write_own(profile: str, root: Path, sources: Path = Path()) -> None:
+    """Write the pages and the report of a profile whose results, in `root`, are a reader's own and not in the
+    index.
+    """
+    experiments = load_experiments(sources / "notebooks" / "experiments.yaml")
+    found = read_pages(root, profile, experiments, sources / PAPER_NUMBERS)
+    _write_pages(root, profile, found, sources / PAPER_NUMBERS)
 
 
 def _write_pages(root: Path, profile: str, pages: Sequence[Page], paper_numbers: Path) -> None:

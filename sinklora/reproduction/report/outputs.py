@@ -17,6 +17,7 @@ from sinklora.pretrained.catalogue import packaged_record
 from sinklora.records.files import atomic_write, write_json
 from sinklora.records.provenance import current_provenance
 from sinklora.records.tables import Table, latex, markdown
+from sinklora.reproduction.places import RESULTS, find_sources, home_of
 from sinklora.reproduction.report.claims import Claim, claims_to_json, told_together
 from sinklora.reproduction.report.experiments import PROFILES
 from sinklora.reproduction.report.shown import Legend, ShownFigure, ShownTable
@@ -25,16 +26,15 @@ LONGEST_TABLE = 100  # rows that are written as text: longer ones are measuremen
 
 
 def from_repository_root() -> Path:
-    """Change to the repository's root (the folder with pyproject.toml), so that a notebook opened by hand
-    finds its files.
+    """Change to the repository's root, or to what was installed of it, so that a notebook opened by hand
+    finds its files; returns it. Where results go is then named by the environment.
 
-    Raises FileNotFoundError outside a checkout.
+    Raises FileNotFoundError where neither is there.
     """
-    for folder in (Path.cwd(), *Path.cwd().parents):
-        if (folder / "pyproject.toml").is_file() and (folder / "notebooks").is_dir():
-            os.chdir(folder)
-            return folder
-    raise FileNotFoundError(f"{Path.cwd()} is not inside a checkout of sinklora; open the notebook from one")
+    sources = find_sources()
+    os.environ.setdefault(RESULTS, str(home_of(sources) / "results"))
+    os.chdir(sources)
+    return sources
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Report:
     notebook: str
     profile: str
     parameters: dict[str, Any]
-    root: Path = field(default=Path("results"))
+    root: Path = field(default_factory=lambda: Path(os.environ.get(RESULTS, "results")))
     started: float = field(default_factory=time.perf_counter, repr=False, compare=False)
 
     def __post_init__(self) -> None:

@@ -50,10 +50,14 @@ def agreement(own: Iterable[Claim], committed: Iterable[Claim]) -> pd.DataFrame:
     return pd.DataFrame(lines, columns=columns)
 
 
-def print_agreement(root: Path, profile: str) -> None:
-    """Print the table of a profile's claims; a profile that is not committed has it as `claims.md` too."""
-    own = read_claims(root / profile / "claims")
-    committed = read_claims(root / REFERENCE / "claims") if profile != REFERENCE else []
+def print_agreement(root: Path, profile: str, committed_in: Path | None = None) -> None:
+    """Print the table of a profile's claims; a profile that is not committed has it as `claims.md` too.
+
+    `committed_in`: the results to compare with, unless these are among those of `root`.
+    """
+    claims, reference = root / profile / "claims", (committed_in or root) / REFERENCE / "claims"
+    committed = read_claims(reference) if reference != claims else []
+    own = read_claims(claims)
     found = agreement(own, committed)
     if not committed:
         found = found.drop(columns=["committed", "committed numbers"])

@@ -4,7 +4,7 @@ The base model, its interpolation without training, and its extensions by patter
 directory, read back the next time.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -81,6 +81,23 @@ class RetrievalStudy:
         for seed in self.seeds:
             for pattern in self.patterns:
                 yield self.recipe.spec(pattern, seed, **dict(self.changes))
+
+
+def study_of(recipe: Recipe, parameters: Mapping[str, Any]) -> RetrievalStudy:
+    """The study of a notebook's parameters."""
+    changed = ("context", "steps", "recall_share")
+    return RetrievalStudy(
+        recipe,
+        tuple(parameters["patterns"]),
+        tuple(parameters["seeds"]),
+        tuple(parameters["lengths"]),
+        parameters["trials"],
+        parameters["further"],
+        batch_size=parameters["answer_batch_size"],
+        batch_tokens=parameters["answer_batch_tokens"],
+        dtype=parameters["dtype"],
+        changes=tuple((name, parameters[name]) for name in changed),
+    )
 
 
 def models_under_test(

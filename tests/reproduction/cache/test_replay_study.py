@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from figure_data import darkness
 from sinklora.cache.expected_attention import ExpectedAttention
 from sinklora.cache.h2o import H2O
 from sinklora.cache.replay import Replay
@@ -153,6 +154,7 @@ def test_where_answers_stand() -> None:
     figure = standing_figure(shares, "among the best")
     for axis, found in zip(figure.axes, shares.values(), strict=False):
         assert np.array_equal(axis.images[0].get_array(), found)
+        assert np.array_equal(np.argsort(darkness(axis), None, "stable"), np.argsort(found, None, "stable"))
 
 
 def test_what_heads_rank_is_counted_in_words() -> None:

@@ -23,11 +23,11 @@ from sinklora.cache.streaming_llm import StreamingLLM
 from sinklora.cli import application
 from sinklora.evaluate.through_cache import continuation_nll
 from sinklora.hf.budget_cache import BudgetCache
+from sinklora.hf.token_text import TokenPieces, token_pieces
 from sinklora.reproduction.demo.page import PROMPT_TOKENS, SCORED_TOKENS, Page, cut_page, page_text
 from sinklora.reproduction.demo.reading import compared_policies, read_page, write_on
 from sinklora.reproduction.demo.run import DemoRequest, show_demo
 from sinklora.reproduction.demo.screen import HONEST, excerpt, marked_text
-from sinklora.reproduction.report.token_text import TokenPieces, token_pieces
 
 SOURCE = Path("sinklora/records/runs.py")
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from figure_data import image
+from figure_data import darkness, image
 from helpers import assert_close
 from moved_controls import check_controls
 from sinklora.attention.patterns import FULL, S2, SF
@@ -100,6 +100,8 @@ def test_masks_lie_over_the_map_of_the_head(own: OwnText) -> None:
     masks = [FULL, *[pattern.__class__(8, *rest) for pattern, rest in ((SF, (4,)), (S2, (0, 0.5)))]]
     for axis, pattern in zip(axes, masks, strict=True):
         assert_close(image(axis), np.log10(weights.numpy() + 1e-4), atol=1e-6)
+        most = np.unravel_index(int(weights.argmax()), weights.shape)
+        assert darkness(axis)[most] == darkness(axis).max() > darkness(axis)[0, -1] == darkness(axis).min()
         visible = pattern.visible(4, len(weights))[3]
         stays = float((weights * visible).sum(-1).mean())
         pairs = int(visible.sum()) / (len(weights) * (len(weights) + 1) / 2)

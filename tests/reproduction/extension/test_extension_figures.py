@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pandas as pd
+from matplotlib.container import ErrorbarContainer
 
 from measured import measured_rows
 from sinklora.reproduction.extension.comparison import losses
@@ -31,6 +32,11 @@ def test_gaps_have_their_intervals_and_seeds() -> None:
     assert [t.get_text() for t in other.get_yticklabels()] == ["yarn", LABELS["base"], LABELS["sf"]]
     squares = [line for line in axis.lines if line.get_marker() == "s"]
     np.testing.assert_allclose([line.get_xdata()[0] for line in squares], [0.5, 0.4, 0.2])
+    drawn = [c.lines[2][0].get_segments()[0] for c in axis.containers if isinstance(c, ErrorbarContainer)]
+    leads = [losses(ROWS, "Table 1", 2048).lead("full", name) for name in ("base", "yarn", "sf")]
+    assert leads[2].low < leads[2].estimate < leads[2].high
+    np.testing.assert_allclose([bar[:, 0] for bar in drawn], [[lead.low, lead.high] for lead in leads])
+    np.testing.assert_allclose([bar[:, 1] for bar in drawn], [[0, 0], [1, 1], [2, 2]])
     seeds = [line for line in axis.lines if line.get_marker() == "o"][2]
     np.testing.assert_allclose(seeds.get_xdata(), [0.1, 0.3])
     assert axis.get_title() == "Table 1, 2048 tokens\n2 seeds × 2 documents"

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
-from sinklora.evaluate.near_duplicates import SeenText
 from sinklora.reproduction.extension.texts import TextSet, choose_texts, described_texts, texts_of
+from sinklora.train.near_duplicates import SeenText
 from sinklora.train.sources import CorpusSpec, Document
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from figure_data import error_bars, image, lines
+from figure_data import darkness, error_bars, image, lines
 from helpers import assert_close
 from sinklora.records.tables import markdown
 from sinklora.reproduction.names import EMBEDDED, model_title
@@ -221,6 +221,7 @@ def test_figures_show_the_tables_values() -> None:
     masses = head_mass_figure(rows).axes[1]
     assert masses.get_title() == "real, 3 passages"
     assert_close(image(masses), [[55.0, 5.0], [65.0, 15.0]], atol=1e-9)
+    assert darkness(masses)[1, 0] > darkness(masses)[0, 0] > darkness(masses)[1, 1] > darkness(masses)[0, 1]
 
 
 def test_the_grid_has_a_row_a_layer_and_a_column_a_head() -> None:
@@ -229,4 +230,5 @@ def test_the_grid_has_a_row_a_layer_and_a_column_a_head() -> None:
     assert [axis.get_title() for axis in axes[:4]] == ["head 0", "head 1", "", ""]
     assert axes[2].get_ylabel().startswith("layer 2")
     assert_close(image(axes[3]), np.full((3, 3), 1e-3), atol=1e-9)
+    assert darkness(axes[0]).min() > darkness(axes[1]).max() > darkness(axes[3]).max()
     assert [axis.images[0].norm.vmin for axis in axes[:4]] == [FAINTEST] * 4, "one scale"

@@ -24,12 +24,12 @@ class TokenPieces:
         return TokenPieces(self.ids[part], self.pieces[part])
 
 
-def token_pieces(tokenizer: PreTrainedTokenizerBase, text: str) -> TokenPieces:
-    """The tokens of a text as a model would be given them.
+def token_pieces(tokenizer: PreTrainedTokenizerBase, text: str, **options: Any) -> TokenPieces:
+    """The tokens of a text as a model would be given them; `options` go to the tokenizer.
 
     They are not decoded one by one: a character that takes several tokens would come out as none.
     """
-    encoded: Any = tokenizer(text, return_offsets_mapping=True)
+    encoded: Any = tokenizer(text, return_offsets_mapping=True, **options)
     pieces, end = [], 0
     for _, stop in encoded["offset_mapping"]:
         pieces.append(text[end:stop])

@@ -3,7 +3,7 @@
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from sinklora.reproduction.report.token_text import token_pieces
+from sinklora.hf.token_text import token_pieces
 
 TEXTS = ["", "x = 12", "  two blanks,\n\n\ta tab\n", "“naïve” café – 兔子 🐇!", "a\r\nb"]
 

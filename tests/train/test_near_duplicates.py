@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from sinklora.evaluate.near_duplicates import WIDTH, SeenText, word_runs
+from sinklora.train.near_duplicates import WIDTH, SeenText, word_runs
 
 WORDS = [f"word{number}" for number in range(200)]
 
@@ -33,3 +33,15 @@ def test_the_share_of_what_was_seen() -> None:
     assert seen.share(text(100, 200)) == 1
     assert seen.share("too short") == 0
     assert SeenText().share(text(0, 100)) == 0
+
+
+def test_many_added_texts_are_found_as_if_they_were_one() -> None:
+    """Parts are merged on the way; what was added first is found as well as what came last."""
+    pieces = [text(begin, begin + 20) for begin in range(0, 180, 10)]
+    one_by_one, together = SeenText(), SeenText(pieces)
+    for piece in pieces:
+        one_by_one.add(piece)
+    for begin in range(0, 170, 3):
+        asked = text(begin, begin + 30)
+        assert one_by_one.share(asked) == together.share(asked)
+    assert 0 < together.share(text(0, 60)) < 1

@@ -1,0 +1,62 @@
+"""Bytes sent for attention over rows that several processes hold together, as a table of Markdown.
+
+    python benchmarks/sequence_traffic.py --tokens 32768
+
+Nothing is measured: SF-Attn's and full attention's bytes are counted from the plan of their exchange, ring
+attention's and Ulysses' follow from their formulas. For one layer's forward pass in bfloat16.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+
+import pandas as pd
+
+from sinklora.attention.patterns import PATTERNS
+from sinklora.attention.sequence_parallel.traffic import (
+    AttentionShape,
+    Traffic,
+    planned_traffic,
+    ring_traffic,
+    ulysses_traffic,
+)
+from sinklora.records.tables import markdown
+
+SHAPES = {"Llama-2-7B": AttentionShape(32, 32, 128), "Llama-2-70B": AttentionShape(64, 8, 128)}
+NAMES = ("sf", "sf_shifted", "full")
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--tokens", type=int, default=32_768, help="of a row, over all processes")
+    parser.add_argument("--ranks", type=int, nargs="+", default=[2, 4, 8], help="processes to a row")
+    return parser.parse_args(arguments)
+
+
+def rows(tokens: int, ranks: list[int]) -> Iterator[dict[str, str]]:
+    """A row for each shape and number of processes: KiB sent per token, the mean of ranks and the most."""
+    for name, shape in SHAPES.items():
+        for count in ranks:
+            found = {key: planned_traffic(shape, PATTERNS[key], tokens, count) for key in NAMES}
+            found |= {"ring": ring_traffic(shape, count), "ulysses": ulysses_traffic(shape, count)}
+            yield {"model": name, "ranks": str(count)} | {key: _kib(sent) for key, sent in found.items()}
+
+
+def traffic_table(tokens: int, ranks: list[int]) -> str:
+    """The table in Markdown."""
+    return markdown(pd.DataFrame(rows(tokens, ranks)))
+
+
+def _kib(sent: Traffic) -> str:
+    mean, most = (f"{x / 1024:.2f}" if x < 1024 else f"{x / 1024:.1f}" for x in (sent.mean, sent.most))
+    return mean if mean == most else f"{mean} ({most})"
+
+
+if __name__ == "__main__":
+    options = parse(sys.argv[1:])
+    print(traffic_table(options.tokens, options.ranks))

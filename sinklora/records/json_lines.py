@@ -1,0 +1,42 @@
+"""Files of one JSON object a line, read with a place for every fault."""
+
+import gzip
+import json
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+
+def json_lines(path: Path, content: bytes | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Place ("file, line n") and JSON object of each line of `content`, by default of what `path` holds.
+
+    A file whose name ends in .gz is unpacked. Only a newline ends a line: text may hold other separators.
+    Raises ValueError with the place.
+    """
+    with _opened(path) if content is None else BytesIO(content) as file:
+        number = 0
+        while True:
+            place = f"{path}, line {number + 1}"
+            try:
+                line = file.readline()
+            except (OSError, EOFError) as error:
+                raise ValueError(f"{place}: the packed file is damaged ({error})") from error
+            if not line:
+                return
+            number += 1
+            yield place, _object(line, place)
+
+
+def _opened(path: Path) -> Any:
+    return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
+
+
+def _object(line: bytes, place: str) -> dict[str, Any]:
+    try:
+        fields = json.loads(line.decode("utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{place}: not a line of JSON ({error})") from error
+    if not isinstance(fields, dict):
+        raise ValueError(f"{place}: a {type(fields).__name__}, not a JSON object")
+    return fields

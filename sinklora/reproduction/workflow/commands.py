@@ -1,0 +1,183 @@
+"""The commands `workflow …`: a profile's jobs, here or on Slurm. Nothing heavy is imported until they run."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sinklora.refusals import told_in_a_sentence
+from sinklora.reproduction.commands import (
+    ResultsFolder,
+    RunsFolder,
+    read_seeds,
+    ready_environment,
+    stop_when_told,
+    write_report,
+)
+
+if TYPE_CHECKING:
+    from sinklora.reproduction.places import Places
+    from sinklora.reproduction.workflow.plan import WorkflowPlan
+
+commands = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="The notebooks and their fine-tunes as jobs, on this machine or on Slurm.",
+)
+
+ProfileName = Annotated[str, typer.Option(help="quick, full, gpu, paper or smoke")]
+Only = Annotated[str, typer.Option(help="the notebooks whose names start with this, or one of these: 02,06")]
+Seeds = Annotated[str, typer.Option(help="seeds separated by commas, in place of the profile's")]
+TeraFlops = Annotated[
+    float, typer.Option(help="TFLOP/s that training sustains; 0: 100 on a GPU, 0.05 on a CPU", min=0)
+]
+PlanFile = Annotated[Path, typer.Option(help="the file that `workflow run` wrote")]
+
+
+@commands.command("run")
+@told_in_a_sentence
+def run_command(
+    profile: ProfileName = "quick",
+    on: Annotated[str, typer.Option(help="local or slurm")] = "local",
+    only: Only = "",
+    seeds: Seeds = "",
+    results: ResultsFolder = None,
+    runs: RunsFolder = None,
+    tflops: TeraFlops = 0.0,
+    jobs: Annotated[int, typer.Option(help="at a time; 0: as the profile of `on` says", min=0)] = 0,
+    partition: Annotated[str, typer.Option(help="of Slurm")] = "",
+    account: Annotated[str, typer.Option(help="of Slurm")] = "",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="list the jobs that are left")] = False,
+    wait: Annotated[bool, typer.Option(help="wait for another workflow in the same folder")] = True,
+) -> None:
+    """Run what is left of a profile's fine-tunes, notebooks and report, each as a job.
+
+    Finished runs are reused; a killed workflow goes on. Ends with exit code 1 where jobs failed.
+    """
+    from sinklora.reproduction.places import find_places
+    from sinklora.reproduction.workflow.launch import folder_of, forget_lost_runs, only_workflow, snakemake
+
+    places = find_places(results, runs)
+    os.chdir(places.sources)
+    stop_when_told()
+    ready_environment(wait=True)
+    folder = folder_of(places, profile)
+    with only_workflow(folder, wait):
+        planned(places, profile, only, seeds, tflops).write(folder / "plan.json", places, sys.executable)
+        for name in forget_lost_runs(folder):
+            typer.echo(f"{name}: its run is gone; it is made again")
+        options = ["--dry-run"] if dry_run else []
+        options += ([f"--cores={jobs}"] if on == "local" else [f"--jobs={jobs}"]) if jobs else []
+        given = {"slurm_partition": partition, "slurm_account": account}
+        if asked := [f"{name}={value}" for name, value in given.items() if value]:
+            options += ["--default-resources", "tasks=1", "cpus_per_task=2", *asked]
+        snakemake(places, folder, on, folder / "plan.json", options=options)
+
+
+@commands.command("check")
+@told_in_a_sentence
+def check_command(
+    profile: ProfileName = "paper",
+    recipe: Annotated[
+        list[Path] | None, typer.Option(help="in place of the notebooks' own; several are told one by one")
+    ] = None,
+    only: Only = "",
+    seeds: Seeds = "",
+    runs: RunsFolder = None,
+    tflops: TeraFlops = 0.0,
+) -> None:
+    """Print the jobs that a profile would submit, with GPU memory and hours; submits nothing."""
+    from sinklora.reproduction.places import find_places
+    from sinklora.reproduction.workflow.listing import listed
+    from sinklora.reproduction.workflow.resources import Machine
+
+    recipes = [str(path.absolute()) for path in recipe or ()]
+    places = find_places(None, runs)
+    os.chdir(places.sources)
+    machine = Machine.of_profile(profile, tflops)
+    for given in recipes or [""]:
+        typer.echo(listed(planned(places, profile, only, seeds, tflops, given), machine))
+
+
+def planned(
+    places: "Places", profile: str, only: str, seeds: str, tflops: float, recipe: str = ""
+) -> "WorkflowPlan":
+    """The plan of a profile; the working directory is the sources'."""
+    from sinklora.reproduction.gpu import GpuPlan
+    from sinklora.reproduction.notebooks import plan
+    from sinklora.reproduction.places import INDEX
+    from sinklora.reproduction.report.experiments import load_experiments
+    from sinklora.reproduction.workflow.plan import make_plan
+    from sinklora.reproduction.workflow.resources import Machine
+
+    experiments = load_experiments(places.sources / INDEX)
+    chosen = plan(experiments, profile, only, read_seeds(seeds), places.notebooks)
+    shapes = {}
+    if profile == "gpu":
+        base = GpuPlan.read(Path("configs/gpu.yaml"))
+        shapes = {str(base.folder): base.recipe.shape} if base.recipe else {}
+    machine = Machine.of_profile(profile, tflops)
+    return make_plan(chosen, profile, places, machine, shapes=shapes, recipe=recipe)
+
+
+@commands.command("fine-tune", hidden=True)
+@told_in_a_sentence
+def fine_tune_command(
+    name: str, plan: PlanFile, mark: Annotated[Path, typer.Option(help="written when it is done")]
+) -> None:
+    """Train one fine-tune of a plan, go on with it, or find it finished; then leave its mark."""
+    from sinklora.records.files import write_json
+    from sinklora.train.run import train
+    from sinklora.train.spec import TrainSpec
+
+    mark = mark.absolute()  # the working directory changes
+    values, places = _read(plan)
+    run = train(TrainSpec.from_dict(values["fine_tunes"][name]["spec"]), runs=places.runs, progress=False)
+    write_json(mark, {"run": str(run.path)})
+    typer.echo(run.path)
+
+
+@commands.command("notebook", hidden=True)
+@told_in_a_sentence
+def notebook_command(name: str, plan: PlanFile) -> None:
+    """Execute one notebook of a plan."""
+    from sinklora.reproduction.notebooks import execute
+    from sinklora.reproduction.places import INDEX
+    from sinklora.reproduction.report.experiments import load_experiments
+
+    values, places = _read(plan)
+    [experiment] = [e for e in load_experiments(places.sources / INDEX) if e.notebook == name]
+    typer.echo(execute(experiment, values["profile"], values["notebooks"][name]["parameters"], places))
+
+
+@commands.command("base", hidden=True)
+@told_in_a_sentence
+def base_command(plan: PlanFile) -> None:
+    """Make the base that notebooks of the profile `gpu` start from."""
+    from sinklora.reproduction.gpu import GpuPlan, make_gpu_base
+
+    _, places = _read(plan)
+    typer.echo(make_gpu_base(GpuPlan.read(Path("configs/gpu.yaml")), runs=places.runs))
+
+
+@commands.command("report", hidden=True)
+@told_in_a_sentence
+def report_of_plan_command(plan: PlanFile) -> None:
+    """Write the pages of a plan's results, and print what became of each claim."""
+    values, places = _read(plan)
+    write_report(places, values["profile"])
+
+
+def _read(plan: Path) -> tuple[dict[str, Any], "Places"]:
+    """The plan's values and places; the working directory becomes the sources'."""
+    from sinklora.reproduction.places import Places
+
+    stop_when_told()
+    ready_environment(wait=True)
+    values = json.loads(plan.read_text(encoding="utf-8"))
+    places = Places(**{name: Path(folder) for name, folder in values["places"].items()})
+    os.chdir(places.sources)
+    return values, places

@@ -1,0 +1,98 @@
+"""Starting Snakemake on a plan: one workflow at a time in a folder, whatever ended the one before."""
+
+import importlib.util
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from sinklora.records.runs import WAITING
+from sinklora.reproduction.places import Places
+
+WHERE = ("local", "slurm")
+
+
+class WorkflowRunningError(RuntimeError):
+    """Another process runs the workflow of this folder."""
+
+
+class WorkflowFailedError(RuntimeError):
+    """Jobs of a workflow failed."""
+
+    exit_code = 1
+
+
+def folder_of(places: Places, profile: str) -> Path:
+    """Where a profile's marks, logs and plan lie."""
+    return places.runs / "workflow" / profile
+
+
+@contextmanager
+def only_workflow(folder: Path, wait: bool = True) -> Iterator[None]:
+    """Hold the folder's workflow for this process alone; the lock ends with the process, however it ends.
+
+    Snakemake's own would stay behind a killed one. Raises WorkflowRunningError without `wait`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock")
+    try:
+        held = lock.acquire(blocking=False)
+    except Timeout:
+        if not wait:
+            raise WorkflowRunningError(
+                f"another process runs the workflow in {folder}; wait for it"
+            ) from None
+        print(f"{WAITING} another process runs the workflow in {folder} (--no-wait: do not)", file=sys.stderr)
+        held = lock.acquire()
+    with held:
+        yield
+
+
+def forget_lost_runs(folder: Path) -> list[str]:
+    """Remove the marks of fine-tunes whose runs are no longer there; returns their names."""
+    lost = []
+    for mark in sorted((folder / "fine_tunes").glob("*.done")):
+        run = Path(json.loads(mark.read_text(encoding="utf-8"))["run"])
+        if not (run / "finished.json").is_file():
+            mark.unlink()
+            lost.append(mark.stem)
+    return lost
+
+
+def snakemake(
+    places: Places,
+    folder: Path,
+    on: str,
+    plan: Path,
+    targets: Sequence[str] = (),
+    options: Sequence[str] = (),
+) -> None:
+    """Run the plan's jobs that are left. Raises ImportError without Snakemake, WorkflowFailedError."""
+    if on not in WHERE:
+        raise ValueError(f"on={on!r}: expected one of {', '.join(WHERE)}")
+    if importlib.util.find_spec("snakemake") is None:
+        raise ImportError("Snakemake is not installed; pip install 'sinklora[workflow]'")
+    workflow = places.sources / "workflow"
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(workflow / "Snakefile")]
+    command += ["--directory", str(folder), "--workflow-profile", str(workflow / "profiles" / on)]
+    command += ["--runtime-source-cache-path", str(folder / ".sources"), "--nolock", *options]
+    command += ["--slurm-status-command", _status_command()] if on == "slurm" else []
+    command += ["--config", f"plan={plan}", "--", *targets]
+    if subprocess.run(command, check=False).returncode:
+        raise WorkflowFailedError(
+            f"some jobs failed; their logs are in {folder / 'logs'}, what others finished is kept, and the "
+            "same command goes on from there"
+        )
+
+
+def _status_command() -> str:
+    """Where Slurm keeps no accounts, `sacct` is there and answers nothing."""
+    if shutil.which("sbatch") is None:
+        raise FileNotFoundError("on='slurm': there is no sbatch here; run it where jobs are submitted")
+    asked = subprocess.run(["sacct", "--noheader", "--allocations"], check=False, capture_output=True)
+    return "squeue" if asked.returncode else "sacct"

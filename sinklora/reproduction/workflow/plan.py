@@ -1,0 +1,109 @@
+"""The jobs of a profile as a file: fine-tunes, notebooks and what they need, with what each asks for.
+
+`workflow/Snakefile` reads that file and nothing else, so that a node of a cluster decides nothing anew.
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from sinklora.records.files import json_hash, write_json
+from sinklora.records.provenance import current_provenance
+from sinklora.reproduction.places import Places
+from sinklora.reproduction.report.experiments import Experiment
+from sinklora.reproduction.workflow.fine_tunes import all_parameters, base_of, fine_tunes
+from sinklora.reproduction.workflow.resources import Machine, Resources, of_fine_tune, of_notebook
+from sinklora.train.spec import TrainSpec
+
+Chosen = Sequence[tuple[Experiment, Mapping[str, Any]]]
+
+
+@dataclass(frozen=True)
+class NotebookJob:
+    """A notebook: its parameters in the profile, the fine-tunes that come before, and its resources."""
+
+    parameters: Mapping[str, Any]
+    needs: tuple[str, ...]
+    base: str | None
+    resources: Resources
+
+
+@dataclass(frozen=True)
+class WorkflowPlan:
+    """All jobs of a profile, by name; `bases`: those of `NotebookJob.base` that a job has to make first."""
+
+    profile: str
+    fine_tunes: Mapping[str, TrainSpec]
+    resources: Mapping[str, Resources]
+    notebooks: Mapping[str, NotebookJob]
+    bases: tuple[str, ...] = ()
+
+    def write(self, path: Path, places: Places, python: str) -> None:
+        """Write what the Snakefile reads: names, dependencies, resources, folders, and the interpreter."""
+        made_by = current_provenance()
+        tunes = {
+            name: {
+                "spec": asdict(spec),
+                "resources": asdict(self.resources[name]),
+                "base": spec.base if spec.base in self.bases else "",
+            }
+            for name, spec in self.fine_tunes.items()
+        }
+        notebooks = {
+            name: {
+                "parameters": dict(job.parameters),
+                "needs": list(job.needs),
+                "base": job.base if job.base in self.bases else "",
+                "resources": asdict(job.resources),
+            }
+            for name, job in self.notebooks.items()
+        }
+        folders = {name: str(folder) for name, folder in asdict(places).items()}
+        code = [made_by["commit"], made_by["changed_files"]]
+        head = {"profile": self.profile, "python": python, "places": folders, "code": code}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, {**head, "fine_tunes": tunes, "notebooks": notebooks})
+
+
+def make_plan(
+    chosen: Chosen,
+    profile: str,
+    places: Places,
+    machine: Machine,
+    *,
+    shapes: Mapping[str, str] | None = None,
+    recipe: str = "",
+) -> WorkflowPlan:
+    """The jobs of the notebooks of `sinklora.reproduction.notebooks.plan`.
+
+    `shapes`: bases that are made by a job of their own, with their shapes; `recipe` replaces that of every
+    notebook that has one. Paths of recipes are relative to the working directory, which is the sources'.
+    """
+    shapes = shapes or {}
+    specs: dict[str, TrainSpec] = {}
+    resources: dict[str, Resources] = {}
+    jobs: dict[str, NotebookJob] = {}
+    for experiment, given in chosen:
+        parameters = all_parameters(experiment, given, places.notebooks)
+        if recipe and "recipe" in parameters:
+            parameters["recipe"] = recipe
+        mine = {job_name(spec): spec for spec in fine_tunes(experiment.notebook, parameters)}
+        for name, spec in mine.items():
+            if name not in resources:
+                resources[name] = of_fine_tune(spec, machine, shapes, places.runs)
+        specs |= mine
+        asked = of_notebook([resources[name] for name in mine], parameters, machine)
+        jobs[experiment.notebook] = NotebookJob(given, tuple(mine), base_of(parameters), asked)
+    return WorkflowPlan(profile, specs, resources, jobs, _bases(jobs.values(), shapes))
+
+
+def job_name(spec: TrainSpec) -> str:
+    """A name for a fine-tune that reads well and that no other has."""
+    readable = re.sub(r"[^A-Za-z0-9]+", "_", spec.pattern).strip("_")
+    return f"{readable}-{spec.context}-seed{spec.seed}-{json_hash(asdict(spec))[:10]}"
+
+
+def _bases(jobs: Iterable[NotebookJob], shapes: Mapping[str, str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(job.base for job in jobs if job.base is not None and job.base in shapes))

@@ -1,0 +1,123 @@
+"""What a job asks a machine for: memory and time of a fine-tune by `estimate`, without a device."""
+
+import math
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from sinklora.records.runs import remember
+from sinklora.train.spec import TrainSpec
+
+# Names on the hub whose shapes are known without fetching them.
+HUB_SHAPES = {
+    "meta-llama/Llama-2-7b-hf": "llama2-7b",
+    "meta-llama/Llama-2-7b-chat-hf": "llama2-7b",
+    "meta-llama/Meta-Llama-3-8B": "llama3-8b",
+}
+
+# TFLOP/s that a training step sustains, unless somebody says otherwise: a third of what an A100 can do in
+# bfloat16; two cores of a server.
+SUSTAINED = {"cuda": 100.0, "cpu": 0.05}
+
+BOUNDS = ("full", "sf")  # patterns whose steps are estimated: any other takes no more than the larger of them
+
+MARGIN = 2.0  # of the time asked for: a job that reaches its limit is killed
+
+STARTING = 15  # minutes for reading a model and tokenizing a corpus
+
+PROCESS_MB = 4_000  # of libraries, the corpus, and what a step does not hold in tensors
+
+NOTEBOOK_MINUTES = {
+    "cpu": 720,
+    "cuda": 1440,
+}  # a limit, no estimate: what a notebook reads is not known before
+
+
+@dataclass(frozen=True)
+class Resources:
+    """`gpus`; `gpu_gib` that one of them needs; `memory_mb` of the machine; `minutes` at most; `hours` as
+    estimated (0: not estimated).
+    """
+
+    gpus: int
+    gpu_gib: float
+    memory_mb: int
+    minutes: int
+    hours: float = 0.0
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where jobs run: `device`, and the TFLOP/s that it sustains in training."""
+
+    device: str
+    tflops: float
+
+    @classmethod
+    def of_profile(cls, profile: str, tflops: float = 0.0) -> "Machine":
+        """What a profile is made for: `gpu` and `paper` a GPU. 0 stands for SUSTAINED."""
+        device = "cuda" if profile in ("gpu", "paper") else "cpu"
+        return cls(device, tflops or SUSTAINED[device])
+
+
+def of_fine_tune(spec: TrainSpec, machine: Machine, shapes: Mapping[str, str], runs: Path) -> Resources:
+    """Memory and time of a fine-tune. `shapes`: of bases that are not on this machine yet, by their names.
+
+    Estimates are kept under `runs`. Raises ValueError for a base whose shape nobody knows.
+    """
+    costs = [_step_cost(_step(spec, pattern, shapes), runs) for pattern in BOUNDS]
+    peak = max(cost["peak_bytes"] for cost in costs)
+    if spec.method == "lora_plus" and spec.frozen_dtype == "float32":
+        peak += 2 * costs[0]["parameters"]  # the estimate's frozen base is in bfloat16
+    flops = max(cost["needed_flops"] for cost in costs)
+    hours = flops * spec.batch_size / spec.micro_batch_size * spec.steps / (machine.tflops * 1e12) / 3600
+    minutes = math.ceil(STARTING + MARGIN * 60 * hours)
+    weights = math.ceil(4 * costs[0]["parameters"] / 2**20)
+    if machine.device == "cuda":
+        return Resources(1, round(peak / 2**30, 1), PROCESS_MB + weights, minutes, hours)
+    return Resources(0, 0.0, PROCESS_MB + math.ceil(peak / 2**20), minutes, hours)
+
+
+def of_notebook(
+    fine_tunes: Iterable[Resources], parameters: Mapping[str, Any], machine: Machine
+) -> Resources:
+    """Memory of its largest fine-tune, or the limit that it has itself; a limit of time, no estimate."""
+    needed = list(fine_tunes)
+    memory_mb = max((one.memory_mb for one in needed), default=PROCESS_MB)
+    minutes = NOTEBOOK_MINUTES[machine.device]
+    if machine.device == "cpu":
+        return Resources(0, 0.0, memory_mb, minutes)
+    limits = [float(parameters.get(name, 0)) for name in ("memory_gib", "limit_gib")]
+    gpu_gib = max([one.gpu_gib for one in needed] + limits)
+    return Resources(1, gpu_gib, memory_mb, minutes)
+
+
+def _step(spec: TrainSpec, pattern: str, shapes: Mapping[str, str]) -> Any:
+    from sinklora.evaluate.step_spec import StepSpec
+
+    shape = {**HUB_SHAPES, **shapes}.get(spec.base, spec.base)
+    step = StepSpec(shape, spec.context, pattern, batch=spec.micro_batch_size)
+    return replace(step, method=spec.method, checkpointing=spec.gradient_checkpointing)
+
+
+def _step_cost(step: Any, runs: Path) -> dict[str, Any]:
+    key = {**step.key(), "estimated_by": {name: version(name) for name in ("torch", "sinklora")}}
+    found: dict[str, Any] = remember(
+        key, partial(_estimated, step), runs=runs, prefix="estimate", name="step"
+    )
+    return found
+
+
+def _estimated(step: Any) -> dict[str, int]:
+    from sinklora.evaluate.step_estimate import estimate
+    from sinklora.hf.model_shapes import random_model
+
+    with warnings.catch_warnings():  # transformers on names that it is about to change
+        warnings.simplefilter("ignore", FutureWarning)
+        cost = estimate(step)
+    count = sum(p.numel() for p in random_model(step.shape, step.context, device="meta").parameters())
+    return {"peak_bytes": cost.peak_bytes, "needed_flops": cost.needed_flops, "parameters": count}

@@ -1,0 +1,163 @@
+"""Examples of instruction tuning: from a name to conversations.
+
+A source is named by a string: `jsonl:PATH` (an object a line), `json:PATH` (a list of objects),
+`parquet:PATH` or `hub:NAME` (a data set of the Hugging Face hub, or a local folder in its format). A row has
+a column `messages` (a list of role and content), or Alpaca's `instruction` and `output`, perhaps with an
+`input`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator
+
+from sinklora.records.checks import Count, check_fields
+
+Row = tuple[str, Mapping[str, Any]]  # its place in the source, and what stands there
+
+
+def _known_source(source: str) -> str:
+    kind, colon, argument = source.partition(":")
+    if kind not in READERS or not colon or not argument:
+        raise ValueError(f"one of {', '.join(name + ':…' for name in READERS)}")
+    return source
+
+
+@dataclass(frozen=True)
+class ExampleSource:
+    """Which examples: a source by name, the split of a hub's data set, and how many (None: all), from the
+    first on. Raises TypeError or ValueError naming the field.
+    """
+
+    source: Annotated[str, AfterValidator(_known_source)]
+    split: str = "train"
+    limit: Count | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+@dataclass(frozen=True)
+class Example:
+    """A conversation, (role, content) by (role, content), and its place in its source."""
+
+    place: str
+    turns: tuple[tuple[str, str], ...]
+
+
+def read_examples(spec: ExampleSource) -> list[Example]:
+    """The examples of a source, in its order.
+
+    Raises FileNotFoundError where it is missing, ValueError naming the place of a row that is no example, and
+    where there is none.
+    """
+    kind, _, argument = spec.source.partition(":")
+    rows = islice(READERS[kind](argument, spec.split), spec.limit)
+    examples = [Example(place, _turns(place, row)) for place, row in rows]
+    if not examples:
+        raise ValueError(f"source={spec.source!r}: holds no examples")
+    return examples
+
+
+def content_hash(examples: Iterable[Example]) -> str:
+    """SHA-256 over all conversations, in order."""
+    digest = hashlib.sha256()
+    for example in examples:
+        digest.update(json.dumps(example.turns).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def _turns(place: str, row: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    messages = row.get("messages")
+    if messages is None:
+        asked = _text(place, row, "instruction")
+        further = row.get("input")
+        if isinstance(further, str) and further.strip():
+            asked = f"{asked}\n\n{further}"
+        return (("user", asked), ("assistant", _text(place, row, "output")))
+    if isinstance(messages, str) or not isinstance(messages, Iterable):
+        raise ValueError(f"{place}: 'messages' is {messages!r:.80}, expected a list of role and content")
+    turns = []
+    for message in messages:
+        if not isinstance(message, Mapping):
+            raise ValueError(f"{place}: 'messages' holds {message!r:.80}, expected role and content")
+        turns.append((_text(place, message, "role"), _text(place, message, "content")))
+    return tuple(turns)
+
+
+def _text(place: str, row: Mapping[str, Any], name: str) -> str:
+    value = row.get(name)
+    if not isinstance(value, str):
+        columns = ", ".join(map(str, row))
+        raise ValueError(f"{place}: {name!r} is {value!r:.80}, expected text (there are: {columns:.200})")
+    return value
+
+
+def _file(argument: str, kind: str) -> Path:
+    path = Path(argument).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(f"source: {argument!r} is not a file; give a {kind} file of examples")
+    return path
+
+
+def _jsonl(argument: str, split: str) -> Iterator[Row]:
+    path = _file(argument, "jsonl")
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, start=1):
+            if line.strip():
+                place = f"{path}, line {number}"
+                yield place, _object(place, line)
+
+
+def _object(place: str, line: str) -> Mapping[str, Any]:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{place}: is no JSON ({error})") from error
+    return _mapping(place, row)
+
+
+def _mapping(place: str, row: Any) -> Mapping[str, Any]:
+    if not isinstance(row, Mapping):
+        raise ValueError(f"{place}: is {row!r:.80}, expected an object with columns")
+    return row
+
+
+def _json(argument: str, split: str) -> Iterator[Row]:
+    path = _file(argument, "json")
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}: is no JSON ({error})") from error
+    if not isinstance(rows, list):
+        raise ValueError(f"{path}: is {type(rows).__name__}, expected a list of objects")
+    for number, row in enumerate(rows):
+        yield f"{path}, example {number}", _mapping(f"{path}, example {number}", row)
+
+
+def _parquet(argument: str, split: str) -> Iterator[Row]:
+    from pyarrow import parquet
+
+    path = _file(argument, "parquet")
+    number = 0
+    for batch in parquet.ParquetFile(path).iter_batches(batch_size=256):
+        for row in batch.to_pylist():
+            yield f"{path}, row {number}", row
+            number += 1
+
+
+def _hub(argument: str, split: str) -> Iterator[Row]:
+    from datasets import load_dataset
+
+    for number, row in enumerate(load_dataset(argument, split=split, streaming=True)):
+        yield f"{argument}, row {number}", row
+
+
+READERS = {"jsonl": _jsonl, "json": _json, "parquet": _parquet, "hub": _hub}

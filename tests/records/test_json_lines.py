@@ -1,0 +1,36 @@
+"""Lines of JSON: what they hold, and the place of what is damaged."""
+
+import gzip
+from pathlib import Path
+
+import pytest
+
+from sinklora.records.json_lines import json_lines
+
+LINES = '{"a": "x\\u2028y"}\n{"a": 2}\n'
+
+
+@pytest.mark.parametrize("name", ["plain.jsonl", "packed.jsonl.gz"])
+def test_lines_are_read_plain_and_packed(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    with gzip.open(path, "wb") if path.suffix == ".gz" else path.open("wb") as file:
+        file.write(LINES.encode())
+    assert list(json_lines(path)) == [
+        (f"{path}, line 1", {"a": "x\u2028y"}),
+        (f"{path}, line 2", {"a": 2}),
+    ]
+
+
+@pytest.mark.parametrize(("line", "words"), [(b"{", "not a"), (b"[1]", "a list"), (b"\xff", "not a")])
+def test_a_damaged_line_is_named(tmp_path: Path, line: bytes, words: str) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'{"a": 1}\n' + line + b"\n")
+    with pytest.raises(ValueError, match=rf"a\.jsonl, line 2: {words}"):
+        list(json_lines(path))
+
+
+def test_a_packed_file_that_is_cut_short_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl.gz"
+    path.write_bytes(gzip.compress(b'{"a": 1}\n')[:-9])
+    with pytest.raises(ValueError, match=r"a\.jsonl\.gz, line \d: the packed file is damaged"):
+        list(json_lines(path))

@@ -1,0 +1,143 @@
+"""What depends on what: fine-tunes by the studies that notebooks make themselves, and what a job asks for."""
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+
+from sinklora.reproduction.notebooks import plan
+from sinklora.reproduction.places import Places
+from sinklora.reproduction.report.experiments import load_experiments
+from sinklora.reproduction.workflow.fine_tunes import STUDIES, all_parameters, base_of, fine_tunes
+from sinklora.reproduction.workflow.launch import (
+    WorkflowRunningError,
+    forget_lost_runs,
+    only_workflow,
+    snakemake,
+)
+from sinklora.reproduction.workflow.listing import listed
+from sinklora.reproduction.workflow.plan import job_name, make_plan
+from sinklora.reproduction.workflow.resources import Machine, of_fine_tune, of_notebook
+from sinklora.train.spec import TrainSpec
+
+NOTEBOOKS = Path("notebooks")
+
+EXPERIMENTS = {experiment.notebook: experiment for experiment in load_experiments()}
+
+
+def tunes(notebook: str, profile: str) -> tuple[TrainSpec, ...]:
+    experiment = EXPERIMENTS[notebook]
+    parameters = all_parameters(experiment, experiment.parameters[profile], NOTEBOOKS)
+    return fine_tunes(notebook, parameters)
+
+
+@pytest.mark.parametrize(
+    ("notebook", "profile", "count"),
+    [
+        ("02_perplexity", "smoke", 3 + 1 + 3),  # rates (of seed 0), one step in place of two, seed 1
+        ("02_perplexity", "full", 3 * 5 + 2 * 3 + 5 * 4),  # seed 0 is among the rates, 60 steps too
+        ("04_retrieval", "smoke", 2),
+        ("05_longbench", "full", 4),
+        ("08_ablations", "quick", 12),  # at their own rates: what is tried is what is compared
+        ("09_real_model", "gpu", 2 * 3 * 4),
+    ],
+)
+def test_a_notebooks_fine_tunes_each_once(notebook: str, profile: str, count: int) -> None:
+    found = tunes(notebook, profile)
+    names = {job_name(spec) for spec in found}
+    assert len(names) == len(found)
+    assert all(re.fullmatch(r"[A-Za-z0-9_-]+", name) for name in names)
+    assert len(found) == count
+
+
+def test_notebooks_share_their_fine_tunes() -> None:
+    shared = set(tunes("02_perplexity", "full")) & set(tunes("08_ablations", "full"))
+    assert len(shared) >= 20, "trained once for both"
+
+
+@pytest.mark.parametrize("notebook", STUDIES)
+def test_a_notebook_makes_its_studies_by_the_same_functions(notebook: str) -> None:
+    cells = nbformat.read(NOTEBOOKS / f"{notebook}.ipynb", as_version=4).cells
+    source = "\n".join(cell.source for cell in cells if cell.cell_type == "code")
+    assert re.search(r"(study_of|methods_of|extended_models)\((plan, )?globals\(\)\)", source)
+    assert not re.search(r"(Extension|Retrieval)Study\(", source)
+
+
+def test_every_notebook_that_trains_has_its_studies_named() -> None:
+    trains = {"00_base_model", "03_longest_context"}  # a base; at a length that is measured first
+    for path in NOTEBOOKS.glob("*.ipynb"):
+        text = path.read_text(encoding="utf-8")
+        if re.search(r"study\.measure\(|import measure\b|models_under_test", text) and "recipe" in text:
+            assert path.stem in {*STUDIES, *trains}, path
+
+
+def test_the_base_comes_first_where_a_recipe_starts_from_it() -> None:
+    parameters = EXPERIMENTS["02_perplexity"].parameters
+    assert base_of(parameters["gpu"]) == "runs/gpu-base"
+    assert base_of({"base": "data/base"}) == "data/base" and base_of({}) is None
+
+
+def places(folder: Path) -> Places:
+    return Places(Path.cwd(), folder / "results", folder / "runs")
+
+
+def test_a_plan_has_each_job_with_what_it_needs(tmp_path: Path) -> None:
+    chosen = plan(load_experiments(), "smoke", "05,explore")
+    made = make_plan(chosen, "smoke", places(tmp_path), Machine.of_profile("smoke"))
+    assert list(made.notebooks) == ["05_longbench", "explore"]
+    assert {name for job in made.notebooks.values() for name in job.needs} == set(made.fine_tunes)
+    assert not made.notebooks["explore"].needs and set(made.resources) == set(made.fine_tunes)
+    made.write(tmp_path / "plan.json", places(tmp_path), "python")
+    written = json.loads((tmp_path / "plan.json").read_text())
+    for name, tune in written["fine_tunes"].items():
+        assert TrainSpec.from_dict(tune["spec"]) == made.fine_tunes[name]
+    text = listed(made, Machine.of_profile("smoke"))
+    assert "1 fine-tunes, 2 notebooks" in text and "| notebook 05_longbench, after 1 fine-tunes" in text
+
+
+def test_memory_and_time_are_those_of_the_estimate(tmp_path: Path) -> None:
+    spec = TrainSpec(context=512, steps=10, batch_size=8, micro_batch_size=4)
+    slow = of_fine_tune(spec, Machine("cuda", 1.0), {}, tmp_path)
+    fast = of_fine_tune(spec, Machine("cuda", 2.0), {}, tmp_path)
+    longer = of_fine_tune(dataclasses.replace(spec, steps=20), Machine("cuda", 1.0), {}, tmp_path)
+    assert slow.hours == pytest.approx(2 * fast.hours) and longer.hours == pytest.approx(2 * slow.hours)
+    assert slow.gpus == 1 and 0.1 < slow.gpu_gib < 4
+    on_cpu = of_fine_tune(spec, Machine("cpu", 1.0), {}, tmp_path)
+    assert on_cpu.gpus == 0 and on_cpu.memory_mb > slow.gpu_gib * 1000
+    assert len(list(tmp_path.glob("estimate-*/finished.json"))) == 2, "kept, one a pattern"
+    asked = of_notebook([slow, fast], {"memory_gib": 79.0}, Machine("cuda", 1.0))
+    assert asked.gpu_gib == 79.0 and asked.hours == 0
+
+
+def test_a_base_that_nobody_knows_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="shape='nowhere'"):
+        of_fine_tune(TrainSpec(base="nowhere"), Machine("cpu", 1.0), {}, tmp_path)
+
+
+def test_marks_of_lost_runs_are_forgotten(tmp_path: Path) -> None:
+    (tmp_path / "fine_tunes").mkdir()
+    for name in ("kept", "lost"):
+        (tmp_path / "fine_tunes" / f"{name}.done").write_text(json.dumps({"run": str(tmp_path / name)}))
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "finished.json").touch()
+    assert forget_lost_runs(tmp_path) == ["lost"]
+    assert [path.stem for path in (tmp_path / "fine_tunes").iterdir()] == ["kept"]
+
+
+def test_one_workflow_at_a_time(tmp_path: Path) -> None:
+    with (
+        only_workflow(tmp_path),
+        pytest.raises(WorkflowRunningError, match="another process"),
+        only_workflow(tmp_path, wait=False),
+    ):
+        pytest.fail("two at once")
+
+
+def test_an_unknown_place_is_named(tmp_path: Path) -> None:
+    given: Any = places(tmp_path)
+    with pytest.raises(ValueError, match="on='moon': expected one of local, slurm"):
+        snakemake(given, tmp_path, "moon", tmp_path / "plan.json")

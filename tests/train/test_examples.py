@@ -1,0 +1,75 @@
+"""Examples from files: Alpaca's columns and messages, every fault with its place."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from sinklora.train.examples import Example, ExampleSource, content_hash, read_examples
+
+ALPACA = {"instruction": "Read this.\n\nWho?", "output": "She.", "licence": "CC0"}
+TURNS = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}]}
+
+
+def written(folder: Path, kind: str, rows: list[Any]) -> str:
+    path = folder / f"examples.{kind}"
+    if kind == "parquet":
+        pd.DataFrame(rows).to_parquet(path)
+    else:
+        path.write_text(json.dumps(rows) if kind == "json" else "\n".join(map(json.dumps, rows)))
+    return f"{kind}:{path}"
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "json", "parquet"])
+@pytest.mark.parametrize("row", [ALPACA, TURNS], ids=["alpaca", "messages"])
+def test_every_format_holds_the_same(tmp_path: Path, kind: str, row: dict[str, Any]) -> None:
+    examples = read_examples(ExampleSource(written(tmp_path, kind, [row, row, row]), limit=2))
+    said = (("user", "Read this.\n\nWho?"), ("assistant", "She."))
+    assert [e.turns for e in examples] == [
+        said if row is ALPACA else (("user", "Hi"), ("assistant", "Ho"))
+    ] * 2
+    assert len({e.place for e in examples}) == 2 and str(tmp_path) in examples[0].place
+
+
+def test_an_input_belongs_to_the_instruction(tmp_path: Path) -> None:
+    rows = [ALPACA | {"input": "A page."}, ALPACA | {"input": ""}]
+    first, second = read_examples(ExampleSource(written(tmp_path, "jsonl", rows)))
+    assert (
+        first.turns[0][1] == "Read this.\n\nWho?\n\nA page." and second.turns[0][1] == ALPACA["instruction"]
+    )
+
+
+def test_the_hash_is_of_what_is_said() -> None:
+    one, other = (Example(place, (("user", "a"), ("assistant", "b"))) for place in "xy")
+    changed = Example("x", (("user", "a"), ("assistant", "c")))
+    assert content_hash([one]) == content_hash([other]) != content_hash([changed])
+
+
+@pytest.mark.parametrize(
+    ("kind", "rows", "words"),
+    [
+        ("jsonl", [ALPACA, {"instruction": "x"}], r"line 2: 'output' is None, expected text"),
+        ("jsonl", [[1]], r"line 1: is \[1\], expected an object"),
+        ("json", {"a": 1}, "expected a list of objects"),
+        ("json", [3], r"example 0: is 3, expected an object"),
+        ("jsonl", [{"messages": "hi"}], "'messages' is 'hi', expected a list of role and content"),
+        ("jsonl", [{"messages": ["hi"]}], "'messages' holds 'hi'"),
+        ("jsonl", [{"messages": [{"role": "user"}]}], "'content' is None"),
+        ("jsonl", [], "holds no examples"),
+    ],
+)
+def test_damaged_rows_are_named(tmp_path: Path, kind: str, rows: Any, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        read_examples(ExampleSource(written(tmp_path, kind, rows)))
+
+
+def test_a_torn_line_and_a_missing_file_are_named(tmp_path: Path) -> None:
+    (tmp_path / "torn.jsonl").write_text('{"instruction": "a", "output": "b"}\n{"instr')
+    with pytest.raises(ValueError, match=r"torn.jsonl, line 2: is no JSON"):
+        read_examples(ExampleSource(f"jsonl:{tmp_path / 'torn.jsonl'}"))
+    with pytest.raises(FileNotFoundError, match="is not a file; give a parquet file"):
+        read_examples(ExampleSource(f"parquet:{tmp_path / 'none.parquet'}"))
+    with pytest.raises(ValueError, match="source='csv:x': expected one of jsonl:…, json:…"):
+        ExampleSource("csv:x")

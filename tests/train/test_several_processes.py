@@ -1,0 +1,84 @@
+"""Training in two processes, on rows of their own and on parts of the same rows, against one process."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from safetensors.torch import load_file
+from training_processes import RUNS, STEPS, base_spec, plain_losses
+
+from helpers import assert_close
+from several_processes import run_together
+from sinklora.records.runs import RunDirectory
+from sinklora.train.run import train, trainable_model
+from sinklora.train.spec import TrainSpec
+from sinklora.train.trainer import last_complete_checkpoint
+from tiny_training import make_place, spec_in
+
+SCRIPT = Path(__file__).with_name("training_processes.py")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which two processes have made all runs, the second one having been killed in the last."""
+    folder = make_place(tmp_path_factory.mktemp("training"))
+    said = run_together(SCRIPT, 2, folder, fails=True)
+    assert list(folder.glob("killed/*/checkpoints")), said
+    return folder
+
+
+def alone(place: Path, spec: TrainSpec, root: str = "alone") -> RunDirectory:
+    """The run in this process; it goes on from the last checkpoint that there is."""
+    return train(spec, runs=place / root, cache=place / "cache", progress=False)
+
+
+def assert_same(run: Path, expected: Path, atol: float = 1e-4) -> None:
+    """Losses and adapters."""
+    losses, others = (pd.read_csv(path / "loss.csv") for path in (run, expected))
+    assert losses.step.tolist() == others.step.tolist()
+    assert_close(losses.loss.to_numpy(), others.loss.to_numpy(), atol=atol)
+    found, right = (load_file(path / "adapter/adapter_model.safetensors") for path in (run, expected))
+    assert found.keys() == right.keys()
+    for name, tensor in right.items():
+        assert_close(found[name], tensor, atol=10 * atol)
+
+
+@pytest.mark.parametrize("root", RUNS)
+def test_two_processes_train_what_one_trains(place: Path, root: str) -> None:
+    changes = {name: value for name, value in RUNS[root].items() if name != "sequence_parallel"}
+    expected = alone(place, dataclasses.replace(base_spec(place), **changes))
+    [run] = (path.parent for path in place.glob(f"{root}/*/finished.json"))
+    assert run.name == expected.path.name  # known by what is trained, not by how
+    assert len(pd.read_csv(run / "loss.csv")) == changes.get("steps", STEPS)
+    assert_same(run, expected.path, atol=2e-2 if "checkpointing" in root else 1e-4)
+
+
+def test_one_process_goes_on_where_one_of_two_was_killed(place: Path) -> None:
+    [work] = place.glob("killed/*/checkpoints")
+    checkpoint = last_complete_checkpoint(work)
+    assert checkpoint is not None and checkpoint.name == "checkpoint-8"
+    run, expected = alone(place, base_spec(place), "killed"), alone(place, base_spec(place))
+    run.verify()
+    assert_same(run.path, expected.path)
+
+
+def test_parameters_divided_among_processes_train_as_whole_ones(place: Path) -> None:
+    """PyTorch's FSDP2, whose processes divide the output layer too, which the chunked loss applies itself."""
+    found = [json.loads((place / f"fully_sharded-{rank}.json").read_text()) for rank in range(2)]
+    assert all(said["divided"] == said["parameters"] > 0 for said in found)
+    model = trainable_model(base_spec(place)).train()
+    means = [(one + other) / 2 for one, other in zip(*(said["losses"] for said in found), strict=True)]
+    assert_close(means, plain_losses(model, slice(0, 2)), atol=1e-4)
+    assert means[-1] < means[0]
+
+
+def test_what_cannot_be_cut_is_refused_before_any_work(place: Path) -> None:
+    with pytest.raises(ValueError, match="sequence_parallel=2: expected a multiple of 2 processes, got 1"):
+        alone(place, dataclasses.replace(base_spec(place), sequence_parallel=2, seed=7), "refused")
+    assert not list(place.glob("refused/*"))
+    with pytest.raises(ValueError, match="windows alone, got pattern='random'"):
+        spec_in(place, sequence_parallel=2, pattern="random")
+    with pytest.raises(ValueError, match="not together with compile=True"):
+        spec_in(place, sequence_parallel=2, compile=True)

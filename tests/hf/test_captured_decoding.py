@@ -278,20 +278,20 @@ GENERATED |= {"replay-layer-later": Replay(24, share="layer")}
 
 
 @pytest.mark.parametrize(
-    ("name", "padding"),
+    ("name", "padding", "layers"),
     [
-        ("h2o", 0),
-        ("streaming", 5),
-        ("h2o-later", 0),
-        ("streaming-later", 5),
-        ("novelty-later", 5),
-        ("replay-later", 5),
-        ("replay-layer", 5),
-        ("replay-layer-later", 5),
+        ("h2o", 0, 2),
+        ("streaming", 5, 1),
+        ("h2o-later", 0, 1),
+        ("streaming-later", 5, 1),
+        ("novelty-later", 5, 1),
+        ("replay-later", 5, 1),
+        ("replay-layer", 5, 1),
+        ("replay-layer-later", 5, 2),
     ],
 )
-def test_generate_compiles_its_decoding(name: str, padding: int) -> None:
-    model, policy = double_model(), GENERATED[name]
+def test_generate_compiles_its_decoding(name: str, padding: int, layers: int) -> None:
+    model, policy = double_model(num_hidden_layers=layers), GENERATED[name]
     for seed in range(2):  # the second prompt takes the graph of the first
         ids = tokens(seed=seed)
         mask = torch.ones_like(ids)

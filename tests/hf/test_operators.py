@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from transformers import DynamicCache
+from transformers import DynamicCache, PreTrainedModel
 
 from sinklora.cache.policies import make_policy
 from sinklora.evaluate.operator_count import OperatorsPerLayer, operators_per_layer
@@ -23,12 +23,17 @@ MOST = {
 }
 
 
-def counted(name: str | None) -> OperatorsPerLayer:
-    """Operators with the cache of a policy, or with DynamicCache; as deep as SmolLM2, and narrow.
+@pytest.fixture(scope="module")
+def model() -> PreTrainedModel:
+    """As deep as SmolLM2, and narrow."""
+    return tiny_model("llama-gqa", num_hidden_layers=30, max_position_embeddings=256).to(torch.bfloat16)
+
+
+def counted(model: PreTrainedModel, name: str | None) -> OperatorsPerLayer:
+    """Operators with the cache of a policy, or with DynamicCache.
 
     What the model does once, whatever the cache (0.7 a layer), counts as well.
     """
-    model = tiny_model("llama-gqa", num_hidden_layers=30, max_position_embeddings=256).to(torch.bfloat16)
     budget = None if name == "full" else 0.2
 
     def make() -> DynamicCache | BudgetCache:
@@ -37,11 +42,11 @@ def counted(name: str | None) -> OperatorsPerLayer:
     return operators_per_layer(model, make, prompt_tokens=128, steps=16)
 
 
-def test_a_layer_of_the_models_own_is_what_it_was_when_the_limits_were_set() -> None:
-    assert counted(None) == pytest.approx((40.7, 40.7), abs=0.1)
+def test_a_layer_of_the_models_own_is_what_it_was_when_the_limits_were_set(model: PreTrainedModel) -> None:
+    assert counted(model, None) == pytest.approx((40.7, 40.7), abs=0.1)
 
 
 @pytest.mark.parametrize("name", MOST)
-def test_a_layer_dispatches_few_operators(name: str) -> None:
-    prompt, step = counted(name)
+def test_a_layer_dispatches_few_operators(model: PreTrainedModel, name: str) -> None:
+    prompt, step = counted(model, name)
     assert prompt <= MOST[name][0] and step <= MOST[name][1]

@@ -8,14 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import nbformat
-import torch
 import yaml
-from transformers import LlamaConfig, LlamaForCausalLM
 
-from sinklora.reproduction.base_model.study import train_tokenizer
 from small_checkout import ROOT, make_checkout
-
-TEXTS = [f"def function_{i}(x):\n    return x * {i} + {i % 7}\n" * 30 for i in range(12)]
+from tiny_training import make_place
 
 PARAMETERS = """profile: str = "full"
 recipe: str = "recipe.yaml"
@@ -70,23 +66,7 @@ def make_workflow_checkout(root: Path, **others: list[str]) -> Path:
     cells.cells[0].source = PARAMETERS
     nbformat.write(cells, notebook)
     (root / "recipe.yaml").write_text(yaml.safe_dump(RECIPE), encoding="utf-8")
-    (root / "corpus" / "train").mkdir(parents=True)
-    for number, text in enumerate(TEXTS):
-        (root / "corpus" / "train" / f"{number}.txt").write_text(text)
-    tokenizer = train_tokenizer(TEXTS, 300)
-    tokenizer.save_pretrained(root / "base")
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=16,
-        intermediate_size=24,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        max_position_embeddings=32,
-        tie_word_embeddings=True,
-    )
-    LlamaForCausalLM(config).save_pretrained(root / "base")
+    make_place(root)
     return root
 
 

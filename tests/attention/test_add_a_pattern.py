@@ -1,13 +1,12 @@
-"""Adding a pattern is one class: everything that knows patterns takes it from there."""
+"""Adding a pattern is one class: everything that knows patterns takes it from there (`docs/extending.md`)."""
 
-import importlib.util
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
+from files_in_texts import module_in_text
 from helpers import assert_close
 from sinklora.attention import pattern as pattern_module
 from sinklora.attention.dispatch import attend, available_backends
@@ -20,53 +19,17 @@ from sinklora.reproduction.patterns.study import pattern_names
 from sinklora.train.spec import TrainSpec
 from tiny_models import tiny_model
 
-MASK = '''
-"""Each query sees its window and the one before it."""
-from dataclasses import dataclass
-from typing import ClassVar
-
-from sinklora.attention.pattern import Pattern
+FILES = {
+    "mask": "sinklora/attention/kinds/neighbours.py",
+    "windows": "sinklora/attention/kinds/first_token.py",
+}
 
 
-@dataclass(frozen=True)
-class NeighboursPattern(Pattern):
-    kind: ClassVar[str] = "neighbours"
-
-    def sees(self, head, query, key, *, num_heads, group, length):
-        return (key <= query) & (key // group >= query // group - 1)
-'''
-WINDOWS = '''
-"""Windows of which each sees the first token of the document."""
-from dataclasses import dataclass
-from typing import ClassVar
-
-from sinklora.attention.kinds.windows import AttentionPattern
-from sinklora.attention.pattern import Pattern
-
-
-@dataclass(frozen=True)
-class FirstTokenPattern(Pattern):
-    kind: ClassVar[str] = "first_token"
-
-    def sees(self, head, query, key, *, num_heads, group, length):
-        return (key <= query) & ((key // group == query // group) | (key == 0))
-
-    def windows(self):
-        return AttentionPattern(self.group_size, sink_tokens=1)
-'''
-
-
-@pytest.fixture(params=(MASK, WINDOWS), ids=("mask", "windows"))
+@pytest.fixture(params=FILES.values(), ids=FILES)
 def name(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The kind of a pattern that a module of its own defines, known while a test runs."""
+    """The kind of a pattern that a file shown in the docs defines, known while a test runs."""
     before = dict(pattern_module.KINDS)
-    path = tmp_path / "new_pattern.py"
-    path.write_text(request.param)
-    spec = importlib.util.spec_from_file_location("new_pattern", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "new_pattern", module)
-    spec.loader.exec_module(module)
+    module_in_text(request.param, tmp_path, monkeypatch)
     [kind] = pattern_module.KINDS.keys() - before.keys()
     yield kind
     del pattern_module.KINDS[kind]

@@ -1,7 +1,8 @@
-"""A new policy is a file: everything that works with policies finds it, and nothing else has to name it."""
+"""A new policy is a file (`docs/extending.md` shows this one): everything that works with policies finds it.
 
-import importlib.util
-import sys
+Nothing else has to name it.
+"""
+
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +14,7 @@ from transformers import PreTrainedModel
 
 from cache_contract import check_contract
 from cache_simulation import Head, compare, compare_turns, tokens
+from files_in_texts import module_in_text
 from sinklora.cache.policies import POLICIES, CachePolicy, make_policy, policy_key
 from sinklora.evaluate.lm_eval_model import LMEvalModel
 from sinklora.hf.budget_cache import BudgetCache
@@ -21,54 +23,6 @@ from sinklora.reproduction.cache.study import policies
 from sinklora.reproduction.cache.tables import summary, table
 from sinklora.reproduction.cache.verdict import leads_over_local
 from tiny_models import tiny_model
-
-FILE = '''
-"""The newest tokens, and of the older ones those with the longest values."""
-
-from __future__ import annotations
-
-from dataclasses import dataclass
-from typing import Any, ClassVar
-
-from torch import Tensor
-
-from sinklora.cache.policies import CachePolicy, Split, budget_in_tokens
-from sinklora.cache.scores import NewToken, NewTokens, Scorer
-from sinklora.cache.slots import write_slot
-
-
-@dataclass(frozen=True)
-class LongestValues(CachePolicy):
-    name: ClassVar[str] = "longest"
-
-    def split(self, prompt_tokens: int) -> Split:
-        total = budget_in_tokens(self.budget, prompt_tokens)
-        return Split(0, total // 2, total - total // 2)
-
-    def make_scorer(self, empty: Tensor) -> Scorer:
-        return Lengths(empty)
-
-
-class Lengths:
-    needs_sums: ClassVar[bool] = False
-    needs_weights: ClassVar[bool] = False
-    needs_values: ClassVar[bool] = True
-
-    def __init__(self, empty: Tensor) -> None:
-        self.state = {"scores": empty}
-
-    def query_weights(self, new: NewTokens) -> Tensor | None:
-        return None
-
-    def extend(self, new: NewTokens, sums: Tensor | None) -> None:
-        self.state = {"scores": new.values.norm(dim=-1)}
-
-    def step(self, columns: dict[str, Tensor], new: NewToken) -> None:
-        write_slot(columns["scores"], new.slot, new.value.norm(dim=-1), -1)
-
-    def rank(self, scores: Tensor, positions: Tensor, seen: Any) -> Tensor:
-        return scores
-'''
 
 PUBLISHED = ["expected_attention", "h2o", "local", "snapkv", "streaming", "tova"]
 
@@ -85,16 +39,11 @@ def model() -> PreTrainedModel:
 
 @pytest.fixture(scope="module")
 def added(tmp_path_factory: pytest.TempPathFactory) -> Iterator[type[CachePolicy]]:
-    """The policy, from its file, as long as this module's tests run."""
-    file = tmp_path_factory.mktemp("added") / "longest.py"
-    file.write_text(FILE)
-    spec = importlib.util.spec_from_file_location("longest", file)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["longest"] = module
-    spec.loader.exec_module(module)
-    yield module.LongestValues
-    del sys.modules["longest"], POLICIES["longest"]
+    """The policy that the docs show, from its file, as long as this module's tests run."""
+    with pytest.MonkeyPatch.context() as patch:
+        module = module_in_text("sinklora/cache/longest.py", tmp_path_factory.mktemp("added"), patch)
+        yield module.LongestValues
+    del POLICIES["longest"]
 
 
 @pytest.mark.parametrize("name", [name for name, policy in POLICIES.items() if policy.bounded])

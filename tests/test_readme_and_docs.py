@@ -5,16 +5,25 @@ import io
 import re
 from contextlib import redirect_stdout
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from files_in_texts import EXTENDING, files_in
+
 ROOT = Path(__file__).resolve().parents[1]
 TEXTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md"))]
+
+# Whose blocks go on from one another; those of all others stand alone.
+ONE_PROGRAM = [
+    ROOT / "docs" / f"{name}.md" for name in ("tutorial-longer-texts", "tutorial-document", "publishing")
+]
 
 SNIPPET = re.compile(r"^```python\n(.*?)^```\n(?:\n```text\n(.*?)^```)?", re.MULTILINE | re.DOTALL)
 SNIPPETS = [
     pytest.param(*found.groups(), id=f"{path.name}-{number}")
     for path in TEXTS
+    if path not in (*ONE_PROGRAM, EXTENDING)  # whose files the tests of what they add load
     for number, found in enumerate(SNIPPET.finditer(path.read_text(encoding="utf-8")))
 ]
 
@@ -29,10 +38,32 @@ def test_a_snippet_prints_what_stands_below_it(
 ) -> None:
     monkeypatch.chdir(ROOT)
     assert printed is not None, "no output is shown"
+    run(source, printed, {})
+
+
+@pytest.mark.parametrize("path", ONE_PROGRAM, ids=lambda path: path.name)
+def test_the_blocks_of_a_text_are_one_program(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    variables: dict[str, Any] = {}
+    blocks = SNIPPET.findall(path.read_text(encoding="utf-8"))
+    assert len(blocks) >= 2
+    for source, printed in blocks:
+        run(source, printed, variables)
+
+
+def run(source: str, printed: str, variables: dict[str, Any]) -> None:
+    """Execute a block, which has to print what stands below it."""
     out = io.StringIO()
     with redirect_stdout(out):
-        exec(compile(source, "snippet", "exec"), {})
+        exec(compile(source, "snippet", "exec"), variables)
     assert doctest.OutputChecker().check_output(printed, out.getvalue(), doctest.ELLIPSIS), out.getvalue()
+
+
+def test_every_block_of_what_is_added_is_a_file_that_a_test_loads() -> None:
+    blocks = SNIPPET.findall(EXTENDING.read_text(encoding="utf-8"))
+    loaded = "".join(path.read_text(encoding="utf-8") for path in sorted(ROOT.glob("tests/*/test_*.py")))
+    assert len(blocks) == len(files_in(EXTENDING)) == 4
+    assert all(f'"{name}"' in loaded for name in files_in(EXTENDING))
 
 
 def anchors(path: Path) -> set[str]:

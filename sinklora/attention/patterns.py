@@ -41,7 +41,14 @@ S2_WRAPPED = AttentionPattern(shifted_fraction=0.5, wrapped=True)
 FULL = AttentionPattern(group_size=1.0)
 """Plain causal attention: one window."""
 
-FIXED, STRIDE, RANDOM = FixedPattern(), StridePattern(), RandomPattern()
+FIXED = FixedPattern()
+"""Ablation (Fig. 7): own window, and the last tokens of every earlier one."""
+
+STRIDE = StridePattern()
+"""Ablation (Fig. 7): the newest tokens, and of those before every so many one."""
+
+RANDOM = RandomPattern()
+"""Ablation (Fig. 7): own window, and earlier blocks drawn at random."""
 
 # Not patterns that anybody would train with: steps of one, each left out (Table 8).
 ABLATIONS: dict[str, Pattern] = {

@@ -23,3 +23,4 @@ class SlidingWindow(CachePolicy):
 
 
 Local = SlidingWindow
+"""The name that H2O's paper has for it."""

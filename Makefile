@@ -20,7 +20,7 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo reproduce workflow check-cluster test-cluster verify smoke test lint format gpu bench wheel lab clean distclean
+.PHONY: help install demo reproduce workflow check-cluster test-cluster verify smoke test lint format docs docs-serve gpu bench wheel lab clean distclean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-13s %s\n", $$1, $$2}'
@@ -28,7 +28,7 @@ help: ## list the targets
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "sinklora needs Python 3.11 or newer; try make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install --quiet $(PIP_FLAGS) -c constraints.txt -e ".[notebooks,eval,real,chat,workflow,dev]"
+	$(PY) -m pip install --quiet $(PIP_FLAGS) -c constraints.txt -e ".[notebooks,eval,real,chat,workflow,docs,dev]"
 	touch $@
 
 install: $(STAMP) ## make .venv and install the package with the pinned versions
@@ -73,6 +73,14 @@ lint: $(STAMP) ## check style, format, types, the order of imports between rooms
 format: $(STAMP) ## rewrite the sources in the house format
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
+
+# The theme tells of its successor at every build.
+docs docs-serve: export NO_MKDOCS_2_WARNING := 1
+docs: $(STAMP) ## build the documentation site into out/site; a link to nothing is an error
+	$(PY) -m mkdocs build --strict --quiet
+
+docs-serve: $(STAMP) ## show the documentation site on this machine (127.0.0.1:8000)
+	$(PY) -m mkdocs serve --dev-addr 127.0.0.1:8000
 
 gpu: $(STAMP) ## run everything that wants a GPU into results/gpu; MINUTES=9 stops in time and goes on the next time
 	$(PY) -m sinklora gpu $(if $(MINUTES),--minutes $(MINUTES)) $(if $(ONLY),--only $(ONLY))

@@ -19,7 +19,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 # Not gpu, which is compiled against the torch that is there.
-PINNED_EXTRAS = ("notebooks", "eval", "real", "chat", "workflow", "dev")
+PINNED_EXTRAS = ("notebooks", "eval", "real", "chat", "workflow", "docs", "dev")
 
 TEXT = {
     ".py",

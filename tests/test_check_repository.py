@@ -56,7 +56,7 @@ def test_a_clean_repository_passes(clone: Path, capsys: pytest.CaptureFixture[st
         ),
         (
             "environment.yml",
-            "notebooks,eval,real,chat,workflow,dev",
+            "notebooks,eval,real,chat,workflow,docs,dev",
             "notebooks,dev",
             "environment.yml: installs",
         ),

@@ -91,10 +91,12 @@ class StepEstimate:
     needed_flops: int
 
 
-def training_model(spec: StepSpec, device: str) -> nn.Module:
-    """A random model of the spec in training mode, with its pattern, adapter and checkpointing."""
+def training_model(spec: StepSpec, device: str, layers: int | None = None) -> nn.Module:
+    """A random model of the spec in training mode, with its pattern, adapter and checkpointing; with `layers`
+    in place of its own.
+    """
     dtype = torch.bfloat16 if spec.bf16 and spec.method != "full" else torch.float32
-    model: Any = random_model(spec.shape, spec.context, dtype=dtype, device=device)
+    model: Any = random_model(spec.shape, spec.context, layers=layers, dtype=dtype, device=device)
     if spec.pattern == EAGER:
         model.set_attn_implementation("eager")
     else:  # "full" as well, so that all but eager attention run on the same code

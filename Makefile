@@ -20,7 +20,7 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo reproduce workflow check-cluster test-cluster verify smoke test lint format docs docs-serve gpu bench wheel lab clean distclean
+.PHONY: help install demo reproduce workflow check-cluster test-slow test-cluster verify smoke test lint format docs docs-serve gpu bench wheel lab clean distclean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-13s %s\n", $$1, $$2}'
@@ -52,12 +52,15 @@ verify: $(STAMP) ## make a random few of the committed numbers again and compare
 	$(PY) -m sinklora verify
 
 # Two processes of one thread each, also where a test starts another one; no test asks the hub.
-test: export OMP_NUM_THREADS := 1
-test: export HF_HUB_OFFLINE := 1
+test test-slow: export OMP_NUM_THREADS := 1
+test test-slow: export HF_HUB_OFFLINE := 1
 # Containers often forbid bytecode; dozens of processes would each compile the package.
-test: export PYTHONDONTWRITEBYTECODE :=
+test test-slow: export PYTHONDONTWRITEBYTECODE :=
 test: $(STAMP) ## run the test suite
 	$(PY) -m pytest -q -n 2 --dist worksteal
+
+test-slow: $(STAMP) ## the further cases of which `make test` runs one, and what takes longest
+	$(PY) -m pytest -q -n 2 --dist worksteal -m slow
 
 test-cluster: $(STAMP) ## the tests that start a Slurm of one node and run workflows for minutes
 	$(PY) -m pytest -q -m cluster

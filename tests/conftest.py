@@ -14,10 +14,13 @@ settings.load_profile("house")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out tests marked `cluster` unless `-m` names them; skip those marked `gpu` without CUDA."""
-    if "cluster" not in config.getoption("markexpr"):
-        left_out = [item for item in items if item.get_closest_marker("cluster")]
-        config.hook.pytest_deselected(items=left_out)
+    """Leave out tests marked `slow` or `cluster` unless `-m` names that; skip those marked `gpu` without
+    CUDA.
+    """
+    asked = config.getoption("markexpr")
+    unasked = [marker for marker in ("slow", "cluster") if marker not in asked]
+    if left_out := {item for item in items if any(map(item.get_closest_marker, unasked))}:
+        config.hook.pytest_deselected(items=list(left_out))
         items[:] = [item for item in items if item not in left_out]
     if torch.cuda.is_available():
         return

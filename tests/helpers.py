@@ -5,6 +5,7 @@ from itertools import combinations, product
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -12,7 +13,7 @@ from typer.main import get_command
 
 from sinklora.cli import application
 
-__all__ = ["assert_close", "every_pair", "understood"]
+__all__ = ["assert_close", "every_pair", "rest_slow", "understood"]
 
 Numbers = Tensor | NDArray[np.generic] | Sequence[float] | float
 
@@ -32,6 +33,15 @@ def assert_close(actual: Numbers, expected: Numbers, atol: float, rtol: float = 
             f"max {difference.max().item():.3g}, mean {difference.mean().item():.3g}; "
             f"first at {first}: {actual[first].item():.9g}, expected {expected[first].item():.9g}"
         )
+
+
+def rest_slow(cases: Iterable[Any], always: int = 1) -> list[Any]:
+    """Cases of a parametrized test of which only the first few always run; the others are marked slow."""
+    listed = list(cases)
+    return listed[:always] + [
+        pytest.param(*(case if isinstance(case, tuple) else (case,)), marks=pytest.mark.slow)
+        for case in listed[always:]
+    ]
 
 
 def _precise(numbers: Numbers) -> Tensor:

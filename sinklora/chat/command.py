@@ -12,6 +12,8 @@ from sinklora.refusals import told_in_a_sentence
 if TYPE_CHECKING:
     from sinklora.cache.policies import CachePolicy
 
+ModelNames = tuple[str, str | None, str | None]  # base, adapter, template
+
 
 @told_in_a_sentence
 def chat_command(
@@ -23,6 +25,12 @@ def chat_command(
     base: Annotated[
         str, typer.Option(help="a chat model: a name that fetch lists, a folder, a name on the hub")
     ] = "smollm2-135m",
+    adapter: Annotated[
+        str | None, typer.Option(help="one that belongs to the base: a folder, or a name on the hub")
+    ] = None,
+    template: Annotated[
+        str | None, typer.Option(help="a chat template by name, for a model that has none of its own")
+    ] = None,
     stream: Annotated[
         bool, typer.Option(help="read a document that is longer than the model's context, in pieces")
     ] = False,
@@ -42,28 +50,28 @@ def chat_command(
     chosen = make_policy(policy, None if policy == "full" else parse_budget(budget))
     settings = {"stream": stream, "answer_tokens": answer_tokens}
     if page:
-        _serve(document, chosen, base, port, settings)
+        _serve(document, chosen, (base, adapter, template), port, settings)
     else:
-        _talk(document, chosen, base, settings)
+        _talk(document, chosen, (base, adapter, template), settings)
 
 
-def _talk(document: Path | None, policy: CachePolicy, base: str, settings: dict[str, Any]) -> None:
+def _talk(document: Path | None, policy: CachePolicy, names: ModelNames, settings: dict[str, Any]) -> None:
     import sys
 
     from rich.console import Console
     from transformers.utils import logging
 
+    from sinklora.chat.chat_model import chat_model
     from sinklora.chat.documents import read_document
     from sinklora.chat.engine import Conversation
     from sinklora.chat.reading import Stopped
     from sinklora.chat.terminal import Terminal, asked_lines
-    from sinklora.pretrained.loading import load
 
     if document is None:
         raise ValueError("document: give one (--document FILE), or open one in the browser (--page)")
     given = read_document(document)  # before the model, which takes longer
     logging.disable_progress_bar()
-    model, tokenizer = load(base)
+    model, tokenizer = chat_model(*names)
     terminal = Terminal(Conversation(model, tokenizer, policy, **settings), Console())
     try:
         terminal.read(given)
@@ -73,25 +81,25 @@ def _talk(document: Path | None, policy: CachePolicy, base: str, settings: dict[
 
 
 def _serve(
-    document: Path | None, policy: CachePolicy, base: str, port: int, settings: dict[str, Any]
+    document: Path | None, policy: CachePolicy, names: ModelNames, port: int, settings: dict[str, Any]
 ) -> None:
     from transformers.utils import logging
 
+    from sinklora.chat.chat_model import chat_model
     from sinklora.chat.engine import Conversation
     from sinklora.chat.limits import Limits
     from sinklora.chat.page_server import check_page, serve_until_interrupted, served
-    from sinklora.pretrained.loading import load
 
     if document is not None:
         raise ValueError(f"document={str(document)!r}: leave it out; documents are opened on the page")
     percent = check_page(policy, port)  # before the model
     logging.disable_progress_bar()
-    model, tokenizer = load(base)
+    model, tokenizer = chat_model(*names)
 
     def make() -> Conversation:
         return Conversation(model, tokenizer, policy, **settings)
 
-    with served(make, Limits(), model=base, port=port, percent=percent) as (
+    with served(make, Limits(), model=names[0], port=port, percent=percent) as (
         address,
         sessions,
     ):

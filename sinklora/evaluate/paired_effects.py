@@ -110,13 +110,14 @@ def ratio(top: Callable[..., Values], bottom: Callable[..., Values], *values: Va
     """One statistic of means over another, with Fieller's interval (1954); p is that of "the first is 0".
 
     The interval holds every ratio r for which `top - r * bottom` may be 0, so it is as skew as it has to be.
-    Ends are NaN where `bottom` itself may be 0. Arguments as in `effect`.
+    Ends are NaN where `bottom` itself may be 0, the estimate where it is. Arguments as in `effect`.
     """
     matrices = _matrices(values)
     means = [np.array([m.mean()]) for m in matrices]
     above, below = (float(np.asarray(statistic(*means))[0]) for statistic in (top, bottom))
     nan, of_top, of_bottom = math.nan, effect(top, *values), effect(bottom, *values)
-    found = replace(of_top, estimate=above / below, low=nan, high=nan, low90=nan, high90=nan, error=nan)
+    estimate = above / below if below else nan
+    found = replace(of_top, estimate=estimate, low=nan, high=nan, low90=nan, high90=nan, error=nan)
     if found.documents < 2:
         return found
     pairs = zip(_samples(top, matrices), _samples(bottom, matrices), strict=True)

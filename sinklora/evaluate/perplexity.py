@@ -90,13 +90,38 @@ def measure_perplexity(
     Raises TypeError or ValueError for bad arguments before any work, FloatingPointError for a loss of NaN or
     infinity.
     """
-    _check_numbers(context, stride, batch_size, short)
-    documents = [_check_document(index, document) for index, document in enumerate(documents)]
-    lengths = [len(document) for document in documents]
-    chosen = _choose(lengths, context, short)
-    _check_vocabulary(model, documents)
+    documents, chosen = checked_documents(model, documents, context, stride, batch_size, short)
     if device is not None:
         model.to(device)
+    scores = score_documents(model, documents, chosen, context, stride, batch_size, progress=progress)
+    return result_of(model, scores, [len(document) for document in documents], context, stride, short)
+
+
+def checked_documents(
+    model: nn.Module, documents: Sequence[Any], context: int, stride: int, batch_size: int, short: Short
+) -> tuple[list[NDArray[np.integer[Any]]], list[int]]:
+    """The documents as arrays, and the places of those that are scored; raises what `measure_perplexity`
+    does for bad arguments.
+    """
+    _check_numbers(context, stride, batch_size, short)
+    arrays = [_check_document(index, document) for index, document in enumerate(documents)]
+    chosen = _choose([len(array) for array in arrays], context, short)
+    _check_vocabulary(model, arrays)
+    return arrays, chosen
+
+
+def score_documents(
+    model: nn.Module,
+    documents: Sequence[NDArray[np.integer[Any]]],
+    chosen: Sequence[int],
+    context: int,
+    stride: int,
+    batch_size: int,
+    *,
+    progress: bool = True,
+) -> list[DocumentScore]:
+    """The scores of the documents at the places `chosen`, all of them checked before."""
+    lengths = [len(document) for document in documents]
     total = sum(1 for index in chosen for _ in windows_of(index, lengths[index], context, stride))
     with evaluation_mode(model), torch.inference_mode():
         losses = logits_function(model)
@@ -106,16 +131,28 @@ def measure_perplexity(
                 for window, loss in zip(batch, _window_losses(losses, model, documents, batch), strict=True):
                     sums[window.document] += loss
                 bar.update(len(batch))
-    scores = tuple(DocumentScore(i, lengths[i] - 1, sums[i] / (lengths[i] - 1)) for i in chosen)
-    nll = math.fsum(sums.values()) / sum(score.tokens for score in scores)
+    return [DocumentScore(i, lengths[i] - 1, sums[i] / (lengths[i] - 1)) for i in chosen]
+
+
+def result_of(
+    model: nn.Module,
+    scores: Sequence[DocumentScore],
+    lengths: Sequence[int],
+    context: int,
+    stride: int,
+    short: Short,
+) -> PerplexityResult:
+    """What the scores of some documents come to; `lengths`: of all that were given, in tokens."""
+    tokens = sum(score.tokens for score in scores)
+    nll = math.fsum(score.nll * score.tokens for score in scores) / tokens
     return PerplexityResult(
         perplexity=_exp(nll),
         nll=nll,
-        tokens=sum(score.tokens for score in scores),
+        tokens=tokens,
         documents=len(scores),
         short_documents=sum(length < context for length in lengths),
         tiny_documents=sum(length < 2 for length in lengths),
-        per_document=scores,
+        per_document=tuple(scores),
         context=context,
         stride=stride,
         short=short,

@@ -25,25 +25,38 @@ KERNEL_FLOPS = {  # FlopCounterMode knows CUDA's fused attention alone
 }
 
 
+FEW, MORE = 4, 8  # layers that are run: where there are still more, each takes what those between take
+
+
 def estimate(spec: StepSpec) -> StepEstimate:
     """Memory and FLOPs of a step, without a device: the same code runs on tensors without values.
 
-    What a kernel holds inside itself is not in the bytes.
+    Of a model of more than `MORE` layers that are all alike, two with fewer are run. What a kernel holds
+    inside itself is not in the bytes.
     """
+    config = shape_config(spec.shape, spec.context)
+    layers: int = config.num_hidden_layers
+    if layers <= MORE or len(set(getattr(config, "layer_types", None) or [""])) > 1:
+        return _estimate(spec, layers)
+    pairs = zip(*(dataclasses.astuple(_estimate(spec, some)) for some in (FEW, MORE)), strict=True)
+    return StepEstimate(*(more + (more - few) * (layers - MORE) // (MORE - FEW) for few, more in pairs))
+
+
+def _estimate(spec: StepSpec, layers: int) -> StepEstimate:
     memory = TensorMemory()
-    counter = _counted(spec, memory)
+    counter = _counted(spec, layers, memory)
     if spec.pattern == EAGER:
         spec = dataclasses.replace(spec, pattern="full")
-        needed = _needed_flops(spec, _counted(spec, TensorMemory()))
+        needed = _needed_flops(spec, layers, _counted(spec, layers, TensorMemory()))
     else:
-        needed = _needed_flops(spec, counter)
+        needed = _needed_flops(spec, layers, counter)
     return StepEstimate(memory.peak, counter.get_total_flops(), needed)
 
 
-def _counted(spec: StepSpec, memory: TensorMemory) -> FlopCounterMode:
+def _counted(spec: StepSpec, layers: int, memory: TensorMemory) -> FlopCounterMode:
     """The FLOPs of a first step, which makes the optimizer's state; then `memory` sees a second one."""
     fake = FakeTensorMode()
-    model = training_model(spec, "meta")
+    model = training_model(spec, "meta", layers)
     _without_values(model, fake, memory)
     counter = FlopCounterMode(display=False, custom_mapping=KERNEL_FLOPS)
     with fake, memory:
@@ -72,7 +85,7 @@ def _without_values(model: nn.Module, fake: FakeTensorMode, memory: TensorMemory
                 tensors[name] = made[id(tensor)]  # type: ignore[assignment]
 
 
-def _needed_flops(spec: StepSpec, counter: FlopCounterMode) -> int:
+def _needed_flops(spec: StepSpec, layers: int, counter: FlopCounterMode) -> int:
     """What was counted, with attention over the pairs that the pattern sees in place of whole squares.
 
     2 products forward, 2 again with checkpointing that keeps nothing, 5 backward.
@@ -84,5 +97,5 @@ def _needed_flops(spec: StepSpec, counter: FlopCounterMode) -> int:
     size = getattr(config, "head_dim", None) or config.hidden_size // heads
     pairs = find_pattern(spec.pattern).density(heads, spec.context) * triangle(spec.context)
     products = 2 + 2 * (spec.checkpointing and not spec.fused) + 5
-    attention = 2 * size * heads * pairs * products * config.num_hidden_layers * spec.batch
+    attention = 2 * size * heads * pairs * products * layers * spec.batch
     return int(counter.get_total_flops()) - squares + round(attention)

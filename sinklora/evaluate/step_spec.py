@@ -33,8 +33,9 @@ class StepSpec:
     `shape`: a name of `model_shapes`, a packaged model's, or a model's folder. `pattern`: a pattern's name,
     or "eager" for full attention with all scores in memory. `method` "lora_plus" trains adapters, embeddings
     and norms, "full" everything; what is trained is float32, what is frozen bfloat16, computed under bfloat16
-    autocast. `fused`: as `sinklora train` takes the step with a frozen base in bfloat16 on the CPU: the loss
-    fused, attention's compiled backward pass, no casts to float32, checkpoints that keep products.
+    autocast; without `bf16` all is float32, as in `TrainSpec`. `fused`: as `sinklora train` takes the step
+    with a frozen base in bfloat16 on the CPU: the loss fused, attention's compiled backward pass, no casts to
+    float32, checkpoints that keep products.
     Raises TypeError or ValueError naming the field.
     """
 
@@ -47,20 +48,23 @@ class StepSpec:
     loss_chunk: Count = 2048
     device: Annotated[str, one_of(("cpu", "cuda"))] = "cpu"
     fused: bool = False
+    bf16: bool = True
 
     def __post_init__(self) -> None:
         check_fields(self)
         if self.pattern != EAGER:
             find_pattern(self.pattern)
         shape_config(self.shape, self.context)
-        if self.fused and (self.method, self.device) != ("lora_plus", "cpu"):
+        if self.fused and (self.method, self.device, self.bf16) != ("lora_plus", "cpu", True):
             raise ValueError(
-                f"fused=True: needs method='lora_plus' and device='cpu', got {self.method!r}, {self.device!r}"
+                f"fused=True: needs method='lora_plus', device='cpu' and bf16=True, got {self.method!r}, "
+                f"{self.device!r} and {self.bf16}"
             )
 
     def key(self) -> dict[str, Any]:
-        """What a measurement is known by; the first ones had no other way, and are known without it."""
-        return {name: value for name, value in asdict(self).items() if name != "fused" or value}
+        """What a measurement is known by; fields that the first ones did not have only where they differ."""
+        later = {"fused": False, "bf16": True}
+        return {name: value for name, value in asdict(self).items() if later.get(name) is not value}
 
 
 @dataclass(frozen=True)
@@ -87,10 +91,12 @@ class StepEstimate:
     needed_flops: int
 
 
-def training_model(spec: StepSpec, device: str) -> nn.Module:
-    """A random model of the spec in training mode, with its pattern, adapter and checkpointing."""
-    dtype = torch.float32 if spec.method == "full" else torch.bfloat16
-    model: Any = random_model(spec.shape, spec.context, dtype=dtype, device=device)
+def training_model(spec: StepSpec, device: str, layers: int | None = None) -> nn.Module:
+    """A random model of the spec in training mode, with its pattern, adapter and checkpointing; with `layers`
+    in place of its own.
+    """
+    dtype = torch.bfloat16 if spec.bf16 and spec.method != "full" else torch.float32
+    model: Any = random_model(spec.shape, spec.context, layers=layers, dtype=dtype, device=device)
     if spec.pattern == EAGER:
         model.set_attn_implementation("eager")
     else:  # "full" as well, so that all but eager attention run on the same code
@@ -116,7 +122,7 @@ def training_step(spec: StepSpec, model: nn.Module, *, checked: bool = False) ->
 
     def step() -> None:
         with disable_input_dtype_casting(model) if spec.fused else nullcontext():
-            with torch.autocast(ids.device.type, dtype=torch.bfloat16):
+            with torch.autocast(ids.device.type, dtype=torch.bfloat16, enabled=spec.bf16):
                 value = loss(model, ids, ids)
             value.backward()  # within: checkpoints compute here too
         optimizer.step()

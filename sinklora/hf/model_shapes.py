@@ -41,6 +41,7 @@ def _llama(
 SHAPES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         "llama2-7b": _llama(4096, 11008, 32, 32, 32, 32_000),
+        "llama2-70b": _llama(8192, 28672, 80, 64, 8, 32_000),
         "llama3-8b": _llama(4096, 14336, 32, 32, 8, 128_256, theta=500_000.0),
         "llama-100m": _llama(768, 2048, 12, 12, 12, 16_384, tied=True),
         "base": _llama(256, 768, 4, 4, 4, 4096, tied=True),  # data/base
@@ -48,13 +49,17 @@ SHAPES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 )
 
 
-def shape_config(shape: str, context: int) -> PreTrainedConfig:
-    """The config of a shape, of a packaged model or of a local model's folder, for rows of `context` tokens.
+def shape_config(shape: str, context: int, layers: int | None = None) -> PreTrainedConfig:
+    """The config of a shape, of a packaged model or of a local model's folder, for rows of `context` tokens;
+    `layers`: with so many in place of its own.
 
     Raises ValueError for a name that is none of them, FetchError for a packaged model that cannot be fetched.
     """
     if shape in SHAPES:
-        return LlamaConfig(**SHAPES[shape], max_position_embeddings=context, use_cache=False)
+        config: PreTrainedConfig = LlamaConfig(
+            **SHAPES[shape], max_position_embeddings=context, use_cache=False
+        )
+        return _with_layers(config, layers)
     path = model_path(shape)
     if not (Path(path) / "config.json").is_file():
         raise ValueError(
@@ -62,14 +67,27 @@ def shape_config(shape: str, context: int) -> PreTrainedConfig:
         )
     config = AutoConfig.from_pretrained(path)
     config.max_position_embeddings = max(context, config.max_position_embeddings)
+    return _with_layers(config, layers)
+
+
+def _with_layers(config: PreTrainedConfig, layers: int | None) -> PreTrainedConfig:
+    if layers is not None:
+        config.num_hidden_layers = layers
+        if getattr(config, "layer_types", None):
+            config.layer_types = config.layer_types[:layers]
     return config
 
 
 def random_model(
-    shape: str, context: int, *, dtype: torch.dtype = torch.bfloat16, device: str | torch.device = "cpu"
+    shape: str,
+    context: int,
+    *,
+    layers: int | None = None,
+    dtype: torch.dtype = torch.bfloat16,
+    device: str | torch.device = "cpu",
 ) -> PreTrainedModel:
     """A causal language model of a shape with small random weights, made on its device in its dtype."""
-    config = shape_config(shape, context)
+    config = shape_config(shape, context, layers)
     with torch.device(device):
         model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype)
     return model

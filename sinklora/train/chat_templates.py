@@ -4,6 +4,8 @@ from pathlib import Path
 
 FOLDER = Path(__file__).parent / "templates"
 
+TEMPLATE_FILE = "chat_template.jinja"  # in an adapter's folder: what it was tuned with
+
 TEMPLATE_NAMES = ("llama-2", "llama-3", "chatml")
 
 

@@ -28,6 +28,7 @@ from sinklora.pretrained.fetch import model_path
 from sinklora.records.files import atomic_write
 from sinklora.records.provenance import current_provenance
 from sinklora.records.runs import RunDirectory
+from sinklora.train.chat_templates import TEMPLATE_FILE, template_text
 from sinklora.train.instruction_spec import InstructionSpec
 from sinklora.train.pattern_schedules import find_schedule
 from sinklora.train.quantization import check_quantization, quantization_options
@@ -163,6 +164,8 @@ def _save(spec: Spec, model: Any, folder: Path) -> list[Path]:
         save_adapter(model, temporary)
     else:
         model.save_pretrained(temporary)
+    if isinstance(spec, InstructionSpec) and spec.template is not None:
+        (temporary / TEMPLATE_FILE).write_text(template_text(spec.template), encoding="utf-8")
     temporary.rename(final)
     return files_below(final)
 

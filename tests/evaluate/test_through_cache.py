@@ -20,7 +20,7 @@ from sinklora.cache.streaming_llm import StreamingLLM
 from sinklora.evaluate.generation_cost import cache_bound_model, cache_bytes, compare_caches
 from sinklora.evaluate.through_cache import continuation_nll, pass_keys, recalled
 from sinklora.hf.budget_cache import BudgetCache
-from sinklora.reproduction.cache.figures import budget_figure, kept_share, kept_text_figure, kept_text_html
+from sinklora.reproduction.cache.figures import budget_figure, kept_share, kept_text_figure
 from sinklora.reproduction.cache.study import CacheStudy, h2o_variants, measure, policies
 from sinklora.reproduction.cache.tables import duels, summary, summary_table, table
 from sinklora.reproduction.cache.verdict import cost_verdict, leads_over_local, variants_verdict
@@ -246,7 +246,6 @@ def test_what_is_kept_is_shown_on_the_text(
     assert share[:, -4:].min() == pytest.approx(1) and share[:, :-4].max() == 0
     figure = kept_text_figure(tokenizer, ids, {"local": share, "novelty": kept_share(model, ids, Novelty(4))})
     assert [axis.get_title(loc="left") for axis in figure.axes[:2]] == ["local", "novelty"]
-    assert "return" in kept_text_html(tokenizer, ids, share[0]).data
 
 
 def test_costs_are_ratios_to_the_full_cache() -> None:

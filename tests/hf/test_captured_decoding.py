@@ -11,7 +11,7 @@ from torch import Tensor
 from torch._dynamo.utils import counters
 from transformers import CompileConfig, PreTrainedModel
 
-from helpers import assert_close
+from helpers import assert_close, rest_slow
 from sinklora.cache.attention_scores import Score
 from sinklora.cache.expected_attention import ExpectedAttention
 from sinklora.cache.filling_step import FillingStep
@@ -116,12 +116,14 @@ def one_graph() -> bool:
 
 @pytest.mark.parametrize(
     ("name", "architecture", "rows"),
-    [
-        ("h2o", "llama-mha", 3),
-        ("local", "llama-gqa", 1),
-        ("streaming", "llama-mha", 3),
-        ("h2o", "llama-gqa", 1),
-    ],
+    rest_slow(
+        [
+            ("h2o", "llama-mha", 3),
+            ("local", "llama-gqa", 1),
+            ("streaming", "llama-mha", 3),
+            ("h2o", "llama-gqa", 1),
+        ]
+    ),
 )
 def test_two_hundred_steps_are_one_graph(name: str, architecture: str, rows: int) -> None:
     policy, model, ids = MAIN[name], double_model(architecture), tokens(rows)
@@ -148,7 +150,8 @@ def test_generated_code_does_the_same() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "positions"), [(n, "text") for n in OTHERS] + [(n, "cache") for n in (*MAIN, "replay")]
+    ("name", "positions"),
+    rest_slow([(n, "cache") for n in (*MAIN, "replay")] + [(n, "text") for n in OTHERS], always=4),
 )
 def test_every_policy_is_one_graph(name: str, positions: str) -> None:
     policy = (MAIN | OTHERS)[name]
@@ -160,7 +163,7 @@ def test_every_policy_is_one_graph(name: str, positions: str) -> None:
     assert one_graph()
 
 
-@pytest.mark.parametrize("policy", FRACTIONS.values(), ids=FRACTIONS)
+@pytest.mark.parametrize("policy", rest_slow(FRACTIONS.values(), always=2), ids=FRACTIONS)
 def test_rows_of_other_lengths_are_one_graph(policy: CachePolicy) -> None:
     mask = torch.ones(3, PROMPT, dtype=torch.long)
     mask[1, :9] = 0
@@ -184,7 +187,9 @@ def test_another_cache_and_another_prompt_take_the_graph_that_is_there(policy: C
             assert_same(ours, eager)
 
 
-@pytest.mark.parametrize("name", ["h2o", "h2o-window", "novelty", "replay", "replay-model", "streaming"])
+@pytest.mark.parametrize(
+    "name", rest_slow(["h2o", "replay-model", "h2o-window", "novelty", "replay", "streaming"], always=2)
+)
 def test_what_a_step_writes_stays_where_it_is(name: str) -> None:
     # CUDA graphs replay writes to an address only where they are told that it stays.
     written: list[Tensor] = []
@@ -210,7 +215,7 @@ def test_what_a_step_writes_stays_where_it_is(name: str) -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", ["h2o-window", "replay", "replay-model", "streaming"])
+@pytest.mark.parametrize("name", rest_slow(["h2o-window", "replay", "replay-model", "streaming"]))
 def test_what_follows_compiled_steps_is_what_follows_eager_ones(name: str) -> None:
     ours, eager = (read(MODEL, (MAIN | OTHERS)[name], tokens()) for _ in range(2))
     call, turn = compiled(MODEL), tokens(length=5, seed=2)
@@ -243,6 +248,7 @@ def test_a_cache_filled_in_inference_mode_is_compiled() -> None:
     assert one_graph()
 
 
+@pytest.mark.slow
 def test_a_cache_that_grows_breaks_the_graph_and_nothing_else() -> None:
     policy = H2O(30)
     ours, eager = (read(MODEL, policy, tokens()) for _ in range(2))
@@ -279,16 +285,19 @@ GENERATED |= {"replay-layer-later": Replay(24, share="layer")}
 
 @pytest.mark.parametrize(
     ("name", "padding", "layers"),
-    [
-        ("h2o", 0, 2),
-        ("streaming", 5, 1),
-        ("h2o-later", 0, 1),
-        ("streaming-later", 5, 1),
-        ("novelty-later", 5, 1),
-        ("replay-later", 5, 1),
-        ("replay-layer", 5, 1),
-        ("replay-layer-later", 5, 2),
-    ],
+    rest_slow(
+        [
+            ("h2o", 0, 2),
+            ("streaming", 5, 1),
+            ("h2o-later", 0, 1),
+            ("streaming-later", 5, 1),
+            ("novelty-later", 5, 1),
+            ("replay-later", 5, 1),
+            ("replay-layer", 5, 1),
+            ("replay-layer-later", 5, 2),
+        ],
+        always=3,
+    ),
 )
 def test_generate_compiles_its_decoding(name: str, padding: int, layers: int) -> None:
     model, policy = double_model(num_hidden_layers=layers), GENERATED[name]

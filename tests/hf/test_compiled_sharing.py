@@ -95,6 +95,7 @@ print(cache.get_seq_length())
 """
 
 
+@pytest.mark.slow
 def test_without_a_compiler_heads_are_attended_to_one_by_one(tmp_path: Path) -> None:
     environment = {**os.environ, "SINKLORA_CACHE": str(tmp_path), "CXX": "/nowhere/c++"}
     environment["PYTHONPATH"] = os.pathsep.join(["tests", ".", os.environ.get("PYTHONPATH", "")])

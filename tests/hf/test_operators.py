@@ -4,6 +4,7 @@ import pytest
 import torch
 from transformers import DynamicCache, PreTrainedModel
 
+from helpers import rest_slow
 from sinklora.cache.policies import make_policy
 from sinklora.evaluate.operator_count import OperatorsPerLayer, operators_per_layer
 from sinklora.hf.budget_cache import BudgetCache
@@ -46,7 +47,7 @@ def test_a_layer_of_the_models_own_is_what_it_was_when_the_limits_were_set(model
     assert counted(model, None) == pytest.approx((40.7, 40.7), abs=0.1)
 
 
-@pytest.mark.parametrize("name", MOST)
+@pytest.mark.parametrize("name", rest_slow(MOST, always=4))
 def test_a_layer_dispatches_few_operators(model: PreTrainedModel, name: str) -> None:
     prompt, step = counted(model, name)
     assert prompt <= MOST[name][0] and step <= MOST[name][1]

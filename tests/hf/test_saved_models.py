@@ -44,6 +44,7 @@ print(AutoModelForCausalLM.from_pretrained(sys.argv[1]).config._attn_implementat
 """
 
 
+@pytest.mark.slow
 def test_a_saved_model_asks_for_the_import(tmp_path: Path) -> None:
     use_pattern(tiny_model("llama-gqa"), SF).save_pretrained(tmp_path)
     command = [sys.executable, "-c", LOAD_BEFORE_AND_AFTER_THE_IMPORT, str(tmp_path)]

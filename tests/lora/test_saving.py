@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from adapted_models import logits_of, randomized, trainable
+from helpers import rest_slow
 from sinklora.attention.patterns import S2, SF
 from sinklora.hf.models import current_pattern, use_pattern
 from sinklora.hf.rope import extend_context
@@ -86,7 +87,7 @@ def disk() -> Disk:
     return Disk()
 
 
-@pytest.mark.parametrize("dies", [True, False], ids=["killed", "full-disk"])
+@pytest.mark.parametrize("dies", rest_slow([True, False]), ids=["killed", "full-disk"])
 def test_a_save_that_ends_at_any_step_leaves_the_old_adapter_or_the_new_one(
     dies: bool, disk: Disk, tmp_path: Path
 ) -> None:

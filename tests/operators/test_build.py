@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from helpers import rest_slow
 from sinklora.cache.column_sums_cpu import COLUMN_SUMS
 from sinklora.operators.build import INSTRUCTIONS
 
@@ -47,7 +48,7 @@ def copying_compiler(folder: Path, library: Path) -> str:
     return str(script)
 
 
-@pytest.mark.parametrize("compiler", ["/nowhere/c++", "false"])
+@pytest.mark.parametrize("compiler", rest_slow(["/nowhere/c++", "false"]))
 def test_without_a_working_compiler_attention_goes_on_in_blocks(compiler: str, tmp_path: Path) -> None:
     done = long_prompt(tmp_path, compiler)
     assert done.stdout == "in blocks\n"
@@ -56,6 +57,7 @@ def test_without_a_working_compiler_attention_goes_on_in_blocks(compiler: str, t
 
 
 @needs_compiler
+@pytest.mark.slow
 def test_a_damaged_library_is_made_again_and_a_good_one_needs_no_compiler(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -38,7 +38,7 @@ def test_the_committed_plan_names_what_there_is() -> None:
     names = [step.name for step in COMMITTED.steps]
     first = ["tests", "real_study", "attention", "kv_cache", "training"]
     first += ["llama_attention", "real_caches", "real_training", "07_efficiency", "09_real_model"]
-    assert names[:11] == [*first, "base"]
+    assert names[:12] == [*first, "11_chat", "base"]
     assert COMMITTED.recipe is not None and COMMITTED.recipe.shape == "llama-100m"
     for step in COMMITTED.steps:
         first = step.run[0]

@@ -80,6 +80,7 @@ def test_who_waits_for_a_run_says_so_while_the_notebook_runs(
         assert running.result().is_file()
 
 
+@pytest.mark.slow
 def test_three_at_once_in_a_bare_environment(tmp_path: Path) -> None:
     root = make_checkout(tmp_path / "checkout", {"20_new": [WRITING]})
     bare = {"PATH": os.environ["PATH"], "LANG": "C", "PYTHONPATH": str(ROOT)}

@@ -93,7 +93,6 @@ def test_changed_data_is_another_run(place: Path, tmp_path: Path) -> None:
         file.write_text(before)
 
 
-@pytest.mark.slow
 def test_killed_and_started_again_it_ends_with_the_same_weights(
     place: Path, undisturbed: RunDirectory
 ) -> None:
@@ -215,7 +214,6 @@ def test_the_configurations_are_specs(path: Path) -> None:
     assert spec.batch_size > 0 and spec.pattern_at(0, 1).group_size
 
 
-@pytest.mark.slow
 def test_two_processes_train_one_run(place: Path) -> None:
     config = place / "two.yaml"
     config.write_text(yaml.safe_dump(dataclasses.asdict(spec_in(place, steps=2))))

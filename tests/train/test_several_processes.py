@@ -17,6 +17,8 @@ from sinklora.train.spec import TrainSpec
 from sinklora.train.trainer import last_complete_checkpoint
 from tiny_training import make_place, spec_in
 
+pytestmark = pytest.mark.slow  # two processes that train for a minute
+
 SCRIPT = Path(__file__).with_name("training_processes.py")
 
 

@@ -21,7 +21,6 @@ from sinklora.reproduction.cache.cell_estimates import smaller_is_better
 from sinklora.reproduction.cache.study import PERPLEXITY, QUESTIONS
 from sinklora.reproduction.cache.tables import measures, summary
 from sinklora.reproduction.names import CACHES
-from sinklora.reproduction.report.explorer import explore
 from sinklora.reproduction.report.style import figure_style, logarithmic_ticks, panels
 
 MARKS = {
@@ -184,41 +183,3 @@ def _draw_text(axis: Axes, letters: str, grounds: np.ndarray) -> AxesImage:
         axis.text(column, line, letter, color="white" if grounds[line, column] > 0.6 else "black", **place)
     axis.axis("off")
     return image
-
-
-def kept_text_html(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], share: np.ndarray) -> Any:
-    """The text of one layer as HTML for a notebook, kept tokens on a darker ground."""
-    from html import escape
-
-    from IPython.display import HTML
-
-    spans = []
-    for token, kept in zip(ids, share, strict=True):
-        grey, colour = int(255 * (1 - 0.75 * kept)), "white" if kept > 0.6 else "black"
-        text = escape(str(tokenizer.decode([token]))).replace("\n", "↵<br>")
-        spans.append(f'<span style="background: rgb({grey},{grey},{grey}); color: {colour}">{text}</span>')
-    return HTML(f'<pre style="line-height: 1.4">{"".join(spans)}</pre>')
-
-
-def kept_explorer(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    ids: Sequence[int],
-    policies: dict[str, CachePolicy],
-) -> object:
-    """Choose policy and layer and read what is kept (a widget; needs a running notebook)."""
-    import ipywidgets
-
-    shares = {name: kept_share(model, ids, policy) for name, policy in policies.items()}
-
-    def show(policy: str, layer: int) -> str:
-        return str(kept_text_html(tokenizer, ids, shares[policy][layer]).data)
-
-    last = len(next(iter(shares.values()))) - 1
-    return explore(
-        show,
-        {
-            "policy": ipywidgets.Dropdown(options=list(policies), description="policy"),
-            "layer": ipywidgets.IntSlider(last // 2, 0, last, description="layer"),
-        },
-    )

@@ -11,7 +11,8 @@ from sinklora.train.spec import TrainSpec
 
 def step_of(spec: TrainSpec, pattern: str) -> StepSpec:
     """A step as training takes it, with a pattern."""
-    return StepSpec(spec.base, spec.context, pattern, batch=spec.micro_batch_size, checkpointing=False)
+    rows, bf16 = spec.micro_batch_size, spec.bf16
+    return StepSpec(spec.base, spec.context, pattern, batch=rows, checkpointing=False, bf16=bf16)
 
 
 def step_costs(

@@ -60,8 +60,9 @@ def decide(tested: Tested, p: float | None = None) -> str:
 
 def with_effect(claim: Claim, effect: Effect) -> Claim:
     """A claim with the numbers of an effect; its outcome stays, and its `n` where it has one."""
-    ends = [None if math.isnan(x) else x for x in (effect.low, effect.high)]
-    return replace(claim, estimate=effect.estimate, low=ends[0], high=ends[1], n=claim.n or effect.units)
+    found = (effect.estimate, effect.low, effect.high)
+    estimate, low, high = (None if math.isnan(number) else number for number in found)
+    return replace(claim, estimate=estimate, low=low, high=high, n=claim.n or effect.units)
 
 
 def family(effects: Mapping[Claim, Tested]) -> list[Claim]:

@@ -93,13 +93,12 @@ def page_text(page: Page) -> str:
     parts = [f"# {page.title}", "[All results](../../README.md)"]
     if page.item:
         parts.append(f"**What the paper claims (in our words):** {page.item.claim}")
-        parts += [f"**{page.item.missing}**"] if page.item.missing else []
     if page.published:
         parts += ["## Published", OTHER_MODELS, page.published]
     parts += _claims(page)
     if page.outputs:
         parts.append("## Measured here")
-    elif page.item and not page.claims and not page.item.missing:
+    elif page.item and not page.claims:
         parts.append(f"**{UNMEASURED}**")
     for output in page.outputs:
         parts += _output(output)

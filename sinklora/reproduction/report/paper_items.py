@@ -13,14 +13,12 @@ class PaperItem:
 
     `claim`: what it is there to show, in our words. `numbers`: a phrase with a `{}` for each of `keys`, which
     are (item, row, column) of `data/paper_numbers.csv`; empty where the paper gives no number on record.
-    `missing`: what has to be done before anything of it can be measured.
     """
 
     name: str
     claim: str
     numbers: str = ""
     keys: Sequence[tuple[str, str, str]] = ()
-    missing: str = ""
 
     @property
     def slug(self) -> str:
@@ -141,9 +139,5 @@ PAPER_ITEMS = (
             for source in ("Natural Questions", "RedPajama", "BookSum", "LongQA")
         ],
     ),
-    PaperItem(
-        "Fig. 9",
-        "A chat about a long document answers from all of it.",
-        missing="Models fine-tuned on instructions are not measured yet.",
-    ),
+    PaperItem("Fig. 9", "A chat about a long document answers from all of it."),
 )

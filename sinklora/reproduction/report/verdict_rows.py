@@ -69,7 +69,7 @@ def scoreboard(pages: Mapping[str, Sequence[Page]], paper_numbers: Path = PAPER_
             item.published(paper_numbers) or DASH,
             _cell(small, [output for output in outputs if not _is_real(output)]),
             _cell(real, [output for output in outputs if _is_real(output)]),
-            item.missing or _verdict(small, real),
+            _verdict(small, real),
             list(own),
         )
         lines.append(line)

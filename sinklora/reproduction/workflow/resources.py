@@ -101,7 +101,7 @@ def _step(spec: TrainSpec, pattern: str, shapes: Mapping[str, str]) -> Any:
 
     shape = {**HUB_SHAPES, **shapes}.get(spec.base, spec.base)
     step = StepSpec(shape, spec.context, pattern, batch=spec.micro_batch_size)
-    return replace(step, method=spec.method, checkpointing=spec.gradient_checkpointing)
+    return replace(step, method=spec.method, checkpointing=spec.gradient_checkpointing, bf16=spec.bf16)
 
 
 def _step_cost(step: Any, runs: Path) -> dict[str, Any]:

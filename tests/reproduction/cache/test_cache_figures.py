@@ -1,7 +1,6 @@
 """What the figures of the bounded cache show: values and intervals by budget, and which tokens are kept."""
 
 import math
-import re
 
 import numpy as np
 import pandas as pd
@@ -11,7 +10,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from figure_data import darkness, error_bars, grey_of, image, unlabelled, xy
 from helpers import assert_close
 from sinklora.evaluate.statistics import Accuracy, interval
-from sinklora.reproduction.cache.figures import budget_figure, kept_text_figure, kept_text_html
+from sinklora.reproduction.cache.figures import budget_figure, kept_text_figure
 from sinklora.reproduction.cache.study import CHANCE, PERPLEXITY, QUESTIONS
 
 NATS = {("h2o", 0.1): [2.0, 2.4], ("h2o", 0.5): [1.0, 1.2], ("full", 1.0): [0.5, 0.7]}
@@ -80,11 +79,3 @@ def test_running_text_fills_its_lines(tokenizer: PreTrainedTokenizerBase) -> Non
     lines = ["".join(at.get((column, line), "") for column in range(8)) for line in range(3)]
     assert "".join(lines) == "if x:↵    return 12↵" and [len(line) for line in lines] == [8, 8, 4]
     assert image(axis).shape == (3, 8) and image(axis).sum() == 20
-
-
-def test_the_text_of_a_layer_is_darker_where_it_is_kept(tokenizer: PreTrainedTokenizerBase) -> None:
-    ids = tokenizer("x = 12", add_special_tokens=False)["input_ids"]
-    html = kept_text_html(tokenizer, ids, np.linspace(0, 1, len(ids))).data
-    grounds = [int(grey) for grey in re.findall(r"rgb\((\d+),", html)]
-    assert grounds == sorted(grounds, reverse=True) and (grounds[0], grounds[-1]) == (255, 63)
-    assert html.rindex("color: white") > html.rindex("color: black")

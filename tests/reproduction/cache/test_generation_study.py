@@ -66,11 +66,11 @@ def test_the_verdict_names_the_price_of_choosing() -> None:
 
 
 def test_a_setting_is_measured_in_processes_of_its_own_and_once(tmp_path: Path) -> None:
-    study = GenerationStudy("data/base", settings=((2, 40),), policies=("h2o",), new_tokens=3, rounds=2)
+    study = GenerationStudy("data/base", settings=((2, 400),), policies=("h2o",), new_tokens=3, rounds=2)
     found = measure_generation(study, runs=tmp_path, progress=False)
     assert found.cache.tolist() == [OWN, OWN, "h2o", "h2o"]
     assert found["round"].tolist() == [0, 1, 0, 1]
-    # Keys and values, 4 layers of 2 rows: float32 of 256 a token, 43 tokens with transformers' cache.
+    # Keys and values, 4 layers of 2 rows: float32 of 256 a token, 403 tokens with transformers' cache.
     held = found.set_index("cache")["cache (bytes)"]
     assert held[OWN].iloc[0] > held["h2o"].iloc[0] > 0
     assert (found["peak (bytes)"] > 0).all() and found["peak (bytes)"].nunique() <= 2

@@ -41,7 +41,7 @@ from sinklora.reproduction.extension.study import (
 )
 from sinklora.reproduction.extension.tables import untrained_methods
 from sinklora.reproduction.extension.texts import TextSet, texts_of
-from sinklora.reproduction.extension.timed_steps import step_costs
+from sinklora.reproduction.extension.timed_steps import step_costs, step_of
 from sinklora.train.run import load_trained, train
 from sinklora.train.sources import CorpusSpec
 from sinklora.train.spec import TrainSpec
@@ -188,6 +188,8 @@ def test_steps_cost_what_was_measured(
     found = step_costs(asked.training, ["full", "sf"], runs=tmp_path)
     assert found == {"full": StepCost(1.2, 4), "sf": StepCost(0.6, 2)}
     assert step_costs(asked.training, [], runs=tmp_path) == {}
+    for bf16 in (True, False):
+        assert step_of(dataclasses.replace(asked.training, bf16=bf16), "sf").bf16 is bf16
 
 
 def test_rates_are_searched_until_the_best_is_inside(study: tuple[ExtensionStudy, Path]) -> None:

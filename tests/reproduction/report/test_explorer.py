@@ -4,12 +4,8 @@ from collections.abc import Iterator
 
 import ipywidgets
 import pytest
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from moved_controls import check_controls
-from sinklora.cache.h2o import H2O
-from sinklora.cache.sliding_window import Local
-from sinklora.reproduction.cache.figures import kept_explorer
 from sinklora.reproduction.patterns.figures import pattern_explorer
 from sinklora.reproduction.report.explorer import explore
 
@@ -20,14 +16,9 @@ def widgets_of(widget: ipywidgets.Widget) -> Iterator[ipywidgets.Widget]:
         yield from widgets_of(child)
 
 
-@pytest.fixture(params=["patterns", "kept"], scope="module")
-def explorer(request: pytest.FixtureRequest) -> ipywidgets.VBox:
-    if request.param == "patterns":
-        return pattern_explorer()
-    tokenizer = AutoTokenizer.from_pretrained("data/base")
-    ids = tokenizer("def add(first, second):\n    return first + second\n")["input_ids"]
-    model = AutoModelForCausalLM.from_pretrained("data/base").eval()
-    return kept_explorer(model, tokenizer, ids, {"h2o": H2O(0.3), "local": Local(0.3)})
+@pytest.fixture(scope="module")
+def explorer() -> ipywidgets.VBox:
+    return pattern_explorer()
 
 
 def test_what_is_shown_follows_the_controls() -> None:

@@ -1,0 +1,112 @@
+"""What answers about documents say of caches and of tuning with sparse patterns (Fig. 9), in our words."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+
+from sinklora.evaluate.paired_effects import Effect, Values, difference, effect, ratio_within
+from sinklora.reproduction.fine_tuning.answers_study import AS_IT_IS, FULL_CACHE, NOTHING_READ
+from sinklora.reproduction.names import CACHES, LABELS
+from sinklora.reproduction.report.claims import Claim, Tested, family
+
+ENOUGH = 0.8  # of what the full cache, or full attention in tuning, brings
+
+ITEM, TABLE = "Fig. 9", "answers"
+
+H2O, STREAMING = CACHES["h2o"], CACHES["streaming"]
+
+
+def nats(rows: pd.DataFrame, model: str, cache: str) -> Values:
+    """Nats a token of the right answers of one model under one cache, means by file: [seeds, files]."""
+    mine = rows[(rows.model == model) & (rows.cache == cache)].assign(
+        seed=lambda found: found.seed.fillna(-1)
+    )
+    wide = mine.pivot_table(index="seed", columns="file", values="nats_per_token")
+    return np.asarray(wide.sort_index(axis=1))
+
+
+def brought(rows: pd.DataFrame, model: str) -> Effect:
+    """Nats that the document brings to a model's right answers, with the full cache."""
+    return difference(nats(rows, model, NOTHING_READ), nats(rows, model, FULL_CACHE))
+
+
+def answer_claims(rows: pd.DataFrame, title: str) -> list[Claim]:
+    """Whether bounded caches keep what the document brings to the right answers, and whether tuning with a
+    sparse pattern brings what full attention does. `rows`: as `answers_study.measure` has them.
+    """
+    effects = {**_cache_effects(rows, title), **_tuning_effects(rows, title)}
+    return family(effects)
+
+
+def _cache_effects(rows: pd.DataFrame, title: str) -> Mapping[Claim, Tested]:
+    """Of the model as it is: H2O beside the full cache, and beside StreamingLLM."""
+    full, nothing = (nats(rows, AS_IT_IS, name) for name in (FULL_CACHE, NOTHING_READ))
+    kept, sinks = (nats(rows, AS_IT_IS, name) for name in (H2O, STREAMING))
+    claim = _blank(title)
+    enough = replace(
+        claim,
+        sentence=f"with H2O at least {100 * ENOUGH:g} % of what the document brings to right answers stays",
+        unit="of what the document brings",
+    )
+    ahead = replace(
+        claim,
+        sentence="with H2O right answers are more likely than with StreamingLLM at the same budget",
+        unit="nats a token",
+    )
+    stays = ratio_within(
+        lambda none, _, bounded: none - bounded,
+        lambda none, whole, _: none - whole,
+        ENOUGH,
+        np.inf,
+        nothing,
+        full,
+        kept,
+    )
+    if brought(rows, AS_IT_IS).low <= 0:
+        enough = replace(enough, reason="with the full cache itself the document brings nothing for sure")
+    return {enough: stays, ahead: difference(sinks, kept)}
+
+
+def _tuning_effects(rows: pd.DataFrame, title: str) -> Mapping[Claim, Tested]:
+    """With the full cache: tuning with full attention beside none, with sparse patterns beside that."""
+    tuned = [str(name) for name in rows.model.unique() if name != AS_IT_IS]
+    if "full" not in tuned:
+        return {}
+    base, full = (nats(rows, name, FULL_CACHE) for name in (AS_IT_IS, "full"))
+    gained = difference(base, full)
+    claim = replace(_blank(title), unit="nats a token")
+    sentence = (
+        "tuned on instructions with full attention, a model finds right answers more likely than as it is"
+    )
+    effects: dict[Claim, Tested] = {replace(claim, sentence=sentence): gained}
+    unclear = "" if gained.low > 0 else "tuning with full attention itself brings nothing for sure"
+    for name in tuned:
+        if name == "full":
+            continue
+        sparse = nats(rows, name, FULL_CACHE)
+        words = LABELS.get(name, name)
+        share = ratio_within(
+            lambda start, _, mine: start - mine,
+            lambda start, whole, _: start - whole,
+            ENOUGH,
+            np.inf,
+            base,
+            full,
+            sparse,
+        )
+        sentence = f"tuned with {words}, it gains at least {100 * ENOUGH:g} % of that"
+        effects[replace(claim, sentence=sentence, unit="of the gain", reason=unclear)] = share
+        sentence = f"tuned with full attention, right answers are more likely than tuned with {words}"
+        effects[replace(claim, sentence=sentence)] = difference(sparse, full)
+    return effects
+
+
+def _blank(title: str) -> Claim:
+    return Claim(ITEM, "", "not decided", table=TABLE, model=title, restated=True)
+
+
+def mean_effect(values: Values) -> Effect:
+    """A mean over seeds and files, with its interval."""
+    return effect(lambda mean: mean, values)

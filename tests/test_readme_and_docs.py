@@ -41,7 +41,6 @@ def test_a_snippet_prints_what_stands_below_it(
     run(source, printed, {})
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("path", ONE_PROGRAM, ids=lambda path: path.name)
 def test_the_blocks_of_a_text_are_one_program(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)

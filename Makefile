@@ -77,10 +77,10 @@ format: $(STAMP) ## rewrite the sources in the house format
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 
-# The theme tells of its successor at every build.
+# The theme tells of its successor at every build. With --quiet, --strict would count no warnings.
 docs docs-serve: export NO_MKDOCS_2_WARNING := 1
 docs: $(STAMP) ## build the documentation site into out/site; a link to nothing is an error
-	$(PY) -m mkdocs build --strict --quiet
+	$(PY) -m mkdocs build --strict
 
 docs-serve: $(STAMP) ## show the documentation site on this machine (127.0.0.1:8000)
 	$(PY) -m mkdocs serve --dev-addr 127.0.0.1:8000

@@ -60,6 +60,11 @@ def test_make_reproduce_takes_a_profile_seeds_and_notebooks() -> None:
     assert "sinklora reproduce --profile gpu --seeds 0,1,2 --only 02" in chosen
 
 
+def test_make_docs_ends_at_a_warning() -> None:
+    command = made("docs", "STAMP=")
+    assert "mkdocs build --strict" in command and "--quiet" not in command
+
+
 @pytest.mark.parametrize("target", ["demo", "reproduce", "smoke", "gpu"])
 def test_what_make_runs_is_understood(target: str) -> None:
     [arguments] = re.findall(r"-m sinklora (.*)", made(target, "MINUTES=9"))

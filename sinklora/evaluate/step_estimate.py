@@ -25,7 +25,7 @@ KERNEL_FLOPS = {  # FlopCounterMode knows CUDA's fused attention alone
 }
 
 
-FEW, MORE = 4, 8  # layers that are run: where there are still more, each takes what those between take
+FEW, MORE = 2, 4  # layers that are run: where there are still more, each takes what those between take
 
 
 def estimate(spec: StepSpec) -> StepEstimate:

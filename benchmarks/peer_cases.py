@@ -29,6 +29,11 @@ class Case:
     packages: tuple[str, ...] = field(default=("transformers",))
 
     @property
+    def process(self) -> str:
+        """Cases of one such name share a process; LongLoRA's replaces parts of transformers for good."""
+        return self.name if self.side == "longlora_operator" else self.environment
+
+    @property
     def name(self) -> str:
         """Its name among cases, of letters, digits and lines, as a file's may be."""
         text = f"{self.peer}-{self.what}-{self.environment}".lower()

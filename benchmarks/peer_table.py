@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import torch
 from peer_cases import OURS, Case
-from peer_references import DenseModel, Mask, held, loss, mask_of, share_as_defined, window_tokens
+from peer_references import DenseModel, held, loss, mask_of, share_as_defined, window_tokens
 from peer_sides.subject import Setting
 from safetensors.torch import load_file
 from torch import Tensor
@@ -69,31 +69,31 @@ class Judge:
         self.setting, self.ids = setting, setting.ids()
         self.total = int(setting.budget * setting.prompt + 1e-9)
         self.dense = DenseModel(setting.model)
+        self.known: dict[tuple[str, int], Tensor] = {}
         self.received = self.dense.received(self.ids[:, : setting.prompt], window_tokens(self.total))
 
     def judged(self, case: Case, facts: dict[str, Any]) -> dict[str, Any]:
         """The cells of a case that was run."""
         if case.kind == "steps":
             ids = self.ids[:, : self.setting.prompt]
-            expected = loss(self.dense.logits(ids, self._mask(case, ids)), ids)
-            return {"largest difference": abs(facts["loss"] - expected)}
+            return {"largest difference": abs(facts["loss"] - loss(self._expected(case, ids), ids))}
         tensors = load_file(Path(self.setting.folder) / f"{case.name}.safetensors")
         if case.kind == "operators":
             ids = self.ids[:, : self.setting.prompt]
-            expected = self.dense.logits(ids, self._mask(case, ids))
             return {
-                "largest difference": largest(tensors["logits"], expected),
+                "largest difference": largest(tensors["logits"], self._expected(case, ids)),
                 "gradient from the future": facts["future"],
             }
         return self._judged_cache(case, tensors, facts["held"])
 
     def _judged_cache(self, case: Case, tensors: dict[str, Tensor], counts: list[int]) -> dict[str, Any]:
-        groups = self.dense.heads // self.dense.kv_heads
-        own = case.reference == "held"
-        mask = held(tensors["seen"], groups) if own else self._mask(case, self.ids)
-        expected = self.dense.logits(self.ids, mask)[self.setting.prompt :]
+        if case.reference == "held":
+            groups = self.dense.heads // self.dense.kv_heads
+            expected = self.dense.logits(self.ids, held(tensors["seen"], groups))
+        else:
+            expected = self._expected(case, self.ids)
         cells: dict[str, Any] = {
-            "largest difference": largest(tensors["logits"], expected),
+            "largest difference": largest(tensors["logits"], expected[self.setting.prompt :]),
             "holds after the prompt": counts[0],
             "holds at the end": counts[1],
         }
@@ -102,8 +102,13 @@ class Judge:
             cells["kept as defined (%)"] = 100 * share_as_defined(kept, self.received, case.keeps)
         return cells
 
-    def _mask(self, case: Case, ids: Tensor) -> Mask:
-        return mask_of(case.reference, self.dense.heads, ids.shape[1], self.total)
+    def _expected(self, case: Case, ids: Tensor) -> Tensor:
+        """Logits by the mask that the case names, computed once."""
+        tokens = ids.shape[1]
+        if (case.reference, tokens) not in self.known:
+            mask = mask_of(case.reference, self.dense.heads, tokens, self.total)
+            self.known[case.reference, tokens] = self.dense.logits(ids, mask)
+        return self.known[case.reference, tokens]
 
 
 def shown(name: str, frame: pd.DataFrame) -> Table:

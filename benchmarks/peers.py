@@ -34,13 +34,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sinklora.evaluate.memory import KEEP_MEMORY
 from sinklora.pretrained.fetch import model_path, models_folder
-from sinklora.records.files import atomic_write, write_json
+from sinklora.records.files import atomic_write, file_hash, write_json
 from sinklora.records.provenance import current_provenance
 from sinklora.records.tables import latex, markdown
 
 HERE = Path(__file__).resolve().parents[1]
 TEXT = HERE / "sinklora" / "reproduction" / "demo" / "alice.txt"
 KINDS = ("caches", "operators", "steps")
+RELEASED = "llama_attn_replace.py"
 FETCHED = "smollm2-135m"  # asked too where it has been fetched
 
 Answers = dict[str, dict[str, Any]]  # by case
@@ -65,10 +66,12 @@ def write_inputs(model: str, folder: Path, prompt: int, steps: int) -> Path:
     return folder / "model"
 
 
-def ask(environment: str, cases: Sequence[Case], setting: Setting, measures: list[str]) -> dict[str, Any]:
-    """What the environment's process answers; where there is none, every case has failed for that reason."""
+def ask(cases: Sequence[Case], setting: Setting, measures: list[str]) -> dict[str, Any]:
+    """What a process answers about cases of one environment; where there is none, all have failed for that
+    reason.
+    """
     try:
-        python = interpreter(ENVIRONMENTS[environment], HERE)
+        python = interpreter(ENVIRONMENTS[cases[0].environment], HERE)
     except NotInstalledError as error:
         return {"cases": {case.name: {"failed": str(error)} for case in cases}, "versions": {}}
     request = {
@@ -117,14 +120,12 @@ def measure_model(
         for count in tqdm(range(options.repeats), desc=model, disable=None):
             measures = ["seconds"] if count else ["memory", "answers", "seconds"]
             rounds.append({})
-            for environment in dict.fromkeys(case.environment for case in cases):
-                asked = [
-                    case for case in cases if case.environment == environment and not failed(case, rounds[0])
-                ]
+            for process in dict.fromkeys(case.process for case in cases):
+                asked = [c for c in cases if c.process == process and not failed(c, rounds[0])]
                 if asked:
-                    answer = ask(environment, asked, setting, measures)
+                    answer = ask(asked, setting, measures)
                     rounds[-1] |= answer["cases"]
-                    versions.setdefault(environment, answer["versions"])
+                    versions.setdefault(asked[0].environment, answer["versions"])
         torch.set_num_threads(options.threads)
         yield "agreement", agreement(model, cases, rounds[0], versions, setting)
         yield "cost", cost(model, cases, rounds)
@@ -163,12 +164,11 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         )
     if not 0 < options.budget < 1 or int(options.budget * options.prompt) < 8:
         parser.error(f"--budget {options.budget}: expected a share below 1 that keeps 8 tokens or more")
+    options.environments = list(dict.fromkeys(["today", *options.environments]))  # ours: compared with
     if options.longlora is not None:
         options.longlora = options.longlora.resolve()
-        if not (options.longlora / "llama_attn_replace.py").is_file():
-            parser.error(
-                f"--longlora {options.longlora}: has no llama_attn_replace.py; name a clone's folder"
-            )
+        if not (options.longlora / RELEASED).is_file():
+            parser.error(f"--longlora {options.longlora}: has no {RELEASED}; name a clone's folder")
     return options
 
 
@@ -203,6 +203,8 @@ def main(arguments: list[str]) -> None:
         atomic_write(options.out / f"peers_{name}.md", text)
         atomic_write(options.out / f"peers_{name}.tex", latex(shown_table, what))
         record = {"parameters": settings, "environments": pins, **current_provenance()}
+        if options.longlora is not None:
+            record["longlora_sha256"] = file_hash(options.longlora / RELEASED)
         write_json(options.out / f"peers_{name}.json", record)
         print(f"\n{name}\n\n{text}")
 

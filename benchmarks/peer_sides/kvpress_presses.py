@@ -70,7 +70,12 @@ class PressedCache(PlainCache):
         whole = DynamicCache()
         self.model(self.ids, past_key_values=whole, use_cache=True, logits_to_keep=1)
         found = []
-        for kept, every in zip(self.cache.layers, whole.layers, strict=True):
-            heads = zip(kept.keys[0], every.keys[0], strict=True)
-            found.append(torch.stack([torch.cdist(mine, all_).argmin(1) for mine, all_ in heads]))
+        for kept, all_ in zip(self.cache.layers, whole.layers, strict=True):
+            heads = zip(kept.keys[0], all_.keys[0], strict=True)
+            found.append(torch.stack([nearest(mine, every) for mine, every in heads]))
         return found
+
+
+def nearest(some: Tensor, every: Tensor) -> Tensor:
+    """The index of the nearest of `every` [N, D], by coordinates, for each of `some` [K, D]."""
+    return torch.cdist(some, every, compute_mode="donot_use_mm_for_euclid_dist").argmin(1)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -30,13 +31,37 @@ def open_subject(asked: dict[str, Any], setting: Setting) -> OperatorSubject:
 
         provide_flash_attention()
     sys.path.insert(0, setting.longlora)
-    released: Any = importlib.import_module(MODULE)
+    try:
+        released: Any = importlib.import_module(MODULE)
+    except ModuleNotFoundError as error:
+        if error.name != "flash_attn":
+            raise
+        raise CannotRunError(
+            "it imports flash_attn at once, which is not installed and needs an NVIDIA card"
+        ) from error
     if asked["flash"]:  # what `replace_llama_attn` does once it has found an NVIDIA card
         modeling_llama.LlamaModel._prepare_decoder_attention_mask = released._prepare_decoder_attention_mask
         modeling_llama.LlamaAttention.forward = released.forward_flashattn
     else:
         released.replace_llama_attn(use_flash_attn=False)
-    return OperatorSubject(llama(Path(setting.model)), setting)
+    subject = OperatorSubject(llama(Path(setting.model)), setting)
+    check_called_as_written(subject)
+    return subject
+
+
+def check_called_as_written(subject: OperatorSubject) -> None:
+    """Whether this transformers calls attention as the released one is written. Raises CannotRunError."""
+    try:
+        subject.laps(warm=True)
+    except TypeError as error:
+        unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+        if unknown is None:
+            raise
+        import transformers
+
+        raise CannotRunError(
+            f"transformers {transformers.__version__} gives attention {unknown[1]!r}, which it does not take"
+        ) from error
 
 
 def llama(folder: Path) -> Any:

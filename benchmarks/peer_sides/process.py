@@ -12,7 +12,6 @@ import json
 import os
 import sys
 from collections.abc import Callable
-from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -31,12 +30,12 @@ def open_case(asked: dict[str, Any], setting: Setting) -> Subject:
     return subject
 
 
-def memory(name: str, asked: dict[str, Any], setting: Setting) -> dict[str, Any]:
-    """Bytes that a run adds to resident memory; none where it fails, which `answers` explains."""
+def memory(asked: dict[str, Any], setting: Setting) -> dict[str, Any]:
+    """Bytes that a run adds to resident memory; none where it fails, which `computed` explains."""
 
     def prepare() -> Callable[[], object]:
         torch.set_num_threads(setting.threads)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # its traceback is told once, by `answers`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # its traceback is told once, by `computed`
         subject = open_case(asked, setting)
         subject.laps(warm=True)
         return subject.laps
@@ -47,28 +46,26 @@ def memory(name: str, asked: dict[str, Any], setting: Setting) -> dict[str, Any]
         return {}
 
 
-def answers(name: str, asked: dict[str, Any], setting: Setting) -> dict[str, Any]:
+def answers(name: str, subject: Subject, setting: Setting) -> dict[str, Any]:
     """What it computes: tensors are saved under its name."""
-    tensors, facts = open_case(asked, setting).answers()
+    tensors, facts = subject.answers()
     kept = {key: tensor.detach().contiguous().clone() for key, tensor in tensors.items()}
     save_file(kept, Path(setting.folder) / f"{name}.safetensors")
     return {"facts": facts}
 
 
-def seconds(name: str, asked: dict[str, Any], setting: Setting) -> dict[str, Any]:
+def seconds(subject: Subject) -> dict[str, Any]:
     """Wall seconds of its parts, after a short run."""
-    subject = open_case(asked, setting)
     subject.laps(warm=True)
     return {"laps": subject.laps()}
 
 
-MEASURES = {"memory": memory, "answers": answers, "seconds": seconds}  # memory first: it forks
-
-
-def attempt(measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What `measure` finds, or why it failed."""
+def computed(name: str, asked: dict[str, Any], setting: Setting, measures: list[str]) -> dict[str, Any]:
+    """What it answers and how long it takes, as far as asked for, or why it failed."""
     try:
-        return measure()
+        subject = open_case(asked, setting)
+        found = answers(name, subject, setting) if "answers" in measures else {}
+        return found | (seconds(subject) if "seconds" in measures else {})
     except CannotRunError as error:
         return {"failed": str(error)}
     except Exception as error:  # whatever a peer raises is a result
@@ -82,11 +79,9 @@ def measure_cases(
     """The measures of every case, each case in turn."""
     torch.set_num_threads(setting.threads)
     found: dict[str, dict[str, Any]] = {name: {} for name in cases}
-    for what, take in MEASURES.items():
-        for name, asked in cases.items():
-            if what in measures and "failed" not in found[name]:
-                found[name] |= attempt(partial(take, name, asked, setting))
-    return found
+    if "memory" in measures:  # first: it forks
+        found = {name: memory(asked, setting) for name, asked in cases.items()}
+    return {name: found[name] | computed(name, asked, setting, measures) for name, asked in cases.items()}
 
 
 def versions(cases: dict[str, dict[str, Any]]) -> dict[str, str]:

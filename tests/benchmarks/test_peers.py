@@ -231,13 +231,13 @@ def test_costs_are_ratios_of_the_same_round() -> None:
     broken = chosen(lambda c: c.environment == "longlora, today")
     rounds = [
         {mine.name: own, theirs.name: other, broken.name: {"failed": "so"}}
-        for own, other in zip(laps(2, 4, 1), laps(6, 8, 5), strict=True)
+        for own, other in zip(laps(2, 4, 1), laps(8, 8, 3), strict=True)
     ]
     found = cost("some/base", [mine, theirs, broken], rounds)
-    assert found["step, times ours"].tolist() == [1, 3]  # medians of 3, 2 and 5
-    assert found["peak, times ours"].tolist() == [1, 3] and found["peak (MiB)"].tolist() == [2, 6]
+    assert found["step, times ours"].tolist() == [1, 3]  # the median of 4, 2 and 3
+    assert found["peak, times ours"].tolist() == [1, 4] and found["peak (MiB)"].tolist() == [2, 8]
     assert found["prompt, times ours"].isna().all() and set(found["model"]) == {"base"}
-    assert shown("cost", found).written().iloc[1].tolist()[-3:] == ["3.00", "3.00", "6.00"]
+    assert shown("cost", found).written().iloc[1].tolist()[-3:] == ["3.00", "4.00", "8.00"]
 
 
 @pytest.mark.parametrize(

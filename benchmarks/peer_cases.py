@@ -35,9 +35,9 @@ class Case:
 
     @property
     def name(self) -> str:
-        """Its name among cases, of letters, digits and lines, as a file's may be."""
+        """Its name among cases, of ASCII letters, digits and lines, as a file may be named."""
         text = f"{self.peer}-{self.what}-{self.environment}".lower()
-        return "".join(x if x.isalnum() else "-" for x in text)
+        return "".join(x if x.isascii() and x.isalnum() else "-" for x in text)
 
     def request(self) -> dict[str, Any]:
         """What its process is told."""

@@ -18,6 +18,7 @@ from sinklora.evaluate.timing import median_ratio
 from sinklora.records.tables import Column, Number, Table
 
 NOTHING = float("nan")
+NONE = [NOTHING, NOTHING]  # wall and processor
 
 REFERENCES = {
     "full": "full attention",
@@ -140,12 +141,15 @@ def cost(model: str, cases: Sequence[Case], rounds: Sequence[Mapping[str, dict[s
             "beside ours": case.beside,
         }
         for part in ("prompt", "decoding", "step"):
-            row[f"{part}, times ours"] = _ratio(case, base, part, rounds)
+            for clock, name in enumerate(("times ours", "processor")):
+                row[f"{part}, {name}"] = _ratio(case, base, part, clock, rounds)
         peaks = [rounds[0][one.name].get("peak", NOTHING) for one in (case, base)]
         rows.append({**row, "peak, times ours": peaks[0] / peaks[1], "peak (MiB)": peaks[0] / 2**20})
     return pd.DataFrame(rows)
 
 
-def _ratio(case: Case, base: Case, part: str, rounds: Sequence[Mapping[str, dict[str, Any]]]) -> float:
-    laps = [[answers[one.name]["laps"].get(part, NOTHING) for answers in rounds] for one in (case, base)]
+def _ratio(
+    case: Case, base: Case, part: str, clock: int, rounds: Sequence[Mapping[str, dict[str, Any]]]
+) -> float:
+    laps = [[answers[one.name]["laps"].get(part, NONE)[clock] for answers in rounds] for one in (case, base)]
     return median_ratio(*laps)

@@ -3,10 +3,11 @@
     python benchmarks/peers.py --longlora FOLDER --out out/benchmarks
 
 Two tables. `agreement`: each cache, operator and training step against dense masks and definitions written
-out (peer_references.py), or the reason why a peer cannot be run. `cost`: seconds and peak memory as ratios to
-ours of the same kind. Each peer has an environment of its own (peer_environments.py), made at the first run,
-and a process of its own in each round; ratios are of the same round, medians of all. Weights are float32, on
-the CPU. Caches are asked on every model given, operators and training steps on the first.
+out (peer_references.py), or the reason why a peer cannot be run. `cost`: seconds on the wall, seconds of the
+processor and peak memory, as ratios to ours of the same kind. Each peer has an environment of its own
+(peer_environments.py), made at the first run, and a process of its own in each round; ratios are of the same
+round, medians of all. Weights are float32, on the CPU. Caches are asked on every model given, operators and
+training steps on the first.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from safetensors.torch import save_file
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from sinklora.evaluate.memory import KEEP_MEMORY
+from sinklora.evaluate.memory import KEEP_MEMORY, RETURN_MEMORY
 from sinklora.pretrained.fetch import model_path, models_folder
 from sinklora.records.files import atomic_write, file_hash, write_json
 from sinklora.records.provenance import current_provenance
@@ -79,10 +80,11 @@ def ask(cases: Sequence[Case], setting: Setting, measures: list[str]) -> dict[st
         "cases": {case.name: case.request() for case in cases},
         "measures": measures,
     }
+    memory = RETURN_MEMORY if "memory" in measures else KEEP_MEMORY
     done = subprocess.run(
         [str(python), "-W", "ignore", "-m", "peer_sides.process", json.dumps(request)],
         cwd=setting.folder,
-        env={**os.environ, **KEEP_MEMORY, **surroundings(setting.threads)},
+        env={**os.environ, **memory, **surroundings(setting.threads)},
         check=False,
         capture_output=True,
         text=True,
@@ -118,13 +120,14 @@ def measure_model(
         rounds: list[Answers] = []
         versions: dict[str, dict[str, str]] = {}
         for count in tqdm(range(options.repeats), desc=model, disable=None):
-            measures = ["seconds"] if count else ["memory", "answers", "seconds"]
             rounds.append({})
             for process in dict.fromkeys(case.process for case in cases):
                 asked = [c for c in cases if c.process == process and not failed(c, rounds[0])]
                 if asked:
-                    answer = ask(asked, setting, measures)
-                    rounds[-1] |= answer["cases"]
+                    answer = ask(asked, setting, ["seconds"] if count else ["answers", "seconds"])
+                    peaks = {} if count else ask(asked, setting, ["memory"])["cases"]
+                    for name, found in answer["cases"].items():
+                        rounds[-1][name] = peaks.get(name, {}) | found
                     versions.setdefault(asked[0].environment, answer["versions"])
         torch.set_num_threads(options.threads)
         yield "agreement", agreement(model, cases, rounds[0], versions, setting)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from peer_sides.subject import Answers, Setting
+from peer_sides.subject import Answers, Setting, Watch
 
 
 class OpenCache(Protocol):
@@ -55,18 +54,18 @@ class CacheSubject:
         return Answers(tensors, {"held": [first, cache.held()]})
 
     @torch.inference_mode()
-    def laps(self, warm: bool = False) -> dict[str, float]:
+    def laps(self, warm: bool = False) -> dict[str, list[float]]:
         """Seconds of the prompt, and of all steps."""
         ids, begin = self.setting.ids(), self.setting.prompt
         if warm:
             ids, begin = ids[:, :34], 32
         cache = self.opened()
-        started = time.perf_counter()
+        watch = Watch()
         cache.read(ids[:, :begin])
-        read = time.perf_counter()
+        read = watch.lap()
         for position in range(begin, ids.shape[1]):
             cache.step(ids[:, position : position + 1], position)
-        return {"prompt": read - started, "decoding": time.perf_counter() - read}
+        return {"prompt": read, "decoding": watch.lap()}
 
 
 def marked(positions: Tensor, length: int) -> Tensor:

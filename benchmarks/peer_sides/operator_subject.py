@@ -28,7 +28,7 @@ class OperatorSubject:
         size = gradient[0].abs().amax(-1)
         return Answers({"logits": logits}, {"future": float(size[half:].max() / size[:half].max())})
 
-    def laps(self, warm: bool = False) -> dict[str, float]:
+    def laps(self, warm: bool = False) -> dict[str, list[float]]:
         """Seconds of a forward and a backward pass."""
         ids = self.setting.ids()[:, : 32 if warm else self.setting.prompt]
         return {"step": seconds_of(lambda: self._step(ids))}

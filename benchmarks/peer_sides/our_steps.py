@@ -34,7 +34,7 @@ class OurSteps:
         """The first step's loss."""
         return Answers({}, {"loss": self._step(self.setting.ids()[:, : self.setting.prompt])})
 
-    def laps(self, warm: bool = False) -> dict[str, float]:
+    def laps(self, warm: bool = False) -> dict[str, list[float]]:
         """Seconds of a step."""
         ids = self.setting.ids()[:, : 32 if warm else self.setting.prompt]
         return {"step": seconds_of(lambda: self._step(ids))}

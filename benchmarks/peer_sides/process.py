@@ -76,12 +76,11 @@ def computed(name: str, asked: dict[str, Any], setting: Setting, measures: list[
 def measure_cases(
     setting: Setting, cases: dict[str, dict[str, Any]], measures: list[str]
 ) -> dict[str, dict[str, Any]]:
-    """The measures of every case, each case in turn."""
+    """What every case answers and its seconds, or its peak alone: the C library is set for one of them."""
     torch.set_num_threads(setting.threads)
-    found: dict[str, dict[str, Any]] = {name: {} for name in cases}
-    if "memory" in measures:  # first: it forks
-        found = {name: memory(asked, setting) for name, asked in cases.items()}
-    return {name: found[name] | computed(name, asked, setting, measures) for name, asked in cases.items()}
+    if "memory" in measures:
+        return {name: memory(asked, setting) for name, asked in cases.items()}
+    return {name: computed(name, asked, setting, measures) for name, asked in cases.items()}
 
 
 def versions(cases: dict[str, dict[str, Any]]) -> dict[str, str]:

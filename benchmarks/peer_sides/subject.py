@@ -53,13 +53,28 @@ class Subject(Protocol):
         """What it computes for the setting's tokens."""
         ...
 
-    def laps(self, warm: bool = False) -> dict[str, float]:
-        """Seconds of its parts; `warm`: of a short run, in which libraries come up."""
+    def laps(self, warm: bool = False) -> dict[str, list[float]]:
+        """Seconds of its parts, as `Watch` tells them; `warm`: of a short run, in which libraries come up."""
         ...
 
 
-def seconds_of(run: Callable[[], object]) -> float:
-    """Wall seconds of a call."""
-    begun = time.perf_counter()
+class Watch:
+    """Seconds on the wall's clock, and of the processor, which other work changes less."""
+
+    def __init__(self) -> None:
+        self.last = self._now()
+
+    def lap(self) -> list[float]:
+        """Both, since the last lap."""
+        before, self.last = self.last, self._now()
+        return [now - then for now, then in zip(self.last, before, strict=True)]
+
+    def _now(self) -> list[float]:
+        return [time.perf_counter(), time.process_time()]
+
+
+def seconds_of(run: Callable[[], object]) -> list[float]:
+    """The lap of one call."""
+    watch = Watch()
     run()
-    return time.perf_counter() - begun
+    return watch.lap()

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import tempfile
-import time
 from typing import Any
 
 import torch
 
-from peer_sides.subject import Answers, Setting
+from peer_sides.subject import Answers, Setting, Watch
 
 
 def open_subject(asked: dict[str, Any], setting: Setting) -> TrlSteps:
@@ -30,26 +29,25 @@ class TrlSteps:
         """The first step's loss."""
         return Answers({}, {"loss": self._train(self.setting.prompt, 1)[0]})
 
-    def laps(self, warm: bool = False) -> dict[str, float]:
+    def laps(self, warm: bool = False) -> dict[str, list[float]]:
         """Seconds of a step behind the first one."""
         return {"step": self._train(32 if warm else self.setting.prompt, 2)[1]}
 
-    def _train(self, tokens: int, steps: int) -> tuple[float, float]:
+    def _train(self, tokens: int, steps: int) -> tuple[float, list[float]]:
         """The first step's loss, and the last one's seconds."""
         from datasets import Dataset
         from peft import LoraConfig
         from transformers import TrainerCallback
         from trl import SFTConfig, SFTTrainer
 
-        begun: list[float] = []
-        ended: list[float] = []
+        watch, taken = Watch(), list[list[float]]()
 
-        class Watch(TrainerCallback):  # type: ignore[misc]
+        class Steps(TrainerCallback):  # type: ignore[misc]
             def on_step_begin(self, *_: Any, **__: Any) -> None:
-                begun.append(time.perf_counter())
+                watch.lap()
 
             def on_step_end(self, *_: Any, **__: Any) -> None:
-                ended.append(time.perf_counter())
+                taken.append(watch.lap())
 
         row = {"input_ids": self.setting.ids()[0, :tokens].tolist()}
         projections = ["q_proj", "k_proj", "v_proj", "o_proj"]
@@ -59,13 +57,13 @@ class TrlSteps:
                 processing_class=self.tokenizer,
                 train_dataset=Dataset.from_list([row] * steps),
                 peft_config=LoraConfig(r=8, lora_alpha=16, target_modules=projections, task_type="CAUSAL_LM"),
-                callbacks=[Watch()],
+                callbacks=[Steps()],
                 args=SFTConfig(output_dir=folder, **arguments(steps)),
             )
             trainer.train()
         self.model = trainer.model.unload()
         losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-        return losses[0], ended[-1] - begun[-1]
+        return losses[0], taken[-1]
 
 
 def arguments(steps: int) -> dict[str, Any]:

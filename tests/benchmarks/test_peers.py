@@ -220,7 +220,7 @@ def test_every_pin_is_to_a_version_and_every_case_has_an_environment_and_ours_be
 
 
 def laps(*seconds: float) -> list[dict[str, Any]]:
-    return [{"laps": {"step": x}, "peak": x * 2**20} for x in seconds]
+    return [{"laps": {"step": [x, 1 / x]}, "peak": x * 2**20} for x in seconds]
 
 
 def test_costs_are_ratios_of_the_same_round() -> None:
@@ -236,8 +236,9 @@ def test_costs_are_ratios_of_the_same_round() -> None:
     found = cost("some/base", [mine, theirs, broken], rounds)
     assert found["step, times ours"].tolist() == [1, 3]  # the median of 4, 2 and 3
     assert found["peak, times ours"].tolist() == [1, 4] and found["peak (MiB)"].tolist() == [2, 8]
+    assert found["step, processor"].tolist() == [1, 1 / 3]
     assert found["prompt, times ours"].isna().all() and set(found["model"]) == {"base"}
-    assert shown("cost", found).written().iloc[1].tolist()[-3:] == ["3.00", "4.00", "8.00"]
+    assert shown("cost", found).written().iloc[1].tolist()[-4:] == ["3.00", "0.33", "4.00", "8.00"]
 
 
 @pytest.mark.parametrize(

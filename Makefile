@@ -20,7 +20,7 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo reproduce workflow check-cluster test-slow test-cluster verify smoke test lint format docs docs-serve gpu bench wheel lab clean distclean
+.PHONY: help install demo reproduce workflow check-cluster test-slow test-cluster verify smoke test lint format docs docs-serve gpu bench wheel wheels lab clean distclean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-13s %s\n", $$1, $$2}'
@@ -99,6 +99,9 @@ bench: $(STAMP) ## print time and memory of patterns, caches and training steps,
 wheel: $(STAMP) ## build the package into dist and use it outside of the checkout
 	$(PY) scripts/check_wheel.py --keep dist
 
+wheels: $(STAMP) ## the same on every supported Python that is there, with the oldest and the newest torch and transformers
+	$(PY) -m nox
+
 lab: $(STAMP) ## open JupyterLab on the notebooks
 	$(PY) -m jupyterlab notebooks
 
@@ -107,4 +110,4 @@ clean: ## remove caches and scratch output; runs, results and the environment st
 	find sinklora tests benchmarks notebooks -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
 
 distclean: clean ## also remove the environments and the trained runs
-	rm -rf .venv .venv-* runs .cache
+	rm -rf .venv .venv-* .nox runs .cache

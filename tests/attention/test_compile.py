@@ -33,6 +33,7 @@ def test_one_graph_serves_rows_of_many_lengths(name: str) -> None:
     assert graphs_made(PATTERNS[name], WHOLE) == 1
 
 
+@pytest.mark.slow
 def test_rolls_compile_for_rows_of_many_lengths() -> None:
     assert graphs_made(ABLATIONS["shift_up"], WHOLE) == 1
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pandas as pd
+import pytest
 import training
 from transformers import LlamaConfig
 
@@ -11,6 +12,7 @@ from sinklora.evaluate.step_spec import StepSpec
 from sinklora.reproduction.efficiency.study import BASELINE, SF
 
 
+@pytest.mark.slow
 def test_it_measures_what_fits_and_writes_its_table(tmp_path: Path) -> None:
     shape = tmp_path / "shape"
     sizes = {"hidden_size": 64, "intermediate_size": 64, "num_attention_heads": 4, "vocab_size": 64}

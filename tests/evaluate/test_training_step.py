@@ -192,6 +192,7 @@ def test_eager_attention_needs_what_full_attention_needs(one_layer: str) -> None
     assert eager.needed_flops == full.needed_flops
 
 
+@pytest.mark.slow
 def test_every_layer_takes_the_same(tmp_path: Path) -> None:
     found = [
         dataclasses.astuple(estimate(StepSpec(model_folder(tmp_path, layers=n), 64, "sf"))) for n in (1, 2, 4)
@@ -447,6 +448,7 @@ def test_memory_that_others_held_is_no_result(
     assert [measured(longest_step, runs=tmp_path).peak_bytes for _ in range(2)] == [None, None], "never fits"
 
 
+@pytest.mark.slow
 def test_steps_in_turn_are_measured_once_and_kept_by_round(one_layer: str, tmp_path: Path) -> None:
     """In a process of their own, each step once a round; other rounds are another measurement."""
     specs = [StepSpec(one_layer, 32, pattern, checkpointing=False) for pattern in ("full", "sf")]

@@ -193,18 +193,19 @@ def main(arguments: list[str]) -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     what = (
         f"Float32 on the CPU, {options.threads} threads; a prompt of {options.prompt} tokens and "
-        f"{options.steps} more; bounded caches keep {options.budget:.0%} of the prompt; ratios are medians "
-        f"of {options.repeats} rounds."
+        f"{options.steps} more; bounded caches keep {options.budget:.0%} of the prompt"
     )
+    rounds = {"agreement": "", "cost": f"; ratios are medians of {options.repeats} rounds"}
     settings = {key: str(value) for key, value in vars(options).items() if not isinstance(value, Path)}
     pins = {name: list(ENVIRONMENTS[name].pins) for name in options.environments}
     for name, parts in tables.items():
         table = pd.concat(parts, ignore_index=True)
         shown_table = shown(name, table)
-        text = f"{markdown(shown_table)}\n\n{what}\n"
+        caption = f"{what}{rounds[name]}."
+        text = f"{markdown(shown_table)}\n\n{caption}\n"
         atomic_write(options.out / f"peers_{name}.csv", table.to_csv(index=False))
         atomic_write(options.out / f"peers_{name}.md", text)
-        atomic_write(options.out / f"peers_{name}.tex", latex(shown_table, what))
+        atomic_write(options.out / f"peers_{name}.tex", latex(shown_table, caption))
         record = {"parameters": settings, "environments": pins, **current_provenance()}
         if options.longlora is not None:
             record["longlora_sha256"] = file_hash(options.longlora / RELEASED)

@@ -5,19 +5,21 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 from tqdm.auto import tqdm
 
 from sinklora.attention.patterns import PATTERNS
+from sinklora.evaluate.over_ranks import shared
 from sinklora.evaluate.sliding_windows import Window, batches, windows_of
 from sinklora.hf.models import current_pattern, evaluates_with_pattern
 from sinklora.hf.rope import find_transformer
@@ -78,6 +80,7 @@ def measure_perplexity(
     device: torch.device | str | None = None,
     progress: bool = True,
     short: Short = "score",
+    group: dist.ProcessGroup | None = None,
 ) -> PerplexityResult:
     """Perplexity of `documents` (token ids, [tokens] each) in windows of `context` tokens.
 
@@ -85,64 +88,31 @@ def measure_perplexity(
     so with its own full attention unless `use_pattern` was told otherwise, and gets its modes back; `device`
     moves it. `batch_size` windows of equal length run together, whatever documents they are from; memory
     grows with batch_size x context, not with the documents. `short`: documents shorter than `context` are
-    scored in one window ("score"), left out ("skip") or refused ("error").
+    scored in one window ("score"), left out ("skip") or refused ("error"). `group`: processes that share the
+    documents, each with the whole model; all get the result, which is that of one.
 
     Raises TypeError or ValueError for bad arguments before any work, FloatingPointError for a loss of NaN or
-    infinity.
-    """
-    documents, chosen = checked_documents(model, documents, context, stride, batch_size, short)
-    if device is not None:
-        model.to(device)
-    scores = score_documents(model, documents, chosen, context, stride, batch_size, progress=progress)
-    return result_of(model, scores, [len(document) for document in documents], context, stride, short)
-
-
-def checked_documents(
-    model: nn.Module, documents: Sequence[Any], context: int, stride: int, batch_size: int, short: Short
-) -> tuple[list[NDArray[np.integer[Any]]], list[int]]:
-    """The documents as arrays, and the places of those that are scored; raises what `measure_perplexity`
-    does for bad arguments.
+    infinity, and RuntimeError where another process of the group failed.
     """
     _check_numbers(context, stride, batch_size, short)
-    arrays = [_check_document(index, document) for index, document in enumerate(documents)]
-    chosen = _choose([len(array) for array in arrays], context, short)
-    _check_vocabulary(model, arrays)
-    return arrays, chosen
-
-
-def score_documents(
-    model: nn.Module,
-    documents: Sequence[NDArray[np.integer[Any]]],
-    chosen: Sequence[int],
-    context: int,
-    stride: int,
-    batch_size: int,
-    *,
-    progress: bool = True,
-) -> list[DocumentScore]:
-    """The scores of the documents at the places `chosen`, all of them checked before."""
+    documents = [_check_document(index, document) for index, document in enumerate(documents)]
     lengths = [len(document) for document in documents]
-    total = sum(1 for index in chosen for _ in windows_of(index, lengths[index], context, stride))
-    with evaluation_mode(model), torch.inference_mode():
-        losses = logits_function(model)
-        sums = dict.fromkeys(chosen, 0.0)
+    chosen = _choose(lengths, context, short)
+    _check_vocabulary(model, documents)
+    if device is not None:
+        model.to(device)
+    windows = [list(windows_of(index, lengths[index], context, stride)) for index in chosen]
+
+    def work(mine: list[int]) -> list[DocumentScore]:
+        total = sum(len(found) for index, found in zip(chosen, windows, strict=True) if index in mine)
         with tqdm(total=total, desc=f"perplexity at {context}", unit="window", disable=not progress) as bar:
-            for batch in batches(chosen, lengths, context, stride, batch_size):
-                for window, loss in zip(batch, _window_losses(losses, model, documents, batch), strict=True):
-                    sums[window.document] += loss
-                bar.update(len(batch))
-    return [DocumentScore(i, lengths[i] - 1, sums[i] / (lengths[i] - 1)) for i in chosen]
+            return _scores(model, documents, mine, batches(mine, lengths, context, stride, batch_size), bar)
 
-
-def result_of(
-    model: nn.Module,
-    scores: Sequence[DocumentScore],
-    lengths: Sequence[int],
-    context: int,
-    stride: int,
-    short: Short,
-) -> PerplexityResult:
-    """What the scores of some documents come to; `lengths`: of all that were given, in tokens."""
+    if group is None:
+        scores = work(chosen)
+    else:
+        costs = [sum(window.length for window in found) for found in windows]
+        scores = shared(work, chosen, costs, group)
     tokens = sum(score.tokens for score in scores)
     nll = math.fsum(score.nll * score.tokens for score in scores) / tokens
     return PerplexityResult(
@@ -159,6 +129,25 @@ def result_of(
         attention=attention_name(model),
         dtype=_dtype(model),
     )
+
+
+def _scores(
+    model: nn.Module,
+    documents: Sequence[NDArray[np.integer[Any]]],
+    chosen: Sequence[int],
+    found: Iterable[Sequence[Window]],
+    bar: Any,
+) -> list[DocumentScore]:
+    """The scores of the documents at the places `chosen`, whose windows come in batches."""
+    sums = dict.fromkeys(chosen, 0.0)
+    with evaluation_mode(model), torch.inference_mode():
+        losses = logits_function(model)
+        for batch in found:
+            for window, loss in zip(batch, _window_losses(losses, model, documents, batch), strict=True):
+                sums[window.document] += loss
+            bar.update(len(batch))
+    tokens = {index: len(documents[index]) - 1 for index in chosen}
+    return [DocumentScore(index, tokens[index], sums[index] / tokens[index]) for index in chosen]
 
 
 def attention_name(model: nn.Module) -> str:

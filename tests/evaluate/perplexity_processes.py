@@ -1,4 +1,4 @@
-"""What each process of `test_perplexity_over_ranks` does: `perplexity_processes.py FOLDER`."""
+"""What each process of `test_over_ranks` does: `perplexity_processes.py FOLDER`."""
 
 import json
 import sys
@@ -8,7 +8,7 @@ import numpy as np
 import torch.distributed as dist
 
 from several_processes import join_group
-from sinklora.evaluate.perplexity_over_ranks import perplexity_over_ranks
+from sinklora.evaluate.perplexity import measure_perplexity
 from tiny_models import tiny_model
 
 VOCABULARY = 64
@@ -25,14 +25,14 @@ def main(folder: Path) -> None:
     rank = dist.get_rank()
     model = tiny_model("llama-gqa", vocab_size=VOCABULARY)
     settings = {"context": 32, "stride": 16, "progress": False}
-    results = {"all": perplexity_over_ranks(model, documents(), **settings).to_dict()}
-    results["one"] = perplexity_over_ranks(model, documents()[:1], **settings).to_dict()
+    results = {"all": measure_perplexity(model, documents(), group=groups[3], **settings).to_dict()}
+    results["one"] = measure_perplexity(model, documents()[:1], group=groups[3], **settings).to_dict()
     if rank < 2:
-        results["two"] = perplexity_over_ranks(model, documents(), group=groups[2], **settings).to_dict()
+        results["two"] = measure_perplexity(model, documents(), group=groups[2], **settings).to_dict()
     if rank == 1:
         model.get_output_embeddings().weight.data.fill_(float("nan"))
     try:
-        perplexity_over_ranks(model, documents(), **settings)
+        measure_perplexity(model, documents(), group=groups[3], **settings)
     except (FloatingPointError, RuntimeError) as error:
         results["failure"] = {"kind": type(error).__name__, "words": str(error)}
     (folder / f"{rank}.json").write_text(json.dumps(results))

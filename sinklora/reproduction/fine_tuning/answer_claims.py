@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from sinklora.evaluate.paired_effects import Effect, Values, difference, effect, ratio_within
+from sinklora.evaluate.paired_effects import Effect, Equivalence, Values, difference, effect, ratio_within
 from sinklora.reproduction.fine_tuning.answers_study import AS_IT_IS, FULL_CACHE, NOTHING_READ
 from sinklora.reproduction.names import CACHES, LABELS
 from sinklora.reproduction.report.claims import Claim, Tested, family
@@ -14,6 +14,8 @@ from sinklora.reproduction.report.claims import Claim, Tested, family
 ENOUGH = 0.8  # of what the full cache, or full attention in tuning, brings
 
 ITEM, TABLE = "Fig. 9", "answers"
+
+NOT_VALID = "tuning with full attention brought nothing for sure on the validation questions"
 
 H2O, STREAMING = CACHES["h2o"], CACHES["streaming"]
 
@@ -32,11 +34,12 @@ def brought(rows: pd.DataFrame, model: str) -> Effect:
     return difference(nats(rows, model, NOTHING_READ), nats(rows, model, FULL_CACHE))
 
 
-def answer_claims(rows: pd.DataFrame, title: str) -> list[Claim]:
+def answer_claims(rows: pd.DataFrame, title: str, *, valid: bool) -> list[Claim]:
     """Whether bounded caches keep what the document brings to the right answers, and whether tuning with a
-    sparse pattern brings what full attention does. `rows`: as `answers_study.measure` has them.
+    sparse pattern brings what full attention does. `rows`: as `answers_study.measure` has them; `valid`:
+    whether tuning with full attention surely helped on the validation questions.
     """
-    effects = {**_cache_effects(rows, title), **_tuning_effects(rows, title)}
+    effects = {**_cache_effects(rows, title), **_tuning_effects(rows, title, valid)}
     return family(effects)
 
 
@@ -44,63 +47,52 @@ def _cache_effects(rows: pd.DataFrame, title: str) -> Mapping[Claim, Tested]:
     """Of the model as it is: H2O beside the full cache, and beside StreamingLLM."""
     full, nothing = (nats(rows, AS_IT_IS, name) for name in (FULL_CACHE, NOTHING_READ))
     kept, sinks = (nats(rows, AS_IT_IS, name) for name in (H2O, STREAMING))
-    claim = _blank(title)
     enough = replace(
-        claim,
+        _blank(title),
         sentence=f"with H2O at least {100 * ENOUGH:g} % of what the document brings to right answers stays",
         unit="of what the document brings",
     )
-    ahead = replace(
-        claim,
-        sentence="with H2O right answers are more likely than with StreamingLLM at the same budget",
-        unit="nats a token",
-    )
-    stays = ratio_within(
-        lambda none, _, bounded: none - bounded,
-        lambda none, whole, _: none - whole,
-        ENOUGH,
-        np.inf,
-        nothing,
-        full,
-        kept,
-    )
     if brought(rows, AS_IT_IS).low <= 0:
         enough = replace(enough, reason="with the full cache itself the document brings nothing for sure")
-    return {enough: stays, ahead: difference(sinks, kept)}
+    sentence = "with H2O right answers are more likely than with StreamingLLM at the same budget"
+    ahead = replace(_blank(title), sentence=sentence, unit="nats a token")
+    return {enough: enough_of(nothing, full, kept), ahead: difference(sinks, kept)}
 
 
-def _tuning_effects(rows: pd.DataFrame, title: str) -> Mapping[Claim, Tested]:
+def _tuning_effects(rows: pd.DataFrame, title: str, valid: bool) -> Mapping[Claim, Tested]:
     """With the full cache: tuning with full attention beside none, with sparse patterns beside that."""
     tuned = [str(name) for name in rows.model.unique() if name != AS_IT_IS]
     if "full" not in tuned:
         return {}
     base, full = (nats(rows, name, FULL_CACHE) for name in (AS_IT_IS, "full"))
-    gained = difference(base, full)
-    claim = replace(_blank(title), unit="nats a token")
+    claim = replace(_blank(title), unit="nats a token", reason="" if valid else NOT_VALID)
     sentence = (
         "tuned on instructions with full attention, a model finds right answers more likely than as it is"
     )
-    effects: dict[Claim, Tested] = {replace(claim, sentence=sentence): gained}
-    unclear = "" if gained.low > 0 else "tuning with full attention itself brings nothing for sure"
+    effects: dict[Claim, Tested] = {replace(claim, sentence=sentence): difference(base, full)}
     for name in tuned:
         if name == "full":
             continue
-        sparse = nats(rows, name, FULL_CACHE)
-        words = LABELS.get(name, name)
-        share = ratio_within(
-            lambda start, _, mine: start - mine,
-            lambda start, whole, _: start - whole,
-            ENOUGH,
-            np.inf,
-            base,
-            full,
-            sparse,
-        )
+        sparse, words = nats(rows, name, FULL_CACHE), LABELS.get(name, name)
         sentence = f"tuned with {words}, it gains at least {100 * ENOUGH:g} % of that"
-        effects[replace(claim, sentence=sentence, unit="of the gain", reason=unclear)] = share
+        share = replace(claim, sentence=sentence, unit="of the gain")
+        effects[share] = enough_of(base, full, sparse)
         sentence = f"tuned with full attention, right answers are more likely than tuned with {words}"
         effects[replace(claim, sentence=sentence)] = difference(sparse, full)
     return effects
+
+
+def enough_of(start: Values, best: Values, mine: Values) -> Equivalence:
+    """Whether `mine` saves at least ENOUGH of the nats that `best` saves on `start`."""
+    return ratio_within(
+        lambda first, _, own: first - own,
+        lambda first, whole, _: first - whole,
+        ENOUGH,
+        np.inf,
+        start,
+        best,
+        mine,
+    )
 
 
 def _blank(title: str) -> Claim:

@@ -6,10 +6,10 @@ from matplotlib.figure import Figure
 
 from sinklora.evaluate.paired_effects import Effect
 from sinklora.reproduction.fine_tuning.answer_claims import mean_effect, nats
-from sinklora.reproduction.fine_tuning.answer_tables import by_file, model_label
+from sinklora.reproduction.fine_tuning.answer_tables import MODEL, by_file, model_label
 from sinklora.reproduction.report.style import figure_style, panels
 
-SHADES = ("black", "0.35", "0.6", "0.8")
+SHADES = ("black", "0.35", "0.55", "0.7")
 
 MARKERS = ("o", "s", "^", "x")
 
@@ -35,7 +35,9 @@ def answers_figure(rows: pd.DataFrame) -> Figure:
             axis.set_yticks(range(len(models)), [model_label(name) for name in models])
             axis.set_ylim(len(models) - 0.5, -0.5)
         right.set_yticklabels([])
-        left.set_xlabel("nats a token of the right answers")
+        left.set_ylabel(MODEL)
+        counted = f"{rows.question.nunique()} questions, {rows.file.nunique()} files"
+        left.set_xlabel(f"nats a token of the right answers\n({counted}; bars: 95 %)")
         right.set_xlabel("F1 of what was written (%)")
         figure.legend(
             *left.get_legend_handles_labels(), loc="outside upper center", ncols=len(caches), frameon=False

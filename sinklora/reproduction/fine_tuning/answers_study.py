@@ -19,6 +19,7 @@ from sinklora.cache.policies import CachePolicy
 from sinklora.cache.streaming_llm import StreamingLLM
 from sinklora.evaluate.document_questions import AskingSpec, DocumentQuestion, answer_table
 from sinklora.evaluate.longbench.predictions import truncate_middle
+from sinklora.evaluate.paired_effects import difference
 from sinklora.pretrained.fetch import model_path
 from sinklora.pretrained.loading import LoadedModel
 from sinklora.records.checks import Count, Distinct, Positive, Share, check_fields
@@ -29,7 +30,7 @@ from sinklora.reproduction.retrieval.bounded_caches import pretrained_model
 from sinklora.train.instruction_spec import InstructionSpec
 from sinklora.train.run import load_trained, train
 
-AS_IT_IS = "as it is"
+AS_IT_IS = "not tuned"
 
 FULL_CACHE = CACHES[Full.name]
 
@@ -127,6 +128,24 @@ def best_rates(rows: pd.DataFrame) -> dict[str, float]:
     means = rows.groupby(["model", "learning rate"], as_index=False, sort=False).nats_per_token.mean()
     best = means.loc[means.groupby("model", sort=False).nats_per_token.idxmin()]
     return {str(name): float(rate) for name, rate in zip(best.model, best["learning rate"], strict=True)}
+
+
+def is_valid(rows: pd.DataFrame, rates: Mapping[str, float]) -> bool:
+    """Whether tuning with full attention at its rate surely helps on the validation questions."""
+    if "full" not in rates:
+        return False
+    files = rows.groupby(["model", "learning rate", "file"], dropna=False).nats_per_token.mean()
+    base, full = files[AS_IT_IS].droplevel(0), files["full", rates["full"]]
+    return difference(base.to_numpy(), full.loc[base.index].to_numpy()).low > 0
+
+
+def rates_in_words(rows: pd.DataFrame, rates: Mapping[str, float]) -> str:
+    """Whether tuning helps at all, and which best rates lie at an end of those tried."""
+    tried = rows["learning rate"].dropna()
+    ends = [name for name, rate in rates.items() if rate in (tried.min(), tried.max())]
+    helps = "helps" if is_valid(rows, rates) else "does not surely help"
+    where = f"at an end of those tried: {', '.join(ends)}" if ends else "inside those tried"
+    return f"Tuning with full attention {helps} on the validation questions. Best rates lie {where}."
 
 
 def measure(

@@ -12,7 +12,7 @@ from transformers import AutoTokenizer
 from sinklora.cache.full import Full
 from sinklora.evaluate.document_questions import AskingSpec, DocumentQuestion, answer_table
 from sinklora.pretrained.loading import load
-from sinklora.reproduction.fine_tuning.answer_claims import answer_claims
+from sinklora.reproduction.fine_tuning.answer_claims import NOT_VALID, answer_claims
 from sinklora.reproduction.fine_tuning.answer_figures import answers_figure
 from sinklora.reproduction.fine_tuning.answer_tables import (
     F1,
@@ -32,7 +32,9 @@ from sinklora.reproduction.fine_tuning.answers_study import (
     cut_documents,
     divided,
     file_of,
+    is_valid,
     measure,
+    rates_in_words,
 )
 from sinklora.train.examples import ExampleSource
 from sinklora.train.instruction_spec import InstructionSpec
@@ -73,7 +75,8 @@ BASE = {AS_IT_IS: (2.0, 2.1, 2.5, 3.0)}
 
 def outcomes(rows: pd.DataFrame) -> dict[str, str]:
     """Outcome by the beginning of a claim's sentence."""
-    return {" ".join(claim.sentence.split()[:5]): claim.outcome for claim in answer_claims(rows, "tiny")}
+    claims = answer_claims(rows, "tiny", valid=True)
+    return {" ".join(claim.sentence.split()[:5]): claim.outcome for claim in claims}
 
 
 def test_no_file_is_chosen_by_and_tested_with() -> None:
@@ -105,9 +108,28 @@ def test_the_best_rate_is_that_of_the_fewest_nats() -> None:
     )
     chosen = best_rates(rows)
     assert chosen == {"sf": 1e-3, "full": 1e-4}
+    assert rates_in_words(rows, chosen).endswith("Best rates lie at an end of those tried: sf, full.")
     frame = tuning_rates_table(rows, chosen).frame
     assert list(frame.chosen) == ["", "", "chosen", "chosen", ""]
     assert frame[NATS].tolist() == [1.0, 3.0, 2.0, 0.5, 2.5]
+
+
+@pytest.mark.parametrize(("gain", "valid"), [(0.5, True), (0.0, False), (-0.5, False)])
+def test_tuning_counts_where_full_attention_surely_helped_on_validation(gain: float, valid: bool) -> None:
+    rows = pd.DataFrame(
+        [
+            (model, rate, f"f{n}", 2 + 0.1 * (n % 3) - lead + 0.01 * (n % 2 if rate else 0))
+            for model, rate, lead in ((AS_IT_IS, None, 0), ("full", 1e-4, -9), ("full", 1e-3, gain))
+            for n in range(9)
+        ],
+        columns=["model", "learning rate", "file", "nats_per_token"],
+    )
+    assert is_valid(rows, {"full": 1e-3}) is valid
+    words = rates_in_words(rows, {"full": 1e-3})
+    assert words.startswith(
+        "Tuning with full attention helps" if valid else "Tuning with full attention does not"
+    )
+    assert is_valid(rows, {"sf": 1e-3}) is False
 
 
 def test_the_base_is_asked_with_and_without_the_document(tmp_path: Path) -> None:
@@ -137,13 +159,13 @@ def test_a_cache_keeps_most_of_what_the_document_brings_or_not() -> None:
     assert outcomes(rows_of(BASE)) == {keeps: "held", ahead: "held"}  # 0.9 of 1 nat; 0.4 nats ahead
     worse = outcomes(rows_of({AS_IT_IS: (2.0, 2.6, 2.3, 3.0)}))
     assert worse == {keeps: "did not hold", ahead: "did not hold"}
-    useless = answer_claims(rows_of({AS_IT_IS: (3.0, 3.0, 3.0, 3.0)}), "tiny")
+    useless = answer_claims(rows_of({AS_IT_IS: (3.0, 3.0, 3.0, 3.0)}), "tiny", valid=True)
     assert useless[0].outcome == "not decided" and "brings nothing" in useless[0].reason
 
 
 def test_a_sparse_pattern_gains_what_full_attention_does_or_not() -> None:
     rows = rows_of({**BASE, "full": (1.0, 1, 1, 1), "sf": (1.05, 1, 1, 1), "s2": (1.6, 1, 1, 1)})
-    claims = {claim.sentence: claim for claim in answer_claims(rows, "tiny")}
+    claims = {claim.sentence: claim for claim in answer_claims(rows, "tiny", valid=True)}
     shares = {s.split(",")[0]: c for s, c in claims.items() if "of that" in s}
     assert {name: claim.outcome for name, claim in shares.items()} == {
         "tuned with SF-Attn": "held",
@@ -153,10 +175,10 @@ def test_a_sparse_pattern_gains_what_full_attention_does_or_not() -> None:
     behind = [c.estimate for s, c in claims.items() if s.startswith("tuned with full attention, right")]
     assert behind == pytest.approx([0.05, 0.6], abs=0.01)
     assert len(claims) == 2 + 1 + 2 * 2
-    nothing = answer_claims(rows_of({**BASE, "full": (2.0, 2, 2, 2), "sf": (1.5, 1, 1, 1)}), "tiny")
-    [share] = [claim for claim in nothing if "of that" in claim.sentence]
-    assert share.outcome == "not decided" and "itself brings nothing" in share.reason
-    assert share.estimate is None  # of nothing
+    nothing = rows_of({**BASE, "full": (2.0, 2, 2, 2), "sf": (1.5, 1, 1, 1)})
+    of_tuning = [claim for claim in answer_claims(nothing, "tiny", valid=False) if "tuned" in claim.sentence]
+    assert {(claim.outcome, claim.reason) for claim in of_tuning} == {("not decided", NOT_VALID)}
+    assert of_tuning[1].estimate is None  # a share of nothing
 
 
 def test_the_table_has_every_model_under_every_cache() -> None:

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from perplexity_processes import VOCABULARY, documents
 
 from several_processes import run_together
+from sinklora.evaluate.over_ranks import balanced
 from sinklora.evaluate.perplexity import measure_perplexity
-from sinklora.evaluate.perplexity_over_ranks import balanced
 from tiny_models import tiny_model
 
 RANKS = 3

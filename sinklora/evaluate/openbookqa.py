@@ -12,9 +12,12 @@ from sinklora.records.json_lines import json_lines
 
 try:
     import lm_eval
+    from lm_eval.evaluator import evaluate
     from lm_eval.tasks import TaskManager
 except ImportError as error:
     raise ImportError("lm-evaluation-harness is not installed: pip install 'sinklora[eval]'") from error
+
+FEW_SHOT_SEED = 1234  # the harness's own: which questions are shown before each
 
 
 def openbookqa_task(data_files: str | Path, train_files: str | Path | None = None) -> dict[str, Any]:
@@ -86,13 +89,12 @@ def answers(
         )
     # Indexing all of the harness's tasks takes seconds, which a configuration of our own does not need.
     tasks = TaskManager(include_defaults=isinstance(task, str))
-    found: Any = lm_eval.simple_evaluate(
-        model=model,
-        tasks=[task],
-        task_manager=tasks,
-        limit=limit,
-        num_fewshot=few_shot or None,
-        bootstrap_iters=0,
-    )
+    loaded: Any = tasks.load([task])
+    for one in loaded["tasks"].values():
+        if few_shot or one.get_config("num_fewshot") is None:
+            one.set_config(key="num_fewshot", value=few_shot)
+        one.set_fewshot_seed(seed=FEW_SHOT_SEED)
+    # Not simple_evaluate, which asks a dozen programs what this machine is like, each time.
+    found: Any = evaluate(model, loaded, limit=limit, bootstrap_iters=0)
     [samples] = found["samples"].values()
     return {str(sample["doc_id"]): bool(sample[metric]) for sample in samples}

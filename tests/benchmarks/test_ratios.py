@@ -72,6 +72,7 @@ def test_the_real_models_benchmark_starts_anew_with_settings_of_the_c_library(
     assert environment.items() >= {**KEEP_MEMORY, "OF_THE_CALLER": "1"}.items()
 
 
+@pytest.mark.slow
 def test_the_real_models_benchmark_is_kept_cell_by_cell(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

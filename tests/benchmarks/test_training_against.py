@@ -70,6 +70,7 @@ def test_a_folder_that_is_no_checkout_is_refused(tmp_path: Path) -> None:
         training_against.parse(["--against", str(tmp_path)])
 
 
+@pytest.mark.slow
 def test_a_step_that_fails_is_told_with_its_last_words(older: Path) -> None:
     with pytest.raises(RuntimeError, match=r"in older failed:[\s\S]*shape='no such'"):
         training_against.time_steps(older, {"shape": "no such"}, 1, 1)

@@ -25,6 +25,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("asked", ["all", "one", "two"])
+@pytest.mark.slow
 def test_every_process_has_what_one_alone_finds(told: list[dict[str, Any]], asked: str) -> None:
     """Windows of other documents share no batch here, so that the numbers are the same to the last bit."""
     model = tiny_model("llama-gqa", vocab_size=VOCABULARY)
@@ -34,6 +35,7 @@ def test_every_process_has_what_one_alone_finds(told: list[dict[str, Any]], aske
         assert results[asked] == json.loads(json.dumps(alone))
 
 
+@pytest.mark.slow
 def test_a_process_that_fails_ends_all_with_its_words(told: list[dict[str, Any]]) -> None:
     failures = [results["failure"] for results in told]
     assert [failure["kind"] for failure in failures] == ["RuntimeError", "FloatingPointError", "RuntimeError"]

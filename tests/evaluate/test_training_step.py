@@ -19,7 +19,6 @@ from transformers import LlamaConfig
 from typer.testing import CliRunner
 
 import sinklora.evaluate.training_step as efficiency
-from helpers import rest_slow
 from measured import measured_rows
 from sinklora.cli import application
 from sinklora.evaluate.memory import (
@@ -201,7 +200,8 @@ def test_every_layer_takes_the_same(tmp_path: Path) -> None:
         assert one < two and four - two == 2 * (two - one)
 
 
-@pytest.mark.parametrize("method", rest_slow(["lora_plus", "full"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["lora_plus", "full"])
 def test_many_layers_are_estimated_from_few(tmp_path: Path, method: str) -> None:
     spec = StepSpec(model_folder(tmp_path, layers=6), 64, "sf", method)
     found, whole = estimate(spec), _estimate(spec, 6)
@@ -219,6 +219,7 @@ def seven_billion(folder: Path, context: int, pattern: str) -> StepEstimate:
     return StepEstimate(*(first + 31 * (second - first) for first, second in zip(one, two, strict=True)))
 
 
+@pytest.mark.slow
 def test_sf_needs_half_of_full_attention_at_65k_tokens_and_seven_billion_parameters(tmp_path: Path) -> None:
     full, sf = (seven_billion(tmp_path, 65536, name) for name in ("full", "sf"))
     assert 1.9 < full.needed_flops / sf.needed_flops < 2.1
@@ -300,7 +301,8 @@ def measured_steps(tmp_path_factory: pytest.TempPathFactory) -> partial[pd.DataF
     )
 
 
-@pytest.mark.parametrize("method", rest_slow([SF, BASELINE, EAGER_STEP]))
+@pytest.mark.slow
+@pytest.mark.parametrize("method", [SF, BASELINE, EAGER_STEP])
 def test_predicted_memory_is_what_is_measured(method: str, measured_steps: partial[pd.DataFrame]) -> None:
     spec = dataclasses.replace(measured_steps.args[0], context=1024, **STEPS[method])
     found = measured(spec, runs=measured_steps.keywords["runs"], repeats=1, time_it=False)

@@ -91,6 +91,7 @@ def test_a_budget_that_holds_everything_changes_nothing(loaded: LoadedModel) -> 
     assert (few.logits[1] - expected.logits[1]).abs().max() > 0.1
 
 
+@pytest.mark.slow
 def test_two_steps_of_training_start_from_it_and_say_so(
     smollm2: str, loaded: LoadedModel, tmp_path: Path
 ) -> None:

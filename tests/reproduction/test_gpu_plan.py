@@ -214,6 +214,7 @@ def test_a_local_model_serves_as_the_base(tmp_path: Path) -> None:
         make_gpu_base(plan(), runs=tmp_path)
 
 
+@pytest.mark.slow
 def test_a_recipe_lies_where_the_notebooks_look(tmp_path: Path) -> None:
     recipe = BaseRecipe(
         vocabulary=600,

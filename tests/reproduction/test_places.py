@@ -65,6 +65,7 @@ def test_the_kernel_is_spoken_to_over_sockets_of_this_user_alone(
     assert "encryption" not in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_who_waits_for_a_run_says_so_while_the_notebook_runs(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

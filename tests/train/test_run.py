@@ -119,9 +119,8 @@ def test_killed_and_started_again_it_ends_with_the_same_weights(
     torn = work / "checkpoint-5"  # as if the kill had come while a later one was written
     torn.mkdir(exist_ok=True)
     (torn / "trainer_state.json").write_text("{")
-    subprocess.run(command, env=environment, check=True, capture_output=True)
-    [finished] = place.glob("killed/*/finished.json")
-    run = RunDirectory(place / "killed", json.loads((finished.parent / "spec.json").read_text()), "sf-64")
+    run = train_in(place, "killed", spec_in(place))
+    assert [path.parent for path in place.glob("killed/*/finished.json")] == [run.path]
     run.verify()
     assert_same_weights(run, undisturbed)
 

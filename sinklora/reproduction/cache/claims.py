@@ -38,8 +38,8 @@ def accuracy_claims(rows: pd.DataFrame, model: str, table: str) -> list[Claim]:
     `rows`: one a measure, policy, budget and item, as the studies have them; of several budgets an item's
     mean counts, of several items of a document theirs. A measure in which the full cache does no better than
     chance cannot be measured, nor a comparison of two caches neither of which does; both count in the
-    correction (Holm) all the same: it is of all that was compared, leads and nearness together. StreamingLLM
-    is not in the paper: claims about it are ours, and so is how near rivals stay.
+    correction (Holm) all the same: it is of all that was compared, leads and nearness together. The paper
+    asks questions alone, and without StreamingLLM: all else is ours, and so is how near rivals stay.
     """
     given = clustered(rows)
     unmeasured: list[Claim] = []
@@ -58,7 +58,7 @@ def accuracy_claims(rows: pd.DataFrame, model: str, table: str) -> list[Claim]:
         where = f"{measure}, at {percents(budgets)} of the prompt"
         for rival in (name for name in RIVALS if name in set(of_measure.policy)):
             sentence = f"H2O is better than {CACHES[rival]} in {where}"
-            against = replace(claim, sentence=sentence, restated=rival != "local")
+            against = replace(claim, sentence=sentence, restated=rival != "local" or measure != QUESTIONS)
             if reason := _unmeasurable(of_measure, measure, rival, budgets):
                 against = replace(against, outcome="cannot be measured here", reason=reason)
             found = _lead(given, measure, "h2o", rival, budgets)
@@ -80,7 +80,7 @@ def _near_full(
     near_to = f"{NEAR:g} nats of" if measure == PERPLEXITY else f"{LOST:.0%} of the answers beyond chance of"
     for policy in (name for name in ("h2o", *RIVALS) if name in set(rows.policy)):
         sentence = f"{CACHES[policy]} stays within {near_to} the full cache in {where}"
-        stays = replace(claim, sentence=sentence, restated=policy != "h2o")
+        stays = replace(claim, sentence=sentence, restated=policy != "h2o" or measure != QUESTIONS)
         if not _is_answered(rows, measure, "full", [1.0]):
             stays = replace(stays, outcome="cannot be measured here", reason=FULL_AT_CHANCE)
         found = _lead(rows, measure, policy, "full", budgets)

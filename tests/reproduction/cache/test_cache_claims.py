@@ -46,7 +46,7 @@ def test_h2o_is_ahead_of_local_and_near_the_full_cache(h2o: float, local: float,
     claims = claims_of(nats(h2o, local))
     assert [claim.outcome for claim in claims] == outcomes
     assert [claim.estimate for claim in claims] == pytest.approx([local - h2o, 2.0 - h2o, 2.0 - local])
-    assert [claim.restated for claim in claims] == [False, False, True], "how near Local stays is ours"
+    assert all(claim.restated for claim in claims), "the paper asks questions"
     assert claims[0].sentence == "H2O is better than Local in perplexity, at 20 % of the prompt"
     assert claims[0].unit == "nats a token" and claims[0].model == "some model"
 

@@ -65,6 +65,7 @@ def test_the_verdict_names_the_price_of_choosing() -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_setting_is_measured_in_processes_of_its_own_and_once(tmp_path: Path) -> None:
     study = GenerationStudy("data/base", settings=((2, 400),), policies=("h2o",), new_tokens=3, rounds=2)
     found = measure_generation(study, runs=tmp_path, progress=False)

@@ -65,6 +65,7 @@ def test_wrong_parameters_are_named() -> None:
         plan(real_fact_passages=0)
 
 
+@pytest.mark.slow
 def test_passages_and_questions_are_measured_at_their_own_budgets(tmp_path: Path) -> None:
     given = plan(
         real_base="data/base",

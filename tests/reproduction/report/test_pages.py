@@ -124,6 +124,15 @@ def test_several_claims_are_counted_and_combined(report: Report) -> None:
     assert seven.verdict == "held in part"
 
 
+def test_the_number_shown_is_of_a_claim_with_the_items_outcome(report: Report) -> None:
+    undecided = replace(HELD, sentence="shorter", outcome="not decided", estimate=-8.9)
+    lost = replace(HELD, sentence="longer", outcome="did not hold", estimate=-9.4)
+    report.claims([undecided, lost])
+    score = {line.item.name: line for line in scoreboard(all_pages(report.root, EXPERIMENTS))}
+    assert score["Table 7"].small == "-9.4 (+0.25 to +0.37) nats a token; 1 more"
+    assert score["Table 7"].verdict == "did not hold"
+
+
 def test_the_papers_own_claim_is_shown_before_ours_and_the_headline_before_all(report: Report) -> None:
     def seven() -> Score:
         return next(

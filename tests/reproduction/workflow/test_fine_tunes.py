@@ -99,6 +99,7 @@ def test_a_plan_has_each_job_with_what_it_needs(tmp_path: Path) -> None:
     assert "1 fine-tunes, 2 notebooks" in text and "| notebook 05_longbench, after 1 fine-tunes" in text
 
 
+@pytest.mark.slow
 def test_memory_and_time_are_those_of_the_estimate(tmp_path: Path) -> None:
     spec = TrainSpec(context=512, steps=10, batch_size=8, micro_batch_size=4)
     slow = of_fine_tune(spec, Machine("cuda", 1.0), {}, tmp_path)

@@ -99,7 +99,8 @@ def differences(rows: pd.DataFrame, policy: str = "h2o", rivals: Sequence[str] =
 
     `lead`: nats saved (a token, or an answer) or share of answers gained, with its 95 % interval, and the
     outcome: "better", "worse" or "not decided", by Student's t over the means of clusters (a bootstrap of few
-    clusters is too sure), with Holm's correction for all lines together.
+    clusters is too sure), with Holm's correction for all lines together. Budgets at which only one of the two
+    was measured have no line.
     """
     given = clustered(rows)
     pairs = [
@@ -109,6 +110,7 @@ def differences(rows: pd.DataFrame, policy: str = "h2o", rivals: Sequence[str] =
         for rival in (*rivals, "full")
         if ((given.measure == measure) & (given.policy == rival)).any()
     ]
+    pairs = [pair for pair in pairs if pair[-1].lead.notna().any()]
     means = [pair.groupby("cluster").lead.mean().to_numpy() for *_, pair in pairs]
     lines = []
     for (measure, budget, rival, pair), word in zip(pairs, outcomes(means), strict=True):

@@ -130,7 +130,7 @@ def context_verdict(frame: pd.DataFrame) -> str:
     if EAGER_STEP in longest_of:
         fits += f", full attention that holds its scores {int(longest_of[EAGER_STEP])}"
     if sf <= 1.1 * full:
-        return f"Not the pattern lengthens the context but holding no scores: {fits}."
+        return f"What lengthens the context is to hold no scores, not the pattern: {fits}."
     return f"{fits}."
 
 

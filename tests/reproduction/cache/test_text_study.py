@@ -135,6 +135,15 @@ def test_differences_are_paired_and_their_sign_is_what_is_better() -> None:
     assert "model" in differences_table(found.reset_index().assign(model="x")).written()
 
 
+def test_a_budget_that_only_one_was_measured_at_is_no_comparison() -> None:
+    values = {(PERPLEXITY, "h2o", budget): [2.0, 2.1, 2.2] for budget in (0.1, 0.2)}
+    values |= {(PERPLEXITY, "local", 0.2): [2.5, 2.6, 2.8], (PERPLEXITY, "full", 1.0): [1.0, 1.0, 1.1]}
+    found = differences(rows_of(values, ["a", "b", "c"]))
+    compared = list(zip(found.budget, found.against, strict=True))
+    assert compared == [(0.1, "full"), (0.2, "local"), (0.2, "full")]
+    assert found.lead.notna().all()
+
+
 def test_two_documents_of_one_mind_decide_nothing() -> None:
     values = {(PERPLEXITY, "h2o", 0.1): [2.0, 2.1], (PERPLEXITY, "local", 0.1): [2.5, 2.2]}
     values |= {(PERPLEXITY, "streaming", 0.1): [2.5, 2.3], (PERPLEXITY, "full", 1.0): [1.0, 1.0]}

@@ -18,7 +18,7 @@ def longest(sf: int, full: int = 1000, **others: int) -> pd.DataFrame:
 @pytest.mark.parametrize(("sf", "lengthens"), [(900, False), (1000, False), (1100, False), (1101, True)])
 def test_a_pattern_lengthens_the_context_from_a_tenth_on(sf: int, lengthens: bool) -> None:
     said = context_verdict(longest(sf))
-    assert said.startswith("Not the pattern lengthens the context") is not lengthens
+    assert said.startswith("What lengthens the context is to hold no scores") is not lengthens
     assert f"SF-Attn fits {sf} tokens, full attention 1000" in said
     assert "holds its scores 400" in context_verdict(longest(sf, **{EAGER_STEP: 400}))
 

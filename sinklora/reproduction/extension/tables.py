@@ -143,7 +143,8 @@ def comparison_table(
 ) -> Table:
     """One line a method: perplexity, nats above full attention, nats below a `reference`, attention cost.
 
-    `labels`: method -> what to call it; `published`: the paper's values, in a column of their own.
+    `labels`: method -> what to call it; one without a cost needs no training. `published`: the paper's
+    values, in a column of their own.
     """
     below = f"nats below {reference}"
     lines = []
@@ -154,7 +155,8 @@ def comparison_table(
             line |= estimate_fields(ABOVE, found.lead("full", method))
         if method != reference:
             line |= estimate_fields(below, found.lead(method, reference))
-        line |= {"attention cost": costs[method], "seeds": len(found.by_method[method])}
+        seeds = len(found.by_method[method]) if method in costs else 0
+        line |= {"attention cost": costs.get(method), "seeds": seeds}
         line |= {"paper": published.get(method)} if published else {}
         lines.append(line)
     columns = [Column("attention in training"), Column("name"), Spread("perplexity"), Nats(ABOVE)]

@@ -92,6 +92,15 @@ def test_methods_beside_a_reference(rows: pd.DataFrame) -> None:
     assert (sf["attention cost"], sf["paper"], full["paper"]) == ("0.2500", "8.64", "–")
 
 
+def test_what_needs_no_training_stands_beside_methods_without_a_cost(rows: pd.DataFrame) -> None:
+    found = losses(rows, "Table 1", 2048)
+    made = comparison_table(found, {"base": "as it is", "sf": "SF"}, "sf", {"sf": 0.25})
+    base, sf = made.written().to_dict("records")
+    assert (base["attention cost"], base["seeds"], sf["seeds"]) == ("–", "0", "2")
+    assert base["perplexity"] == f"{found.perplexities('base').item():.2f}"
+    assert base["nats below sf"].startswith(f"{-found.lead('sf', 'base').estimate:+.3f} (")
+
+
 def test_own_attention_is_compared_piece_by_piece(rows: pd.DataFrame) -> None:
     own = rows[(rows.method == "sf") & (rows.context == 2048)].assign(
         attention="own", nll=lambda r: r.nll + 0.5

@@ -9,11 +9,12 @@ import pytest
 
 from sinklora.records.tables import Table, latex, markdown
 from sinklora.reproduction.ablations.study import TEST_SET, sweep_methods
-from sinklora.reproduction.ablations.tables import schedule_table, sweep_table
+from sinklora.reproduction.ablations.tables import published, schedule_table, sweep_table
 from sinklora.reproduction.extension.comparison import losses
+from sinklora.reproduction.extension.figures import label
 from sinklora.reproduction.extension.recipe import read_recipe
 from sinklora.reproduction.extension.study import attention_cost
-from sinklora.reproduction.extension.tables import extension_table, with_paper
+from sinklora.reproduction.extension.tables import comparison_table, extension_table, with_paper
 from sinklora.reproduction.report.published import paper_values
 
 FOLDER = Path("results/full")
@@ -23,14 +24,20 @@ SWEEPS: dict[str, tuple[str, list[float]]] = {
     "sweep_shifted": ("shifted", [0.0, 0.25, 0.5]),
     "sweep_group_size": ("group_size", [0.0625, 0.125, 0.25, 0.5]),
 }
+PARTS = {
+    "table7": (["s2_wrapped", "s2", "short", "sf_shifted", "sf", "full"], "s2"),
+    "table8": (["s2_wrapped", "shift_up", "shift_back", "s2", "short"], "s2_wrapped"),
+}
 METHODS = ["full", "short", "s2", "s2_wrapped", "sf", "sf_shifted", "sf_then_full"]
 MADE_OF = {
     "table1": "perplexity_measurements",
     "table2": "perplexity_measurements",
+    "table7": "ablation_measurements",
+    "table8": "ablation_measurements",
     "schedules": "ablation_measurements",
     **dict.fromkeys(SWEEPS, "ablation_measurements"),
 }
-COMMITTED = [name for name, rows in MADE_OF.items() if (FOLDER / "rows" / f"{rows}.parquet").is_file()]
+COMMITTED = [name for name in MADE_OF if (FOLDER / "tables" / f"{name}.md").is_file()]
 
 
 def made(name: str) -> Table:
@@ -47,6 +54,12 @@ def made(name: str) -> Table:
         here = extension_table(rows[rows.method.isin(methods_of(rows))], item, METHODS, target, start[1])
         return here if name == "table1" else with_paper(here, paper_values(item), target)
     found = losses(rows, TEST_SET, target)
+    if name in PARTS:
+        methods, reference = PARTS[name]
+        untrained = {"base": "base, in its own windows", "yarn ×4, untrained": "yarn ×4, untrained"}
+        costs = {method: attention_cost(recipe.spec(method)) for method in methods}
+        labels = untrained | {method: label(method) for method in methods}
+        return comparison_table(found, labels, reference, costs, published(name.replace("table", "Table ")))
     if name == "schedules":
         methods = ["sf", "sf_then_full", "sf_growing"]
         return schedule_table(found, methods, {m: attention_cost(recipe.spec(m)) for m in methods})

@@ -22,6 +22,9 @@ def plan(**changes: Any) -> RealModelPlan:
     return found
 
 
+TITLES = {"smollm2-135m": "SmolLM2-135M-Instruct (Q4_1)", "data/base": "embedded base"}
+
+
 @pytest.mark.parametrize("profile", PROFILES)
 def test_every_profile_is_a_plan(profile: str) -> None:
     given = DECLARED | PROFILES[profile]
@@ -29,7 +32,7 @@ def test_every_profile_is_a_plan(profile: str) -> None:
     if not given["real_base"]:
         assert found is None
     else:
-        assert found is not None and found.title == "SmolLM2-135M-Instruct (Q4_1)"
+        assert found is not None and found.title == TITLES[given["real_base"]]
         assert found.text.passages == given["real_passages"] and found.text.seed == given["seeds"][0]
         assert found.generation.settings == tuple(map(tuple, given["real_cost_settings"]))
 

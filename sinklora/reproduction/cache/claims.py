@@ -32,14 +32,15 @@ COUNTED: Mapping[str, str] = {QUESTIONS: "question", RECALL: "trial", RECALL_LAT
 """The unit of a measure; of all others it is the document."""
 
 
-def accuracy_claims(rows: pd.DataFrame, model: str, table: str) -> list[Claim]:
+def accuracy_claims(rows: pd.DataFrame, model: str, table: str, *, openbookqa: bool) -> list[Claim]:
     """Whether H2O is better than its rivals at small budgets, and stays near the full cache, by measure.
 
     `rows`: one a measure, policy, budget and item, as the studies have them; of several budgets an item's
     mean counts, of several items of a document theirs. A measure in which the full cache does no better than
     chance cannot be measured, nor a comparison of two caches neither of which does; both count in the
     correction (Holm) all the same: it is of all that was compared, leads and nearness together. The paper
-    asks questions alone, and without StreamingLLM: all else is ours, and so is how near rivals stay.
+    asks OpenBookQA alone (`openbookqa`: whether these questions are its), and without StreamingLLM: all else
+    is ours, and so is how near rivals stay.
     """
     given = clustered(rows)
     unmeasured: list[Claim] = []
@@ -56,19 +57,20 @@ def accuracy_claims(rows: pd.DataFrame, model: str, table: str) -> list[Claim]:
             unmeasured.append(replace(claim, sentence=sentence, reason=reason))
             continue
         where = f"{measure}, at {percents(budgets)} of the prompt"
+        papers = openbookqa and measure == QUESTIONS
         for rival in (name for name in RIVALS if name in set(of_measure.policy)):
             sentence = f"H2O is better than {CACHES[rival]} in {where}"
-            against = replace(claim, sentence=sentence, restated=rival != "local" or measure != QUESTIONS)
+            against = replace(claim, sentence=sentence, restated=rival != "local" or not papers)
             if reason := _unmeasurable(of_measure, measure, rival, budgets):
                 against = replace(against, outcome="cannot be measured here", reason=reason)
             found = _lead(given, measure, "h2o", rival, budgets)
             leads[replace(against, n=_counted(measure, found))] = found
-        near |= _near_full(of_measure, measure, where, budgets, claim)
+        near |= _near_full(of_measure, measure, where, budgets, claim, papers)
     return [*family(leads | near), *unmeasured]
 
 
 def _near_full(
-    rows: pd.DataFrame, measure: str, where: str, budgets: Sequence[float], claim: Claim
+    rows: pd.DataFrame, measure: str, where: str, budgets: Sequence[float], claim: Claim, papers: bool
 ) -> dict[Claim, Tested]:
     """That H2O stays near the full cache, and whether its rivals do."""
     full = rows[rows.policy == "full"]
@@ -80,7 +82,7 @@ def _near_full(
     near_to = f"{NEAR:g} nats of" if measure == PERPLEXITY else f"{LOST:.0%} of the answers beyond chance of"
     for policy in (name for name in ("h2o", *RIVALS) if name in set(rows.policy)):
         sentence = f"{CACHES[policy]} stays within {near_to} the full cache in {where}"
-        stays = replace(claim, sentence=sentence, restated=policy != "h2o" or measure != QUESTIONS)
+        stays = replace(claim, sentence=sentence, restated=policy != "h2o" or not papers)
         if not _is_answered(rows, measure, "full", [1.0]):
             stays = replace(stays, outcome="cannot be measured here", reason=FULL_AT_CHANCE)
         found = _lead(rows, measure, policy, "full", budgets)

@@ -135,6 +135,19 @@ def measured_in_turn(
     return seconds
 
 
+def costs_in_turn(
+    specs: Sequence[StepSpec], *, runs: Path, rounds: int = 9, used: list[Path] | None = None
+) -> list[StepCost]:
+    """Cost of a step of each spec: median seconds of `rounds`, all steps in turn (`measured_in_turn`), and
+    peak memory, each step in a process of its own (`measured`). Their runs are added to `used`.
+    """
+    if not specs:
+        return []
+    seconds = measured_in_turn(specs, runs=runs, rounds=rounds, used=used)
+    peaks = [measured(spec, runs=runs, repeats=1, time_it=False, used=used).peak_bytes for spec in specs]
+    return [StepCost(statistics.median(own), peak) for own, peak in zip(seconds, peaks, strict=True)]
+
+
 def in_turn(specs: Sequence[StepSpec], rounds: int) -> list[list[float]]:
     """Wall seconds of a step of each spec, [specs, rounds], each taken once in every round, in this process.
 

@@ -53,6 +53,7 @@ from sinklora.reproduction.efficiency.study import (
     STEPS,
     EfficiencyStudy,
     compare,
+    computes_in_bfloat16,
     efficiency_table,
 )
 from sinklora.reproduction.report.claims import Claim
@@ -409,9 +410,16 @@ def test_steps_are_measured_once_and_left_out_beyond_the_limit(
         calls.append(spec)
         return StepCost(1.0, 2**30)
 
+    def fake_rounds(_: str, specs: list[dict[str, object]], rounds: int, **__: object) -> list[list[float]]:
+        taken.append(len(specs))
+        return [[9.0, 1.0, 0.5] for _ in specs]
+
+    taken: list[int] = []
     monkeypatch.setattr(efficiency, "_in_own_process", fake)
-    study = EfficiencyStudy(StepSpec(one_layer), (64,), 0.03, ("full fine-tuning", BASELINE, SF), repeats=1)
+    monkeypatch.setattr(efficiency, "in_own_process", fake_rounds)
+    study = EfficiencyStudy(StepSpec(one_layer), (64,), 0.03, ("full fine-tuning", BASELINE, SF), repeats=3)
     rows = compare(study, runs=tmp_path, progress=False).set_index("method")
+    assert taken == [2], "those that fit take their steps in turn; the time is the median of the rounds"
     assert pd.isna(rows.loc["full fine-tuning", "seconds"]), "training all takes more than 0.03 GiB"
     assert rows.loc[SF, "seconds"] == 1 and rows.loc[SF, "peak_gib"] == 1
     assert rows.predicted_gib.notna().all()
@@ -420,6 +428,24 @@ def test_steps_are_measured_once_and_left_out_beyond_the_limit(
     assert len(calls) == counted, "finished measurements are read back"
     spec = dataclasses.replace(study.step, context=32)
     assert measured(spec, runs=tmp_path, repeats=1, time_it=False) == StepCost(None, 2**30)
+
+
+def test_on_a_gpu_each_step_is_measured_alone(
+    one_layer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(efficiency, "_in_own_process", lambda spec, *_: StepCost(len(spec.pattern), 2**30))
+    step = StepSpec(one_layer, device="cuda")
+    rows = compare(EfficiencyStudy(step, (64,), 1.0, (BASELINE, SF)), runs=tmp_path, progress=False)
+    assert list(rows.seconds) == [4, 2], "full, sf"
+
+
+def test_the_dtype_of_steps_is_the_fastest_or_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    for fastest in (torch.bfloat16, torch.float32):
+        monkeypatch.setattr("sinklora.reproduction.efficiency.study.fast_dtype", lambda _, it=fastest: it)
+        assert computes_in_bfloat16("fastest", "cpu") is (fastest is torch.bfloat16)
+    assert computes_in_bfloat16("bfloat16", "cpu") and not computes_in_bfloat16("float32", "cuda")
+    with pytest.raises(ValueError, match="dtype='half'"):
+        computes_in_bfloat16("half", "cpu")
 
 
 def test_memory_that_others_held_is_no_result(

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 from tqdm.auto import tqdm
 
 from sinklora.attention.patterns import FULL, find_pattern
 from sinklora.evaluate.step_estimate import estimate
 from sinklora.evaluate.step_spec import EAGER, StepCost, StepSpec
-from sinklora.evaluate.training_step import measured
+from sinklora.evaluate.training_step import costs_in_turn, measured
+from sinklora.pretrained.loading import fast_dtype
 from sinklora.records.checks import Count, Distinct, Positive, check_fields
 from sinklora.records.runs import run_records
 from sinklora.train.pattern_schedules import PATTERN_SCHEDULES
@@ -35,6 +37,18 @@ PAPER_RATIOS = {
 """The rows of the paper's Figure 1."""
 
 
+def computes_in_bfloat16(dtype: str, device: str) -> bool:
+    """Whether steps compute in bfloat16. `dtype`: its name, or "fastest" for what the device multiplies
+    faster. Raises ValueError for another.
+    """
+    known = {"bfloat16": True, "float32": False}
+    if dtype == "fastest":
+        return fast_dtype(device) is torch.bfloat16
+    if dtype not in known:
+        raise ValueError(f"dtype={dtype!r}: expected 'bfloat16', 'float32' or 'fastest'")
+    return known[dtype]
+
+
 def check_methods(methods: Sequence[str]) -> None:
     """ValueError unless all are names of `STEPS`, with those that everything is compared with among them."""
     unknown = [name for name in methods if name not in STEPS]
@@ -45,8 +59,9 @@ def check_methods(methods: Sequence[str]) -> None:
 
 @dataclass(frozen=True)
 class EfficiencyStudy:
-    """What is measured: `step` gives shape and device; `limit_gib`: steps predicted to need more are left
-    out; `schedules`: pattern schedules whose mean step is computed from the measured ones.
+    """What is measured: `step` gives shape, device and dtype; `limit_gib`: steps predicted to need more are
+    left out; `schedules`: pattern schedules whose mean step is computed from the measured ones; `repeats`:
+    timed steps, on the CPU those of all methods in turn.
     """
 
     step: StepSpec
@@ -71,29 +86,41 @@ def compare(study: EfficiencyStudy, *, runs: Path, progress: bool = True) -> pd.
     `needed_tflop`; seconds and peak are missing where the memory does not suffice.
     `rows.attrs["runs"]` records the runs.
     """
-    cases = [(context, name) for context in study.contexts for name in study.methods]
     used: list[Path] = []
     rows = []
-    for context, name in tqdm(cases, desc="training steps", disable=not progress):
-        changes: dict[str, Any] = {"context": context, **STEPS[name]}
-        spec = dataclasses.replace(study.step, **changes)
-        expected = estimate(spec)
-        fits = expected.peak_bytes <= study.limit_gib * 2**30
-        cost = measured(spec, runs=runs, repeats=study.repeats, used=used) if fits else StepCost(None, None)
-        rows.append(
-            {
-                "tokens": context,
-                "method": name,
-                "seconds": math.nan if cost.seconds is None else cost.seconds,
-                "peak_gib": math.nan if cost.peak_bytes is None else cost.peak_bytes / 2**30,
-                "predicted_gib": expected.peak_bytes / 2**30,
-                "counted_tflop": expected.counted_flops / 1e12,
-                "needed_tflop": expected.needed_flops / 1e12,
-            }
-        )
+    for context in tqdm(study.contexts, desc="training steps", disable=not progress):
+        steps = {name: _step(study.step, context, name) for name in study.methods}
+        expected = {name: estimate(step) for name, step in steps.items()}
+        fitting = {n: step for n, step in steps.items() if expected[n].peak_bytes <= study.limit_gib * 2**30}
+        measure = _each_alone if study.step.device == "cuda" else costs_in_turn
+        costs = measure(list(fitting.values()), runs=runs, rounds=study.repeats, used=used)
+        found = dict(zip(fitting, costs, strict=True))
+        for name in study.methods:
+            cost = found.get(name, StepCost(None, None))
+            rows.append(
+                {
+                    "tokens": context,
+                    "method": name,
+                    "seconds": math.nan if cost.seconds is None else cost.seconds,
+                    "peak_gib": math.nan if cost.peak_bytes is None else cost.peak_bytes / 2**30,
+                    "predicted_gib": expected[name].peak_bytes / 2**30,
+                    "counted_tflop": expected[name].counted_flops / 1e12,
+                    "needed_tflop": expected[name].needed_flops / 1e12,
+                }
+            )
     frame = pd.DataFrame(rows)
     frame.attrs["runs"] = run_records(used)
     return frame
+
+
+def _step(step: StepSpec, context: int, method: str) -> StepSpec:
+    changes: dict[str, Any] = {"context": context, **STEPS[method]}
+    return dataclasses.replace(step, **changes)
+
+
+def _each_alone(steps: Sequence[StepSpec], *, runs: Path, rounds: int, used: list[Path]) -> list[StepCost]:
+    """On a GPU a step may need all of its memory: each is measured alone."""
+    return [measured(step, runs=runs, repeats=rounds, used=used) for step in steps]
 
 
 def efficiency_table(rows: pd.DataFrame, schedules: Sequence[str] = ()) -> pd.DataFrame:

@@ -181,7 +181,7 @@ def test_steps_cost_what_was_measured(
     their own).
     """
     asked, _ = study
-    module = "sinklora.reproduction.extension.timed_steps"
+    module = "sinklora.evaluate.training_step"
     rounds = [[1.0, 9.0, 1.2], [0.5, 4.5, 0.6]]
     monkeypatch.setattr(f"{module}.measured_in_turn", lambda steps, **_: rounds[: len(steps)])
     monkeypatch.setattr(f"{module}.measured", lambda step, **_: StepCost(None, len(step.pattern)))

@@ -1,4 +1,4 @@
-"""What linters of code do not see: pins, licence, notebooks, and words that name a machine (`make lint`).
+"""What linters of code do not see: pins, licence, notebooks, names of modules, machine paths (`make lint`).
 
 Prints every fault on a line of its own and ends with 1 where there is one. `git` says which files there are.
 """
@@ -147,11 +147,19 @@ def files(root: Path) -> Iterator[str]:
                 yield f"{name}: names a machine: {match[0]}"
 
 
+def module_names(root: Path) -> Iterator[str]:
+    """No module is named like a function it holds: an import of one would hide the other."""
+    for path in sorted((root / "sinklora").rglob("*.py")):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        if any(isinstance(node, ast.FunctionDef) and node.name == path.stem for node in tree.body):
+            yield f"{path.relative_to(root).as_posix()}: named like a function it holds"
+
+
 def _project(root: Path) -> dict[str, Any]:
     return dict(tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"])
 
 
-CHECKS = (pins, installations, licence_and_citation, stored_notebooks, files)
+CHECKS = (pins, installations, licence_and_citation, stored_notebooks, files, module_names)
 
 
 def main(root: Path) -> int:

@@ -24,6 +24,7 @@ def clone(tmp_path: Path) -> Path:
         "CITATION.cff",
     ):
         shutil.copy(ROOT / name, tmp_path / name)
+    (tmp_path / "sinklora").mkdir()
     (tmp_path / "notebooks").mkdir()
     (tmp_path / "notebooks" / "00.ipynb").write_text('{"cells": []}')
     subprocess.run(["git", "init", "--quiet", str(tmp_path)], check=True)
@@ -89,6 +90,11 @@ def test_what_disagrees_is_named(
         ("notebooks/01.ipynb", code_cell("f = lambda x: x"), "01.ipynb: defines lambda x: x"),
         ("weights.pt", "", "weights.pt: can run code"),
         ("long.txt", "x" * (12 * 2**20 + 1), "long.txt: 12582913 bytes"),
+        (
+            "sinklora/reach.py",
+            "def reach() -> None: ...",
+            "sinklora/reach.py: named like a function",
+        ),
         ("notes.md", "see /scratch/jobs/x", "notes.md: names a machine: /scratch/jobs"),
     ],
 )

@@ -61,9 +61,9 @@ def _talk(document: Path | None, policy: CachePolicy, names: ModelNames, setting
     from rich.console import Console
     from transformers.utils import logging
 
-    from sinklora.chat.chat_model import chat_model
     from sinklora.chat.documents import read_document
     from sinklora.chat.engine import Conversation
+    from sinklora.chat.loading import chat_model
     from sinklora.chat.reading import Stopped
     from sinklora.chat.terminal import Terminal, asked_lines
 
@@ -85,9 +85,9 @@ def _serve(
 ) -> None:
     from transformers.utils import logging
 
-    from sinklora.chat.chat_model import chat_model
     from sinklora.chat.engine import Conversation
     from sinklora.chat.limits import Limits
+    from sinklora.chat.loading import chat_model
     from sinklora.chat.page_server import check_page, serve_until_interrupted, served
 
     if document is not None:

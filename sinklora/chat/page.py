@@ -17,7 +17,7 @@ import gradio as gr
 from sinklora.cache.policies import POLICIES, CachePolicy, make_policy
 from sinklora.chat.engine import Conversation
 from sinklora.chat.limits import Limits
-from sinklora.chat.marked_text import ALL_LAYERS
+from sinklora.chat.marks import ALL_LAYERS
 from sinklora.chat.page_html import (
     PUT_ASIDE,
     document_html,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sinklora.chat.limits import Limits
-from sinklora.chat.marked_text import SHADES, escaped
+from sinklora.chat.marks import SHADES, escaped
 from sinklora.chat.session import OPENING, READING, WAITING, WRITING, Turn, View
 
 DOING = {

@@ -17,7 +17,7 @@ from sinklora.chat.cost_words import cost_in_words, read_in_words
 from sinklora.chat.documents import Document, read_document
 from sinklora.chat.engine import Conversation, EvictedError
 from sinklora.chat.limits import Limits
-from sinklora.chat.marked_text import MarkedText, document_pieces, marked_text
+from sinklora.chat.marks import MarkedText, document_pieces, marked_text
 from sinklora.chat.reading import Stopped
 from sinklora.hf.token_text import TokenPieces
 from sinklora.refusals import is_refusal

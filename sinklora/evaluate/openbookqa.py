@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from sinklora.evaluate.lm_eval_model import LMEvalModel
-from sinklora.records.json_lines import json_lines
+from sinklora.records.jsonl import json_lines
 
 try:
     import lm_eval

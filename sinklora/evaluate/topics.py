@@ -19,7 +19,7 @@ from transformers.cache_utils import Cache, DynamicCache
 
 from sinklora.evaluate.fitting import longest
 from sinklora.evaluate.statistics import Accuracy
-from sinklora.records.json_lines import json_lines
+from sinklora.records.jsonl import json_lines
 
 ANSWER_TOKENS = 24  # room for a short sentence that names the topic
 

@@ -15,7 +15,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedC
 
 from sinklora.attention.dispatch import attend
 from sinklora.attention.patterns import FULL
-from sinklora.attention.sequence_parallel.attend_shard import attend_shard
+from sinklora.attention.sequence_parallel.shard_attention import attend_shard
 from sinklora.cache.layer import layer_of
 from sinklora.hf.attention_checks import (
     check_cached_call,

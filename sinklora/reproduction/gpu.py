@@ -31,7 +31,7 @@ from sinklora.reproduction.report.experiments import (
     load_experiments,
 )
 from sinklora.reproduction.side_by_side import run_side_by_side
-from sinklora.reproduction.workflow.fine_tunes import base_of
+from sinklora.reproduction.workflow.trainings import base_of
 
 PROFILE = "gpu"
 

@@ -29,6 +29,7 @@ from sinklora.records.files import atomic_write
 from sinklora.records.provenance import current_provenance
 from sinklora.records.runs import RunDirectory
 from sinklora.train.chat_templates import TEMPLATE_FILE, template_text
+from sinklora.train.data import TrainingData, training_data
 from sinklora.train.instruction_spec import InstructionSpec
 from sinklora.train.pattern_schedules import find_schedule
 from sinklora.train.quantization import check_quantization, quantization_options
@@ -44,7 +45,6 @@ from sinklora.train.trainer import (
     last_complete_checkpoint,
     training_arguments,
 )
-from sinklora.train.training_data import TrainingData, training_data
 
 Spec = TrainSpec | InstructionSpec
 

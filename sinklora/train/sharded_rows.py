@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from sinklora.attention.sequence_parallel.exchange import Group
+from sinklora.attention.sequence_parallel.collectives import Group
 from sinklora.attention.sequence_parallel.shard import SequenceShard
 from sinklora.train.linear_cross_entropy import IGNORED
 

@@ -21,13 +21,13 @@ from helpers import assert_close
 from sinklora.records.files import json_hash
 from sinklora.records.runs import RunDirectory
 from sinklora.train.command import read_spec
+from sinklora.train.data import told
 from sinklora.train.examples import ExampleSource
 from sinklora.train.instruction_spec import InstructionSpec, instruction_identity
 from sinklora.train.pattern_schedules import PATTERN_SCHEDULES
 from sinklora.train.run import load_trained, train, trainable_model
 from sinklora.train.spec import TrainSpec
 from sinklora.train.trainer import COMPLETE
-from sinklora.train.training_data import told
 
 FUNCTIONS = ["sum", "list", "range", "print", "sorted", "len"]
 

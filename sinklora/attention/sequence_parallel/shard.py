@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sinklora.attention.packed_windows import Rows, Windows, padded_rows
 from sinklora.attention.pattern import Pattern
-from sinklora.attention.sequence_parallel.exchange import Group
+from sinklora.attention.sequence_parallel.collectives import Group
 from sinklora.attention.sequence_parallel.plan import Route, SequencePlan
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sinklora.records.files import atomic_write
-from sinklora.records.json_lines import json_lines
+from sinklora.records.jsonl import json_lines
 
 
 @dataclass(frozen=True)

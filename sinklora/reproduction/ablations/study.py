@@ -42,7 +42,7 @@ def methods_of(parameters: Mapping[str, Any]) -> Methods:
     return Methods(
         ("s2_wrapped", "s2", "short", "sf_shifted", "sf", "full", *schedules),
         ("s2_wrapped", "shift_up", "shift_back", "s2", "short"),
-        ("full", "s2", *SPARSE, "sf", "sf_shifted", *schedules),
+        ("full", "s2", *SPARSE, "sf"),
         {field: sweep_methods(field, parameters[given]) for field, given in fields.items()},
     )
 

@@ -7,8 +7,8 @@ import pandas as pd
 
 from sinklora.evaluate.paired_effects import Effect
 from sinklora.records.tables import Column, Estimate, Number, Table, part
-from sinklora.reproduction.fine_tuning.answer_claims import mean_effect, nats
 from sinklora.reproduction.fine_tuning.answers_study import AS_IT_IS, FULL_CACHE
+from sinklora.reproduction.fine_tuning.claims import mean_effect, nats
 from sinklora.reproduction.names import LABELS
 
 NATS, LOST, F1, EXACT = "nats a token", "nats above the full cache", "F1 (%)", "exact (%)"

@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 from sinklora.records.files import file_hash
-from sinklora.records.json_lines import json_lines
+from sinklora.records.jsonl import json_lines
 
 HUB = "hub:"
 

@@ -1,4 +1,4 @@
-"""What each process of `test_attend_shard.py` does: all cases, its part of rows against whole rows."""
+"""What each process of `test_shard_attention.py` does: all cases, its part of rows against whole rows."""
 
 import json
 import sys
@@ -15,9 +15,9 @@ from several_processes import join_group
 from sinklora.attention.dispatch import attend
 from sinklora.attention.kinds.windows import AttentionPattern
 from sinklora.attention.patterns import FULL, S2, S2_WRAPPED, SF, SF_SHIFTED
-from sinklora.attention.sequence_parallel.attend_shard import attend_shard
 from sinklora.attention.sequence_parallel.plan import SequencePlan
 from sinklora.attention.sequence_parallel.shard import SequenceShard
+from sinklora.attention.sequence_parallel.shard_attention import attend_shard
 from sinklora.train.sharded_rows import SequenceGroups, cut_rows
 
 PATTERNS = {

@@ -12,7 +12,6 @@ from transformers import AutoTokenizer
 from sinklora.cache.full import Full
 from sinklora.evaluate.document_questions import AskingSpec, DocumentQuestion, answer_table
 from sinklora.pretrained.loading import load
-from sinklora.reproduction.fine_tuning.answer_claims import NOT_VALID, answer_claims
 from sinklora.reproduction.fine_tuning.answer_figures import answers_figure
 from sinklora.reproduction.fine_tuning.answer_tables import (
     F1,
@@ -36,6 +35,7 @@ from sinklora.reproduction.fine_tuning.answers_study import (
     measure,
     rates_in_words,
 )
+from sinklora.reproduction.fine_tuning.claims import NOT_VALID, answer_claims
 from sinklora.train.examples import ExampleSource
 from sinklora.train.instruction_spec import InstructionSpec
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from sinklora.chat.chat_model import chat_model
+from sinklora.chat.loading import chat_model
 from sinklora.cli import application
 from sinklora.train.chat_templates import TEMPLATE_FILE, template_text
 from sinklora.train.examples import ExampleSource

@@ -8,7 +8,7 @@ from sinklora.attention.backends import attend_laid_out
 from sinklora.attention.dispatch import check_scale, check_tensors
 from sinklora.attention.layout import flat_rows, head_chunks, join, unflat_rows
 from sinklora.attention.pattern import Pattern
-from sinklora.attention.sequence_parallel.exchange import exchange
+from sinklora.attention.sequence_parallel.collectives import exchange
 from sinklora.attention.sequence_parallel.shard import LocalWindows, SequenceShard
 
 

@@ -12,7 +12,6 @@ import pytest
 from sinklora.reproduction.notebooks import plan
 from sinklora.reproduction.places import Places
 from sinklora.reproduction.report.experiments import load_experiments
-from sinklora.reproduction.workflow.fine_tunes import STUDIES, all_parameters, base_of, fine_tunes
 from sinklora.reproduction.workflow.launch import (
     WorkflowRunningError,
     forget_lost_runs,
@@ -22,6 +21,7 @@ from sinklora.reproduction.workflow.launch import (
 from sinklora.reproduction.workflow.listing import listed
 from sinklora.reproduction.workflow.plan import job_name, make_plan
 from sinklora.reproduction.workflow.resources import Machine, of_fine_tune, of_notebook
+from sinklora.reproduction.workflow.trainings import STUDIES, all_parameters, base_of, fine_tunes
 from sinklora.train.spec import TrainSpec
 
 NOTEBOOKS = Path("notebooks")

@@ -13,7 +13,7 @@ from sinklora.cache.policies import CachePolicy
 from sinklora.cache.streaming_llm import StreamingLLM
 from sinklora.chat.documents import Document, DocumentError
 from sinklora.chat.engine import Conversation
-from sinklora.chat.marked_text import MarkedText, document_pieces, escaped, marked_text
+from sinklora.chat.marks import MarkedText, document_pieces, escaped, marked_text
 from sinklora.chat.page_html import document_html, status_html, turns_html
 from sinklora.chat.session import READING, Turn, View
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from sinklora.records.json_lines import json_lines
+from sinklora.records.jsonl import json_lines
 
 LINES = '{"a": "x\\u2028y"}\n{"a": 2}\n'
 

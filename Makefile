@@ -65,7 +65,7 @@ test-slow: $(STAMP) ## the further cases of which `make test` runs one, and what
 test-cluster: $(STAMP) ## the tests that start a Slurm of one node and run workflows for minutes
 	$(PY) -m pytest -q -m cluster
 
-lint: $(STAMP) ## check style, format, types, the order of imports between rooms, pins and words
+lint: $(STAMP) ## check style, format, types, the order of imports between rooms, pins and names
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy

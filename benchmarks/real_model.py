@@ -39,7 +39,8 @@ from sinklora.evaluate.step_spec import StepSpec
 from sinklora.evaluate.timing import in_rounds, median_ratio
 from sinklora.evaluate.training_step import measured
 from sinklora.hf.budget_cache import BudgetCache
-from sinklora.pretrained.loading import fast_dtype, load, model_path
+from sinklora.pretrained.fetch import model_path
+from sinklora.pretrained.loading import fast_dtype, load
 from sinklora.records.files import atomic_write, write_json
 from sinklora.records.provenance import current_provenance
 from sinklora.records.runs import remember

@@ -154,7 +154,7 @@ def class_name(model_type: str) -> str:
 def without_window(model_type: str) -> PreTrainedConfig:
     """The config that sinklora's refusal of local attention asks for: full attention in every layer."""
     changes: dict[str, Any] = {"sliding_window": None}
-    if "layer_types" in tiny_config(model_type).__dict__:
+    if "layer_types" in tiny_config(model_type).get_text_config().__dict__:
         changes["layer_types"] = ["full_attention", "full_attention"]
     return tiny_config(model_type, **changes)
 
@@ -166,14 +166,15 @@ def with_wide_window(model_type: str) -> PreTrainedConfig:
 
 def tiny_config(model_type: str, **changes: Any) -> PreTrainedConfig:
     """A small config: `SIZES` as far as it has them, no dropout, local windows below the context if so by
-    default.
+    default. `changes` are of the language model where there are others beside it.
     """
     kind = CONFIG_MAPPING[model_type]
     default = kind()
     values = _small(default)
     if "text_config" in kind.sub_configs:
         text = default.get_text_config()
-        values["text_config"] = _small(text) | CHANGES.get(text.model_type, {})
+        values["text_config"] = _small(text) | CHANGES.get(text.model_type, {}) | changes
+        changes = {}
     return kind(**(values | CHANGES.get(model_type, {}) | changes))
 
 

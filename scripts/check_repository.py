@@ -155,11 +155,37 @@ def module_names(root: Path) -> Iterator[str]:
             yield f"{path.relative_to(root).as_posix()}: named like a function it holds"
 
 
+def homes(root: Path) -> Iterator[str]:
+    """Names are imported from where they are defined, or from the package itself."""
+    defined = {_module(root, path): path for path in (root / "sinklora").rglob("*.py")}
+    trees = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in defined.items()}
+    borrowed = {name: _imported(tree) for name, tree in trees.items() if name != "sinklora"}
+    for path in tracked_files(root):
+        if path.suffix != ".py":
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module in borrowed:
+                for name in {alias.name for alias in node.names} & borrowed[node.module]:
+                    where = f"{path.relative_to(root).as_posix()}:{node.lineno}"
+                    yield f"{where}: {name} is imported from {node.module}, which has it from elsewhere"
+
+
+def _module(root: Path, path: Path) -> str:
+    parts = path.relative_to(root).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def _imported(tree: ast.Module) -> set[str]:
+    """What a module takes from other ones at its top, by the names that it has there."""
+    taken = [node for node in tree.body if isinstance(node, ast.ImportFrom)]
+    return {alias.asname or alias.name for node in taken for alias in node.names}
+
+
 def _project(root: Path) -> dict[str, Any]:
     return dict(tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"])
 
 
-CHECKS = (pins, installations, licence_and_citation, stored_notebooks, files, module_names)
+CHECKS = (pins, installations, licence_and_citation, stored_notebooks, files, module_names, homes)
 
 
 def main(root: Path) -> int:

@@ -95,6 +95,11 @@ def test_what_disagrees_is_named(
             "def reach() -> None: ...",
             "sinklora/reach.py: named like a function",
         ),
+        (
+            "sinklora/path.py",
+            "from pathlib import Path\nfrom sinklora.path import Path as Again",
+            "sinklora/path.py:2: Path is imported from sinklora.path",
+        ),
         ("notes.md", "see /scratch/jobs/x", "notes.md: names a machine: /scratch/jobs"),
     ],
 )

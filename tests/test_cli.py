@@ -18,7 +18,7 @@ from helpers import understood
 from sinklora.attention.patterns import find_pattern
 from sinklora.cache.policies import POLICIES, make_policy
 from sinklora.cli import application
-from sinklora.evaluate.step_spec import METHODS
+from sinklora.train.settings import METHODS
 from sinklora.hf.model_shapes import SHAPES
 from sinklora.records.runs import RunLockedError
 from sinklora.refusals import told_in_a_sentence

@@ -101,8 +101,8 @@ PATTERNS = PatternNames(
 def find_pattern(name_or_pattern: str | Pattern) -> Pattern:
     """The pattern of a name; a pattern is returned as it is.
 
-    A name is one of `PATTERNS` or `ABLATIONS`, with other values of its fields if given: ``"sf"``,
-    ``"sf(sink_tokens=8, shifted_fraction=0.25)"``; fields may have the names that they had before. Raises
+    A name is one of `PATTERNS` or `ABLATIONS`, with other values of its fields if given: `"sf"`,
+    `"sf(sink_tokens=8, shifted_fraction=0.25)"`; fields may have the names that they had before. Raises
     ValueError that lists the names, or names the field.
     """
     if isinstance(name_or_pattern, Pattern):

@@ -20,7 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sinklora.cache.policies import CachePolicy, policy_key
 from sinklora.evaluate.answer_scores import answer_f1, exact_match
-from sinklora.evaluate.longbench.records import json_lines
+from sinklora.records.jsonl import json_lines
 from sinklora.evaluate.pass_keys import CacheFactory
 from sinklora.evaluate.read_prompt import ReadPrompt, end_tokens
 from sinklora.hf.budget_cache import BudgetCache

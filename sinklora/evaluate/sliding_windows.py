@@ -2,7 +2,7 @@
 
 A window holds `context` tokens. A document's first window scores all tokens that it can predict (all but its
 first); each later one moves on by `stride` and scores only its last `stride` tokens, so that these see at
-least ``context - stride`` tokens before them. The last window ends where the document does: it is as long as
+least `context - stride` tokens before them. The last window ends where the document does: it is as long as
 the others and scores what is left. LongLoRA (arXiv 2309.12307) uses stride 256.
 """
 

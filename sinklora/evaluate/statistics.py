@@ -33,6 +33,13 @@ class Accuracy:
         return float(ends.low), float(ends.high)
 
 
+def interval(self, z: float = 1.96) -> tuple[float, float]:
+    """Wilson score interval of the share (95 % for z = 1.96)."""
+    level = math.erf(z / math.sqrt(2))
+    ends = stats.binomtest(self.correct, self.trials).proportion_ci(level, method="wilson")
+    return float(ends.low), float(ends.high)
+
+
 def spread(values: "pd.Series[float]", digits: int = 2) -> str:
     """Mean ± standard deviation over seeds; one value alone, none as a dash."""
     if values.dropna().empty:
@@ -57,20 +64,3 @@ def interval(differences: "pd.Series[float]", level: float = 0.95) -> tuple[floa
 def bonferroni(comparisons: int, level: float = 0.95) -> float:
     """The level of each of several intervals that hold together at `level`."""
     return 1 - (1 - level) / max(comparisons, 1)
-
-
-def judge(lead: "pd.Series[float]", less: str, more: str, level: float = 0.95) -> tuple[str, str]:
-    """Whether a lead, paired by seed, is above 0, and the words for it: "`less` by 0.30 ± 0.02, …"."""
-    lead = lead.dropna()
-    count, mean = len(lead), float(lead.mean())
-    if not count:
-        return "Not tested", "no seed in common"
-    word, lead = (more, -lead) if mean < 0 else (less, lead)
-    if count == 1:
-        return "Not decided (one seed)", f"{word} by {abs(mean):.2f}"
-    low, high = interval(lead, level)
-    outcome = "Not decided" if low <= 0 else "Did not hold" if mean < 0 else "Held"
-    return outcome, (
-        f"{word} by {spread(lead)}, paired over {count} seeds ({100 * level:.4g} % t-interval {low:z.2f} to "
-        f"{high:z.2f}), {word} in {int((lead > 0).sum())} of {count}"
-    )

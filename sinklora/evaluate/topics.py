@@ -1,6 +1,6 @@
 """Table 4: LongChat's topic retrieval. Which topic came first in a long conversation?
 
-Records have LongChat's columns (``test_id, prompt, topics, prompt_length``); the answer is ``topics[0]``.
+Records have LongChat's columns (`test_id, prompt, topics, prompt_length`); the answer is `topics[0]`.
 Its files are read from a path; `make_topics` writes conversations of the same form of any length.
 """
 

@@ -10,5 +10,9 @@
 | `longbench` | Table 6 | 05 |
 | `cache` | Fig. 6, Table 5 | 06 |
 | `ablations` | Tables 7, 8 and 9, sweeps, schedules | 08 |
+| `cache`, its study of Replay | ours, beyond the paper | 10 |
+| `fine_tuning` | Figs. 8 and 9 | 11 |
+| `explorer`, `demo` | a text of one's own | explore, and `sinklora demo` |
 | `report` | results as files, and their index | all |
+| `workflow` | the same as jobs | all |
 """

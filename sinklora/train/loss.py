@@ -20,9 +20,9 @@ def _summed_cross_entropy(head: torch.nn.Module, hidden: torch.Tensor, labels: t
 
 
 class ChunkedLoss:
-    """Mean cross-entropy of a causal language model, the head applied to ``chunk`` positions at a time.
+    """Mean cross-entropy of a causal language model, the head applied to `chunk` positions at a time.
 
-    The model is called as a whole with ``logits_to_keep=1``, so that wrappers (DDP, DeepSpeed, PEFT) see
+    The model is called as a whole with `logits_to_keep=1`, so that wrappers (DDP, DeepSpeed, PEFT) see
     an ordinary forward; the head's logits are recomputed in the backward pass. Raises ValueError on the
     first call if the model does more than its output embedding to the last hidden states (soft-capping,
     scaling). `fused` makes the gradients in the forward pass instead, in the dtype of autocast, for an output
@@ -43,9 +43,9 @@ class ChunkedLoss:
         counted: torch.Tensor | int | None = None,
         **inputs: Any,
     ) -> torch.Tensor:
-        """Loss (scalar, float32) for ``input_ids`` and ``labels`` (int64 [B, N]; -100 is not counted).
+        """Loss (scalar, float32) for `input_ids` and `labels` (int64 [B, N]; -100 is not counted).
 
-        The sum of losses over ``counted`` labels, those of a whole step; None: over the labels given here.
+        The sum of losses over `counted` labels, those of a whole step; None: over the labels given here.
         """
         hidden, head = self._forward(model, input_ids=input_ids, **inputs)
         targets = labels[:, 1:]

@@ -85,8 +85,8 @@ def train(
 ) -> RunDirectory:
     """Train a spec, or reuse its finished run, or go on from its last complete checkpoint.
 
-    Returns the run directory: ``adapter/`` or ``model/``, ``loss.csv`` (step, loss, learning_rate,
-    grad_norm), ``spec.json``, ``provenance.json``. Where another process trains the same, it waits for that
+    Returns the run directory: `adapter/` or `model/`, `loss.csv` (step, loss, learning_rate,
+    grad_norm), `spec.json`, `provenance.json`. Where another process trains the same, it waits for that
     one's outcome; without `wait` it raises RunLockedError. Raises DamagedRunError if a finished run no longer
     matches its record.
     """

@@ -72,6 +72,27 @@ def test_the_real_models_benchmark_starts_anew_with_settings_of_the_c_library(
     assert environment.items() >= {**KEEP_MEMORY, "OF_THE_CALLER": "1"}.items()
 
 
+def test_the_real_models_ratios_are_the_right_way_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    real_model = benchmark("real_model")
+    arguments = ["--quick", "--model", "data/base", "--dtype", "float32", "--device", "cpu"]
+    arguments += ["--batches", "2", "--prompts", "64", "--steps", "8", "--caches", STATIC, "H2O"]
+    options = real_model.parse(arguments)
+    seconds = {"DynamicCache": [1.0, 4.0], STATIC: [1.0, 4.0], "H2O": [3.0, 2.0], "Local": [2.0, 1.0]}
+    seconds |= {"H2O, compiled": [1.0, 0.5], "Local, compiled": [1.0, 1.0]}
+
+    def given(_: object, compute: Any, *arguments: Any) -> object:
+        if compute is real_model.measure_peak:
+            return {"DynamicCache": 4}.get(arguments[-1], 1) * 2**20
+        return [5.0, 6.0] if compute is real_model.count_operators else {n: [s] for n, s in seconds.items()}
+
+    monkeypatch.setattr(real_model, "cell", given)
+    line = real_model.caches(options).set_index("cache").loc["H2O"]
+    ratios = ["prompt, ratio", "times DynamicCache", "times Local", "peak, ratio", "decoded tokens/s"]
+    assert line[ratios].tolist() == [3, 2, 0.5, 0.25, 8], "2 rows of 8 tokens in 2 seconds"
+    line = real_model.compiled(options).set_index("cache").loc["H2O, compiled"]
+    assert line[["times eager", "times DynamicCache", "decoded tokens/s"]].tolist() == [4, 8, 32]
+
+
 @pytest.mark.slow
 def test_the_real_models_benchmark_is_kept_cell_by_cell(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -19,7 +19,8 @@ from sinklora.cache.policies import POLICIES, CachePolicy, make_policy, policy_k
 from sinklora.evaluate.lm_eval_model import LMEvalModel
 from sinklora.hf.budget_cache import BudgetCache
 from sinklora.reproduction.cache.figures import budget_figure, kept_share
-from sinklora.reproduction.cache.study import policies
+from sinklora.reproduction.cache.real_model import compared
+from sinklora.reproduction.cache.study import policies, policies_of_figure_6
 from sinklora.reproduction.cache.tables import summary, table
 from sinklora.reproduction.cache.verdict import leads_over_local
 from tiny_models import tiny_model
@@ -71,6 +72,9 @@ def test_a_new_policy_is_in_the_study_and_its_figure(added: type[CachePolicy]) -
     chosen = policies(0.1)
     assert list(chosen) == [*PUBLISHED, "novelty", "replay", "longest"]
     assert chosen["longest"] == added(0.1)
+    in_figure_6 = ["h2o", "local", "streaming", "novelty", "replay", "longest"]
+    assert list(policies_of_figure_6(0.1)) == in_figure_6
+    assert list(compared(0.1)) == [name for name in in_figure_6 if name != "novelty"], "of a real model"
     rows = pd.DataFrame(
         [
             {"measure": "perplexity", "policy": name, "budget": budget, "item": str(item), "value": value}

@@ -18,7 +18,8 @@ from torch import nn
 from transformers import Gemma2Config, Gemma2ForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from helpers import assert_close
-from sinklora.attention.patterns import SF, AttentionPattern
+from sinklora.attention.kinds.windows import AttentionPattern
+from sinklora.attention.patterns import SF
 from sinklora.evaluate import perplexity as module
 from sinklora.evaluate.perplexity import PerplexityResult, measure_perplexity
 from sinklora.evaluate.sliding_windows import batches, windows_of

@@ -6,7 +6,8 @@ from transformers import PreTrainedModel
 
 from helpers import assert_close, every_pair
 from pattern_models import dense_logits, dense_model, gradients, pattern_logits
-from sinklora.attention.patterns import S2, SF, SF_SHIFTED, SHORT, AttentionPattern
+from sinklora.attention.kinds.windows import AttentionPattern
+from sinklora.attention.patterns import S2, SF, SF_SHIFTED, SHORT
 from sinklora.hf.models import evaluates_with_pattern, use_pattern
 from tiny_models import ARCHITECTURES, make_batch, tiny_model
 

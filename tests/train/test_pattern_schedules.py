@@ -1,4 +1,4 @@
-"""Curricula: which pattern at which step, what it costs, and training that follows one, killed or not."""
+"""Pattern schedules: which pattern at which step, what it costs, and training that follows one, killed or not."""
 
 import dataclasses
 from pathlib import Path
@@ -47,7 +47,7 @@ def test_shares_must_add_up(stages: tuple[tuple[float, object], ...]) -> None:
 
 
 @pytest.mark.parametrize("name", PATTERN_SCHEDULES)
-def test_named_curricula_cost_at_most_a_third_more_than_sf(name: str) -> None:
+def test_named_schedules_cost_at_most_a_third_more_than_sf(name: str) -> None:
     ratio = PATTERN_SCHEDULES[name].density(4, 2048, 60) / SF.density(4, 2048)
     assert ratio <= 1.3
 
@@ -78,7 +78,7 @@ def spec(tmp_path: Path) -> TrainSpec:
     )
 
 
-def test_training_follows_the_curriculum(spec: TrainSpec, tmp_path: Path) -> None:
+def test_training_follows_the_schedule(spec: TrainSpec, tmp_path: Path) -> None:
     model = trainable_model(spec)
     follow = FollowPatternSchedule(spec)
     seen = []
@@ -88,7 +88,7 @@ def test_training_follows_the_curriculum(spec: TrainSpec, tmp_path: Path) -> Non
         seen.append(current_pattern(model))
     assert seen == [spec.attention_pattern(step) for step in range(4)]
     assert seen[0].group_size == 0.125 and seen[3] == FULL  # type: ignore[union-attr]
-    # A context of 64 in windows of 8: the curriculum differs from either pattern alone, in the last step.
+    # A context of 64 in windows of 8: the schedule differs from either pattern alone, in the last step.
     losses = {}
     for pattern in ("sf_growing", "sf(group_size=0.125)"):
         run = train(
@@ -102,7 +102,7 @@ def test_training_follows_the_curriculum(spec: TrainSpec, tmp_path: Path) -> Non
     assert losses["sf_growing"][3] != losses["sf(group_size=0.125)"][3]
 
 
-def test_a_run_is_keyed_by_what_its_curriculum_is(spec: TrainSpec) -> None:
+def test_a_run_is_keyed_by_what_its_schedule_is(spec: TrainSpec) -> None:
     corpus = type("Corpus", (), {"sha256": "0"})()
     stages = identity(spec, corpus)["curriculum"]  # type: ignore[arg-type]
     assert stages[-1]["share"] == 0.22 and pattern_from_dict(stages[-1]["pattern"]) == FULL

@@ -116,7 +116,7 @@ def score_predictions(dataset: str, predictions: Sequence[Prediction]) -> float:
 
 
 def score_folder(folder: Path) -> pd.DataFrame:
-    """Scores of the files ``<data set>.jsonl`` in `folder`, in LongBench's order: columns dataset, category,
+    """Scores of the files `<data set>.jsonl` in `folder`, in LongBench's order: columns dataset, category,
     metric, predictions (how many), score (0 to 100).
 
     Raises FileNotFoundError where there is none, ValueError for one that names no data set or is damaged.

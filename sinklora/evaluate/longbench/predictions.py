@@ -25,7 +25,7 @@ def as_it_is(prompt: str) -> str:
 def chat_format(tokenizer: PreTrainedTokenizerBase) -> PromptFormat:
     """A prompt format that makes the prompt a user's turn in `tokenizer`'s chat template.
 
-    For Llama-2-chat LongBench itself used ``lambda prompt: f"[INST]{prompt}[/INST]"``.
+    For Llama-2-chat LongBench itself used `lambda prompt: f"[INST]{prompt}[/INST]"`.
     Raises ValueError, before any prompt, for a tokenizer without one.
     """
     if not tokenizer.chat_template:
@@ -44,9 +44,9 @@ def chat_format(tokenizer: PreTrainedTokenizerBase) -> PromptFormat:
 
 
 def truncate_middle(ids: Sequence[int], limit: int) -> list[int]:
-    """`ids` if at most `limit`, else the first and last ``limit // 2``: instructions stand at the ends.
+    """`ids` if at most `limit`, else the first and last `limit // 2`: instructions stand at the ends.
 
-    As in LongBench, an odd limit leaves ``limit - 1``. Raises ValueError for a limit below 2.
+    As in LongBench, an odd limit leaves `limit - 1`. Raises ValueError for a limit below 2.
     """
     check_counts(2, limit=limit)
     half = limit // 2

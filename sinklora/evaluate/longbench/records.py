@@ -15,7 +15,7 @@ from sinklora.records.jsonl import json_lines
 @dataclass(frozen=True)
 class Record:
     """One question: `input` about `context`; any of `answers` is right. `length` is LongBench's own count
-    (words, or characters of Chinese), `all_classes` the labels of a classification, `id` is ``_id``.
+    (words, or characters of Chinese), `all_classes` the labels of a classification, `id` is `_id`.
     """
 
     input: str
@@ -52,7 +52,7 @@ class Prediction:
     id: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as LongBench's prediction files name them, and ``_id`` where there is one."""
+        """The fields as LongBench's prediction files name them, and `_id` where there is one."""
         fields = {
             "pred": self.pred,
             "answers": list(self.answers),
@@ -71,7 +71,7 @@ def read_records(path: str | Path) -> list[Record]:
 
 
 def load_records(source: str | Path, dataset: str) -> list[Record]:
-    """The records of `dataset`: from ``<source>/<dataset>.jsonl`` of a local folder, otherwise the test split
+    """The records of `dataset`: from `<source>/<dataset>.jsonl` of a local folder, otherwise the test split
     of the hub's data set `source` (one of plain files: code from the hub is never run).
 
     Raises FileNotFoundError for a folder without that file and for a source that is neither, ValueError for a

@@ -49,7 +49,7 @@ EXTRA = "LongBench needs lm-evaluation-harness with its LongBench tasks; run: pi
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set's name, its category, and its language: ``en``, ``zh`` or ``code``."""
+    """A data set's name, its category, and its language: `en`, `zh` or `code`."""
 
     name: str
     category: str
@@ -80,7 +80,7 @@ class Task:
     metric: str
 
     def prompt(self, context: str, question: str) -> str:
-        """The prompt; `question` is what LongBench's records call ``input``."""
+        """The prompt; `question` is what LongBench's records call `input`."""
         # The harness renders with the same settings; versions differ in what they call the question.
         environment = Environment(loader=BaseLoader(), undefined=StrictUndefined, keep_trailing_newline=True)
         template = environment.from_string(self.template)
@@ -148,7 +148,7 @@ def _library_folder() -> Path:
 
 
 class _TaskLoader(yaml.SafeLoader):
-    """Reads the harness's files without running what they name: ``!function`` gives the function's name."""
+    """Reads the harness's files without running what they name: `!function` gives the function's name."""
 
 
 def _function_name(loader: yaml.SafeLoader, node: yaml.Node) -> Any:

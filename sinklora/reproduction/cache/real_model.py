@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from sinklora.cache.policies import CachePolicy
 from sinklora.pretrained.fetch import model_path
 from sinklora.reproduction.cache.generation_study import GenerationStudy
 from sinklora.reproduction.cache.question_study import (
@@ -17,13 +18,10 @@ from sinklora.reproduction.cache.question_study import (
     answer_questions,
     with_answers,
 )
-from sinklora.reproduction.cache.study import IN_FIGURE_6, PERPLEXITY, at_budgets, policies
+from sinklora.reproduction.cache.study import PERPLEXITY, at_budgets, policies_of_figure_6
 from sinklora.reproduction.cache.text_study import TextStudy, measure_text
 from sinklora.reproduction.names import model_title
 from sinklora.train.sources import CorpusSpec, present_source
-
-# Novelty is worse than the policies that it was made to beat here.
-COMPARED = [name for name in IN_FIGURE_6 if name != "novelty"]
 
 BUDGET = 0.2  # of the prompt, at which generation is timed
 
@@ -116,6 +114,11 @@ def fetched(plan: RealModelPlan | None) -> RealModelPlan | None:
     return plan
 
 
+def compared(budget: float) -> dict[str, CachePolicy]:
+    """Those of Fig. 6 but Novelty, which is worse here than the policies that it was made to beat."""
+    return {name: policy for name, policy in policies_of_figure_6(budget).items() if name != "novelty"}
+
+
 def measure_real_model(
     plan: RealModelPlan,
     budgets: Sequence[float],
@@ -125,13 +128,13 @@ def measure_real_model(
     cache: Path | None = None,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """The policies of `COMPARED` at their budgets on the passages, and on the questions where there are any.
+    """The policies of `compared` at their budgets on the passages, and on the questions where there are any.
 
     One row per policy, budget, measure and item; `rows.attrs` as `with_answers` makes them.
     """
-    chosen = at_budgets(policies, budgets, COMPARED)
+    chosen = at_budgets(compared, budgets)
     rows = measure_text(plan.text, plan.corpus, chosen, runs=runs, cache=cache, progress=progress)
     if plan.questions is None:
         return with_answers(rows, None)
-    asked = at_budgets(policies, question_budgets, COMPARED)
+    asked = at_budgets(compared, question_budgets)
     return with_answers(rows, answer_questions(plan.questions, asked, runs=runs))

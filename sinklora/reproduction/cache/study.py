@@ -52,8 +52,12 @@ def policies(budget: float) -> dict[str, CachePolicy]:
     return {name: make_policy(name, budget) for name in (*published_policies(), *our_policies())}
 
 
-# Of Fig. 6: the paper's, StreamingLLM, and ours. All others stand beside Replay in a study of its own.
-IN_FIGURE_6 = ("h2o", "local", "streaming", "novelty", "replay")
+BESIDE_REPLAY = ("expected_attention", "snapkv", "tova")  # in a study of its own, which asks for facts
+
+
+def policies_of_figure_6(budget: float) -> dict[str, CachePolicy]:
+    """Those that Fig. 6 shows, new ones among them: the paper's, StreamingLLM, and ours."""
+    return {name: policy for name, policy in policies(budget).items() if name not in BESIDE_REPLAY}
 
 
 def published_policies() -> list[str]:
@@ -73,7 +77,7 @@ def at_budgets(
 ) -> dict[str, list[CachePolicy]]:
     """Name -> the policy at each budget.
 
-    `policies_at`: `policies` or `h2o_variants`; `names`: which of them, all by default.
+    `policies_at`: `policies_of_figure_6` or `h2o_variants`; `names`: which of them, all by default.
     """
     made = [policies_at(budget) for budget in budgets]
     chosen = list(made[0] if names is None else names)

@@ -18,6 +18,8 @@ from sinklora.reproduction.explorer.own_text import OwnText
 from sinklora.reproduction.names import CACHES
 from sinklora.reproduction.report.explorer import explore
 
+DARK = 117  # greys below it are farther from white than from black (contrast as WCAG 2 defines it)
+
 ALL_LAYERS = -1  # the slider's place for all of them together
 
 
@@ -82,7 +84,8 @@ def kept_html(own: OwnText, kept: KeptText, layer: int = ALL_LAYERS) -> str:
     spans = []
     for token, piece in enumerate(own.tokens.pieces):
         share = float(shares[token])
-        grey, colour = round(255 * (1 - 0.75 * share)), "white" if share > 0.6 else "black"
+        grey = round(255 * (1 - 0.75 * share))
+        colour = "white" if grey < DARK else "black"
         title = (
             f"token {token}: kept by {counts[token]} of {heads} heads, attention received {scores[token]:.2f}"
         )

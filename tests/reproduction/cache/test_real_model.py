@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from recipes import functions, write_corpus
-from sinklora.reproduction.cache.real_model import COMPARED, RealModelPlan, measure_real_model, plan_of
+from sinklora.reproduction.cache.real_model import RealModelPlan, compared, measure_real_model, plan_of
 from sinklora.reproduction.cache.study import PERPLEXITY, QUESTIONS
 from sinklora.reproduction.report.experiments import declared_parameters, load_experiments
 
@@ -84,7 +84,7 @@ def test_passages_and_questions_are_measured_at_their_own_budgets(tmp_path: Path
     )
     rows = measure_real_model(given, [0.2], [0.5], runs=tmp_path / "runs", cache=tmp_path, progress=False)
     bounded = rows[rows.policy != "full"]
-    assert set(bounded.policy) == set(COMPARED)
+    assert set(bounded.policy) == set(compared(0.2))
     assert bounded[bounded.measure == PERPLEXITY].budget.unique().tolist() == [0.2]
     assert bounded[bounded.measure == QUESTIONS].budget.unique().tolist() == [0.5]
     assert set(rows.attrs["data"]) == {"documents", "questions"}

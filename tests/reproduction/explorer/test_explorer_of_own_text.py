@@ -124,6 +124,12 @@ def test_kept_tokens_and_their_attention(own: OwnText, policy: H2O) -> None:
         assert kept.mask[..., -total:].all()
 
 
+def contrast(ground: int, text: int) -> float:
+    """Of two greys, as WCAG 2 defines it."""
+    light = sorted(((grey / 255 + 0.055) / 1.055) ** 2.4 if grey > 10 else 0.0 for grey in (ground, text))
+    return (light[1] + 0.05) / (light[0] + 0.05)
+
+
 def test_who_points_at_a_token_reads_its_numbers(own: OwnText) -> None:
     kept = kept_text(own, H2O(0.3))
     shown = kept_html(own, kept, layer=1)
@@ -133,6 +139,12 @@ def test_who_points_at_a_token_reads_its_numbers(own: OwnText) -> None:
     assert_close([float(x) for _, _, x in titles], kept.received[1].mean(0), atol=5e-3)
     greys = [int(grey) for grey in re.findall(r"rgb\((\d+),", shown)]
     assert greys == [round(255 * (1 - 0.75 * share)) for share in kept.mask[1].mean(0)]
+    for whole in (kept_html(own, kept), shown):
+        grounds = re.findall(r"rgb\((\d+),\d+,\d+\); color: (\w+)", whole)
+        assert len(grounds) == len(own.tokens)
+        for grey, colour in grounds:
+            others = {name: contrast(int(grey), text) for name, text in (("white", 255), ("black", 0))}
+            assert colour == max(others, key=lambda name: others[name]), grey
     assert "kept by 0 of 16 heads" in kept_html(own, kept) and "<b>" not in shown
     assert kept_in_words(own, ["h2o"], 0.3).endswith(f"H2O {kept.attention_share:.0%}.")
 

@@ -84,6 +84,18 @@ def test_the_figure_shows_shares_and_lengths() -> None:
     assert lengths.get_xscale() == "log" and not lines(lengths)
 
 
+def test_lengths_reach_from_the_fifth_to_the_ninety_fifth_percentile() -> None:
+    skewed = made(100).assign(instruction_tokens=lambda examples: examples.output_tokens**2)
+    lengths = data_figure({TRAIN: skewed}).axes[1]
+    [bar] = [
+        group
+        for group in lengths.containers
+        if group.get_label() == f"{TRAIN}, long question, instruction_tokens"
+    ]
+    [[low, high]] = bar[2][0].get_segments()
+    assert (low[0], bar[0].get_xdata()[0], high[0]) == (2.5, 36, 110.5), "of 1, 4, 9, ... 121"
+
+
 def test_a_built_set_stands_first(tmp_path: Path) -> None:
     folder = tmp_path
     small = {"train": SETS[TRAIN], "test": SETS[TEST]}

@@ -18,13 +18,13 @@ from helpers import understood
 from sinklora.attention.patterns import find_pattern
 from sinklora.cache.policies import POLICIES, make_policy
 from sinklora.cli import application
-from sinklora.train.settings import METHODS
 from sinklora.hf.model_shapes import SHAPES
 from sinklora.records.runs import RunLockedError
 from sinklora.refusals import told_in_a_sentence
 from sinklora.reproduction.gpu import GpuPlan
 from sinklora.reproduction.report.experiments import PROFILES
 from sinklora.train.command import read_spec
+from sinklora.train.settings import METHODS
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -1,4 +1,4 @@
-"""Pattern schedules: which pattern at which step, what it costs, and training that follows one, killed or not."""
+"""Pattern schedules: which pattern at which step, what it costs, and training that follows one."""
 
 import dataclasses
 from pathlib import Path

@@ -8,7 +8,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from peer_sides.subject import Answers, Setting, Watch
+from peer_sides.subject import Answers, Setting
+from sinklora.evaluate.timing import Stopwatch
 
 
 class OpenCache(Protocol):
@@ -60,12 +61,12 @@ class CacheSubject:
         if warm:
             ids, begin = ids[:, :34], 32
         cache = self.opened()
-        watch = Watch()
+        watch = Stopwatch("cpu")
         cache.read(ids[:, :begin])
-        read = watch.lap()
+        read = list(watch.lap())
         for position in range(begin, ids.shape[1]):
             cache.step(ids[:, position : position + 1], position)
-        return {"prompt": read, "decoding": watch.lap()}
+        return {"prompt": read, "decoding": list(watch.lap())}
 
 
 def marked(positions: Tensor, length: int) -> Tensor:

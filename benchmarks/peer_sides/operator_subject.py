@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from peer_sides.subject import Answers, Setting, seconds_of
+from peer_sides.subject import Answers, Setting
+from sinklora.evaluate.timing import timed
 
 
 class OperatorSubject:
@@ -31,7 +32,7 @@ class OperatorSubject:
     def laps(self, warm: bool = False) -> dict[str, list[float]]:
         """Seconds of a forward and a backward pass."""
         ids = self.setting.ids()[:, : 32 if warm else self.setting.prompt]
-        return {"step": seconds_of(lambda: self._step(ids))}
+        return {"step": list(timed(lambda: self._step(ids), "cpu"))}
 
     def _step(self, ids: Tensor) -> None:
         self.model.zero_grad()

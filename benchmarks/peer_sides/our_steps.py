@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from peer_sides.subject import Answers, Setting, seconds_of
+from peer_sides.subject import Answers, Setting
+from sinklora.evaluate.timing import timed
 
 
 def open_subject(asked: dict[str, Any], setting: Setting) -> OurSteps:
@@ -37,7 +38,7 @@ class OurSteps:
     def laps(self, warm: bool = False) -> dict[str, list[float]]:
         """Seconds of a step."""
         ids = self.setting.ids()[:, : 32 if warm else self.setting.prompt]
-        return {"step": seconds_of(lambda: self._step(ids))}
+        return {"step": list(timed(lambda: self._step(ids), "cpu"))}
 
     def _step(self, ids: Tensor) -> float:
         loss = self.loss(self.model, ids, ids)

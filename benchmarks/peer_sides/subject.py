@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -54,27 +52,5 @@ class Subject(Protocol):
         ...
 
     def laps(self, warm: bool = False) -> dict[str, list[float]]:
-        """Seconds of its parts, as `Watch` tells them; `warm`: of a short run, in which libraries come up."""
+        """Seconds of its parts by a `Stopwatch`; `warm`: of a short run, in which libraries come up."""
         ...
-
-
-class Watch:
-    """Seconds on the wall's clock, and of the processor, which other work changes less."""
-
-    def __init__(self) -> None:
-        self.last = self._now()
-
-    def lap(self) -> list[float]:
-        """Both, since the last lap."""
-        before, self.last = self.last, self._now()
-        return [now - then for now, then in zip(self.last, before, strict=True)]
-
-    def _now(self) -> list[float]:
-        return [time.perf_counter(), time.process_time()]
-
-
-def seconds_of(run: Callable[[], object]) -> list[float]:
-    """The lap of one call."""
-    watch = Watch()
-    run()
-    return watch.lap()

@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from peer_sides.subject import Answers, Setting, Watch
+from peer_sides.subject import Answers, Setting
+from sinklora.evaluate.timing import Stopwatch
 
 
 def open_subject(asked: dict[str, Any], setting: Setting) -> TrlSteps:
@@ -40,14 +41,14 @@ class TrlSteps:
         from transformers import TrainerCallback
         from trl import SFTConfig, SFTTrainer
 
-        watch, taken = Watch(), list[list[float]]()
+        watch, taken = Stopwatch("cpu"), list[list[float]]()
 
         class Steps(TrainerCallback):  # type: ignore[misc]
             def on_step_begin(self, *_: Any, **__: Any) -> None:
                 watch.lap()
 
             def on_step_end(self, *_: Any, **__: Any) -> None:
-                taken.append(watch.lap())
+                taken.append(list(watch.lap()))
 
         row = {"input_ids": self.setting.ids()[0, :tokens].tolist()}
         projections = ["q_proj", "k_proj", "v_proj", "o_proj"]

@@ -20,7 +20,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sinklora.cache.policies import CachePolicy, policy_key
 from sinklora.evaluate.answer_scores import answer_f1, exact_match
-from sinklora.records.jsonl import json_lines
 from sinklora.evaluate.pass_keys import CacheFactory
 from sinklora.evaluate.read_prompt import ReadPrompt, end_tokens
 from sinklora.hf.budget_cache import BudgetCache
@@ -29,6 +28,7 @@ from sinklora.hf.template_pieces import plain_tokens
 from sinklora.pretrained.loading import LoadedModel
 from sinklora.records.checks import Count, check_fields, one_of
 from sinklora.records.files import json_hash
+from sinklora.records.jsonl import json_lines
 from sinklora.records.runs import remember
 from sinklora.train.chat_templates import TEMPLATE_NAMES
 from sinklora.train.conversations import ConversationTemplate

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 import pandas as pd
 from scipy import stats
 
-from sinklora.records.tables import DASH
-
 
 @dataclass(frozen=True)
 class Accuracy:
@@ -31,21 +29,6 @@ class Accuracy:
         level = math.erf(z / math.sqrt(2))
         ends = stats.binomtest(self.correct, self.trials).proportion_ci(level, method="wilson")
         return float(ends.low), float(ends.high)
-
-
-def interval(self, z: float = 1.96) -> tuple[float, float]:
-    """Wilson score interval of the share (95 % for z = 1.96)."""
-    level = math.erf(z / math.sqrt(2))
-    ends = stats.binomtest(self.correct, self.trials).proportion_ci(level, method="wilson")
-    return float(ends.low), float(ends.high)
-
-
-def spread(values: "pd.Series[float]", digits: int = 2) -> str:
-    """Mean ± standard deviation over seeds; one value alone, none as a dash."""
-    if values.dropna().empty:
-        return DASH
-    mean = f"{values.mean():z.{digits}f}"
-    return mean if values.count() < 2 else f"{mean} ± {values.std(ddof=1):.{digits}f}"
 
 
 def interval(differences: "pd.Series[float]", level: float = 0.95) -> tuple[float, float]:

@@ -7,8 +7,8 @@ import random
 import re
 from collections.abc import Callable, Sequence
 
-from sinklora.evaluate.fitting import longest
 from sinklora.records.checks import check_counts
+from sinklora.train.fitting import longest
 from sinklora.train.retrieval_documents import KEY_QUESTIONS, KEY_SENTENCES, NeedleDocument
 from sinklora.train.sources import Document
 

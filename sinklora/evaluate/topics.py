@@ -17,9 +17,9 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import Cache, DynamicCache
 
-from sinklora.evaluate.fitting import longest
 from sinklora.evaluate.statistics import Accuracy
 from sinklora.records.jsonl import json_lines
+from sinklora.train.fitting import longest
 
 ANSWER_TOKENS = 24  # room for a short sentence that names the topic
 

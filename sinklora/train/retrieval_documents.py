@@ -12,6 +12,7 @@ from typing import Annotated
 from pydantic import Field
 
 from sinklora.records.checks import check_value
+from sinklora.train.fitting import longest
 
 FILLER = (
     "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again. ",
@@ -128,12 +129,12 @@ def fitted_pass_key(
         before = round(fillers * depth)
         return pass_key_document(rng, before, fillers - before, wording)
 
-    if count_tokens(build(0).text) > tokens:
+    def fits(fillers: int) -> bool:
+        return count_tokens(build(fillers).text) <= tokens
+
+    if not fits(0):
         raise ValueError(f"tokens={tokens}: too short for a pass-key document")
-    low, high = 0, 1
-    while count_tokens(build(high).text) <= tokens:
-        low, high = high, 2 * high
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if count_tokens(build(middle).text) <= tokens else (low, middle)
-    return build(low)
+    most = 1
+    while fits(most):  # the search reads no text much longer than what fits
+        most *= 2
+    return build(longest(most, fits))

@@ -18,7 +18,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 
 from sinklora.cache.full import Full
 from sinklora.cache.policies import CachePolicy, policy_key
-from sinklora.evaluate.fitting import longest
 from sinklora.hf.device import default_device
 from sinklora.pretrained.fetch import model_path
 from sinklora.records.checks import Count, NotNegative, check_fields
@@ -26,6 +25,7 @@ from sinklora.records.files import atomic_write, file_hash
 from sinklora.records.runs import remember, run_records
 from sinklora.reproduction.cache.study import QUESTIONS, CacheStudy, base_dtype, base_key
 from sinklora.reproduction.longbench.python_sources import plain_lines
+from sinklora.train.fitting import longest
 from sinklora.train.sources import CorpusSpec, read_documents
 
 Metric = Literal["acc", "acc_norm"]

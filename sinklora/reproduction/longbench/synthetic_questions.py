@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from sinklora.evaluate.fitting import longest
 from sinklora.reproduction.longbench.python_sources import Function, functions_of, plain_lines, window
+from sinklora.train.fitting import longest
 
 CLASSES = 6  # at most, of the classification
 

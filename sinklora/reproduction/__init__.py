@@ -4,7 +4,8 @@
 |---|---|---|
 | `base_model` | the embedded base model | 00 |
 | `patterns` | Figs. 2, 3, 4 and 7 | 01 |
-| `extension` | Tables 1 and 2, Fig. 1 (perplexity), on a trained base and on a real model | 02, 09 |
+| `extension` | Tables 1 and 2, Fig. 1 (perplexity) | 02 |
+| `real_model` | the same on a pretrained model | 09 |
 | `efficiency` | Table 3, Fig. 1 (time and memory) | 03, 07 |
 | `retrieval` | Fig. 5, Table 4 | 04 |
 | `longbench` | Table 6 | 05 |

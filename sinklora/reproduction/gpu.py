@@ -21,9 +21,9 @@ from sinklora.records.checks import read_fields
 from sinklora.records.provenance import current_provenance
 from sinklora.records.runs import RunDirectory
 from sinklora.reproduction.base_model.study import BaseRecipe, make_base
-from sinklora.reproduction.extension.real_study import study_of, tasks
-from sinklora.reproduction.extension.recipe import check_texts
+from sinklora.reproduction.extension.recipe import base_of, check_texts
 from sinklora.reproduction.process_family import end_family
+from sinklora.reproduction.real_model.study import study_of, tasks
 from sinklora.reproduction.report.experiments import (
     EXPERIMENTS,
     Experiment,
@@ -31,7 +31,6 @@ from sinklora.reproduction.report.experiments import (
     load_experiments,
 )
 from sinklora.reproduction.side_by_side import run_side_by_side
-from sinklora.reproduction.workflow.trainings import base_of
 
 PROFILE = "gpu"
 

@@ -46,6 +46,11 @@ BASE = "base"
 EMBEDDED = "embedded base"
 
 
+def label(method: str) -> str:
+    """A method in words."""
+    return LABELS.get(method, method)
+
+
 def model_title(name: str) -> str:
     """What tables call a model: a packaged one by its title, the embedded base so, any other by its name."""
     packaged = packaged_model(name)

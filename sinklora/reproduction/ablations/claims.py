@@ -5,7 +5,7 @@ from dataclasses import replace
 from itertools import pairwise
 
 from sinklora.reproduction.extension.comparison import NATS, NOT_VALID, Losses, order_claims
-from sinklora.reproduction.extension.figures import label
+from sinklora.reproduction.names import label
 from sinklora.reproduction.report.claims import Claim, family
 
 

@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 from sinklora.records.tables import part
 from sinklora.reproduction.ablations.quality_cost import COST
 from sinklora.reproduction.extension.comparison import Losses
-from sinklora.reproduction.extension.figures import label
 from sinklora.reproduction.extension.tables import ABOVE
+from sinklora.reproduction.names import label
 from sinklora.reproduction.report.style import MARKS, figure_style, panels
 
 AXES = {

@@ -1,5 +1,5 @@
 """Tables 1 and 2, Fig. 1 (perplexity).
 
 `study` trains and reads, `comparison` decides, `tables` and `figures` show; which patterns and seeds,
-`02_perplexity` says. `real_study` is the same on a pretrained model, for `09_real_model`.
+`02_perplexity` says.
 """

@@ -12,7 +12,7 @@ from matplotlib.ticker import NullFormatter, ScalarFormatter
 from sinklora.reproduction.extension.comparison import Losses, losses
 from sinklora.reproduction.extension.selection import mean_losses, untrained_losses
 from sinklora.reproduction.extension.tables import untrained_methods
-from sinklora.reproduction.names import BASE, LABELS
+from sinklora.reproduction.names import BASE, label
 from sinklora.reproduction.report.style import MARKS, figure_style, panels
 
 OFF_SCALE = 2.0  # times the others' value: a mark or line up there would hide how they differ
@@ -228,11 +228,6 @@ def _draw_losses(axis: Axes, curves: pd.DataFrame) -> None:
     axis.set_title(f"mean of {curves.seed.nunique()} seeds, smoothed over a tenth")
     # Below the panel: losses of one kind of data go up and down together, and leave no room in it.
     axis.legend(frameon=False, fontsize=6, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.25))
-
-
-def label(method: str) -> str:
-    """A method in words."""
-    return LABELS.get(method, LABELS[BASE] if method == BASE else method)
 
 
 def positions_figure(rows: Mapping[str, pd.DataFrame], methods: Sequence[str], original: int) -> Figure:

@@ -126,3 +126,9 @@ def check_texts(recipe: Recipe) -> None:
     """Raise FileNotFoundError naming the recipe's folders and files of text that are not on this machine."""
     if missing := missing_texts(recipe):
         raise FileNotFoundError(f"recipe: {', '.join(missing)} is not on this machine; give it other texts")
+
+
+def base_of(parameters: Mapping[str, Any]) -> str | None:
+    """The model that a notebook of these parameters starts from, by its own name or its recipe's."""
+    recipe = parameters.get("recipe")
+    return parameters.get("base") if recipe is None else read_recipe(recipe).training.base

@@ -259,3 +259,10 @@ def _scores(
 
 def _pattern_of(study: ExtensionStudy, name: str) -> Any:
     return study.recipe.spec(name, **dict(study.changes)).attention_pattern()
+
+
+def each_model(study: ExtensionStudy, runs: Path, progress: bool, used: list[Path]) -> Iterator[Reading]:
+    """Every model once."""
+    for reading in [*baselines(study), *trained(study, runs=runs, progress=progress, used=used)]:
+        if reading.attention == FULL:
+            yield reading

@@ -12,7 +12,7 @@ from torch import Tensor
 from sinklora.attention.kinds.windows import AttentionPattern
 from sinklora.attention.pattern import Pattern
 from sinklora.attention.patterns import find_pattern
-from sinklora.reproduction.extension.figures import label
+from sinklora.reproduction.names import label
 from sinklora.reproduction.patterns.study import influence, segmentation_steps, sink_mass
 from sinklora.reproduction.report.explorer import explore, figure_html
 from sinklora.reproduction.report.style import (

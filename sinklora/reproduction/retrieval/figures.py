@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from sinklora.records.tables import part
-from sinklora.reproduction.extension.figures import label
+from sinklora.reproduction.names import label
 from sinklora.reproduction.report.style import MARKS, counted, figure_style, framed, panels, wrapped
 from sinklora.reproduction.retrieval.cache_tables import EXACT, NATS
 from sinklora.reproduction.retrieval.tables import accuracies

@@ -11,10 +11,11 @@ from typing import Any
 
 from sinklora.records.files import json_hash, write_json
 from sinklora.records.provenance import current_provenance
+from sinklora.reproduction.extension.recipe import base_of
 from sinklora.reproduction.places import Places
 from sinklora.reproduction.report.experiments import Experiment
 from sinklora.reproduction.workflow.resources import Machine, Resources, of_fine_tune, of_notebook
-from sinklora.reproduction.workflow.trainings import all_parameters, base_of, fine_tunes
+from sinklora.reproduction.workflow.trainings import all_parameters, fine_tunes
 from sinklora.train.spec import TrainSpec
 
 Chosen = Sequence[tuple[Experiment, Mapping[str, Any]]]

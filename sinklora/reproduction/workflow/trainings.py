@@ -10,10 +10,10 @@ from typing import Any
 
 from sinklora.reproduction.ablations import study as ablations
 from sinklora.reproduction.extension import study as extension
-from sinklora.reproduction.extension.real_study import study_of as real_study_of
 from sinklora.reproduction.extension.recipe import Recipe, read_recipe
 from sinklora.reproduction.extension.selection import specs_to_search
 from sinklora.reproduction.longbench.study import extended_models
+from sinklora.reproduction.real_model.study import study_of as real_study_of
 from sinklora.reproduction.report.experiments import Experiment, declared_parameters
 from sinklora.reproduction.retrieval.study import study_of as retrieval_study_of
 from sinklora.train.spec import TrainSpec
@@ -24,12 +24,6 @@ Parameters = Mapping[str, Any]
 def all_parameters(experiment: Experiment, given: Parameters, notebooks: Path) -> dict[str, Any]:
     """The parameters that a notebook runs with: those given, its own defaults for the others."""
     return declared_parameters(notebooks / f"{experiment.notebook}.ipynb") | dict(given)
-
-
-def base_of(parameters: Parameters) -> str | None:
-    """The model that a notebook starts from, by its own name or its recipe's."""
-    recipe = parameters.get("recipe")
-    return parameters.get("base") if recipe is None else read_recipe(recipe).training.base
 
 
 def fine_tunes(notebook: str, parameters: Parameters) -> tuple[TrainSpec, ...]:

@@ -28,7 +28,6 @@ from sinklora.reproduction.extension.equal_time import (
     equal_time_table,
     in_equal_time,
 )
-from sinklora.reproduction.extension.mechanism import by_position, sink_mass, uniform_share
 from sinklora.reproduction.extension.recipe import Recipe
 from sinklora.reproduction.extension.selection import at_own_rates, search_rates
 from sinklora.reproduction.extension.study import (
@@ -42,6 +41,7 @@ from sinklora.reproduction.extension.study import (
 from sinklora.reproduction.extension.tables import untrained_methods
 from sinklora.reproduction.extension.texts import TextSet, texts_of
 from sinklora.reproduction.extension.timed_steps import step_costs, step_of
+from sinklora.reproduction.real_model.mechanism import by_position, sink_mass, uniform_share
 from sinklora.train.run import load_trained, train
 from sinklora.train.sources import CorpusSpec
 from sinklora.train.spec import TrainSpec

@@ -11,10 +11,10 @@ from sinklora.records.tables import Table, latex, markdown
 from sinklora.reproduction.ablations.study import TEST_SET, sweep_methods
 from sinklora.reproduction.ablations.tables import published, schedule_table, sweep_table
 from sinklora.reproduction.extension.comparison import losses
-from sinklora.reproduction.extension.figures import label
 from sinklora.reproduction.extension.recipe import read_recipe
 from sinklora.reproduction.extension.study import attention_cost
 from sinklora.reproduction.extension.tables import comparison_table, extension_table, with_paper
+from sinklora.reproduction.names import label
 from sinklora.reproduction.report.published import paper_values
 
 FOLDER = Path("results/full")

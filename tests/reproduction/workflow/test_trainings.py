@@ -9,6 +9,7 @@ from typing import Any
 import nbformat
 import pytest
 
+from sinklora.reproduction.extension.recipe import base_of
 from sinklora.reproduction.notebooks import plan
 from sinklora.reproduction.places import Places
 from sinklora.reproduction.report.experiments import load_experiments
@@ -21,7 +22,7 @@ from sinklora.reproduction.workflow.launch import (
 from sinklora.reproduction.workflow.listing import listed
 from sinklora.reproduction.workflow.plan import job_name, make_plan
 from sinklora.reproduction.workflow.resources import Machine, of_fine_tune, of_notebook
-from sinklora.reproduction.workflow.trainings import STUDIES, all_parameters, base_of, fine_tunes
+from sinklora.reproduction.workflow.trainings import STUDIES, all_parameters, fine_tunes
 from sinklora.train.spec import TrainSpec
 
 NOTEBOOKS = Path("notebooks")

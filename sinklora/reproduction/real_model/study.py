@@ -11,11 +11,11 @@ from typing import Any
 import pandas as pd
 
 from sinklora.records.checks import Count, Distinct, NotNegative, check_counts, check_fields, read_fields
-from sinklora.reproduction.extension import mechanism
 from sinklora.reproduction.extension.recipe import VALIDATION, Recipe, read_recipe
 from sinklora.reproduction.extension.selection import chosen_rates, search_rates, validation_losses
 from sinklora.reproduction.extension.study import ExtensionStudy, baselines, measure, read, trained
 from sinklora.reproduction.patterns.attention_study import AFTER
+from sinklora.reproduction.real_model import mechanism
 from sinklora.reproduction.retrieval.keys_in_prose_study import KeysInProseStudy, measure_keys_in_prose
 from sinklora.reproduction.side_by_side import Task
 

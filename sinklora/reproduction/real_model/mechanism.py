@@ -1,6 +1,5 @@
 """What training changes inside: loss by position, and how much attention the first tokens draw, by layer."""
 
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,12 +11,10 @@ from sinklora.evaluate.position_losses import losses_by_position
 from sinklora.records.checks import check_counts
 from sinklora.records.runs import remember, run_records
 from sinklora.reproduction.extension.study import (
-    FULL,
     ExtensionStudy,
     Reading,
-    baselines,
     chosen_texts,
-    trained,
+    each_model,
 )
 from sinklora.reproduction.extension.texts import ChosenTexts
 from sinklora.reproduction.patterns.attention_study import AFTER, SINKS
@@ -46,13 +43,6 @@ def _together(frames: list[pd.DataFrame], used: list[Path]) -> pd.DataFrame:
     frame = pd.concat(frames, ignore_index=True).astype({"seed": "Int64"})
     frame.attrs["runs"] = run_records(used)
     return frame
-
-
-def each_model(study: ExtensionStudy, runs: Path, progress: bool, used: list[Path]) -> Iterator[Reading]:
-    """Every model once."""
-    for reading in [*baselines(study), *trained(study, runs=runs, progress=progress, used=used)]:
-        if reading.attention == FULL:
-            yield reading
 
 
 def _positions(

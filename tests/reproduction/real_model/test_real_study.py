@@ -7,12 +7,12 @@ import pandas as pd
 import pytest
 
 from recipes import functions, tiny_data
-from sinklora.reproduction.extension.mechanism import by_position, sink_mass
-from sinklora.reproduction.extension.real_study import RealStudy, keys_table, study_of, tasks
 from sinklora.reproduction.extension.recipe import Recipe
 from sinklora.reproduction.extension.selection import chosen_rates
 from sinklora.reproduction.extension.study import measure
 from sinklora.reproduction.extension.texts import TextSet
+from sinklora.reproduction.real_model.mechanism import by_position, sink_mass
+from sinklora.reproduction.real_model.study import RealStudy, keys_table, study_of, tasks
 from sinklora.reproduction.report.experiments import declared_parameters, load_experiments
 from sinklora.train.sources import CorpusSpec
 from sinklora.train.spec import TrainSpec

@@ -29,7 +29,7 @@ class ConstantStep(Step):
 
     def __init__(self, layers: Sequence[TokenStorage]) -> None:
         super().__init__(layers)
-        rows, device = self.layers[0].counted(), self.layers[0].device
+        rows, device = self.first.counted(), self.first.device
         self.seen = torch.tensor(rows.tokens, dtype=torch.int32, device=device)[:, None, None]
         self._padding = self.seen.new_tensor(rows.columns - rows.tokens[0])  # of the first row
         self._uncounted: int | None = 0  # tokens decoded since the last report; None: the host does not know
@@ -39,11 +39,11 @@ class ConstantStep(Step):
         """See `Step`; a tensor while a graph is compiled, and from then on until a report."""
         if torch.compiler.is_compiling() or self._uncounted is None:
             return self.seen[0, 0, 0] + self._padding
-        return self.layers[0].counted().columns + self._uncounted
+        return self.first.counted().columns + self._uncounted
 
     def report(self) -> None:
         """Count on the host what was decoded, waiting for the device if need be."""
-        steps = int(self.columns_seen) - self.layers[0].counted().columns
+        steps = int(self.columns_seen) - self.first.counted().columns
         self._uncounted = 0
         if steps:
             for layer in self.layers:

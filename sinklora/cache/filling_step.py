@@ -18,13 +18,13 @@ class FillingStep(SteadyStep):
         for layer in layers:
             layer.make_slots(layer.counted().most() + 1)
         super().__init__(layers)
-        rows = self.layers[0].counted()
+        rows = self.first.counted()
         self._total = self._stored.new_tensor([split.total for split in rows.splits])[:, None, None]
 
     @property
     def outgrown(self) -> bool:
         """Whether all rows are full, as far as the host knows."""
-        rows, new = self.layers[0].counted(), self._uncounted or 0
+        rows, new = self.first.counted(), self._uncounted or 0
         return all(n + new >= split.total for n, split in zip(rows.stored, rows.splits, strict=True))
 
     def fixed_tensors(self) -> list[Tensor]:

@@ -27,10 +27,10 @@ class GrowingStep(Step):
     @property
     def outgrown(self) -> bool:
         """Whether all rows are full now."""
-        return self.layers[0].is_full()
+        return self.first.is_full()
 
     def _place(self) -> None:
-        rows, positions = self.layers[0].counted(), self.columns["positions"]
+        rows, positions = self.first.counted(), self.columns["positions"]
         self.seen = rows.numbers(rows.tokens)
         new = self.seen
         if isinstance(new, Tensor):
@@ -63,7 +63,7 @@ class GrowingStep(Step):
             layer.make_room()
         if any(layer.step is not self for layer in self.layers):
             self.stack()
-        self._hand_out(next_slot(self.layers[0].counted(), self.scorer, self.columns))
+        self._hand_out(next_slot(self.first.counted(), self.scorer, self.columns))
 
     def _hand_out(self, slot: int | Tensor) -> None:
         """Tell each layer its free slot."""

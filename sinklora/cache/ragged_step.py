@@ -27,7 +27,7 @@ class RaggedStep(ConstantStep):
 
     def __init__(self, layers: Sequence[TokenStorage]) -> None:
         super().__init__(layers)
-        first, rows = self.layers[0], self.layers[0].counted()
+        first, rows = self.first, self.first.counted()
         device, heads = first.device, len(rows) * first.kv_heads
         slots = [n for layer in self.layers for n in layer.packed().slots]
         sizes = torch.tensor(slots, device=device)
@@ -35,7 +35,7 @@ class RaggedStep(ConstantStep):
         of_slot = torch.repeat_interleave(sizes, output_size=sum(slots))
         self._heads = RaggedHeads(slots, of_slot, many)  # of all layers
         row = torch.arange(len(rows), device=device).repeat_interleave(first.kv_heads)
-        self._row_of_head = row.repeat(len(self.layers))
+        self._row_of_head = row.repeat(len(self._layers))
         self._row = self._row_of_head[of_slot]  # of each slot
         base = torch.tensor(self._begins, device=device).repeat_interleave(heads)
         self._base = base  # where each head's layer begins
@@ -77,7 +77,7 @@ class RaggedStep(ConstantStep):
     @property
     def outgrown(self) -> bool:
         """Whether no row has slots to fill any more, as far as the host knows."""
-        rows, new = self.layers[0].counted(), self._uncounted or 0
+        rows, new = self.first.counted(), self._uncounted or 0
         return self._fills and all(
             n + new >= split.total for n, split in zip(rows.stored, rows.splits, strict=True)
         )
@@ -94,7 +94,7 @@ class RaggedStep(ConstantStep):
         write_slot(self.columns["positions"], self.slot, EMPTY, -1)
 
     def _place(self) -> None:
-        self._local = (self.slot - self._base).view(len(self.layers), -1)
+        self._local = (self.slot - self._base).view(len(self._layers), -1)
         self.columns["positions"].index_copy_(0, self.slot, self.seen.flatten()[self._row_of_head])
 
     def _store(self, layer: TokenStorage, key: Tensor, value: Tensor) -> Stored:

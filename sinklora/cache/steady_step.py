@@ -20,7 +20,7 @@ class SteadyStep(ConstantStep):
 
     def __init__(self, layers: Sequence[TokenStorage]) -> None:
         super().__init__(layers)
-        first = self.layers[0]
+        first = self.first
         rows, (_, batch, heads, slots) = first.counted(), self.columns["positions"].shape
         self._index = torch.arange(slots, device=first.device)
         self._stored = rows.next_places()  # tokens [B, 1, 1]; the new one comes behind them
@@ -68,7 +68,7 @@ class SteadyStep(ConstantStep):
         positions = self.columns["positions"]
         self._number = self._slot_on_host()
         if self._number is None:
-            self._rows = (self.slot + self._first).flatten(1).expand(len(self.layers), -1)
+            self._rows = (self.slot + self._first).flatten(1).expand(len(self._layers), -1)
         write_slot(positions, self._slots(), self.seen.expand(*positions.shape[:-1], 1), -1)
 
     def _store(self, layer: TokenStorage, key: Tensor, value: Tensor) -> Stored:
@@ -110,7 +110,7 @@ class SteadyStep(ConstantStep):
 
     def _slot_on_host(self) -> int | None:
         """The slot of the new token in all layers and heads; None where it differs, or the host must wait."""
-        rows, new = self.layers[0].counted(), self._uncounted
+        rows, new = self.first.counted(), self._uncounted
         if torch.compiler.is_compiling() or not self._paired or self.scorer is not None or new is None:
             return None
         slot, (begin, end) = rows.next_slots[0] + new, rows.rings()[0]

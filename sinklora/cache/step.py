@@ -7,6 +7,7 @@ not used up its budget, `steady_step` for all others.
 
 from __future__ import annotations
 
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar, NamedTuple
@@ -51,12 +52,25 @@ class Step(ABC):
     seen: int | Tensor
 
     def __init__(self, layers: Sequence[TokenStorage]) -> None:
-        self.layers = list(layers)
-        self.scorer = self.layers[0].scorer
+        # Weakly: layers hold their step, and in a circle the tensors would stay until a garbage collection.
+        self._layers = [weakref.ref(layer) for layer in layers]
+        self.scorer = layers[0].scorer
         self._attending = 0  # layers that have begun
         self._weights: list[Tensor] = []  # attention of the new token, by layer
         self._values: list[Tensor] = []  # its values, if they are needed
         self.stack()
+
+    @property
+    def layers(self) -> list[TokenStorage]:
+        """Those that step together."""
+        return [layer for held in self._layers if (layer := held()) is not None]
+
+    @property
+    def first(self) -> TokenStorage:
+        """The one that tells what all have in common."""
+        layer = self._layers[0]()
+        assert layer is not None
+        return layer
 
     def stack(self) -> None:
         """One tensor of all layers' columns, of which each layer has its part."""
@@ -83,7 +97,7 @@ class Step(ABC):
             self.scorer.step(mine, new)
         elif self.scorer is not None and self.scorer.needs_values:
             self._values.append(value)
-        if self._attending < len(self.layers):
+        if self._attending < len(self._layers):
             return
         self._attending = 0
         if self.scorer is not None and by_weights:
@@ -102,7 +116,7 @@ class Step(ABC):
     @property
     def columns_seen(self) -> int | Tensor:
         """Tokens that each row has seen, padding included; a tensor [] where the host would have to wait."""
-        return self.layers[0].counted().columns
+        return self.first.counted().columns
 
     @property
     @abstractmethod

@@ -1,7 +1,9 @@
 """A filled BudgetCache can be copied, pickled and carried over between modes, as a DynamicCache can."""
 
 import copy
+import gc
 import pickle
+import weakref
 from collections.abc import Callable
 
 import pytest
@@ -158,3 +160,33 @@ def test_gradients_are_refused_instead_of_cut(policy: CachePolicy) -> None:
         expected = call(cache, tokens())
     # Nothing asks for gradients here, so nothing is lost.
     assert torch.equal(frozen(tokens(), past_key_values=BudgetCache(frozen, policy)).logits, expected)
+
+
+@pytest.mark.parametrize("decoded", [0, 1, 12])
+@pytest.mark.parametrize(
+    "make",
+    [
+        *CACHES.values(),
+        lambda: BudgetCache(MODEL, H2O(8), compiled=True),
+        lambda: BudgetCache(MODEL, H2O(8), prefill_chunk=5),
+        lambda: BudgetCache(MODEL, H2O(8), positions="cache"),
+    ],
+    ids=[*CACHES, "compiled", "chunks", "inside"],
+)
+def test_its_memory_is_free_as_soon_as_it_is_let_go_of(make: Callable[[], Cache], decoded: int) -> None:
+    """Not at the next garbage collection: until then a prompt's tokens would stay beside the next one's."""
+    cache = make()
+    gc.collect()
+    gc.disable()
+    try:
+        with torch.inference_mode():
+            for part in (tokens(), *tokens(decoded).split(1, dim=1)[:decoded]):
+                call(cache, part)
+        held = [
+            weakref.ref(kept) for layer in cache.layers for kept in (layer, layer.keys) if kept is not None
+        ]
+        assert all(ref() is not None for ref in held)
+        del cache
+        assert [ref() for ref in held if ref() is not None] == []
+    finally:
+        gc.enable()

@@ -89,6 +89,7 @@ def test_the_real_models_ratios_are_the_right_way_up(monkeypatch: pytest.MonkeyP
     line = real_model.caches(options).set_index("cache").loc["H2O"]
     ratios = ["prompt, ratio", "times DynamicCache", "times Local", "peak, ratio", "decoded tokens/s"]
     assert line[ratios].tolist() == [3, 2, 0.5, 0.25, 8], "2 rows of 8 tokens in 2 seconds"
+    assert line[["tokens/s (least)", "tokens/s (most)"]].tolist() == [8, 8]
     line = real_model.compiled(options).set_index("cache").loc["H2O, compiled"]
     assert line[["times eager", "times DynamicCache", "decoded tokens/s"]].tolist() == [4, 8, 32]
 

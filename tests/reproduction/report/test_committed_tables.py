@@ -18,7 +18,7 @@ from sinklora.reproduction.names import label
 from sinklora.reproduction.report.published import paper_values
 
 FOLDER = Path("results/full")
-WRITTEN = re.compile(r"\d ± \d|\d to -?\d|^\d+\.\d+ \(|^–$")
+WRITTEN = re.compile(r"\d ± \d|\d to -?\d|^\d+\.\d+ \(|^\d[\d.]*-\d[\d.]*$|^–$")
 SWEEPS: dict[str, tuple[str, list[float]]] = {
     "sweep_sink_tokens": ("sink_tokens", [0, 1, 2, 4, 8, 16]),
     "sweep_shifted": ("shifted", [0.0, 0.25, 0.5]),
@@ -74,7 +74,10 @@ def methods_of(rows: pd.DataFrame) -> list[str]:
     return [method for method in rows.method.unique() if "time" not in method]
 
 
-@pytest.mark.parametrize("path", sorted(Path("results").glob("*/tables/*.csv")), ids=lambda p: p.stem)
+CSVS = [path for kind in ("tables", "benchmarks") for path in sorted(Path("results").glob(f"*/{kind}/*.csv"))]
+
+
+@pytest.mark.parametrize("path", CSVS, ids=lambda path: path.stem)
 def test_a_csv_holds_numbers_not_their_text(path: Path) -> None:
     cells = pd.read_csv(path, dtype=str).stack().dropna()
     assert [cell for cell in cells if WRITTEN.search(cell)] == []

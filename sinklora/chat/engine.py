@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from threading import Event, Thread
 from typing import Any
 
@@ -21,6 +22,7 @@ from sinklora.cache.policies import CachePolicy, budget_in_tokens
 from sinklora.chat.documents import Document
 from sinklora.chat.reading import Plan, Progress, plan_reading, policy_tokens, watched
 from sinklora.chat.template import ChatTemplate
+from sinklora.evaluate.timing import timed
 from sinklora.hf.budget_cache import BudgetCache
 from sinklora.hf.cache_positions import trained_length
 from sinklora.records.checks import check_counts
@@ -96,12 +98,10 @@ class Conversation:
         plan = plan_reading(self.policy, len(ids), self._trained, self.stream)
         policy = in_tokens(self.policy, len(ids))
         cache = BudgetCache(self.model, policy, positions=plan.positions)
-        begin = time.perf_counter()
-        self._read_into(cache, ids, plan, progress, stop or Event())
+        read = partial(self._read_into, cache, ids, plan, progress, stop or Event())
+        seconds = timed(read, self.model.device).wall  # on a GPU until it is done, not until it is asked for
         self.document, self.cache, self._ids, self._turns = document, cache, ids, 0
-        self._spent = replace(
-            self._spent, read_tokens=len(ids), read_seconds=time.perf_counter() - begin, written_tokens=0
-        )
+        self._spent = replace(self._spent, read_tokens=len(ids), read_seconds=seconds, written_tokens=0)
 
     @torch.inference_mode()
     def _read_into(

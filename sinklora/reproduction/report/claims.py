@@ -49,6 +49,10 @@ class Claim:
     def __post_init__(self) -> None:
         check_fields(self)
 
+    def written(self, value: float) -> str:
+        """A number of the claim: with its sign where it is a difference, without where it is a ratio."""
+        return f"{value:.3g}" if self.unit.startswith("times") else f"{value:+.3g}"
+
 
 def decide(tested: Tested, p: float | None = None) -> str:
     """The outcome of what is tested, by its p-value, or an adjusted one."""
@@ -117,9 +121,9 @@ def told(claim: Claim) -> str:
     restated = " (in our words)" if claim.restated else ""
     text = f"{claim.outcome.capitalize()}{restated}: {claim.sentence}"
     if claim.estimate is not None:
-        text += f": {claim.estimate:+.3g}"
+        text += f": {claim.written(claim.estimate)}"
         if claim.low is not None and claim.high is not None:
-            text += f" (95 % interval {claim.low:+.3g} to {claim.high:+.3g})"
+            text += f" (95 % interval {claim.written(claim.low)} to {claim.written(claim.high)})"
         text += f" {claim.unit}" if claim.unit else ""
         text += f", {claim.n}" if claim.n else ""
     return f"{text}; {claim.reason}." if claim.reason else f"{text}."

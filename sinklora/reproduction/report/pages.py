@@ -164,8 +164,8 @@ def in_short(claim: Claim) -> str:
         return claim.outcome
     ends = ""
     if claim.low is not None and claim.high is not None:
-        ends = f" ({claim.low:+.3g} to {claim.high:+.3g})"
-    return f"{claim.estimate:+.3g}{ends} {claim.unit}".rstrip()
+        ends = f" ({claim.written(claim.low)} to {claim.written(claim.high)})"
+    return f"{claim.written(claim.estimate)}{ends} {claim.unit}".rstrip()
 
 
 def claims_table(claims: Sequence[Claim]) -> str:

@@ -20,6 +20,7 @@ from sinklora.reproduction.report.claims import (
     told,
     with_effect,
 )
+from sinklora.reproduction.report.pages import in_short
 
 BETTER = Claim("Table 1", "SF-Attn is better than S²-Attn", "not decided", unit="nats a token", model="small")
 
@@ -103,6 +104,13 @@ def test_without_a_headline_the_papers_sentences_decide() -> None:
     assert together([EASIER, lost, OURS]) == "held in part"
     assert together([OURS]) == "held" and together([]) == ""
     assert deciding([OURS, EASIER, lost]) == [EASIER, lost], "the first of them is shown"
+
+
+def test_a_ratio_has_no_sign_and_a_difference_has() -> None:
+    ratio = Claim("Fig. 1", "it takes twice", "held", 2.5, 2.0, 3.0, "times, mean over lengths")
+    assert told(ratio) == "Held: it takes twice: 2.5 (95 % interval 2 to 3) times, mean over lengths."
+    assert in_short(ratio) == "2.5 (2 to 3) times, mean over lengths"
+    assert in_short(replace(ratio, unit="nats")) == "+2.5 (+2 to +3) nats"
 
 
 def test_a_claim_is_told_in_one_line() -> None:

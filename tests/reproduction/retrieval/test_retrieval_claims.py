@@ -5,7 +5,7 @@ import pytest
 
 from pass_keys_by_hand import pass_key_rows
 from sinklora.evaluate.statistics import Accuracy
-from sinklora.reproduction.names import BASE
+from sinklora.reproduction.names import BASE, UNTRAINED
 from sinklora.reproduction.retrieval.claims import pass_key_claims, topic_claims
 from sinklora.reproduction.retrieval.reach import holds_to, longest, reach_in_words
 
@@ -58,6 +58,14 @@ def test_pass_keys_decide(sf: dict[int, int], full: dict[int, int], outcomes: li
     assert claims[0].estimate == pytest.approx((sum(sf[t] for t in (512, 1024, 2048)) - 20) / 60)
     assert claims[1].estimate == pytest.approx(sf[4096] / 20 - 0.5)
     assert claims[0].n == "1 seed × 60 keys" and "at 4096 tokens" in claims[1].sentence
+
+
+def test_training_is_compared_with_doing_nothing() -> None:
+    nothing = measured(ALL, ALL)
+    nothing = nothing[nothing.model == "full"].assign(model=UNTRAINED)
+    claims = pass_key_claims(pd.concat([measured(ALL, ALL), nothing]), 2048, "small")
+    [claim] = [claim for claim in claims if "without training" in claim.sentence]
+    assert claim.restated and claim.estimate == 0 and claim.outcome != "held", "all come back untrained"
 
 
 def test_training_seeds_are_units_too() -> None:

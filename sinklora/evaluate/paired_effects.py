@@ -95,7 +95,7 @@ def effect(statistic: Callable[..., Values], *values: Values) -> Effect:
     if documents < 2:
         nan = math.nan
         return Effect(estimate, nan, nan, nan, nan, nan, seeds, documents)
-    kinds = [(found.var(), count) for found, count in _samples(statistic, matrices)]
+    kinds = [(sample.var(), count) for sample, count in _samples(statistic, matrices)]
     error, freedom = _standard_error(*kinds)
     nothing = ROUNDING * max(float(np.abs(m).max()) for m in matrices)
     half, half90 = (stats.t.ppf((1 + level) / 2, freedom) * error for level in (0.95, 0.9))
@@ -117,9 +117,9 @@ def ratio(top: Callable[..., Values], bottom: Callable[..., Values], *values: Va
     above, below = (float(np.asarray(statistic(*means))[0]) for statistic in (top, bottom))
     nan, of_top, of_bottom = math.nan, effect(top, *values), effect(bottom, *values)
     estimate = above / below if below else nan
-    found = replace(of_top, estimate=estimate, low=nan, high=nan, low90=nan, high90=nan, error=nan)
-    if found.documents < 2:
-        return found
+    share = replace(of_top, estimate=estimate, low=nan, high=nan, low90=nan, high90=nan, error=nan)
+    if share.documents < 2:
+        return share
     pairs = zip(_samples(top, matrices), _samples(bottom, matrices), strict=True)
     kinds = [(np.cov(a, b, ddof=0), count) for (a, count), (b, _) in pairs]
 
@@ -136,13 +136,13 @@ def ratio(top: Callable[..., Values], bottom: Callable[..., Values], *values: Va
         (0.95, of_bottom.low * of_bottom.high > 0),
         (0.9, of_bottom.low90 * of_bottom.high90 > 0),
     ):
-        ends += [_end(gap, found.estimate, level, side) if apart else math.nan for side in (1, -1)]
-    return replace(found, low=ends[0], high=ends[1], low90=ends[2], high90=ends[3])
+        ends += [_end(gap, share.estimate, level, side) if apart else math.nan for side in (1, -1)]
+    return replace(share, low=ends[0], high=ends[1], low90=ends[2], high90=ends[3])
 
 
-def within(found: Effect, margin: float) -> Equivalence:
+def within(measured: Effect, margin: float) -> Equivalence:
     """Whether a difference is less than `margin` either way."""
-    return _equivalence(found, found.chance_above(-margin), 1 - found.chance_above(margin))
+    return _equivalence(measured, measured.chance_above(-margin), 1 - measured.chance_above(margin))
 
 
 def ratio_within(
@@ -153,9 +153,9 @@ def ratio_within(
 
     Arguments as in `ratio`; nothing is said where `bottom` itself may be 0.
     """
-    found = ratio(top, bottom, *values)
-    if math.isnan(found.low):
-        return Equivalence(found, math.nan, math.nan)
+    share = ratio(top, bottom, *values)
+    if math.isnan(share.low):
+        return Equivalence(share, math.nan, math.nan)
     sign = math.copysign(1.0, effect(bottom, *values).estimate)
 
     def chance(end: float, side: float) -> float:
@@ -165,15 +165,15 @@ def ratio_within(
         beyond = effect(lambda *means: side * sign * (top(*means) - end * bottom(*means)), *values)
         return beyond.chance_above(0)
 
-    return _equivalence(found, chance(low, 1), chance(high, -1))
+    return _equivalence(share, chance(low, 1), chance(high, -1))
 
 
-def _equivalence(found: Effect, too_low: float, too_high: float) -> Equivalence:
+def _equivalence(measured: Effect, too_low: float, too_high: float) -> Equivalence:
     """From the p of "it is no more than the lower end", and of "it is no less than the upper end"."""
     beyond = min(1.0, 2 * min(1 - too_low, 1 - too_high))
     if math.isnan(too_low + too_high):
-        return Equivalence(found, math.nan, math.nan)
-    return Equivalence(found, max(too_low, too_high), beyond)
+        return Equivalence(measured, math.nan, math.nan)
+    return Equivalence(measured, max(too_low, too_high), beyond)
 
 
 def _end(gap: Callable[[float, float, int], float], estimate: float, level: float, side: int) -> float:
@@ -228,9 +228,9 @@ def _standard_error(*kinds: tuple[float, int]) -> tuple[float, float]:
     """Standard error and degrees of freedom from the bootstrap variance of each kind of units, and their
     number; a kind of one unit says nothing.
     """
-    found = [(variance * count / (count - 1), count - 1) for variance, count in kinds if count > 1]
-    total = sum(variance for variance, _ in found)
-    squares = sum(variance**2 / freedom for variance, freedom in found)
+    varied = [(variance * count / (count - 1), count - 1) for variance, count in kinds if count > 1]
+    total = sum(variance for variance, _ in varied)
+    squares = sum(variance**2 / freedom for variance, freedom in varied)
     return math.sqrt(total), total**2 / squares if squares else math.inf
 
 

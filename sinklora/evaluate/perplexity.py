@@ -103,15 +103,19 @@ def measure_perplexity(
         model.to(device)
     windows = [list(windows_of(index, lengths[index], context, stride)) for index in chosen]
 
-    def work(mine: list[int]) -> list[DocumentScore]:
-        total = sum(len(found) for index, found in zip(chosen, windows, strict=True) if index in mine)
+    def work(indices: list[int]) -> list[DocumentScore]:
+        total = sum(
+            len(of_document) for index, of_document in zip(chosen, windows, strict=True) if index in indices
+        )
         with tqdm(total=total, desc=f"perplexity at {context}", unit="window", disable=not progress) as bar:
-            return _scores(model, documents, mine, batches(mine, lengths, context, stride, batch_size), bar)
+            return _scores(
+                model, documents, indices, batches(indices, lengths, context, stride, batch_size), bar
+            )
 
     if group is None:
         scores = work(chosen)
     else:
-        costs = [sum(window.length for window in found) for found in windows]
+        costs = [sum(window.length for window in of_document) for of_document in windows]
         scores = shared(work, chosen, costs, group)
     tokens = sum(score.tokens for score in scores)
     nll = math.fsum(score.nll * score.tokens for score in scores) / tokens
@@ -135,14 +139,14 @@ def _scores(
     model: nn.Module,
     documents: Sequence[NDArray[np.integer[Any]]],
     chosen: Sequence[int],
-    found: Iterable[Sequence[Window]],
+    batches_read: Iterable[Sequence[Window]],
     bar: Any,
 ) -> list[DocumentScore]:
     """The scores of the documents at the places `chosen`, whose windows come in batches."""
     sums = dict.fromkeys(chosen, 0.0)
     with evaluation_mode(model), torch.inference_mode():
         losses = logits_function(model)
-        for batch in found:
+        for batch in batches_read:
             for window, loss in zip(batch, _window_losses(losses, model, documents, batch), strict=True):
                 sums[window.document] += loss
             bar.update(len(batch))
@@ -182,9 +186,9 @@ def _check_vocabulary(model: nn.Module, documents: Sequence[NDArray[Any]]) -> No
     vocabulary = find_transformer(model).config.vocab_size
     for index, document in enumerate(documents):
         if document.size and not 0 <= document.min() <= document.max() < vocabulary:
-            found = f"{document.min()} to {document.max()}"
+            held = f"{document.min()} to {document.max()}"
             raise ValueError(
-                f"documents[{index}] holds token ids {found} but the model knows 0 to {vocabulary - 1}; "
+                f"documents[{index}] holds token ids {held} but the model knows 0 to {vocabulary - 1}; "
                 "use the model's own tokenizer"
             )
 

@@ -44,7 +44,7 @@ def cluster_interval(values: "pd.Series[float]", clusters: "pd.Series[str]") -> 
     sums, counts = groups.sum().to_numpy(), groups.count().to_numpy()
     if len(sums) < 2:
         return math.nan, math.nan
-    found = stats.bootstrap(
+    result = stats.bootstrap(
         (sums, counts),
         lambda s, n, axis=-1: s.sum(axis) / n.sum(axis),
         paired=True,
@@ -54,7 +54,7 @@ def cluster_interval(values: "pd.Series[float]", clusters: "pd.Series[str]") -> 
         method="percentile",
         rng=np.random.default_rng(0),
     )
-    return float(found.confidence_interval.low), float(found.confidence_interval.high)
+    return float(result.confidence_interval.low), float(result.confidence_interval.high)
 
 
 def estimates(rows: pd.DataFrame) -> pd.DataFrame:
@@ -102,13 +102,13 @@ def differences(rows: pd.DataFrame, policy: str = "h2o", rivals: Sequence[str] =
     clusters is too sure), with Holm's correction for all lines together. Budgets at which only one of the two
     was measured have no line.
     """
-    given = clustered(rows)
+    by_cluster = clustered(rows)
     pairs = [
-        (measure, budget, rival, paired(given, measure, policy, budget, rival))
-        for measure, name, budget, _ in _groups(given)
+        (measure, budget, rival, paired(by_cluster, measure, policy, budget, rival))
+        for measure, name, budget, _ in _groups(by_cluster)
         if name == policy
         for rival in (*rivals, "full")
-        if ((given.measure == measure) & (given.policy == rival)).any()
+        if ((by_cluster.measure == measure) & (by_cluster.policy == rival)).any()
     ]
     pairs = [pair for pair in pairs if pair[-1].lead.notna().any()]
     means = [pair.groupby("cluster").lead.mean().to_numpy() for *_, pair in pairs]
@@ -129,38 +129,38 @@ def differences_of_models(
     Its `attrs` record what they were made of: of each model `data` with its `seeds`, all `runs`, all `seeds`.
     """
     frames = [differences(rows).assign(model=model) for model, rows in rows_by_model.items()]
-    found = pd.concat(frames, ignore_index=True)
+    cells = pd.concat(frames, ignore_index=True)
     attrs = {model: rows.attrs for model, rows in rows_by_model.items()}
-    found.attrs["data"] = {
-        model: {**given.get("data", {}), "seeds": list(seeds[model])} for model, given in attrs.items()
+    cells.attrs["data"] = {
+        model: {**record.get("data", {}), "seeds": list(seeds[model])} for model, record in attrs.items()
     }
-    found.attrs["runs"] = [run for given in attrs.values() for run in given.get("runs", ())]
-    found.attrs["seeds"] = sorted({seed for model in attrs for seed in seeds[model]})
-    return found
+    cells.attrs["runs"] = [run for record in attrs.values() for run in record.get("runs", ())]
+    cells.attrs["seeds"] = sorted({seed for model in attrs for seed in seeds[model]})
+    return cells
 
 
-def differences_table(found: pd.DataFrame) -> Table:
+def differences_table(cells: pd.DataFrame) -> Table:
     """Lines of `differences` as they are written, of one model or several (column `model`), one
     prompt or several (column `prompt`).
     """
-    names = [name for name in ("model", "prompt", "measure", "budget", "policy", "against") if name in found]
+    names = [name for name in ("model", "prompt", "measure", "budget", "policy", "against") if name in cells]
     shown = [Column(name) for name in names]
-    return Table(found, [*shown, Estimate("lead"), Column("items"), Column("outcome")])
+    return Table(cells, [*shown, Estimate("lead"), Column("items"), Column("outcome")])
 
 
 def leads_in_words(rows: pd.DataFrame) -> str:
     """At which budgets H2O is better or worse than its rivals, by measure; what cannot be measured."""
-    found, levels = differences(rows), estimates(rows)
+    cells, levels = differences(rows), estimates(rows)
     unmeasured = set(levels[levels.note == NOT_MEASURED].measure)
-    rivals = found[(found.against != "full") & ~found.measure.isin(unmeasured)]
+    rivals = cells[(cells.against != "full") & ~cells.measure.isin(unmeasured)]
     told = [f"{measure}: {_told(group)}." for measure, group in rivals.groupby("measure", sort=False)]
     left = [f"{measure}: {NOT_MEASURED}." for measure in ORDER if measure in unmeasured]
     return " ".join([*told, *left])
 
 
-def _told(found: pd.DataFrame) -> str:
+def _told(cells: pd.DataFrame) -> str:
     parts = []
-    for rival, lines in found.groupby("against", sort=False):
+    for rival, lines in cells.groupby("against", sort=False):
         by_word = [
             f"{word} at {percents(sorted(lines[lines.outcome == word].budget))}"
             for word in ("better", "worse")
@@ -194,7 +194,7 @@ def paired(rows: pd.DataFrame, measure: str, policy: str, budget: float, rival: 
     A rival called "full" is the whole cache, whatever the budget.
     """
     of = rows[rows.measure == measure].set_index("item")
-    mine = of[(of.policy == policy) & (of.budget == budget)]
+    own = of[(of.policy == policy) & (of.budget == budget)]
     other = of[(of.policy == rival) & (of.budget == (1.0 if rival == "full" else budget))]
-    lead = mine.value - other.value
-    return pd.DataFrame({"lead": -lead if smaller_is_better(measure) else lead, "cluster": mine.cluster})
+    lead = own.value - other.value
+    return pd.DataFrame({"lead": -lead if smaller_is_better(measure) else lead, "cluster": own.cluster})

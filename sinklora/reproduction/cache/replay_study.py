@@ -103,18 +103,18 @@ def measure_replay(
             frames.append(kept.assign(prompt=prompt, item=f"{seed}/" + kept["item"]))
             used |= {run["run"]: run for run in rows.attrs["runs"]}
             data = rows.attrs["data"]
-    found = pd.concat(frames, ignore_index=True)
-    found.attrs |= {"data": data, "runs": list(used.values())}
-    return found
+    rows = pd.concat(frames, ignore_index=True)
+    rows.attrs |= {"data": data, "runs": list(used.values())}
+    return rows
 
 
 def estimates_by_prompt(rows: pd.DataFrame) -> pd.DataFrame:
     """The lines of `estimates` for each prompt, with a column for it in front."""
     frames = []
     for prompt, of_prompt in rows.groupby(PROMPT, sort=False):
-        found = estimates(of_prompt)
-        found.insert(0, PROMPT, prompt)
-        frames.append(found)
+        cells = estimates(of_prompt)
+        cells.insert(0, PROMPT, prompt)
+        frames.append(cells)
     return pd.concat(frames, ignore_index=True)
 
 
@@ -130,9 +130,9 @@ def differences_by_prompt(rows: pd.DataFrame) -> pd.DataFrame:
     frames = []
     for prompt, of_prompt in rows.groupby(PROMPT, sort=False):
         rivals = [name for name in dict.fromkeys(of_prompt.policy) if name not in ("full", "replay")]
-        found = differences(of_prompt, "replay", rivals)
-        found.insert(0, PROMPT, prompt)
-        frames.append(found)
+        cells = differences(of_prompt, "replay", rivals)
+        cells.insert(0, PROMPT, prompt)
+        frames.append(cells)
     return pd.concat(frames, ignore_index=True)
 
 
@@ -148,21 +148,21 @@ def replay_claims(rows: pd.DataFrame, model: str, table: str) -> list[Claim]:
     for how many times as many facts as the best of `OLD` it gives back. In how many settings one of those is
     surely better is counted, not tested.
     """
-    given = clustered(rows)
-    rivals = [name for name in dict.fromkeys(given.policy) if name not in ("full", "replay", *FORMS)]
+    by_cluster = clustered(rows)
+    rivals = [name for name in dict.fromkeys(by_cluster.policy) if name not in ("full", "replay", *FORMS)]
     blank = Claim(ITEM, "", "not decided", table=table, model=model, restated=True)
-    goal, times = _times_as_many(given, blank)
+    goal, times = _times_as_many(by_cluster, blank)
     effects: dict[Claim, Tested] = {} if times is None else {goal: times}
     for measure in (PERPLEXITY, FACTS_LATER, FACTS):
         for rival in rivals:
             unit = "nats a token" if measure == PERPLEXITY else "of the answers"
             sentence = f"Replay is better than {CACHES.get(rival, rival)} in {measure}"
-            means = leads(given, measure, rival).groupby("cluster").lead.mean()
-            found = effect(lambda lead: lead, means.to_numpy()[None])
-            n = f"{found.documents} documents"
-            effects[replace(blank, sentence=sentence, unit=unit, n=n)] = found
+            means = leads(by_cluster, measure, rival).groupby("cluster").lead.mean()
+            lead = effect(lambda mean: mean, means.to_numpy()[None])
+            n = f"{lead.documents} documents"
+            effects[replace(blank, sentence=sentence, unit=unit, n=n)] = lead
     decided = family(effects)
-    goals = [goal if times is None else decided.pop(0), _nowhere_worse(given, blank)]
+    goals = [goal if times is None else decided.pop(0), _nowhere_worse(by_cluster, blank)]
     return [*goals, *decided]
 
 
@@ -195,8 +195,8 @@ def _times_as_many(rows: pd.DataFrame, claim: Claim) -> tuple[Claim, Equivalence
         index="cluster", columns="policy", values="value"
     )
     values = (pairs[name].to_numpy()[None] for name in ("replay", best))
-    found = ratio_within(lambda ours, theirs: ours, lambda ours, theirs: theirs, TIMES, math.inf, *values)
-    return replace(claim, n=f"{found.effect.documents} documents"), found
+    share = ratio_within(lambda ours, theirs: ours, lambda ours, theirs: theirs, TIMES, math.inf, *values)
+    return replace(claim, n=f"{share.effect.documents} documents"), share
 
 
 def _nowhere_worse(rows: pd.DataFrame, claim: Claim) -> Claim:
@@ -230,7 +230,7 @@ def by_depth(rows: pd.DataFrame, budget: float) -> pd.DataFrame:
     """Share of facts that are given back after eviction, by policy and by where in the passage they stood."""
     asked = rows[(rows.measure == FACTS_LATER) & rows.budget.isin([budget, 1.0])]
     quarter = (asked.depth * 4).astype(int).clip(0, 3).map(lambda number: QUARTERS[number])
-    found = asked.assign(quarter=quarter).pivot_table(
+    shares = asked.assign(quarter=quarter).pivot_table(
         index="policy", columns="quarter", values="value", sort=False
     )
-    return found.reindex(columns=[name for name in QUARTERS if name in found])
+    return shares.reindex(columns=[name for name in QUARTERS if name in shares])

@@ -61,8 +61,8 @@ class Entry:
 
     def returned(self) -> str:
         """The first sentence of what its section "Returns" says; empty where that names no one value."""
-        found = _definitions(self.text, "Returns")
-        return first_sentence(found[0][1]) if len(found) == 1 else ""
+        returned = _definitions(self.text, "Returns")
+        return first_sentence(returned[0][1]) if len(returned) == 1 else ""
 
 
 @dataclass(frozen=True)
@@ -93,9 +93,9 @@ def read_pages(packages: Sequence[str]) -> tuple[list[Page], int]:
             inside = path.relative_to(root)
             if any(LEFT_OUT.search(part.split(".")[0]) for part in inside.parts):
                 continue
-            found = _entries(path)
-            new = [entry for entry in found if seen.add(entry.text) < SHARE]
-            repeated += len(found) - len(new)
+            entries = _entries(path)
+            new = [entry for entry in entries if seen.add(entry.text) < SHARE]
+            repeated += len(entries) - len(new)
             if new:
                 pages.append(Page(f"{package}/{inside.as_posix()}", tuple(new), package, file_hash(path)))
     return pages, repeated
@@ -131,8 +131,8 @@ def unwrapped(text: str) -> str:
 
 def first_sentence(text: str) -> str:
     """The first sentence of a paragraph, without its full stop; empty where it has none."""
-    found = re.match(r"(.+?)(?<!e\.g)(?<!i\.e)(?<!etc)(?<!vs)\.(?:\s|$)", text)
-    return found[1] if found else ""
+    sentence = re.match(r"(.+?)(?<!e\.g)(?<!i\.e)(?<!etc)(?<!vs)\.(?:\s|$)", text)
+    return sentence[1] if sentence else ""
 
 
 def _indent(line: str) -> int:
@@ -145,24 +145,24 @@ def _definitions(text: str, section: str) -> list[tuple[str, str]]:
     starts = [i for i in range(len(lines) - 1) if lines[i] == section and UNDERLINE.match(lines[i + 1])]
     if not starts:
         return []
-    found = []
+    pairs = []
     for i in range(starts[0] + 2, len(lines)):
         line = lines[i]
         if i + 1 < len(lines) and UNDERLINE.match(lines[i + 1]):
             break
         if line and not line.startswith(" "):
             below = lines[i + 1] if i + 1 < len(lines) else ""
-            found.append((line, below.strip() if below.startswith(" ") else ""))
-    return found
+            pairs.append((line, below.strip() if below.startswith(" ") else ""))
+    return pairs
 
 
 def _parameter(head: str, body: str) -> Parameter:
-    found = PARAMETER.match(head)
-    if not found:
+    parts = PARAMETER.match(head)
+    if not parts:
         return Parameter("", "", "", "")
-    default = DEFAULT.search(found["type"])
+    default = DEFAULT.search(parts["type"])
     value = default["value"].rstrip(".") if default else ""
-    return Parameter(found["name"], found["type"], value, first_sentence(body))
+    return Parameter(parts["name"], parts["type"], value, first_sentence(body))
 
 
 def described_package(package: str) -> str:
@@ -181,5 +181,5 @@ def licence_of(package: str) -> str:
         return "not stated"
     classified = [c for c in about.get_all("Classifier") or [] if c.startswith("License ::")]
     short = (about["License"] or "").split("\n")[0]
-    found = about["License-Expression"] or (classified[0].rpartition(":: ")[2] if classified else short)
-    return str(found) or "not stated"
+    licence = about["License-Expression"] or (classified[0].rpartition(":: ")[2] if classified else short)
+    return str(licence) or "not stated"

@@ -1,5 +1,6 @@
-"""Settings of all tests: one thread, fixed seeds, reproducible examples, GPU tests only with a GPU."""
+"""Settings of all tests: one thread, no hub, fixed seeds, GPU tests only with a GPU."""
 
+import os
 import random
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 from hypothesis import settings
 
 torch.set_num_threads(1)
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # which would be asked for half a minute
 
 settings.register_profile("house", deadline=None, derandomize=True, database=None, max_examples=50)
 settings.load_profile("house")

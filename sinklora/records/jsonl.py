@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any
 
 
-def json_lines(path: Path, content: bytes | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
+def json_lines(
+    path: Path, content: bytes | None = None, *, skip_blank: bool = False
+) -> Iterator[tuple[str, dict[str, Any]]]:
     """Place ("file, line n") and JSON object of each line of `content`, by default of what `path` holds.
 
     A file whose name ends in .gz is unpacked. Only a newline ends a line: text may hold other separators.
+    With `skip_blank` lines without anything on them are passed over.
     Raises ValueError with the place.
     """
     with _opened(path) if content is None else BytesIO(content) as file:
@@ -25,7 +28,8 @@ def json_lines(path: Path, content: bytes | None = None) -> Iterator[tuple[str, 
             if not line:
                 return
             number += 1
-            yield place, _object(line, place)
+            if line.strip() or not skip_blank:
+                yield place, _object(line, place)
 
 
 def _opened(path: Path) -> Any:

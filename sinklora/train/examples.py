@@ -19,6 +19,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator
 
 from sinklora.records.checks import Count, check_fields
+from sinklora.records.jsonl import json_lines
 
 Row = tuple[str, Mapping[str, Any]]  # its place in the source, and what stands there
 
@@ -108,20 +109,7 @@ def _file(argument: str, kind: str) -> Path:
 
 
 def _jsonl(argument: str, split: str) -> Iterator[Row]:
-    path = _file(argument, "jsonl")
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            if line.strip():
-                place = f"{path}, line {number}"
-                yield place, _object(place, line)
-
-
-def _object(place: str, line: str) -> Mapping[str, Any]:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{place}: is no JSON ({error})") from error
-    return _mapping(place, row)
+    yield from json_lines(_file(argument, "jsonl"), skip_blank=True)
 
 
 def _mapping(place: str, row: Any) -> Mapping[str, Any]:

@@ -7,13 +7,13 @@ text), `hub:NAME` (a data set of the Hugging Face hub, or a local folder in its 
 
 import hashlib
 import importlib.util
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 from sinklora.records.checks import Count, NotNegative, check_fields, one_of
+from sinklora.records.jsonl import json_lines
 from sinklora.train.prose import package_prose
 
 SPLITS = ("train", "validation", "test")
@@ -147,16 +147,12 @@ def _jsonl(argument: str, spec: CorpusSpec) -> Iterator[tuple[str, Path | str]]:
         raise FileNotFoundError(
             f"source: {argument!r} is not a file; give a file with one JSON object a line"
         )
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            try:
-                text = json.loads(line)[spec.text_column]
-            except (json.JSONDecodeError, KeyError, TypeError) as error:
-                raise ValueError(
-                    f"{path}, line {number}: expected a JSON object with {spec.text_column!r} ({error})"
-                ) from error
-            if _is_in(f"line {number}", spec.split):
-                yield f"line {number}", str(text)
+    for place, row in json_lines(path):
+        if spec.text_column not in row:
+            raise ValueError(f"{place}: text_column={spec.text_column!r}: the line has {sorted(row)}")
+        name = place.rpartition(", ")[2]
+        if _is_in(name, spec.split):
+            yield name, str(row[spec.text_column])
 
 
 def _hub(argument: str, spec: CorpusSpec) -> Iterator[tuple[str, Path | str]]:

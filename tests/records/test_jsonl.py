@@ -34,3 +34,11 @@ def test_a_packed_file_that_is_cut_short_is_named(tmp_path: Path) -> None:
     path.write_bytes(gzip.compress(b'{"a": 1}\n')[:-9])
     with pytest.raises(ValueError, match=r"a\.jsonl\.gz, line \d: the packed file is damaged"):
         list(json_lines(path))
+
+
+def test_blank_lines_are_faults_unless_they_are_to_be_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / "lines.jsonl"
+    path.write_text('{"a": 1}\n \n{"a": 2}\n\n')
+    assert [place for place, _ in json_lines(path, skip_blank=True)] == [f"{path}, line {n}" for n in (1, 3)]
+    with pytest.raises(ValueError, match="line 2: not a line of JSON"):
+        list(json_lines(path))

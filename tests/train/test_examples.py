@@ -51,7 +51,7 @@ def test_the_hash_is_of_what_is_said() -> None:
     ("kind", "rows", "words"),
     [
         ("jsonl", [ALPACA, {"instruction": "x"}], r"line 2: 'output' is None, expected text"),
-        ("jsonl", [[1]], r"line 1: is \[1\], expected an object"),
+        ("jsonl", [[1]], "line 1: a list, not a JSON object"),
         ("json", {"a": 1}, "expected a list of objects"),
         ("json", [3], r"example 0: is 3, expected an object"),
         ("jsonl", [{"messages": "hi"}], "'messages' is 'hi', expected a list of role and content"),
@@ -67,7 +67,7 @@ def test_damaged_rows_are_named(tmp_path: Path, kind: str, rows: Any, words: str
 
 def test_a_torn_line_and_a_missing_file_are_named(tmp_path: Path) -> None:
     (tmp_path / "torn.jsonl").write_text('{"instruction": "a", "output": "b"}\n{"instr')
-    with pytest.raises(ValueError, match=r"torn.jsonl, line 2: is no JSON"):
+    with pytest.raises(ValueError, match=r"torn.jsonl, line 2: not a line of JSON"):
         read_examples(ExampleSource(f"jsonl:{tmp_path / 'torn.jsonl'}"))
     with pytest.raises(FileNotFoundError, match="is not a file; give a parquet file"):
         read_examples(ExampleSource(f"parquet:{tmp_path / 'none.parquet'}"))

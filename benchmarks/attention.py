@@ -107,7 +107,7 @@ def make_cases(length: int, options: argparse.Namespace) -> list[Case]:
     for name, pattern in PATTERNS.items():
         for backend in available_backends(example, pattern):
             run = functools.partial(attend, pattern=pattern, backend=backend)
-            scores = rows * length if backend == "dense" else 0
+            scores = rows * length if backend in ("dense", "masked") else 0
             cases.append(Case(name, backend, run, functools.partial(pattern.density, heads, length), scores))
     # Scores, mask, weights and their gradients live together.
     return [case for case in cases if case.scores * 4 * 6 <= options.limit_gb * GIB]

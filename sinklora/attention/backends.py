@@ -1,10 +1,11 @@
-"""Five ways to compute the same attention. Inputs are already checked: see dispatch.py, the entrance.
+"""Ways to compute the same attention. Inputs are already checked: see dispatch.py, the entrance.
 
-`dense` is the truth and holds the mask. `sdpa` takes windows as the batch of plain causal attention, with no
-mask in memory (SinkLoRA, arXiv 2406.05678, section 3.1: segmentation and reassembly, then global sinks).
-`sdpa_tiles` is `sdpa` with a compiled backward pass (causal_backward.py) where the processor has tiles.
-`flash_attn` and `varlen` do the same with one call for windows of any size, the kernel of the package and
-PyTorch's own; `flex` skips the blocks that a pattern leaves empty. The last three need CUDA.
+`dense` is the truth and holds all scores; `masked` holds the mask alone. `sdpa` takes windows as the batch of
+plain causal attention, with no mask in memory (SinkLoRA, arXiv 2406.05678, section 3.1: segmentation and
+reassembly, then global sinks). `sdpa_tiles` is `sdpa` with a compiled backward pass (causal_backward.py)
+where the processor has tiles. `flash_attn` and `varlen` do the same with one call for windows of any size,
+the kernel of the package and PyTorch's own; `flex` skips the blocks that a pattern leaves empty. The last
+three need CUDA.
 """
 
 from __future__ import annotations
@@ -48,6 +49,14 @@ def dense(
     mask = pattern.visible(heads, num_tokens, ids, device=query.device)
     weights = scores.masked_fill(~mask, float("-inf")).softmax(-1)
     return (weights @ value).to(query.dtype)
+
+
+def masked(
+    query: Tensor, key: Tensor, value: Tensor, pattern: Pattern, scale: float, ids: Tensor | None
+) -> Tensor:
+    """Any pattern in PyTorch's own kernels: the mask is in memory, a byte a pair, the scores are not."""
+    mask = pattern.visible(query.shape[1], query.shape[2], ids, device=query.device)
+    return _kernel(query, key, value, scale, attn_mask=mask)
 
 
 def sdpa(
@@ -201,6 +210,7 @@ def _compiled_flex() -> tuple[Callable[..., Tensor], Callable[..., Any]]:
 
 BACKENDS: dict[str, Callable[..., Tensor]] = {
     "dense": dense,
+    "masked": masked,
     "sdpa": sdpa,
     "sdpa_tiles": sdpa_tiles,
     "flash_attn": flash_attn,
@@ -227,10 +237,16 @@ def _runs(pattern: AttentionPattern, num_tokens: int, shifted: bool) -> tuple[li
 
 
 def _causal(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+    return _kernel(query, key, value, scale, is_causal=True)
+
+
+def _kernel(query: Tensor, key: Tensor, value: Tensor, scale: float, **seen: Any) -> Tensor:
+    """PyTorch's kernels, for key heads that may be fewer; `seen`: `is_causal` or `attn_mask`."""
+    attention: Callable[..., Tensor] = functools.partial(F.scaled_dot_product_attention, scale=scale, **seen)
     if query.shape[1] == key.shape[1]:
-        return F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale)
+        return attention(query, key, value)
     if query.is_cuda and query.dtype not in HALF_PRECISION:
         # CUDA's grouped kernels take half precision only; what else it has would hold all scores.
         key, value = (x.repeat_interleave(query.shape[1] // x.shape[1], 1) for x in (key, value))
-        return F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale)
-    return F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale, enable_gqa=True)
+        return attention(query, key, value)
+    return attention(query, key, value, enable_gqa=True)

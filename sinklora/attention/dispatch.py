@@ -29,7 +29,7 @@ def attend(
     floating-point dtype on one device -> [B, H, N, Dv] (Dv is D, but for latent attention). `scale` > 0,
     default 1/sqrt(D). `document_ids` [B, N] (int): runs of equal ids are documents, which never see each
     other; each is attended as it would be alone, whatever it is packed with. `backend`: "auto", "dense",
-    "sdpa", "sdpa_tiles", "flash_attn", "varlen" or "flex" (backends.py).
+    "masked", "sdpa", "sdpa_tiles", "flash_attn", "varlen" or "flex" (backends.py).
 
     TypeError or ValueError for inputs that do not fit, ValueError for a backend that cannot serve them here,
     ImportError where its package is missing. SinkLoRA, arXiv 2406.05678, section 3.
@@ -67,7 +67,7 @@ def available_backends(query: Tensor, pattern: Pattern) -> list[str]:
 def _best_backend(query: Tensor, value: Tensor, pattern: Pattern, ids: Tensor | None) -> str:
     windows = pattern.windows()
     if windows is None:
-        return "flex" if query.is_cuda else "dense"
+        return "flex" if query.is_cuda else "masked"
     # `sdpa` pads the windows of documents to one size, and copies rows where windows of several sizes do not
     # divide them (a shift); a call for windows of any size does neither. Where equal windows are views, and
     # where sinks have to be copied anyway, there is nothing to gain.

@@ -125,6 +125,16 @@ def test_bfloat16(name: str, heads: tuple[int, int], packed: bool) -> None:
     compare(WINDOWED[name], inputs, ids, "sdpa", atol=2e-2)
 
 
+@pytest.mark.parametrize(
+    ("name", "heads", "num_tokens", "packed"), every_pair(PATTERNS, HEADS, LENGTHS, (False, True)), ids=str
+)
+def test_masked_is_dense(name: str, heads: tuple[int, int], num_tokens: int, packed: bool) -> None:
+    ids = make_documents(num_tokens) if packed else None
+    compare(PATTERNS[name], make_inputs(heads, num_tokens), ids, "masked", atol=1e-5)
+    half = [x / 2 for x in make_inputs(heads, num_tokens, dtype=torch.bfloat16)]
+    compare(PATTERNS[name], half, ids, "masked", atol=2e-2)
+
+
 @pytest.mark.parametrize("heads", ((2, 2), (4, 2)), ids=str)
 @pytest.mark.parametrize("name", ("full", "sf", "sf_shifted", "s2_wrapped"))
 def test_windows_longer_than_kernel_blocks(name: str, heads: tuple[int, int]) -> None:
@@ -421,7 +431,7 @@ def test_wrong_tensors(case: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     (
-        ({"backend": "fastest"}, ValueError, "backend must be 'auto' or one of dense, sdpa"),
+        ({"backend": "fastest"}, ValueError, "backend must be 'auto' or one of dense, masked, sdpa"),
         ({"backend": None}, ValueError, "backend must be"),
         (
             {"backend": "flash_attn"},
@@ -475,12 +485,12 @@ def test_mask_mod_compiles_into_flex_attention(name: str, packed: bool) -> None:
 
 def test_auto_takes_what_the_machine_has() -> None:
     x = torch.empty(0)
-    assert available_backends(x, SF) == ["dense", "sdpa", "sdpa_tiles"]
-    assert available_backends(x, RANDOM) == ["dense"]
+    assert available_backends(x, SF) == ["dense", "masked", "sdpa", "sdpa_tiles"]
+    assert available_backends(x, RANDOM) == ["dense", "masked"]
     inputs = make_inputs((2, 2), 9)
-    assert attend(*inputs, RANDOM).equal(attend(*inputs, RANDOM, backend="dense"))
+    assert attend(*inputs, RANDOM).equal(attend(*inputs, RANDOM, backend="masked"))
     assert attend(*inputs, SF).equal(attend(*inputs, SF, backend="sdpa"))
-    assert set(BACKENDS) == {"dense", "sdpa", "sdpa_tiles", "flash_attn", "varlen", "flex"}
+    assert set(BACKENDS) == {"dense", "masked", "sdpa", "sdpa_tiles", "flash_attn", "varlen", "flex"}
 
 
 @pytest.mark.gpu

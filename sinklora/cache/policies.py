@@ -149,6 +149,14 @@ def parse_budget(budget: str | int | float | None) -> int | float | None:
         ) from None
 
 
+def needed_budget(text: str) -> int | float:
+    """A budget from a command line, where there has to be one. Raises ValueError for none and other text."""
+    budget = parse_budget(text)
+    if budget is None:
+        raise ValueError("budget='': expected a fraction such as 0.2, or tokens such as 400")
+    return budget
+
+
 def policy_key(policy: CachePolicy | None) -> dict[str, Any] | None:
     """A cache policy as JSON, for what measurements are stored under; None: the model's own cache."""
     if policy is None:

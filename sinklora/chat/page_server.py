@@ -10,13 +10,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Event
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from sinklora.cache.policies import CachePolicy
 from sinklora.chat.engine import Conversation
 from sinklora.chat.guard import Guard
 from sinklora.chat.limits import Limits
 from sinklora.chat.sessions import Sessions
+from sinklora.records.checks import check_value
 
 ADDRESS = "127.0.0.1"
 SWEEP = 30.0  # seconds between two looks for sessions that are too old
@@ -112,8 +115,7 @@ def free_port(port: int) -> int:
     """The port itself, or for 0 any; ValueError where it is in use or no port."""
     import socket
 
-    if not 0 <= port < 2**16:
-        raise ValueError(f"port={port}: expected 0 to 65535")
+    check_value("port", port, Annotated[int, Field(ge=0, lt=2**16)])
     with socket.socket() as probe:
         try:
             probe.bind((ADDRESS, port))

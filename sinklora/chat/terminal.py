@@ -11,7 +11,7 @@ from types import FrameType
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from sinklora.cache.policies import parse_budget
+from sinklora.cache.policies import needed_budget
 from sinklora.chat.cost_words import cost_in_words, read_in_words
 from sinklora.chat.documents import Document
 from sinklora.chat.engine import Conversation
@@ -66,11 +66,11 @@ class Terminal:
         if not text.startswith("/"):
             self._ask(text)
         elif command == "/budget":
-            self.conversation.change_budget(_number(argument))
+            self.conversation.change_budget(needed_budget(argument))
             self.say("From the next question on.")
         elif command == "/again" and self.conversation.document is not None:
             if argument:
-                self.conversation.take_budget(_number(argument))
+                self.conversation.take_budget(needed_budget(argument))
             self.read(self.conversation.document)
         elif command == "/cost":
             self.say(cost_in_words(self.conversation.cost))
@@ -114,10 +114,3 @@ def stopped_by_ctrl_c() -> Iterator[Event]:
         yield stop
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def _number(text: str) -> int | float:
-    budget = parse_budget(text)
-    if budget is None:
-        raise ValueError("budget='': expected a fraction such as 0.2, or tokens such as 400")
-    return budget

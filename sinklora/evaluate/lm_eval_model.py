@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import torch
 from peft import PeftModel
@@ -32,7 +32,7 @@ from sinklora.lora.checkpoint import load_adapter
 from sinklora.pretrained.catalogue import packaged_record
 from sinklora.pretrained.fetch import model_path
 from sinklora.pretrained.loading import dtype_of
-from sinklora.records.checks import check_value, one_of
+from sinklora.records.checks import Count, check_choice, check_value
 
 try:
     from lm_eval.api.registry import register_model
@@ -273,16 +273,17 @@ def _policy(kv: str | CachePolicy, budget: str | int | float | None) -> CachePol
 
 def _positions(positions: str, policy: CachePolicy | None) -> str:
     """Where a cache counts positions; ValueError where there is no cache of ours to count in."""
-    check_value("positions", positions, Annotated[str, one_of(POSITIONS)])
+    check_choice("positions", positions, POSITIONS)
     if positions != "text" and policy is None:
         raise ValueError(f"positions={positions!r}: kv='full' is the model's own cache; choose a policy")
     return positions
 
 
 def _whole(name: str, value: str | int | None) -> int | None:
-    """A number of tokens, also from text; None stays. Raises ValueError naming the argument."""
-    if value is None or (isinstance(value, int) and not isinstance(value, bool)):
-        return value
-    if isinstance(value, str) and value.isdecimal():
-        return int(value)
-    raise ValueError(f"{name}={value!r}: expected a number of tokens")
+    """A number of tokens, also from text; None stays. Raises ValueError or TypeError naming it."""
+    if isinstance(value, str):
+        if not value.isdecimal():
+            raise ValueError(f"{name}={value!r}: expected a number of tokens")
+        value = int(value)
+    check_value(name, value, Count | None)
+    return value

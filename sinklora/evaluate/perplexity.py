@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Annotated, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from sinklora.evaluate.over_ranks import shared
 from sinklora.evaluate.sliding_windows import Window, batches, windows_of
 from sinklora.hf.models import current_pattern, evaluates_with_pattern
 from sinklora.hf.rope import find_transformer
-from sinklora.records.checks import check_counts, check_value, one_of
+from sinklora.records.checks import check_choice, check_counts
 
 LogitsFunction = Callable[[Tensor, Tensor], Iterator[Tensor]]
 
@@ -170,7 +170,7 @@ def _check_numbers(context: int, stride: int, batch_size: int, short: str) -> No
             f"stride={stride}: expected less than context={context}, because a window cannot predict its "
             "own first token"
         )
-    check_value("short", short, Annotated[str, one_of(get_args(Short))])
+    check_choice("short", short, get_args(Short))
 
 
 def _check_document(index: int, document: Any) -> NDArray[np.integer[Any]]:

@@ -11,6 +11,7 @@ from tqdm.auto import tqdm
 
 from sinklora.evaluate.perplexity import LOGIT_ROWS, evaluation_mode, logits_function, token_losses
 from sinklora.hf.rope import find_transformer
+from sinklora.records.checks import check_counts
 
 
 def losses_by_position(
@@ -27,8 +28,9 @@ def losses_by_position(
     which nothing predicts. Raises ValueError for a bucket that does not divide the context, and for a shorter
     document.
     """
-    if bucket < 2 or context % bucket:
-        raise ValueError(f"bucket={bucket}: expected a divisor of context={context}, at least 2")
+    check_counts(2, bucket=bucket)
+    if context % bucket:
+        raise ValueError(f"bucket={bucket}: expected a divisor of context={context}")
     short = [index for index, document in enumerate(documents) if len(document) < context]
     if short:
         raise ValueError(

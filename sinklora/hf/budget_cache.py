@@ -8,7 +8,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Annotated, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -38,7 +38,7 @@ from sinklora.hf.cache_positions import (
     trained_length,
 )
 from sinklora.hf.rope import find_transformer
-from sinklora.records.checks import Count, check_value, one_of
+from sinklora.records.checks import Count, check_choice, check_value
 
 POSITIONS = ("text", "cache")
 NO_GRAPH = "a BudgetCache has constant shapes only when one token a row is decoded and every row is full"
@@ -129,7 +129,7 @@ class BudgetCache(CalledCache):
         if not isinstance(policy, CachePolicy):
             raise TypeError(f"policy={policy!r}: expected a CachePolicy such as sinklora.H2O(budget=0.2)")
         check_value("prefill_chunk", prefill_chunk, Count | None)
-        check_value("positions", positions, Annotated[str, one_of(POSITIONS)])
+        check_choice("positions", positions, POSITIONS)
         if compiled and not policy.bounded:
             raise ValueError(
                 f"compiled=True: {policy} grows with every token, so that no graph serves two steps: take a "

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
-from typing import Annotated, Any
+from typing import Any
 
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from sinklora.hf.rope_scaling import METHODS, extended_rope
-from sinklora.records.checks import check_value, one_of
+from sinklora.records.checks import check_choice, check_value
 
 ROPE_KEYS = ("rope_parameters", "max_position_embeddings", "original_max_position_embeddings")
 
@@ -44,7 +44,7 @@ def extend_context(model: nn.Module, length: int, method: str = "linear") -> nn.
     that the method would undo, a config class that could not be loaded again.
     """
     transformer = find_transformer(model)
-    check_value("method", method, Annotated[str, one_of(METHODS)])
+    check_choice("method", method, METHODS)
     check_value("length", length, int)
     state = extended_rope(transformer.config, length, method)
     _check_reload(transformer.config, state, method)

@@ -107,10 +107,12 @@ def read_fields(kind: type[T], values: Any) -> T:
 def check_counts(least: int = 1, **values: int) -> None:
     """Raise ValueError, or TypeError, unless every argument is a whole number of at least `least`."""
     for name, value in values.items():
-        if type(value) is not int:
-            raise TypeError(f"{name}={value!r}: expected a whole number")
-        if value < least:
-            raise ValueError(f"{name}={value}: expected at least {least}")
+        check_value(name, value, Annotated[int, Field(ge=least)])
+
+
+def check_choice(name: str, value: str, choices: Iterable[str]) -> None:
+    """Raise ValueError, or TypeError, unless an argument is one of several texts."""
+    check_value(name, value, Annotated[str, one_of(choices)])
 
 
 def _validate(name: str, value: Any, hint: Any, adapter: TypeAdapter[Any]) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from sinklora.records.checks import check_choice
 from sinklora.records.files import atomic_write
 from sinklora.records.runs import WAITING
 from sinklora.reproduction.kernel import private_kernel
@@ -32,8 +33,7 @@ def plan(
     each has to begin the name of one; `seeds` replaces the parameter of that name where a
     notebook has one. Raises ValueError where nothing is left to run or to replace, and for wrong parameters.
     """
-    if profile not in PROFILES:
-        raise ValueError(f"profile={profile!r}: expected one of {', '.join(PROFILES)}")
+    check_choice("profile", profile, PROFILES)
     if len(set(seeds)) < len(seeds):
         raise ValueError(f"seeds={list(seeds)}: a seed is given twice")
     beginnings = tuple(part.strip() for part in only.split(","))

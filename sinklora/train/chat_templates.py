@@ -1,6 +1,9 @@
 """Chat templates that we bring, for models that have none of their own."""
 
 from pathlib import Path
+from typing import Annotated
+
+from sinklora.records.checks import check_value, one_of
 
 FOLDER = Path(__file__).parent / "templates"
 
@@ -11,6 +14,5 @@ TEMPLATE_NAMES = ("llama-2", "llama-3", "chatml")
 
 def template_text(name: str) -> str:
     """The template of a name, in jinja; ValueError for other names than TEMPLATE_NAMES."""
-    if name not in TEMPLATE_NAMES:
-        raise ValueError(f"template={name!r}: expected one of {', '.join(TEMPLATE_NAMES)}, or None")
+    check_value("template", name, Annotated[str, one_of(TEMPLATE_NAMES)] | None)
     return (FOLDER / f"{name}.jinja").read_text(encoding="utf-8")

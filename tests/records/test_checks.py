@@ -18,6 +18,7 @@ from sinklora.records.checks import (
     NotNegative,
     Positive,
     Share,
+    check_choice,
     check_counts,
     check_fields,
     one_of,
@@ -165,6 +166,14 @@ def test_counts_of_arguments() -> None:
     check_counts(trials=1, tokens=10**9)
     with pytest.raises(ValueError, match=r"^tokens=1: expected at least 2$"):
         check_counts(2, trials=2, tokens=1)
-    for wrong in (True, 1.0, "1"):
-        with pytest.raises(TypeError, match=f"^trials={wrong!r}: expected a whole number$"):
+    for wrong, advice in ((True, ""), (2.5, ""), (1.0, "; write 1"), ("1", "; write 1, not text")):
+        with pytest.raises(TypeError, match=f"^trials={wrong!r}: expected a whole number{advice}$"):
             check_counts(trials=wrong)  # type: ignore[arg-type]
+
+
+def test_a_choice_of_an_argument() -> None:
+    check_choice("split", "test", ("train", "test"))
+    with pytest.raises(ValueError, match=r"^split='all': expected one of train, test$"):
+        check_choice("split", "all", ("train", "test"))
+    with pytest.raises(TypeError, match=r"^split=3: expected text$"):
+        check_choice("split", 3, ("train", "test"))  # type: ignore[arg-type]

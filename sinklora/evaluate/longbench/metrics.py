@@ -6,8 +6,10 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Annotated
 
 import pandas as pd
+from pydantic import Field
 
 from sinklora.evaluate.longbench.records import Prediction, read_predictions
 from sinklora.evaluate.longbench.tasks import (
@@ -19,6 +21,7 @@ from sinklora.evaluate.longbench.tasks import (
     scored_as,
     task_of,
 )
+from sinklora.records.checks import check_value
 
 NUMBERED = {
     "passage_retrieval_en": "Paragraph ",
@@ -146,8 +149,7 @@ def category_table(scores: Mapping[str, float]) -> pd.DataFrame:
     """
     for dataset, value in scores.items():
         scored_as(dataset)
-        if not 0 <= value <= 100:
-            raise ValueError(f"scores[{dataset!r}] is {value}; expected 0 to 100")
+        check_value(f"scores[{dataset!r}]", value, Annotated[float, Field(ge=0, le=100)])
     groups = {
         "English": {name: d.category for name, d in DATASETS.items() if d.language != "zh"},
         "All": {name: d.category for name, d in DATASETS.items()},

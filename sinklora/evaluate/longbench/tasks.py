@@ -14,6 +14,8 @@ from typing import Any
 import yaml
 from jinja2 import BaseLoader, Environment, StrictUndefined
 
+from sinklora.records.checks import check_choice
+
 CATEGORIES: dict[str, tuple[str, ...]] = {  # in the order of LongLoRA's benchmark table
     "Single-Doc QA": ("narrativeqa", "qasper", "multifieldqa_en", "multifieldqa_zh"),
     "Multi-Doc QA": ("hotpotqa", "2wikimqa", "musique", "dureader"),
@@ -92,11 +94,8 @@ def scored_as(dataset: str) -> str:
 
     Raises ValueError for a name that is neither.
     """
-    if dataset in DATASETS:
-        return dataset
-    if dataset in SMALL:
-        return SMALL[dataset]
-    raise ValueError(f"dataset={dataset!r}: expected one of {', '.join((*DATASETS, *SMALL))}")
+    check_choice("dataset", dataset, (*DATASETS, *SMALL))
+    return SMALL.get(dataset, dataset)
 
 
 @cache

@@ -24,7 +24,7 @@ from sinklora.evaluate.pass_keys import pass_key_accuracy
 from sinklora.evaluate.perplexity import measure_perplexity
 from sinklora.hf.device import default_device
 from sinklora.hf.model_shapes import SHAPES
-from sinklora.records.checks import Count, NotNegative, Positive, Share, check_fields, one_of
+from sinklora.records.checks import Count, NotNegative, Positive, Share, check_choice, check_fields, one_of
 from sinklora.records.files import json_hash, write_json
 from sinklora.train.run import train
 from sinklora.train.sources import CorpusSpec, content_hash, read_documents
@@ -57,8 +57,7 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenize
 
 def base_config(tokenizer: PreTrainedTokenizerFast, context: int, shape: str = "base") -> LlamaConfig:
     """A shape of `model_shapes` with the tokenizer's vocabulary; "base" has 4.5 million parameters."""
-    if shape not in SHAPES:
-        raise ValueError(f"shape={shape!r}: expected one of {', '.join(SHAPES)}")
+    check_choice("shape", shape, SHAPES)
     return LlamaConfig(
         **{**SHAPES[shape], "vocab_size": len(tokenizer)},
         max_position_embeddings=context,

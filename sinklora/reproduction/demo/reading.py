@@ -11,11 +11,12 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache
 
-from sinklora.cache.policies import POLICIES, CachePolicy, budget_in_tokens, make_policy, parse_budget
+from sinklora.cache.policies import POLICIES, CachePolicy, budget_in_tokens, make_policy, needed_budget
 from sinklora.evaluate.generation_cost import Generation, generate
 from sinklora.evaluate.pass_keys import CacheFactory
 from sinklora.hf.budget_cache import BudgetCache
 from sinklora.hf.kept_tokens import kept_mask
+from sinklora.records.checks import check_choice
 from sinklora.reproduction.demo.page import WRITTEN_TOKENS, Page
 
 # So many tokens of the text after the prompt come between two evictions: one each takes ten times as long,
@@ -44,11 +45,8 @@ class Reading:
 def check_request(policy: str, budget: str) -> int | float:
     """The budget as a number; ValueError for a policy without one, and for a wrong budget."""
     bounded = [name for name, kind in POLICIES.items() if kind.bounded]
-    if policy not in bounded:
-        raise ValueError(f"policy={policy!r}: expected one of {', '.join(bounded)}")
-    share = parse_budget(budget)
-    if share is None:
-        raise ValueError("budget='': expected a fraction such as 0.2, or tokens such as 400")
+    check_choice("policy", policy, bounded)
+    share = needed_budget(budget)
     make_policy(policy, share)
     return share
 

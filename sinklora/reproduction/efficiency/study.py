@@ -16,7 +16,7 @@ from sinklora.evaluate.step_estimate import estimate
 from sinklora.evaluate.step_spec import EAGER, StepCost, StepSpec
 from sinklora.evaluate.training_step import costs_in_turn, measured
 from sinklora.pretrained.loading import fast_dtype
-from sinklora.records.checks import Count, Distinct, Positive, check_fields
+from sinklora.records.checks import Count, Distinct, Positive, check_choice, check_fields
 from sinklora.records.runs import run_records
 from sinklora.train.pattern_schedules import PATTERN_SCHEDULES
 
@@ -41,12 +41,8 @@ def computes_in_bfloat16(dtype: str, device: str) -> bool:
     """Whether steps compute in bfloat16. `dtype`: its name, or "fastest" for what the device multiplies
     faster. Raises ValueError for another.
     """
-    known = {"bfloat16": True, "float32": False}
-    if dtype == "fastest":
-        return fast_dtype(device) is torch.bfloat16
-    if dtype not in known:
-        raise ValueError(f"dtype={dtype!r}: expected 'bfloat16', 'float32' or 'fastest'")
-    return known[dtype]
+    check_choice("dtype", dtype, ("bfloat16", "float32", "fastest"))
+    return fast_dtype(device) is torch.bfloat16 if dtype == "fastest" else dtype == "bfloat16"
 
 
 def check_methods(methods: Sequence[str]) -> None:

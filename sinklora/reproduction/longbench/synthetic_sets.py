@@ -5,11 +5,10 @@ machines too small for LongBench. They are not LongBench, and their names (`smal
 import hashlib
 import random
 from collections.abc import Callable, Sequence
-from typing import Annotated
 
 from sinklora.evaluate.longbench.records import Record
 from sinklora.evaluate.longbench.tasks import SMALL, task_of
-from sinklora.records.checks import check_counts, check_value, one_of
+from sinklora.records.checks import check_choice, check_counts
 from sinklora.reproduction.longbench.synthetic_questions import DRAFTERS, Draft, Sources
 
 ATTEMPTS = 60  # drafts for each example wanted, before giving up
@@ -31,7 +30,7 @@ def synthetic_dataset(
     arguments give the same records; `length` is the context's words, as in LongBench.
     Raises ValueError for bad arguments, and where the documents and the budget do not give enough examples.
     """
-    check_value("name", name, Annotated[str, one_of(SMALL)])
+    check_choice("name", name, SMALL)
     check_counts(examples=examples, tokens=tokens, documents=len(documents))
     task = task_of(name)
 

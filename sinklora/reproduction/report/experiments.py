@@ -10,6 +10,8 @@ from typing import Any
 
 import yaml
 
+from sinklora.records.checks import check_choice
+
 EXPERIMENTS = Path("notebooks/experiments.yaml")
 
 # Toy size, which measures nothing; reduced; all, for hours of a CPU; a GPU; the paper's.
@@ -94,8 +96,9 @@ def check_parameters(notebook: Path, parameters: dict[str, Any]) -> None:
             raise ValueError(
                 f"{notebook.name}: parameter {name}={value!r}: expected {kind}, like {declared[name]!r}"
             )
-    if "profile" in declared and parameters.get("profile", declared["profile"]) not in PROFILES:
-        raise ValueError(f"{notebook.name}: profile={parameters['profile']!r}: expected one of {PROFILES}")
+    if "profile" in declared:
+        profile = parameters.get("profile", declared["profile"])
+        check_choice(f"{notebook.name}: profile", profile, PROFILES)
 
 
 def _same_kind(value: Any, default: Any) -> bool:

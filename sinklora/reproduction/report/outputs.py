@@ -14,6 +14,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from sinklora.pretrained.catalogue import packaged_record
+from sinklora.records.checks import check_choice
 from sinklora.records.files import atomic_write, write_json
 from sinklora.records.provenance import current_provenance
 from sinklora.records.tables import Table, latex, markdown
@@ -54,8 +55,7 @@ class Report:
     started: float = field(default_factory=time.perf_counter, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if self.profile not in PROFILES:
-            raise ValueError(f"profile={self.profile!r}: expected one of {PROFILES}")
+        check_choice("profile", self.profile, PROFILES)
 
     def table(
         self,

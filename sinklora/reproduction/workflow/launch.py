@@ -11,6 +11,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from sinklora.records.checks import check_choice
 from sinklora.records.runs import WAITING
 from sinklora.reproduction.places import Places
 
@@ -73,8 +74,7 @@ def snakemake(
     options: Sequence[str] = (),
 ) -> None:
     """Run the plan's jobs that are left. Raises ImportError without Snakemake, WorkflowFailedError."""
-    if on not in WHERE:
-        raise ValueError(f"on={on!r}: expected one of {', '.join(WHERE)}")
+    check_choice("on", on, WHERE)
     if importlib.util.find_spec("snakemake") is None:
         raise ImportError("Snakemake is not installed; pip install 'sinklora[workflow]'")
     workflow = places.sources / "workflow"

@@ -29,6 +29,7 @@ from sinklora.pretrained.loading import LoadedModel
 from sinklora.records.checks import Count, check_fields, one_of
 from sinklora.records.files import json_hash
 from sinklora.records.jsonl import json_lines
+from sinklora.records.placed_fields import texts_of
 from sinklora.records.runs import remember
 from sinklora.train.chat_templates import TEMPLATE_NAMES
 from sinklora.train.conversations import ConversationTemplate
@@ -80,20 +81,13 @@ def read_questions(path: str | Path) -> list[DocumentQuestion]:
     found = []
     for place, fields in json_lines(Path(path)):
         texts = [fields.get(name) for name in ("id", "context", "question")]
-        answers = fields.get("answers")
         if not all(isinstance(text, str) and text.strip() for text in texts):
             raise ValueError(f"{place}: expected texts in 'id', 'context' and 'question'")
-        if not isinstance(answers, list) or not answers or not all(_is_text(answer) for answer in answers):
-            raise ValueError(f"{place}: 'answers' is {answers!r:.80}, expected a list of at least one text")
         name, document, question = map(str, texts)
-        found.append(DocumentQuestion(name, document, question, tuple(answers)))
+        found.append(DocumentQuestion(name, document, question, texts_of(fields, "answers", place)))
     if not found:
         raise ValueError(f"{path}: holds no questions")
     return found
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and bool(value.strip())
 
 
 @dataclass(frozen=True)

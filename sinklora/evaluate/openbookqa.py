@@ -9,6 +9,7 @@ import yaml
 
 from sinklora.evaluate.lm_eval_model import LMEvalModel
 from sinklora.records.jsonl import json_lines
+from sinklora.records.placed_fields import field_of
 
 try:
     import lm_eval
@@ -54,10 +55,7 @@ def check_questions(path: Path) -> None:
     for place, fields in records:
         choices: Any = fields.get("choices")
         texts, labels = (choices.get(k) for k in ("text", "label")) if isinstance(choices, dict) else (0, 0)
-        if not isinstance(fields.get("question_stem"), str):
-            raise ValueError(
-                f"{place}: 'question_stem' is {fields.get('question_stem')!r:.80}, expected text"
-            )
+        field_of(fields, "question_stem", str, place)
         if not isinstance(texts, list) or not isinstance(labels, list) or not 1 < len(texts) == len(labels):
             raise ValueError(
                 f"{place}: 'choices' is {choices!r:.80}, expected as many 'text' as 'label', two or more"

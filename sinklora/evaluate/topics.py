@@ -19,6 +19,7 @@ from transformers.cache_utils import Cache, DynamicCache
 
 from sinklora.evaluate.statistics import Accuracy
 from sinklora.records.jsonl import json_lines
+from sinklora.records.placed_fields import field_of, texts_of
 from sinklora.train.fitting import longest
 
 ANSWER_TOKENS = 24  # room for a short sentence that names the topic
@@ -74,16 +75,9 @@ def read_topics(path: str | Path) -> list[TopicRecord]:
 
 
 def _record(fields: dict[str, Any], place: str, number: int) -> TopicRecord:
-    prompt, topics, test_id = fields.get("prompt"), fields.get("topics"), fields.get("test_id", number)
-    if not isinstance(prompt, str):
-        raise ValueError(f"{place}: 'prompt' is {prompt!r:.80}, expected text")
-    # An empty topic would be found in every answer.
-    given = topics if isinstance(topics, list) else []
-    if not given or not all(isinstance(topic, str) and topic.strip() for topic in given):
-        raise ValueError(f"{place}: 'topics' is {topics!r:.80}, expected a list of at least one text")
-    if type(test_id) is not int:
-        raise ValueError(f"{place}: 'test_id' is {test_id!r:.80}, expected a whole number")
-    return TopicRecord(test_id, prompt, tuple(given))
+    prompt = field_of(fields, "prompt", str, place)
+    topics = texts_of(fields, "topics", place)  # an empty topic would be found in every answer
+    return TopicRecord(field_of({"test_id": number, **fields}, "test_id", int, place), prompt, topics)
 
 
 def make_topics(

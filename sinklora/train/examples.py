@@ -20,6 +20,7 @@ from pydantic import AfterValidator
 
 from sinklora.records.checks import Count, check_fields
 from sinklora.records.jsonl import json_lines
+from sinklora.records.placed_fields import field_of
 
 Row = tuple[str, Mapping[str, Any]]  # its place in the source, and what stands there
 
@@ -78,27 +79,19 @@ def content_hash(examples: Iterable[Example]) -> str:
 def _turns(place: str, row: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     messages = row.get("messages")
     if messages is None:
-        asked = _text(place, row, "instruction")
+        asked = field_of(row, "instruction", str, place)
         further = row.get("input")
         if isinstance(further, str) and further.strip():
             asked = f"{asked}\n\n{further}"
-        return (("user", asked), ("assistant", _text(place, row, "output")))
+        return (("user", asked), ("assistant", field_of(row, "output", str, place)))
     if isinstance(messages, str) or not isinstance(messages, Iterable):
         raise ValueError(f"{place}: 'messages' is {messages!r:.80}, expected a list of role and content")
     turns = []
     for message in messages:
         if not isinstance(message, Mapping):
             raise ValueError(f"{place}: 'messages' holds {message!r:.80}, expected role and content")
-        turns.append((_text(place, message, "role"), _text(place, message, "content")))
+        turns.append((field_of(message, "role", str, place), field_of(message, "content", str, place)))
     return tuple(turns)
-
-
-def _text(place: str, row: Mapping[str, Any], name: str) -> str:
-    value = row.get(name)
-    if not isinstance(value, str):
-        columns = ", ".join(map(str, row))
-        raise ValueError(f"{place}: {name!r} is {value!r:.80}, expected text (there are: {columns:.200})")
-    return value
 
 
 def _file(argument: str, kind: str) -> Path:

@@ -10,6 +10,7 @@ from typing import Any
 
 from sinklora.records.files import atomic_write
 from sinklora.records.jsonl import json_lines
+from sinklora.records.placed_fields import field_of
 
 
 @dataclass(frozen=True)
@@ -156,38 +157,30 @@ def _record(fields: dict[str, Any], place: str) -> Record:
     if "input" not in fields and "question" in fields:  # so named in a copy on the hub
         fields = {**fields, "input": fields["question"]}
     return Record(
-        input=_field(fields, "input", str, place),
-        context=_field(fields, "context", str, place),
+        input=field_of(fields, "input", str, place),
+        context=field_of(fields, "context", str, place),
         answers=_strings(fields, "answers", place),
-        length=_field(fields, "length", int, place),
-        dataset=_field(fields, "dataset", str, place),
-        language=_field(fields, "language", str, place),
+        length=field_of(fields, "length", int, place),
+        dataset=field_of(fields, "dataset", str, place),
+        language=field_of(fields, "language", str, place),
         all_classes=_classes(fields, place),
-        id=_field(fields, "_id", str, place),
+        id=field_of(fields, "_id", str, place),
     )
 
 
 def _prediction(fields: dict[str, Any], place: str) -> Prediction:
     return Prediction(
-        pred=_field(fields, "pred", str, place),
+        pred=field_of(fields, "pred", str, place),
         answers=_strings(fields, "answers", place),
         all_classes=_classes(fields, place),
         # Early releases wrote no length, and none wrote _id.
-        length=_field(fields, "length", int, place) if fields.get("length") is not None else None,
-        id=_field(fields, "_id", str, place) if fields.get("_id") is not None else None,
+        length=field_of(fields, "length", int, place) if fields.get("length") is not None else None,
+        id=field_of(fields, "_id", str, place) if fields.get("_id") is not None else None,
     )
 
 
-def _field(fields: dict[str, Any], name: str, kind: type, place: str) -> Any:
-    if name not in fields:
-        raise ValueError(f"{place}: no {name!r}; there are {', '.join(map(repr, fields)) or 'no fields'}")
-    if type(fields[name]) is not kind:
-        raise ValueError(f"{place}: {name!r} is {fields[name]!r:.80}, expected {kind.__name__}")
-    return fields[name]
-
-
 def _strings(fields: dict[str, Any], name: str, place: str) -> tuple[str, ...]:
-    values = _field(fields, name, list, place)
+    values = field_of(fields, name, list, place)
     if not values or not all(isinstance(value, str) for value in values):
         raise ValueError(f"{place}: {name!r} is {values!r:.80}, expected a list of at least one string")
     return tuple(values)

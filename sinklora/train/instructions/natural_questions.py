@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sinklora.train.instructions.pairs import Pair, Unusable, field
+from sinklora.records.placed_fields import field_of
+from sinklora.train.instructions.pairs import Pair, Unusable
 
 INSTRUCTION = (
     "Below is a page of an encyclopedia. Read it and answer the question that follows it.\n\n{text}\n\n"
@@ -70,19 +71,19 @@ def read_natural_question(row: Mapping[str, Any], place: str) -> Pair | Unusable
 
 def _page(row: Mapping[str, Any], place: str) -> tuple[_Page, str, str]:
     if "document_text" in row:
-        tokens = field(row, "document_text", str, place).split(" ")
+        tokens = field_of(row, "document_text", str, place).split(" ")
         markup = [bool(TAG.fullmatch(token)) for token in tokens]
     elif "document_tokens" in row:
-        tokens, markup = _objects(field(row, "document_tokens", list, place), "html_token", place)
+        tokens, markup = _objects(field_of(row, "document_tokens", list, place), "html_token", place)
     else:
-        document = field(row, "document", dict, place)
+        document = field_of(row, "document", dict, place)
         found = document.get("tokens")
         tokens, markup = _objects(_as_objects(found, place), "is_html", place)
-        question = field(field(row, "question", dict, place), "text", str, place)
+        question = field_of(field_of(row, "question", dict, place), "text", str, place)
         title = str(document.get("title") or document.get("url") or "")
-        return _Page(tokens, markup, title), question, str(field(row, "id", str, place))
+        return _Page(tokens, markup, title), question, str(field_of(row, "id", str, place))
     url = str(row.get("document_url", ""))
-    question = field(row, "question_text", str, place)
+    question = field_of(row, "question_text", str, place)
     if not isinstance(row.get("example_id"), int | str):
         raise ValueError(f"{place}: 'example_id' is {row.get('example_id')!r}, expected a number or text")
     return _Page(tokens, markup, url), question, str(row["example_id"])
@@ -91,7 +92,8 @@ def _page(row: Mapping[str, Any], place: str) -> tuple[_Page, str, str]:
 def _objects(found: list[Any], markup: str, place: str) -> tuple[list[str], list[bool]]:
     if not all(isinstance(item, dict) for item in found):
         raise ValueError(f"{place}: expected an object for each token")
-    return [field(t, "token", str, place) for t in found], [field(t, markup, bool, place) for t in found]
+    tokens = [field_of(item, "token", str, place) for item in found]
+    return tokens, [field_of(item, markup, bool, place) for item in found]
 
 
 def _as_objects(found: Any, place: str) -> list[dict[str, Any]]:
@@ -109,7 +111,7 @@ def _annotations(row: Mapping[str, Any], place: str) -> list[_Annotation]:
     annotations = _as_objects(row.get("annotations"), place)
     return [
         _Annotation(
-            _span(field(one, "long_answer", dict, place), place),
+            _span(field_of(one, "long_answer", dict, place), place),
             tuple(_span(short, place) for short in _as_objects(one.get("short_answers"), place)),
             YES_NO.get(one.get("yes_no_answer", ""), ""),
         )
@@ -118,7 +120,7 @@ def _annotations(row: Mapping[str, Any], place: str) -> list[_Annotation]:
 
 
 def _span(span: Mapping[str, Any], place: str) -> Span:
-    return field(span, "start_token", int, place), field(span, "end_token", int, place)
+    return field_of(span, "start_token", int, place), field_of(span, "end_token", int, place)
 
 
 def _answer(page: _Page, annotation: _Annotation, place: str) -> str:

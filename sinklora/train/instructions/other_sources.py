@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
+from sinklora.records.placed_fields import field_of
 from sinklora.train.instructions.continuations import INSTRUCTION, MOST_WORDS, cut_words
-from sinklora.train.instructions.pairs import Pair, Unusable, field, text_hash
+from sinklora.train.instructions.pairs import Pair, Unusable, text_hash
 
 SUMMARIZE = "Below is a chapter of a book. Read it and summarize it.\n\n{chapter}"
 
@@ -22,7 +23,7 @@ def read_redpajama(row: Mapping[str, Any], place: str) -> Pair | Unusable:
 
     The paper does not say how it makes instructions of plain text.
     """
-    text = field(row, "text", str, place)
+    text = field_of(row, "text", str, place)
     if len(text.split()) < LEAST_TEXT or (cut := cut_words(text, MOST_GIVEN, MOST_WORDS)) is None:
         return TOO_SHORT
     subset = row.get("red_pajama_subset") or _meta(row).get("source") or ""
@@ -66,7 +67,7 @@ def read_longqa(row: Mapping[str, Any], place: str) -> Pair | Unusable:
     """A question with its document as `instruction`, and its `output`, as LongAlpaca's files have them; an
     `input`, which the long ones lack, is put behind the instruction.
     """
-    instruction, output = (field(row, name, str, place).strip() for name in ("instruction", "output"))
+    instruction, output = (field_of(row, name, str, place).strip() for name in ("instruction", "output"))
     added = row.get("input") or ""
     if not isinstance(added, str):
         raise ValueError(f"{place}: 'input' is {added!r:.80}, expected text")

@@ -1,11 +1,13 @@
-"""Files of one JSON object a line, read with a place for every fault."""
+"""Files of one JSON object a line: read with a place for every fault, written whole or not at all."""
 
 import gzip
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from io import BytesIO
 from pathlib import Path
 from typing import Any
+
+from sinklora.records.files import atomic_write
 
 
 def json_lines(
@@ -30,6 +32,16 @@ def json_lines(
             number += 1
             if line.strip() or not skip_blank:
                 yield place, _object(line, place)
+
+
+def write_lines(path: Path, rows: Iterable[Mapping[Any, Any]]) -> None:
+    """Write rows as the lines of a file, atomically."""
+    atomic_write(path, "".join(map(json_line, rows)))
+
+
+def json_line(row: Mapping[Any, Any]) -> str:
+    """A row as a line, with the newline that ends it."""
+    return json.dumps(row, ensure_ascii=False) + "\n"
 
 
 def _opened(path: Path) -> Any:

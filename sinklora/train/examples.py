@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -21,8 +21,7 @@ from pydantic import AfterValidator
 from sinklora.records.checks import Count, check_fields
 from sinklora.records.jsonl import json_lines
 from sinklora.records.placed_fields import field_of
-
-Row = tuple[str, Mapping[str, Any]]  # its place in the source, and what stands there
+from sinklora.records.row_files import PlacedRows, hub_rows, json_rows, parquet_rows
 
 
 def _known_source(source: str) -> str:
@@ -101,44 +100,20 @@ def _file(argument: str, kind: str) -> Path:
     return path
 
 
-def _jsonl(argument: str, split: str) -> Iterator[Row]:
-    yield from json_lines(_file(argument, "jsonl"), skip_blank=True)
+def _jsonl(argument: str, split: str) -> PlacedRows:
+    return json_lines(_file(argument, "jsonl"), skip_blank=True)
 
 
-def _mapping(place: str, row: Any) -> Mapping[str, Any]:
-    if not isinstance(row, Mapping):
-        raise ValueError(f"{place}: is {row!r:.80}, expected an object with columns")
-    return row
+def _json(argument: str, split: str) -> PlacedRows:
+    return json_rows(_file(argument, "json"))
 
 
-def _json(argument: str, split: str) -> Iterator[Row]:
-    path = _file(argument, "json")
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: is no JSON ({error})") from error
-    if not isinstance(rows, list):
-        raise ValueError(f"{path}: is {type(rows).__name__}, expected a list of objects")
-    for number, row in enumerate(rows):
-        yield f"{path}, example {number}", _mapping(f"{path}, example {number}", row)
+def _parquet(argument: str, split: str) -> PlacedRows:
+    return parquet_rows(_file(argument, "parquet"))
 
 
-def _parquet(argument: str, split: str) -> Iterator[Row]:
-    from pyarrow import parquet
-
-    path = _file(argument, "parquet")
-    number = 0
-    for batch in parquet.ParquetFile(path).iter_batches(batch_size=256):
-        for row in batch.to_pylist():
-            yield f"{path}, row {number}", row
-            number += 1
-
-
-def _hub(argument: str, split: str) -> Iterator[Row]:
-    from datasets import load_dataset
-
-    for number, row in enumerate(load_dataset(argument, split=split, streaming=True)):
-        yield f"{argument}, row {number}", row
+def _hub(argument: str, split: str) -> PlacedRows:
+    return hub_rows(argument, split, f"source='hub:{argument}'")
 
 
 READERS = {"jsonl": _jsonl, "json": _json, "parquet": _parquet, "hub": _hub}

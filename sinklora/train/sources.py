@@ -14,6 +14,7 @@ from typing import Annotated
 
 from sinklora.records.checks import Count, NotNegative, check_fields, one_of
 from sinklora.records.jsonl import json_lines
+from sinklora.records.row_files import hub_rows
 from sinklora.train.prose import package_prose
 
 SPLITS = ("train", "validation", "test")
@@ -156,10 +157,8 @@ def _jsonl(argument: str, spec: CorpusSpec) -> Iterator[tuple[str, Path | str]]:
 
 
 def _hub(argument: str, spec: CorpusSpec) -> Iterator[tuple[str, Path | str]]:
-    from datasets import load_dataset
-
-    rows = load_dataset(argument, split=spec.split, streaming=True)
-    for number, row in enumerate(rows):
+    rows = hub_rows(argument, spec.split, f"source={spec.source!r}")
+    for number, (_, row) in enumerate(rows):
         if spec.text_column not in row:
             raise ValueError(f"text_column={spec.text_column!r}: {argument} has the columns {sorted(row)}")
         yield f"row {number}", row[spec.text_column]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from sinklora.records.jsonl import json_lines
+from sinklora.records.jsonl import json_lines, write_lines
 
 LINES = '{"a": "x\\u2028y"}\n{"a": 2}\n'
 
@@ -42,3 +42,9 @@ def test_blank_lines_are_faults_unless_they_are_to_be_passed_over(tmp_path: Path
     assert [place for place, _ in json_lines(path, skip_blank=True)] == [f"{path}, line {n}" for n in (1, 3)]
     with pytest.raises(ValueError, match="line 2: not a line of JSON"):
         list(json_lines(path))
+
+
+def test_rows_that_were_written_are_read(tmp_path: Path) -> None:
+    path, rows = tmp_path / "a.jsonl", [{"a": "x\u2028é"}, {"a": 2}]
+    write_lines(path, rows)
+    assert [row for _, row in json_lines(path)] == rows and "é" in path.read_text(encoding="utf-8")

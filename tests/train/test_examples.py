@@ -52,8 +52,8 @@ def test_the_hash_is_of_what_is_said() -> None:
     [
         ("jsonl", [ALPACA, {"instruction": "x"}], r"line 2: no 'output'; there are 'instruction'"),
         ("jsonl", [[1]], "line 1: a list, not a JSON object"),
-        ("json", {"a": 1}, "expected a list of objects"),
-        ("json", [3], r"example 0: is 3, expected an object"),
+        ("json", {"a": 1}, "a dict, not a list of objects"),
+        ("json", [3], "entry 1: a int, not an object"),
         ("jsonl", [{"messages": "hi"}], "'messages' is 'hi', expected a list of role and content"),
         ("jsonl", [{"messages": ["hi"]}], "'messages' holds 'hi'"),
         ("jsonl", [{"messages": [{"role": "user"}]}], "no 'content'; there are 'role'"),

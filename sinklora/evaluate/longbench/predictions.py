@@ -1,6 +1,5 @@
 """Greedy predictions for LongBench's records by any causal language model under any cache, resumable."""
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from sinklora.evaluate.longbench.records import Prediction, Record, resume_predi
 from sinklora.evaluate.longbench.tasks import PLAIN_PROMPT, scored_as, task_of
 from sinklora.evaluate.perplexity import evaluation_mode
 from sinklora.records.checks import Count, check_counts, check_value
+from sinklora.records.jsonl import json_line
 
 PromptFormat = Callable[[str], str]
 
@@ -118,7 +118,7 @@ def predict(
             options = _stops(tokenizer, dataset) | {"max_new_tokens": max_new_tokens or task.max_new_tokens}
             text = _generate(model, tokenizer, ids, cache_factory, options)
             done.append(Prediction(text, record.answers, record.all_classes, record.length, record.id))
-            file.write(json.dumps(done[-1].to_dict(), ensure_ascii=False) + "\n")
+            file.write(json_line(done[-1].to_dict()))
             file.flush()
     return done[: len(chosen)]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sinklora.records.files import atomic_write
-from sinklora.records.jsonl import json_lines
+from sinklora.records.jsonl import json_lines, write_lines
 from sinklora.records.placed_fields import field_of
 
 
@@ -99,8 +99,7 @@ def load_records(source: str | Path, dataset: str) -> list[Record]:
 
 def write_records(path: str | Path, records: Iterable[Record]) -> None:
     """Write records as a jsonl file, atomically."""
-    lines = [json.dumps(record.to_dict(), ensure_ascii=False) + "\n" for record in records]
-    atomic_write(path, "".join(lines))
+    write_lines(Path(path), (record.to_dict() for record in records))
 
 
 def read_predictions(path: str | Path) -> list[Prediction]:

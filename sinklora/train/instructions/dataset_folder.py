@@ -1,7 +1,6 @@
 """A data set as a folder: each split as parquet and as jsonl, a record, and a card. Whole or not there."""
 
 import io
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import pandas as pd
 
 from sinklora.lora.folder_replacement import replaced_files, valid_folder
 from sinklora.records.files import atomic_write, write_json
+from sinklora.records.jsonl import write_lines
 from sinklora.records.tables import Column, Number, Table, markdown
 from sinklora.train.instructions.lengths import length_table
 
@@ -35,9 +35,9 @@ def write_dataset(
             content = io.BytesIO()
             examples.to_parquet(content, index=False, compression="zstd")
             atomic_write(new / f"{name}.parquet", content.getvalue())
-            _write_lines(new / f"{name}.jsonl", examples.to_dict("records"))
+            write_lines(new / f"{name}.jsonl", examples.to_dict("records"))
         for name, rows in (more or {}).items():
-            _write_lines(new / f"{name}.jsonl", rows)
+            write_lines(new / f"{name}.jsonl", rows)
         write_json(new / RECORD, record)
         atomic_write(new / CARD, _card(splits, title, about))
     return folder
@@ -49,10 +49,6 @@ def read_split(folder: Path, split: str = "train") -> pd.DataFrame:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; `sinklora data` builds data sets")
     return pd.read_parquet(path)
-
-
-def _write_lines(path: Path, rows: Sequence[Mapping[Any, Any]]) -> None:
-    atomic_write(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def _card(splits: Mapping[str, pd.DataFrame], title: str, about: Sequence[str]) -> str:

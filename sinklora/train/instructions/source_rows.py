@@ -4,21 +4,16 @@ Read are `.jsonl` (also `.jsonl.gz`), `.json` (one list), `.csv` and `.parquet`.
 run: a data set there has to consist of plain files.
 """
 
-import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 from sinklora.records.files import file_hash
 from sinklora.records.jsonl import json_lines
+from sinklora.records.row_files import PlacedRows, csv_rows, hub_rows, json_rows, parquet_rows
 
 HUB = "hub:"
-
-CSV_BLOCK = 2**26  # bytes that are read at once: more than any row has
-
-Placed = Iterator[tuple[str, dict[str, Any]]]
 
 
 @dataclass(frozen=True)
@@ -27,7 +22,7 @@ class SourceFile:
 
     name: str
     sha256: str
-    rows: Callable[[], Placed]
+    rows: Callable[[], PlacedRows]
 
 
 def source_files(source: str, place: str) -> list[SourceFile]:
@@ -37,7 +32,7 @@ def source_files(source: str, place: str) -> list[SourceFile]:
     """
     if place.startswith(HUB):
         name = place.removeprefix(HUB)
-        return [SourceFile(name, "", lambda: _hub_rows(source, name))]
+        return [SourceFile(name, "", lambda: hub_rows(name, "train", f"source {source}"))]
     path = Path(place).expanduser()
     if not path.exists():
         raise FileNotFoundError(
@@ -59,76 +54,12 @@ def _ending(file: Path) -> str:
     return "".join(file.suffixes[-2:]) if file.suffix == ".gz" else file.suffix
 
 
-def _json_rows(path: Path) -> Placed:
-    try:
-        rows = json.loads(path.read_bytes().decode("utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: not JSON in UTF-8 ({error})") from error
-    if not isinstance(rows, list):
-        raise ValueError(f"{path}: a {type(rows).__name__}, not a list of objects")
-    for number, row in enumerate(rows, 1):
-        if not isinstance(row, dict):
-            raise ValueError(f"{path}, entry {number}: a {type(row).__name__}, not an object")
-        yield f"{path}, entry {number}", row
-
-
-def _csv_rows(path: Path) -> Placed:
-    import pyarrow as pa
-    from pyarrow import csv
-
-    read = csv.ReadOptions(use_threads=False, block_size=CSV_BLOCK)
-    parse = csv.ParseOptions(newlines_in_values=True)
-    number = 0
-    try:
-        with csv.open_csv(path, read, parse) as reader:
-            names = reader.schema.names
-        as_text = csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()))
-        with csv.open_csv(path, read, parse, as_text) as reader:
-            for batch in reader:
-                for row in batch.to_pylist():
-                    number += 1
-                    yield f"{path}, row {number}", row
-    except (pa.ArrowException, OSError) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{path}: damaged ({reason:.200})") from error
-
-
-def _parquet_rows(path: Path) -> Placed:
-    import pyarrow.parquet as parquet
-    from pyarrow import ArrowException
-
-    number = 0
-    try:
-        with parquet.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=64):
-                for row in batch.to_pylist():
-                    number += 1
-                    yield f"{path}, row {number}", row
-    except (ArrowException, OSError) as error:
-        raise ValueError(f"{path}: damaged behind row {number} ({error})") from error
-
-
-def _hub_rows(source: str, name: str) -> Placed:
-    from datasets import load_dataset
-
-    try:
-        rows = load_dataset(name, split="train", streaming=True)
-    except (ConnectionError, FileNotFoundError, ValueError, RuntimeError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise FileNotFoundError(
-            f"source {source}: no data set {name!r} of plain files with a split 'train' on the hub "
-            f"({reason}); download its files and give their folder"
-        ) from error
-    for number, row in enumerate(rows, 1):
-        yield f"{name}, row {number}", dict(row)
-
-
-READERS: Mapping[str, Callable[[Path], Placed]] = MappingProxyType(
+READERS: Mapping[str, Callable[[Path], PlacedRows]] = MappingProxyType(
     {
         ".jsonl": json_lines,
         ".jsonl.gz": json_lines,
-        ".json": _json_rows,
-        ".csv": _csv_rows,
-        ".parquet": _parquet_rows,
+        ".json": json_rows,
+        ".csv": csv_rows,
+        ".parquet": parquet_rows,
     }
 )

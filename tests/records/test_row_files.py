@@ -1,0 +1,56 @@
+"""Rows of files and data sets: every format gives the same, every fault has its place."""
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from sinklora.records.row_files import PlacedRows, csv_rows, hub_rows, json_rows, parquet_rows
+
+ROWS = [{"name": "a", "text": "one\ntwo"}, {"name": "b", "text": "three"}]
+
+
+def write(path: Path) -> Path:
+    if path.suffix == ".parquet":
+        pd.DataFrame(ROWS).to_parquet(path)
+    elif path.suffix == ".json":
+        path.write_text(json.dumps(ROWS), encoding="utf-8")
+    else:
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, list(ROWS[0]))
+            writer.writeheader()
+            writer.writerows(ROWS)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("ending", "read", "word"),
+    [("json", json_rows, "entry"), ("csv", csv_rows, "row"), ("parquet", parquet_rows, "row")],
+    ids=["json", "csv", "parquet"],
+)
+def test_rows_come_with_their_places(
+    tmp_path: Path, ending: str, read: Callable[[Path], PlacedRows], word: str
+) -> None:
+    path = write(tmp_path / f"rows.{ending}")
+    assert list(read(path)) == [(f"{path}, {word} {n}", row) for n, row in enumerate(ROWS, 1)]
+
+
+def test_a_folder_in_the_hubs_format_is_read_like_a_data_set(tmp_path: Path) -> None:
+    write(tmp_path / "train.parquet")
+    assert list(hub_rows(str(tmp_path), "train", "source")) == [
+        (f"{tmp_path}, row {n}", row) for n, row in enumerate(ROWS, 1)
+    ]
+
+
+def test_a_data_set_that_is_not_there_is_named_by_who_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    def offline(*_: Any, **__: Any) -> None:
+        raise ConnectionError("no route\nto it")
+
+    monkeypatch.setattr("datasets.load_dataset", offline)
+    words = r"^source nq: no data set 'some/books' of plain files with a split 'test' .*\(no route\)"
+    with pytest.raises(FileNotFoundError, match=words):
+        next(hub_rows("some/books", "test", "source nq"))

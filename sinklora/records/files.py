@@ -44,6 +44,15 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def are_unchanged(folder: Path, hashes: str) -> bool:
+    """Whether `folder / hashes` (JSON, SHA-256 by name) is there and names files that are all as it says."""
+    try:
+        recorded = json.loads((folder / hashes).read_text(encoding="utf-8"))
+        return bool(recorded) and all(file_hash(folder / name) == digest for name, digest in recorded.items())
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
 def atomic_write(path: str | Path, data: str | bytes) -> None:
     """Write a file that is the old one or the whole new one, whenever the process or the machine dies."""
     path = Path(path)

@@ -12,14 +12,14 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 import torch
-import yaml
 
 from sinklora.records.checks import read_fields
 from sinklora.records.provenance import current_provenance
 from sinklora.records.runs import RunDirectory
+from sinklora.records.yaml_files import read_mapping
 from sinklora.reproduction.base_model.study import BaseRecipe, make_base
 from sinklora.reproduction.extension.recipe import base_of, check_texts
 from sinklora.reproduction.process_family import end_family
@@ -67,8 +67,8 @@ class GpuPlan:
         Raises ValueError for keys that are missing or unknown, steps named twice, and a notebook that starts
         from another base.
         """
-        values: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
-        if not isinstance(values, dict) or set(values) != {"base", "steps"} or "folder" not in values["base"]:
+        values = read_mapping(path, "base: and steps:")
+        if set(values) != {"base", "steps"} or "folder" not in values["base"]:
             raise ValueError(f"{path}: expected the keys base (folder, recipe) and steps")
         recipe = values["base"].get("recipe")
         try:

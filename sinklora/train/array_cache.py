@@ -9,28 +9,22 @@ from pathlib import Path
 
 import numpy as np
 
-from sinklora.records.files import atomic_write, file_hash
+from sinklora.records.files import are_unchanged, atomic_write, file_hash
+
+HASHES = "sha256.json"
 
 
 def kept_arrays(folder: Path, make: Callable[[], Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
     """The arrays by name, memory-mapped, that `make` gave when `folder` was written; it is asked again where
     the files do not match their recorded hashes.
     """
-    if not _intact(folder):
+    if not are_unchanged(folder, HASHES):
         _write(folder, make())
-    recorded = json.loads((folder / "sha256.json").read_text())
+    recorded = json.loads((folder / HASHES).read_text(encoding="utf-8"))
     return {
         name.removesuffix(".npy"): np.load(folder / name, mmap_mode="r", allow_pickle=False)
         for name in recorded
     }
-
-
-def _intact(folder: Path) -> bool:
-    try:
-        recorded = json.loads((folder / "sha256.json").read_text())
-        return bool(recorded) and all(file_hash(folder / name) == digest for name, digest in recorded.items())
-    except (OSError, json.JSONDecodeError, AttributeError):
-        return False
 
 
 def _write(folder: Path, arrays: Mapping[str, np.ndarray]) -> None:
@@ -40,4 +34,4 @@ def _write(folder: Path, arrays: Mapping[str, np.ndarray]) -> None:
         np.save(temporary, array, allow_pickle=False)
         os.replace(temporary, folder / f"{name}.npy")
     hashes = {f"{name}.npy": file_hash(folder / f"{name}.npy") for name in arrays}
-    atomic_write(folder / "sha256.json", json.dumps(hashes))
+    atomic_write(folder / HASHES, json.dumps(hashes))

@@ -1,7 +1,7 @@
 """The command `train`. Nothing heavy is imported until it runs."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -33,18 +33,15 @@ def read_spec(config: Path) -> "TrainSpec | InstructionSpec":
 
     Raises FileNotFoundError, or ValueError with the file's name for what is no YAML or no spec.
     """
-    import yaml
-
+    from sinklora.records.yaml_files import read_mapping
     from sinklora.train.instruction_spec import InstructionSpec
     from sinklora.train.spec import TrainSpec
 
     if not config.is_file():
         raise FileNotFoundError(f"config={str(config)!r}: no such file; configs/train has some to start from")
+    values = read_mapping(config, "base: and steps:")
+    kind = InstructionSpec if "examples" in values else TrainSpec
     try:
-        values: Any = yaml.safe_load(config.read_text(encoding="utf-8"))
-        if not isinstance(values, dict):
-            raise ValueError(f"expected the fields of TrainSpec, a mapping, not {values!r:.80}")
-        kind = InstructionSpec if "examples" in values else TrainSpec
         return kind.from_dict(values)
-    except (ValueError, TypeError, yaml.YAMLError) as error:
+    except (ValueError, TypeError) as error:
         raise ValueError(f"{config}: {error}") from error

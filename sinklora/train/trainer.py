@@ -15,7 +15,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from sinklora.hf.models import current_pattern, use_pattern
 from sinklora.lora.adapter import check_gradients
-from sinklora.records.files import atomic_write, file_hash
+from sinklora.records.files import are_unchanged, atomic_write, file_hash
 from sinklora.train.checkpointing import keep_products
 from sinklora.train.loss import ChunkedLoss
 from sinklora.train.settings import TrainingSettings
@@ -120,12 +120,8 @@ def files_below(folder: Path) -> list[Path]:
 def last_complete_checkpoint(folder: Path) -> Path | None:
     """The newest checkpoint whose files match their recorded hashes; torn ones before it are removed."""
     for checkpoint in sorted(folder.glob("checkpoint-*"), key=lambda p: -int(p.name.rpartition("-")[2])):
-        try:
-            recorded = json.loads((checkpoint / COMPLETE).read_text())
-            if all(file_hash(checkpoint / name) == digest for name, digest in recorded.items()):
-                return checkpoint
-        except (OSError, json.JSONDecodeError):
-            pass
+        if are_unchanged(checkpoint, COMPLETE):
+            return checkpoint
         shutil.rmtree(checkpoint, ignore_errors=True)  # another rank may do the same
     return None
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-import yaml
 from pydantic import Field
 
 from sinklora.records.checks import (
@@ -18,6 +17,7 @@ from sinklora.records.checks import (
     one_of,
     read_fields,
 )
+from sinklora.records.yaml_files import read_mapping
 from sinklora.reproduction.extension.texts import TextSet
 from sinklora.reproduction.model_under_test import DTYPES
 from sinklora.train.pattern_schedules import find_schedule
@@ -101,9 +101,7 @@ def read_recipe(path: str | Path, **changes: Any) -> Recipe:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"recipe={str(path)!r}: no such file; configs/recipes has {_known(path)}")
-    values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    if not isinstance(values, Mapping):
-        raise ValueError(f"{path}: expected keys and values, such as training: and texts:")
+    values = read_mapping(path, "training: and texts:")
     try:
         texts = {name: read_fields(TextSet, given) for name, given in (values.get("texts") or {}).items()}
         return read_fields(Recipe, {**values, "texts": texts, **changes})

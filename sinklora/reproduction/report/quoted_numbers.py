@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
-import yaml
 
 from sinklora.records.checks import check_fields, read_fields
 from sinklora.records.tables import part
+from sinklora.records.yaml_files import read_mapping
 
 NUMBERS = Path("docs/quoted_numbers.yaml")
 
@@ -77,7 +77,7 @@ def _read(path: Path) -> pd.DataFrame:
 
 def read_numbers(path: Path = NUMBERS) -> dict[str, QuotedNumber]:
     """The numbers by name; none where there is no such file. Raises TypeError or ValueError naming one."""
-    entries = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    entries = read_mapping(path, "the name of a number:") if path.is_file() else {}
     numbers = {}
     for name, values in entries.items():
         try:

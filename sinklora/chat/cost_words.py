@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from sinklora.chat.costs import Cost
 from sinklora.chat.documents import Document
-from sinklora.chat.engine import Cost
 
 
 def read_in_words(document: Document, cost: Cost) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from threading import Event, Thread
 from typing import Any
@@ -19,6 +19,7 @@ from transformers import (
 )
 
 from sinklora.cache.policies import CachePolicy, budget_in_tokens
+from sinklora.chat.costs import Cost, full_cache_bytes
 from sinklora.chat.documents import Document
 from sinklora.chat.reading import Plan, Progress, plan_reading, policy_tokens, watched
 from sinklora.chat.template import ChatTemplate
@@ -32,27 +33,6 @@ ANSWER = 256  # tokens of an answer, at most
 
 class EvictedError(ValueError):
     """More tokens are asked for than the cache still has."""
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What a conversation has taken so far.
-
-    `read_tokens` of the document in `read_seconds`; `written_tokens` of the last answer in `write_seconds`,
-    from its first token on; bytes that the cache holds, and that a full one would.
-    """
-
-    read_tokens: int
-    read_seconds: float
-    written_tokens: int
-    write_seconds: float
-    cache_bytes: int
-    full_bytes: int
-
-    @property
-    def tokens_a_second(self) -> float:
-        """Of the last answer; NaN where fewer than two were written."""
-        return (self.written_tokens - 1) / self.write_seconds if self.written_tokens > 1 else float("nan")
 
 
 class Conversation:
@@ -255,11 +235,3 @@ def in_tokens(policy: CachePolicy, tokens: int) -> CachePolicy:
     if not policy.bounded or not isinstance(policy.budget, float):
         return policy
     return replace(policy, budget=budget_in_tokens(policy.budget, tokens))
-
-
-def full_cache_bytes(model: PreTrainedModel, tokens: int) -> int:
-    """Bytes of keys and values of so many tokens in all layers."""
-    config: Any = model.config
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return 2 * config.num_hidden_layers * heads * size * tokens * model.dtype.itemsize

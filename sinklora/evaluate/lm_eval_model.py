@@ -16,7 +16,8 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from sinklora.cache.full import Full
-from sinklora.cache.policies import CachePolicy, make_policy, parse_budget
+from sinklora.cache.policies import CachePolicy
+from sinklora.evaluate.lm_eval_arguments import policy_of, positions_of, tokens_of
 from sinklora.evaluate.lm_eval_requests import (
     Request,
     check_prompt,
@@ -24,7 +25,7 @@ from sinklora.evaluate.lm_eval_requests import (
     check_tokens,
     divided_differently,
 )
-from sinklora.hf.budget_cache import POSITIONS, BudgetCache
+from sinklora.hf.budget_cache import BudgetCache
 from sinklora.hf.device import default_device
 from sinklora.hf.model_names import adapter_folder, check_model_name
 from sinklora.lora.adapter_files import STATE_FILE
@@ -32,7 +33,6 @@ from sinklora.lora.checkpoint import load_adapter
 from sinklora.pretrained.catalogue import packaged_record
 from sinklora.pretrained.fetch import model_path
 from sinklora.pretrained.loading import dtype_of
-from sinklora.records.checks import Count, check_choice, check_value
 
 try:
     from lm_eval.api.registry import register_model
@@ -91,11 +91,11 @@ class LMEvalModel(HFLM):
         max_length: str | int | None = None,
         **arguments: Any,
     ) -> None:
-        self.policy = _policy(kv, budget)
+        self.policy = policy_of(kv, budget)
         self._packaged: dict[str, Any] = {}
-        self.prefill_chunk = _whole("prefill_chunk", prefill_chunk)
-        self.positions = _positions(positions, self.policy)
-        length = _whole("max_length", max_length)
+        self.prefill_chunk = tokens_of("prefill_chunk", prefill_chunk)
+        self.positions = positions_of(positions, self.policy)
+        length = tokens_of("max_length", max_length)
         if isinstance(pretrained, str):
             where = {name: str(arguments[name]) for name in WHERE if arguments.get(name)}
             check_model_name(pretrained, "pretrained", **where)
@@ -258,32 +258,3 @@ class LMEvalModel(HFLM):
             generation["past_key_values"] = self.new_cache()
         tokens: torch.Tensor = super()._model_generate(context, max_length, stop, **generation)
         return tokens
-
-
-def _policy(kv: str | CachePolicy, budget: str | int | float | None) -> CachePolicy | None:
-    """The policy of a name and a budget; None: the model's own cache."""
-    amount = parse_budget(budget)
-    if isinstance(kv, CachePolicy):
-        if amount is not None:
-            raise ValueError(f"budget={budget!r}: kv={kv!r} has its own; leave it out")
-        return kv
-    policy = make_policy(kv, amount)
-    return None if kv == "full" else policy
-
-
-def _positions(positions: str, policy: CachePolicy | None) -> str:
-    """Where a cache counts positions; ValueError where there is no cache of ours to count in."""
-    check_choice("positions", positions, POSITIONS)
-    if positions != "text" and policy is None:
-        raise ValueError(f"positions={positions!r}: kv='full' is the model's own cache; choose a policy")
-    return positions
-
-
-def _whole(name: str, value: str | int | None) -> int | None:
-    """A number of tokens, also from text; None stays. Raises ValueError or TypeError naming it."""
-    if isinstance(value, str):
-        if not value.isdecimal():
-            raise ValueError(f"{name}={value!r}: expected a number of tokens")
-        value = int(value)
-    check_value(name, value, Count | None)
-    return value

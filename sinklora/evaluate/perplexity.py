@@ -1,11 +1,11 @@
 """Sliding-window perplexity: every token of a document except its first is predicted exactly once.
 
-`windows.py` says which window scores which tokens. Only those positions get logits, some at a time.
+`sliding_windows` says which window scores which tokens, `scored_logits` gives only those positions logits.
 """
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
@@ -14,22 +14,18 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import nn
 from tqdm.auto import tqdm
 
 from sinklora.attention.patterns import PATTERNS
 from sinklora.evaluate.over_ranks import shared
+from sinklora.evaluate.scored_logits import LogitsFunction, logits_function, scored_losses
 from sinklora.evaluate.sliding_windows import Window, batches, windows_of
 from sinklora.hf.models import current_pattern, evaluates_with_pattern
 from sinklora.hf.rope import find_transformer
 from sinklora.records.checks import check_choice, check_counts
 
-LogitsFunction = Callable[[Tensor, Tensor], Iterator[Tensor]]
-
 Short = Literal["score", "skip", "error"]
-
-LOGIT_ROWS = 1024  # positions whose logits are held at once
 
 
 @dataclass(frozen=True)
@@ -231,47 +227,12 @@ def _window_losses(
     scored = torch.zeros(len(batch), batch[0].length - 1, dtype=torch.bool, device=ids.device)
     for row, window in enumerate(batch):
         scored[row, window.first - window.start - 1 :] = True
-    targets = ids[:, 1:][scored].split(LOGIT_ROWS)
-    losses = [
-        token_losses(logits, target.to(logits.device)).double().cpu()
-        for logits, target in zip(logits_of(ids, scored), targets, strict=True)
-    ]
-    sums = [float(part.sum()) for part in torch.cat(losses).split(scored.sum(1).tolist())]
+    losses = scored_losses(logits_of, ids, scored)
+    sums = [float(part.sum()) for part in losses.split(scored.sum(1).tolist())]
     for window, total in zip(batch, sums, strict=True):
         if not math.isfinite(total):
             raise FloatingPointError(f"documents[{window.document}]: the model's loss is {total}")
     return sums
-
-
-def token_losses(logits: Tensor, targets: Tensor) -> Tensor:
-    precise = torch.promote_types(logits.dtype, torch.float32)
-    return functional.cross_entropy(logits.to(precise), targets, reduction="none")
-
-
-def logits_function(model: nn.Module) -> LogitsFunction:
-    """A function from ids [B, N] and scored [B, N-1] to the scored logits, in pieces [<= LOGIT_ROWS, V].
-
-    It applies the output layer to the positions it needs. Where more than that lies between the last hidden
-    state and the logits (soft-capping, scaling), which a probe tells, the model makes all logits of a window.
-    """
-    transformer = find_transformer(model)
-    decoder, head = transformer.get_decoder(), transformer.get_output_embeddings()
-    if head is None:
-        raise TypeError(f"{type(transformer).__name__} has no output layer; use AutoModelForCausalLM")
-
-    def pieces(ids: Tensor, scored: Tensor) -> Iterator[Tensor]:
-        hidden = decoder(input_ids=ids, use_cache=False).last_hidden_state[:, :-1][scored]
-        return (head(rows) for rows in hidden.split(LOGIT_ROWS))
-
-    def whole(ids: Tensor, scored: Tensor) -> Iterator[Tensor]:
-        logits: Tensor = model(input_ids=ids, use_cache=False).logits[:, :-1][scored]
-        return iter(logits.split(LOGIT_ROWS))
-
-    # The same rows go through the output layer both ways: where nothing follows it, they agree bit for bit.
-    probe = torch.arange(min(8, transformer.config.vocab_size), device=transformer.device)[None]
-    expected = model(input_ids=probe, use_cache=False).logits
-    made = head(decoder(input_ids=probe, use_cache=False).last_hidden_state).to(expected.dtype)
-    return pieces if torch.equal(made, expected) else whole
 
 
 def _exp(nll: float) -> float:

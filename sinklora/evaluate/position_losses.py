@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from torch import nn
 from tqdm.auto import tqdm
 
-from sinklora.evaluate.perplexity import LOGIT_ROWS, evaluation_mode, logits_function, token_losses
+from sinklora.evaluate.perplexity import evaluation_mode
+from sinklora.evaluate.scored_logits import logits_function, scored_losses
 from sinklora.hf.rope import find_transformer
 from sinklora.records.checks import check_counts
 
@@ -43,11 +44,7 @@ def losses_by_position(
             ids = torch.from_numpy(np.asarray(document[:context], dtype=np.int64))[None]
             ids = ids.to(find_transformer(model).device)
             scored = torch.ones(1, context - 1, dtype=torch.bool, device=ids.device)
-            targets = ids[0, 1:].split(LOGIT_ROWS)
-            losses = [
-                token_losses(logits, target).double().cpu()
-                for logits, target in zip(logits_of(ids, scored), targets, strict=True)
-            ]
             unpredicted = torch.full((1,), torch.nan, dtype=torch.float64)
-            found.append(torch.cat([unpredicted, *losses]).view(-1, bucket).nanmean(-1).numpy())
+            losses = torch.cat([unpredicted, scored_losses(logits_of, ids, scored)])
+            found.append(losses.view(-1, bucket).nanmean(-1).numpy())
     return np.array(found)

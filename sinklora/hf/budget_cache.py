@@ -13,23 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
-from transformers.cache_utils import Cache, CacheLayerMixin
+from transformers.cache_utils import Cache
 
 from sinklora.cache.full import Full
-from sinklora.cache.layer import MARK, BudgetLayer
 from sinklora.cache.policies import CachePolicy, make_policy
-from sinklora.cache.rotation import Rotation
 from sinklora.cache.sharing import keep_shared
 from sinklora.cache.steps import step_together
-from sinklora.hf.architecture import (
-    check_architecture,
-    check_attention_sinks,
-    check_cacheable,
-    check_wrapper,
-    honours_interface,
-)
-from sinklora.hf.attention import CACHE_NAME
-from sinklora.hf.attention_switch import AttentionSwitch, CalledCache
+from sinklora.hf.attention_switch import CalledCache
+from sinklora.hf.budget_cache_layer import NO_GRAPH, BudgetCacheLayer
 from sinklora.hf.cache_positions import (
     INSIDE_CACHE,
     Purpose,
@@ -37,51 +28,11 @@ from sinklora.hf.cache_positions import (
     check_rotation,
     trained_length,
 )
+from sinklora.hf.prepared_models import check_config, enable_budget_caches
 from sinklora.hf.rope import find_transformer
 from sinklora.records.checks import Count, check_choice, check_value
 
 POSITIONS = ("text", "cache")
-NO_GRAPH = "a BudgetCache has constant shapes only when one token a row is decoded and every row is full"
-
-
-class BudgetCacheLayer(BudgetLayer, CacheLayerMixin):
-    """A `BudgetLayer` that transformers accepts as one of its own.
-
-    `compiled`: it has all slots of its budget at once, and tells transformers that it can be compiled.
-    """
-
-    def __init__(
-        self,
-        policy: CachePolicy,
-        prefill_chunk: int | None,
-        rotation: Rotation | None,
-        query_rotation: Rotation | None,
-        compiled: bool,
-    ) -> None:
-        super().__init__(policy, prefill_chunk, rotation, query_rotation, in_model=True)
-        self.constant_size = self.is_compileable = compiled
-
-    def update(
-        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[Tensor, Tensor]:
-        """As `BudgetLayer.update`; the values are marked as well."""
-        keys, values = super().update(key_states, value_states, *args, **kwargs)
-        setattr(values, MARK, self)
-        return keys, values
-
-    attend_and_grow = torch.compiler.disable(
-        BudgetLayer.attend_and_grow,
-        reason=NO_GRAPH,
-    )
-
-    def __getstate__(self) -> dict[str, Any]:
-        """All but what belongs to this process, the module that filled it and its part in a common tensor."""
-        self.bring_up_to_date()
-        state = {**self.__dict__, "_module": None, "step": None, "pair": None}
-        if self.pair is not None:  # tensors that share memory are pickled one by one, each with all of it
-            keys, values = (x.clone(memory_format=torch.contiguous_format) for x in self.pair.unbind(2))
-            state |= {"keys": keys, "values": values}
-        return state
 
 
 class BudgetCache(CalledCache):
@@ -243,7 +194,7 @@ class BudgetCache(CalledCache):
         if not self._in_call:
             raise ValueError(
                 "this model was not prepared for the cache: make it with the model, BudgetCache(model, ...), "
-                "or call sinklora.hf.budget_cache.enable_budget_caches(model), before torch.compile"
+                "or call sinklora.hf.prepared_models.enable_budget_caches(model), before torch.compile"
             )
         return self.budget_layers[layer_idx].update(key_states, value_states, *args, **kwargs)
 
@@ -292,33 +243,6 @@ def _asked(model: PreTrainedModel, options: Mapping[str, Any], name: str) -> Any
     """What a call asks for, by its argument or else by the model's config."""
     given = options.get(name)
     return getattr(model.config, name, None) if given is None else given
-
-
-def enable_budget_caches(model: nn.Module) -> nn.Module:
-    """Let `model` answer to every BudgetCache that it is called with; returns the same object.
-
-    `BudgetCache(model, ...)` does this itself; it is for caches that were loaded, or made from a config. The
-    model gets forward hooks, and changes in nothing else. ValueError where no BudgetCache can serve it.
-    """
-    transformer = find_transformer(model)
-    check_wrapper(model)
-    if AttentionSwitch.is_on(transformer):
-        return model
-    check_config(transformer.config)
-    check_attention_sinks(transformer)
-    if not honours_interface(transformer, CACHE_NAME):
-        raise ValueError(
-            f"{type(transformer).__name__} does not use transformers' AttentionInterface, so it "
-            "cannot feed a BudgetCache: use DynamicCache, or an architecture that does (Llama, Mistral, ...)"
-        )
-    AttentionSwitch().install(transformer)
-    return model
-
-
-def check_config(config: PreTrainedConfig) -> None:
-    """Raise ValueError for the config of a model that no BudgetCache can serve."""
-    check_architecture(config)
-    check_cacheable(config)
 
 
 def cache_factory(model: nn.Module, kv: str, budget: float | int | None) -> Callable[[], Cache] | None:

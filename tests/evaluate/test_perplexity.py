@@ -20,7 +20,7 @@ from transformers import Gemma2Config, Gemma2ForCausalLM, LlamaConfig, LlamaForC
 from helpers import assert_close
 from sinklora.attention.kinds.windows import AttentionPattern
 from sinklora.attention.patterns import SF
-from sinklora.evaluate import perplexity as module
+from sinklora.evaluate import scored_logits
 from sinklora.evaluate.perplexity import PerplexityResult, measure_perplexity
 from sinklora.evaluate.sliding_windows import batches, windows_of
 from sinklora.hf.models import use_pattern
@@ -254,7 +254,7 @@ def test_only_scored_positions_get_logits_some_at_a_time(monkeypatch: pytest.Mon
     run(random_documents(2), model)
     overhead, probed = sum(rows) - 1, sum(count > 1 for count in rows)  # the probe, then one scored token
     rows.clear(), shapes.clear()
-    monkeypatch.setattr(module, "LOGIT_ROWS", 5)
+    monkeypatch.setattr(scored_logits, "LOGIT_ROWS", 5)
     result = run(documents, model, batch_size=4)
     assert_close(torch.tensor(result.nll), torch.tensor(expected.nll), atol=1e-12)
     assert sum(rows) - overhead == result.tokens == 228

@@ -19,7 +19,8 @@ from sinklora.cache.sliding_window import Local
 from sinklora.hf.architecture import honours_interface
 from sinklora.hf.attention import CACHE_NAME
 from sinklora.hf.attention_switch import AttentionSwitch
-from sinklora.hf.budget_cache import BudgetCache, enable_budget_caches
+from sinklora.hf.budget_cache import BudgetCache
+from sinklora.hf.prepared_models import enable_budget_caches
 from sinklora.hf.rope import find_transformer
 from tiny_models import ARCHITECTURES, VOCABULARY, tiny_model
 

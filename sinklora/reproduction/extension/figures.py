@@ -7,9 +7,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter, ScalarFormatter
+from matplotlib.ticker import ScalarFormatter
 
 from sinklora.reproduction.extension.comparison import Losses, losses
+from sinklora.reproduction.extension.perplexity_axes import cover_as_many_nats, name_ends, on_log_scales
 from sinklora.reproduction.extension.selection import mean_losses, untrained_losses
 from sinklora.reproduction.extension.tables import untrained_methods
 from sinklora.reproduction.names import BASE, label
@@ -70,15 +71,15 @@ def context_figure(rows: pd.DataFrame, methods: Sequence[str]) -> Figure:
             named.append({method: end for method, end in ends.items() if end[1] <= most})
             for method in named[-1]:
                 _draw_line(axis, lines[method], method)
-            _on_log_scales(axis, contexts)
+            on_log_scales(axis, contexts)
             beyond = [f"{label(m)} ({end[1]:.0f})" for m, end in ends.items() if m not in named[-1]]
             note = f"\nabove: {', '.join(beyond)}" if beyond else ""
             axis.set_xlabel("context at test time (tokens)")
             pieces = rows[rows.test_set == test_set].piece.nunique()
             axis.set_title(f"{test_set}: {rows.seed.nunique()} seeds × {pieces} pieces{note}", fontsize=7)
-        _cover_as_many_nats(axes)
+        cover_as_many_nats(axes)
         for axis, ends in zip(axes, named, strict=True):
-            _name_ends(axis, ends, contexts[-1])
+            name_ends(axis, ends, contexts[-1])
         axes[0].set_ylabel("perplexity")
     return figure
 
@@ -119,46 +120,6 @@ def _draw_line(axis: Axes, values: Mapping[int, Point], method: str) -> None:
     axis.fill_between(list(values), low, high, color=grey, alpha=0.15, linewidth=0)
 
 
-def _cover_as_many_nats(axes: Sequence[Axes]) -> None:
-    """Logarithmic scales that differ in where they begin and not in how far they reach."""
-    ends = [np.log(axis.get_ylim()) for axis in axes]
-    span = max(high - low for low, high in ends)
-    for axis, (low, high) in zip(axes, ends, strict=True):
-        middle = (low + high) / 2
-        axis.set_ylim(math.exp(middle - span / 2), math.exp(middle + span / 2))
-
-
-def _on_log_scales(axis: Axes, contexts: Sequence[int]) -> None:
-    axis.set_xscale("log", base=2)
-    axis.set_xticks(list(contexts), [str(context) for context in contexts])
-    axis.set_yscale("log")
-    axis.yaxis.set_major_formatter(ScalarFormatter())
-    axis.yaxis.set_minor_formatter(ScalarFormatter())
-    axis.xaxis.set_minor_formatter(NullFormatter())
-    axis.tick_params(axis="y", which="both", labelsize=7)
-
-
-def _name_ends(axis: Axes, ends: Mapping[str, tuple[int, float]], last: int) -> None:
-    """The methods' names at the right, in the order of their ends and apart from each other."""
-    low, high = np.log(axis.get_ylim())
-    gap = (high - low) / 16
-    height = -np.inf
-    in_order = sorted(ends.items(), key=lambda item: item[1][1])
-    for place_in_order, (name, (place, value)) in enumerate(in_order):
-        height = max(float(np.log(value)), height + gap)
-        axis.annotate(
-            label(name),
-            (place, value),
-            xytext=(last * 1.08, float(np.exp(height))),
-            va="center",
-            fontsize=6.5,
-            annotation_clip=False,
-            bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.4},
-            arrowprops={"arrowstyle": "-", "color": "0.7", "linewidth": 0.4, "shrinkA": 0, "shrinkB": 2},
-            zorder=3 + len(ends) - place_in_order,
-        )
-
-
 def rates_figure(rows: pd.DataFrame) -> Figure:
     """Validation perplexity against the learning rate, a line a pattern; dotted: all that needs no training.
 
@@ -184,7 +145,7 @@ def rates_figure(rows: pd.DataFrame) -> Figure:
         axis.set_yscale("log")
         axis.yaxis.set_major_formatter(ScalarFormatter())
         axis.yaxis.set_minor_formatter(ScalarFormatter())
-        _name_ends(axis, ends, max(rows["learning rate"].dropna()))
+        name_ends(axis, ends, max(rows["learning rate"].dropna()))
         axis.set_xlabel("learning rate")
         axis.set_ylabel("validation perplexity")
     return figure
@@ -249,7 +210,7 @@ def positions_figure(rows: Mapping[str, pd.DataFrame], methods: Sequence[str], o
             axis.set_yscale("log")
             axis.yaxis.set_major_formatter(ScalarFormatter())
             axis.yaxis.set_minor_formatter(ScalarFormatter())
-            _name_ends(axis, ends, found.position.max())
+            name_ends(axis, ends, found.position.max())
             axis.set_xlabel("position (tokens)")
             count = f"{found.piece.nunique()} pieces of {found.group.nunique()} documents"
             axis.set_title(f"{kind} positions: {count}", fontsize=7)

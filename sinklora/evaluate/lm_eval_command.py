@@ -97,9 +97,9 @@ def eval_command(
         "prefill_chunk": prefill_chunk,
         "positions": positions,
     }
-    given = {name: value for name, value in model.items() if value is not None}
+    options = {name: value for name, value in model.items() if value is not None}
     with tempfile.TemporaryDirectory() as folder:
-        _call_harness(harness_arguments(given, data_files, train_files, context.args, Path(folder)))
+        _call_harness(harness_arguments(options, data_files, train_files, context.args, Path(folder)))
 
 
 def harness_arguments(
@@ -114,19 +114,19 @@ def harness_arguments(
     `folder` takes the configuration of a task on local files. Raises ValueError for options that contradict
     one another, before the harness is loaded.
     """
-    own, given = _parser().parse_known_args(list(rest))
+    own, arguments = _parser().parse_known_args(list(rest))
     tasks = [task for some in own.tasks for task in some.split(",")]
-    _check_model(own, model, given)
+    _check_model(own, model, arguments)
     _check_data(own, data_files, train_files, tasks)
-    given = ["--model", "sinklora", *given, *_model_args(own.model_args, model)]
+    arguments = ["--model", "sinklora", *arguments, *_model_args(own.model_args, model)]
     if own.num_fewshot is not None:
-        given += ["--num_fewshot", own.num_fewshot]
+        arguments += ["--num_fewshot", own.num_fewshot]
     if data_files is not None:
         file = _task_file(folder, data_files, train_files)
         tasks = [file if task == "openbookqa" else task for task in tasks]
     if tasks:
-        given += ["--tasks", ",".join(tasks)]
-    return given
+        arguments += ["--tasks", ",".join(tasks)]
+    return arguments
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -139,13 +139,13 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _check_model(own: argparse.Namespace, model: dict[str, Any], given: Sequence[str]) -> None:
+def _check_model(own: argparse.Namespace, model: dict[str, Any], arguments: Sequence[str]) -> None:
     if own.model != "sinklora":
         raise ValueError(f"--model {own.model}: eval runs the model sinklora; for others call lm_eval itself")
     twice = sorted(set(model) & _names(own.model_args))
     if twice:
         raise ValueError(f"--{twice[0]} {model[twice[0]]}: is also among --model_args; give it once")
-    in_a_file = any(option.split("=")[0] in ("--config", "-C") for option in given)
+    in_a_file = any(option.split("=")[0] in ("--config", "-C") for option in arguments)
     if "pretrained" not in set(model) | _names(own.model_args) and not in_a_file:
         raise ValueError("--pretrained: name the model, a folder such as data/base or a name on the hub")
     if {"kv", "budget"} & set(model) and not {"kv", "budget"} & _names(own.model_args):
@@ -180,14 +180,14 @@ def _is_json(model_args: Sequence[str]) -> bool:
     return bool(model_args) and model_args[0].lstrip().startswith("{")
 
 
-def _model_args(given: Sequence[str], model: dict[str, Any]) -> list[str]:
+def _model_args(model_args: Sequence[str], model: dict[str, Any]) -> list[str]:
     """The harness's --model_args of those given and ours."""
-    if not given and not model:
+    if not model_args and not model:
         return []
-    if _is_json(given):
-        return ["--model_args", json.dumps(json.loads(given[0]) | model)]
+    if _is_json(model_args):
+        return ["--model_args", json.dumps(json.loads(model_args[0]) | model)]
     # Quoted, since a comma would end a value.
-    return ["--model_args", *given, *(f"{name}={value!r}" for name, value in model.items())]
+    return ["--model_args", *model_args, *(f"{name}={value!r}" for name, value in model.items())]
 
 
 def _task_file(folder: Path, data_files: Path, train_files: Path | None) -> str:

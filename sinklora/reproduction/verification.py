@@ -144,51 +144,56 @@ def _losses(draw: Draw, rows: pd.DataFrame, tolerance: float) -> Iterator[Cell]:
     if lost:
         yield Cell("Table 1", method, reason=f"{lost[0]} is not among this environment's texts")
         return
-    found = piece_losses(study, reading, [pieces[name] for name in drawn.piece], context)
+    scores = piece_losses(study, reading, [pieces[name] for name in drawn.piece], context)
     said = method if seed is None else f"{method}, seed {seed}"
-    for name, committed, again in zip(drawn.piece, drawn.nll, found, strict=True):
+    for name, committed, again in zip(drawn.piece, drawn.nll, scores, strict=True):
         yield Cell("Table 1", f"{said}, {context} tokens, {name}", committed, again.nll, tolerance)
 
 
 def _small_caches(draw: Draw, rows: pd.DataFrame) -> Iterator[Cell]:
     """A policy at a budget on the embedded base: mean nats of all documents."""
-    given = draw.parameters
+    parameters = draw.parameters
     corpus = CorpusSpec(
-        given["source"], given["split"], given["min_characters"], total_characters=given["characters"]
+        parameters["source"],
+        parameters["split"],
+        parameters["min_characters"],
+        total_characters=parameters["characters"],
     )
     study = CacheStudy(
-        given["base"],
+        parameters["base"],
         corpus,
-        prompt_tokens=given["prompt_tokens"],
-        scored_tokens=given["scored_tokens"],
-        documents=given["documents"],
-        recall_tokens=given["recall_tokens"],
+        prompt_tokens=parameters["prompt_tokens"],
+        scored_tokens=parameters["scored_tokens"],
+        documents=parameters["documents"],
+        recall_tokens=parameters["recall_tokens"],
         trials=1,
         seeds=(0,),
     )
     [drawn] = replace(draw, cells=1).rows(rows[rows.measure == PERPLEXITY]).to_dict("records")
     policy = _policy(drawn["policy"], drawn["budget"])
-    found = measure(study, {drawn["policy"]: [policy]}, runs=draw.runs, progress=False)
-    nats = found[(found.measure == PERPLEXITY) & (found.policy == drawn["policy"])].value.mean()
-    what = f"{drawn['policy']}, {drawn['budget']:.0%} of the prompt, {given['documents']} documents"
+    measured = measure(study, {drawn["policy"]: [policy]}, runs=draw.runs, progress=False)
+    nats = measured[(measured.measure == PERPLEXITY) & (measured.policy == drawn["policy"])].value.mean()
+    what = f"{drawn['policy']}, {drawn['budget']:.0%} of the prompt, {parameters['documents']} documents"
     yield Cell("Fig. 6", what, float(np.log(drawn["value"])), float(nats), READ)
 
 
 def _real_caches(draw: Draw, rows: pd.DataFrame) -> Iterator[Cell]:
     """A policy at a budget on the real model: some passages."""
-    given = draw.parameters
-    source = present_source(given["real_source"])
-    if source != given["real_source"]:
-        yield Cell("Fig. 6, real", "passages", reason=f"{given['real_source']} is not on this machine")
+    parameters = draw.parameters
+    source = present_source(parameters["real_source"])
+    if source != parameters["real_source"]:
+        yield Cell("Fig. 6, real", "passages", reason=f"{parameters['real_source']} is not on this machine")
         return
-    corpus = CorpusSpec(source, given["real_split"], given["real_min_characters"], max_characters=2_000_000)
-    base, prompt, scored = given["real_base"], given["real_prompt"], given["real_scored"]
+    corpus = CorpusSpec(
+        source, parameters["real_split"], parameters["real_min_characters"], max_characters=2_000_000
+    )
+    base, prompt, scored = parameters["real_base"], parameters["real_prompt"], parameters["real_scored"]
     tokenized = tokenize_corpus(corpus, AutoTokenizer.from_pretrained(model_path(base)))
     passages = passages_of(
         tokenized,
         tokens=prompt + scored,
-        passages=given["real_passages"],
-        per_document=given["real_per_document"],
+        passages=parameters["real_passages"],
+        per_document=parameters["real_per_document"],
     )
     [cell] = replace(draw, cells=1).rows(rows[rows.measure == PERPLEXITY]).to_dict("records")
     of_policy = rows[(rows.policy == cell["policy"]) & (rows.budget == cell["budget"])]
@@ -196,8 +201,8 @@ def _real_caches(draw: Draw, rows: pd.DataFrame) -> Iterator[Cell]:
     model = load(base, dtype=base_dtype(base), device=default_device()).model
     ids = [passages[int(item)].ids for item in drawn["item"]]
     make = partial(BudgetCache, model, _policy(cell["policy"], cell["budget"]))
-    found = continuation_nll(model, ids, make, prompt_tokens=prompt, scored_tokens=scored, progress=False)
-    for item, committed, again in zip(drawn["item"], drawn.value, found.mean(1), strict=True):
+    losses = continuation_nll(model, ids, make, prompt_tokens=prompt, scored_tokens=scored, progress=False)
+    for item, committed, again in zip(drawn["item"], drawn.value, losses.mean(1), strict=True):
         what = f"{cell['policy']}, {cell['budget']:.0%} of the prompt, passage {item}"
         yield Cell("Fig. 6, real", what, float(committed), float(again), READ_IN_BFLOAT16)
 

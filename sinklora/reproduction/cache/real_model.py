@@ -66,43 +66,43 @@ def plan_of(parameters: Mapping[str, Any]) -> RealModelPlan | None:
 
     Raises TypeError or ValueError for what could not be measured later.
     """
-    given = {name.removeprefix("real_"): value for name, value in parameters.items() if name[:5] == "real_"}
-    if not given["base"]:
+    values = {name.removeprefix("real_"): value for name, value in parameters.items() if name[:5] == "real_"}
+    if not values["base"]:
         return None
     text = TextStudy(
-        base=given["base"],
-        prompt_tokens=given["prompt"],
-        scored_tokens=given["scored"],
-        passages=given["passages"],
-        per_document=given["per_document"],
-        fact_tokens=given["fact_tokens"],
-        fact_passages=given["fact_passages"],
+        base=values["base"],
+        prompt_tokens=values["prompt"],
+        scored_tokens=values["scored"],
+        passages=values["passages"],
+        per_document=values["per_document"],
+        fact_tokens=values["fact_tokens"],
+        fact_passages=values["fact_passages"],
         seed=parameters["seeds"][0],
     )
-    present = present_source(given["source"])
-    corpus = CorpusSpec(present, given["split"], given["min_characters"], max_characters=2_000_000)
-    settings = tuple((batch, prompt) for batch, prompt in given["cost_settings"])
+    present = present_source(values["source"])
+    corpus = CorpusSpec(present, values["split"], values["min_characters"], max_characters=2_000_000)
+    settings = tuple((batch, prompt) for batch, prompt in values["cost_settings"])
     generation = GenerationStudy(
-        given["base"],
+        values["base"],
         settings=settings,
         budget=BUDGET,
-        new_tokens=given["cost_tokens"],
-        rounds=given["cost_rounds"],
+        new_tokens=values["cost_tokens"],
+        rounds=values["cost_rounds"],
     )
-    return RealModelPlan(text, corpus, given["source"], _questions(given), generation)
+    return RealModelPlan(text, corpus, values["source"], _questions(values), generation)
 
 
-def _questions(given: Mapping[str, Any]) -> QuestionStudy | None:
+def _questions(values: Mapping[str, Any]) -> QuestionStudy | None:
     """The questions that are asked; None where none are named or their file is not on this machine."""
-    from_hub = given["questions"] == OPENBOOKQA
-    if not from_hub and not Path(given["questions"]).is_file():
+    from_hub = values["questions"] == OPENBOOKQA
+    if not from_hub and not Path(values["questions"]).is_file():
         return None
     return QuestionStudy(
-        given["base"],
-        None if from_hub else given["questions"],
-        shown=given["shown_questions"] or None,
-        few_shot=given["few_shot"],
-        limit=given["question_count"],
+        values["base"],
+        None if from_hub else values["questions"],
+        shown=values["shown_questions"] or None,
+        few_shot=values["few_shot"],
+        limit=values["question_count"],
         metric="acc_norm",
     )
 

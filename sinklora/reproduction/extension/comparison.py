@@ -54,8 +54,8 @@ class Losses:
 
     def share_within(self, method: str, start: str, low: float, high: float) -> Equivalence:
         """Whether that share lies between two ends; `high` may be infinite."""
-        given = self._shared_by(method, start)
-        return ratio_within(_improvement_by_method, _improvement_by_full, low, high, *given)
+        values = self._shared_by(method, start)
+        return ratio_within(_improvement_by_method, _improvement_by_full, low, high, *values)
 
     def _shared_by(self, method: str, start: str) -> list[Values]:
         return [self.by_method[name] for name in (start, "full", method)]
@@ -85,15 +85,15 @@ def losses(rows: pd.DataFrame, test_set: str, context: int, attention: str = FUL
     if not (chosen.context == context).any():
         raise ValueError(f"context={context}: measured are {sorted(map(int, of_set.context.unique()))}")
     pieces = sorted(chosen.piece.unique())
-    found = {}
+    by_method = {}
     for method, group in chosen.groupby("method", sort=False):
         table = by_seed_and_piece(group)
         if table.isna().any(axis=None) or list(table.columns) != pieces:
             raise ValueError(
                 f"method={method!r}: not measured on every piece of {test_set!r} with every seed"
             )
-        found[str(method)] = table.to_numpy(dtype=float)
-    return Losses(found)
+        by_method[str(method)] = table.to_numpy(dtype=float)
+    return Losses(by_method)
 
 
 def by_seed_and_piece(rows: pd.DataFrame) -> pd.DataFrame:
@@ -143,24 +143,24 @@ def table_claims(
 
 def _less_sure(*effects: Effect) -> Effect:
     """Of several that have to be more than 0, the one that says least for it."""
-    return min(effects, key=lambda found: found.low)
+    return min(effects, key=lambda effect: effect.low)
 
 
 def _table(test_set: str) -> str:
     return test_set.lower().replace(" ", "")
 
 
-def _shares(blank: Claim, found: Losses, start: str) -> dict[Claim, Tested]:
+def _shares(blank: Claim, measured: Losses, start: str) -> dict[Claim, Tested]:
     """The abstract's shares, and whether SF-Attn's is near all of it; undecided where full attention improves
     on nothing but `start`. All in our words: the paper's shares are of the improvement on untrained linear
     positions, and without a margin.
     """
-    if not blank.reason and start != BASE and not found.lead("full", BASE).low > 0:
+    if not blank.reason and start != BASE and not measured.lead("full", BASE).low > 0:
         blank = replace(blank, reason=NO_IMPROVEMENT.format("the base in windows of its own"))
     blank = replace(blank, unit="of the improvement")
     shares: dict[Claim, Tested] = {}
     for method, row in SHARES.items():
-        if method not in found.by_method:
+        if method not in measured.by_method:
             continue
         published = published_value("Abstract", row)
         sentence = (
@@ -168,9 +168,9 @@ def _shares(blank: Claim, found: Losses, start: str) -> dict[Claim, Tested]:
             f"within {100 * NEAR:g} points"
         )
         claim = replace(blank, sentence=sentence, restated=True, headline=method == "sf")
-        shares[claim] = found.share_within(method, start, published - NEAR, published + NEAR)
+        shares[claim] = measured.share_within(method, start, published - NEAR, published + NEAR)
     sentence = f"SF-Attn lacks no more than {EQUAL:.0%} of that improvement"
-    lacks_little = found.share_within("sf", start, 1 - EQUAL, math.inf)
+    lacks_little = measured.share_within("sf", start, 1 - EQUAL, math.inf)
     return {**shares, replace(blank, sentence=sentence, restated=True): lacks_little}
 
 

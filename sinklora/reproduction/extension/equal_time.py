@@ -56,9 +56,9 @@ def in_equal_time(
     for pattern, time in times.items():
         changes = (*study.changes, ("steps", time.steps))
         shorter = dataclasses.replace(study, patterns=("full",), own_attention=(), changes=changes)
-        found = measure(shorter, runs=runs, progress=progress)
-        records += found.attrs["runs"]
-        frames.append(found[found.seed.notna()].assign(method=timed_name(pattern)))
+        measured = measure(shorter, runs=runs, progress=progress)
+        records += measured.attrs["runs"]
+        frames.append(measured[measured.seed.notna()].assign(method=timed_name(pattern)))
     rows = pd.concat(frames, ignore_index=True)
     rows.attrs["runs"] = list({record["run"]: record for record in records}.values())
     return rows, times
@@ -101,14 +101,14 @@ def equal_time_table(
     lines = [_line(found, name) for name in untrained]
     lines.append({**_line(found, "full"), "steps": steps, STEP_TIME: 1.0})
     for pattern, time in times.items():
-        mine = {**_line(found, pattern), "steps": steps, STEP_TIME: time.step_time}
-        lines.append(mine | estimate_fields(BELOW, found.lead(pattern, timed_name(pattern))))
+        line = {**_line(found, pattern), "steps": steps, STEP_TIME: time.step_time}
+        lines.append(line | estimate_fields(BELOW, found.lead(pattern, timed_name(pattern))))
         lines.append({**_line(found, timed_name(pattern)), "steps": time.steps, STEP_TIME: 1.0})
     frame = pd.DataFrame(lines).astype({"steps": "Int64"})
     shown: list[Column] = [Column(METHOD), Column("steps"), Number(STEP_TIME, ".2f"), Spread("perplexity")]
     return Table(frame, [*shown, Nats(ABOVE), Nats(BELOW)])
 
 
-def _line(found: Losses, method: str) -> dict[str, Any]:
-    line: dict[str, Any] = {METHOD: method, **mean_and_sd("perplexity", found.perplexities(method))}
-    return line if method == "full" else line | estimate_fields(ABOVE, found.lead("full", method))
+def _line(measured: Losses, method: str) -> dict[str, Any]:
+    line: dict[str, Any] = {METHOD: method, **mean_and_sd("perplexity", measured.perplexities(method))}
+    return line if method == "full" else line | estimate_fields(ABOVE, measured.lead("full", method))

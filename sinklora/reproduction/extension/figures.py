@@ -31,9 +31,13 @@ def gap_figure(rows: pd.DataFrame, methods: Sequence[str], target: int, start: s
     with figure_style():
         figure, axes = panels(len(sets), 0.6 + 0.21 * len(names), sharey=True, sharex=True)
         measured = {test_set: losses(rows, test_set, target) for test_set in sets}
-        leads = {(key, name): found.lead("full", name) for key, found in measured.items() for name in names}
+        leads = {
+            (key, name): test_losses.lead("full", name)
+            for key, test_losses in measured.items()
+            for name in names
+        }
         most = OFF_SCALE * max(leads[key, name].estimate for key in sets for name in (start, BASE, *trained))
-        for axis, (test_set, found) in zip(axes, measured.items(), strict=True):
+        for axis, (test_set, test_losses) in zip(axes, measured.items(), strict=True):
             for place, name in enumerate(names):
                 lead = leads[test_set, name]
                 if lead.estimate > most:
@@ -42,7 +46,7 @@ def gap_figure(rows: pd.DataFrame, methods: Sequence[str], target: int, start: s
                     continue
                 error = [[lead.estimate - lead.low], [lead.high - lead.estimate]]
                 axis.errorbar(lead.estimate, place, xerr=error, fmt="ks", markersize=3, elinewidth=1)
-                seeds = (found.by_method[name] - found.by_method["full"]).mean(1)
+                seeds = (test_losses.by_method[name] - test_losses.by_method["full"]).mean(1)
                 axis.plot(seeds, [place + 0.25] * len(seeds), "o", color="0.6", markersize=2)
             axis.set_yticks(range(len(names)), [label(name) for name in names])
             axis.axvline(0, color="black", linewidth=0.6)
@@ -94,21 +98,21 @@ def _perplexities(
     same at every context.
     """
     of_set = rows[rows.test_set == test_set]
-    found: dict[str, dict[int, Point]] = {}
+    points: dict[str, dict[int, Point]] = {}
     for context in contexts:
         if not (of_set.context == context).any():
             continue
         here = losses(of_set, test_set, context)
         for method in (name for name in methods if name in here.by_method):
-            found.setdefault(method, {})[context] = _with_shade(here, method)
-    return {method: found[method] for method in methods if method in found}
+            points.setdefault(method, {})[context] = _with_shade(here, method)
+    return {method: points[method] for method in methods if method in points}
 
 
-def _with_shade(found: Losses, method: str) -> Point:
-    mean = float(found.perplexities(method).mean())
-    if method == "full" or "full" not in found.by_method:
+def _with_shade(measured: Losses, method: str) -> Point:
+    mean = float(measured.perplexities(method).mean())
+    if method == "full" or "full" not in measured.by_method:
         return mean, mean, mean
-    lead = found.lead("full", method)
+    lead = measured.lead("full", method)
     low, high = (math.exp(end - lead.estimate) for end in (lead.low, lead.high))
     return mean, mean * low, mean * high
 
@@ -172,8 +176,8 @@ def losses_figure(curves: Mapping[str, pd.DataFrame]) -> Figure:
     """Training loss by step, a line a pattern, a panel a kind of positions; columns as in `curves_figure`."""
     with figure_style():
         figure, axes = panels(len(curves), 2.2, sharey=True)
-        for axis, (kind, found) in zip(axes, curves.items(), strict=True):
-            _draw_losses(axis, found)
+        for axis, (kind, of_kind) in zip(axes, curves.items(), strict=True):
+            _draw_losses(axis, of_kind)
             axis.set_title(f"{kind} positions: {axis.get_title()}", fontsize=7)
     return figure
 
@@ -198,11 +202,11 @@ def positions_figure(rows: Mapping[str, pd.DataFrame], methods: Sequence[str], o
     """
     with figure_style():
         figure, axes = panels(len(rows), 2.6, sharey=True)
-        for axis, (kind, found) in zip(axes, rows.items(), strict=True):
+        for axis, (kind, of_kind) in zip(axes, rows.items(), strict=True):
             ends = {}
-            untrained = found[found.seed.isna()].method.unique()
-            for method in [*untrained, *(name for name in methods if name in set(found.method))]:
-                by_place = np.exp(found[found.method == method].groupby("position").nll.mean())
+            untrained = of_kind[of_kind.seed.isna()].method.unique()
+            for method in [*untrained, *(name for name in methods if name in set(of_kind.method))]:
+                by_place = np.exp(of_kind[of_kind.method == method].groupby("position").nll.mean())
                 grey, line, mark = MARKS.get(method, ("0.5", "-", "."))
                 axis.plot(by_place.index, by_place, color=grey, linestyle=line, marker=mark, markersize=3)
                 ends[method] = (int(by_place.index[-1]), float(by_place.iloc[-1]))
@@ -210,9 +214,9 @@ def positions_figure(rows: Mapping[str, pd.DataFrame], methods: Sequence[str], o
             axis.set_yscale("log")
             axis.yaxis.set_major_formatter(ScalarFormatter())
             axis.yaxis.set_minor_formatter(ScalarFormatter())
-            name_ends(axis, ends, found.position.max())
+            name_ends(axis, ends, of_kind.position.max())
             axis.set_xlabel("position (tokens)")
-            count = f"{found.piece.nunique()} pieces of {found.group.nunique()} documents"
+            count = f"{of_kind.piece.nunique()} pieces of {of_kind.group.nunique()} documents"
             axis.set_title(f"{kind} positions: {count}", fontsize=7)
         axes[0].set_ylabel("perplexity")
     return figure
@@ -225,14 +229,14 @@ def sinks_figure(rows: Mapping[str, pd.DataFrame], methods: Sequence[str], unifo
     """
     with figure_style():
         figure, axes = panels(len(rows), 2.4, sharey=True)
-        for axis, (kind, found) in zip(axes, rows.items(), strict=True):
+        for axis, (kind, of_kind) in zip(axes, rows.items(), strict=True):
             for method in methods:
-                by_layer = 100 * found[found.method == method].groupby("layer").share.mean()
+                by_layer = 100 * of_kind[of_kind.method == method].groupby("layer").share.mean()
                 grey, line, _ = MARKS.get(method, ("0.5", "-", "."))
                 axis.plot(by_layer.index, by_layer, color=grey, linestyle=line, label=label(method))
             axis.axhline(100 * uniform, color="0.6", linestyle=":")
             axis.set_xlabel("layer")
-            axis.set_title(f"{kind} positions: {found.piece.nunique()} pieces; dotted: uniform", fontsize=7)
+            axis.set_title(f"{kind} positions: {of_kind.piece.nunique()} pieces; dotted: uniform", fontsize=7)
         axes[0].set_ylabel("attention on the first 4 tokens (%)")
         axes[0].legend(frameon=False, fontsize=6)
     return figure

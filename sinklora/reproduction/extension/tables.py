@@ -35,22 +35,22 @@ def extension_table(
     training (`start`), nats above full attention and the share of its improvement, with 95 % intervals over
     seeds and pieces of text.
     """
-    found, names = losses(rows, test_set, target), labels or {}
+    measured, names = losses(rows, test_set, target), labels or {}
     untrained = untrained_methods(rows)
     contexts = sorted(map(int, rows.context.unique()))
     lines = []
-    for method in [*untrained, *(name for name in methods if name in found.by_method)]:
+    for method in [*untrained, *(name for name in methods if name in measured.by_method)]:
         line: dict[str, Any] = {METHOD: names.get(method, method)}
         line |= {"attention in training": method} if names else {}
         for context in contexts:
             line |= mean_and_sd(str(context), _perplexities(rows, test_set, context, method))
         if method != start:
-            line |= estimate_fields(SAVED, found.lead(method, start))
+            line |= estimate_fields(SAVED, measured.lead(method, start))
         if method != "full":
-            line |= estimate_fields(ABOVE, found.lead("full", method))
+            line |= estimate_fields(ABOVE, measured.lead("full", method))
         if method not in untrained:
-            line |= estimate_fields(SHARE, found.share(method, start), scale=100)
-        lines.append({**line, "seeds": 0 if method in untrained else len(found.by_method[method])})
+            line |= estimate_fields(SHARE, measured.share(method, start), scale=100)
+        lines.append({**line, "seeds": 0 if method in untrained else len(measured.by_method[method])})
     frame = pd.DataFrame(lines)
     shown: list[Column] = [Column(METHOD), *(Spread(str(context)) for context in contexts)]
     return Table(frame, [*shown, Nats(SAVED), Nats(ABOVE), Share(SHARE), Number("seeds", "d")])
@@ -61,13 +61,13 @@ def shares_table(rows: pd.DataFrame, test_set: str, methods: Sequence[str], targ
 
     With 95 % intervals over seeds and pieces of text; none where full attention may improve on nothing.
     """
-    found = losses(rows, test_set, target)
+    measured = losses(rows, test_set, target)
     lines = []
     for start in untrained_methods(rows):
         line: dict[str, Any] = {"improvement on": start}
-        line |= estimate_fields("nats saved by full", found.lead("full", start))
+        line |= estimate_fields("nats saved by full", measured.lead("full", start))
         for method in methods:
-            line |= estimate_fields(method, found.share(method, start), scale=100)
+            line |= estimate_fields(method, measured.share(method, start), scale=100)
         lines.append(line)
     columns = [Column("improvement on"), Nats("nats saved by full"), *(Share(name) for name in methods)]
     return Table(pd.DataFrame(lines), columns)
@@ -103,7 +103,9 @@ def _written(values: Sequence[Any], form: str) -> str:
 
 def by_positions(parts: Mapping[str, Table | pd.DataFrame]) -> Table:
     """The tables of several kinds of positions under each other, the kind in the first column."""
-    tables = {kind: given if isinstance(given, Table) else Table(given) for kind, given in parts.items()}
+    tables = {
+        kind: content if isinstance(content, Table) else Table(content) for kind, content in parts.items()
+    }
     frames = [table.frame.assign(positions=kind) for kind, table in tables.items()]
     columns = next(iter(tables.values())).columns
     return Table(pd.concat(frames, ignore_index=True), [Column("positions"), *columns])

@@ -44,22 +44,22 @@ def pass_key_claims(rows: pd.DataFrame, context: int, model: str) -> list[Claim]
     for rival, name in RIVALS.items():
         if rival in known and "sf" in known:
             sentence = f"an extension with SF-Attn gives more pass keys back than {name}, {upto}"
-            found = _lead(rows, rival, trained)
-            effects[replace(claim, sentence=sentence, n=_keys(found), restated=rival == UNTRAINED)] = found
+            lead = _lead(rows, rival, trained)
+            effects[replace(claim, sentence=sentence, n=_keys(lead), restated=rival == UNTRAINED)] = lead
     if beyond and "sf" in known:
         sentence = f"more than half of the keys come back beyond them, at {_listed(beyond)} tokens"
         ahead = effect(lambda share: share - 0.5, _answers(rows, "sf", beyond))
         effects[replace(claim, sentence=sentence, n=_keys(ahead), restated=True)] = ahead
     if {"sf", "full"} <= known:
-        found = _lead(rows, "full", trained)
+        lead = _lead(rows, "full", trained)
         sentence = f"as many as with full attention come back {upto}, to {MARGIN:g} of the keys"
-        equal = replace(claim, sentence=sentence, n=_keys(found), restated=True)
-        effects[equal] = within(found, MARGIN)
+        equal = replace(claim, sentence=sentence, n=_keys(lead), restated=True)
+        effects[equal] = within(lead, MARGIN)
     return family(effects)
 
 
-def _keys(found: Effect) -> str:
-    return found.units.replace("documents", "keys")
+def _keys(estimated: Effect) -> str:
+    return estimated.units.replace("documents", "keys")
 
 
 def _answers(rows: pd.DataFrame, model: str, lengths: Sequence[int]) -> NDArray[np.floating]:
@@ -152,5 +152,5 @@ def cached_topic_claims(rows: pd.DataFrame, model: str) -> list[Claim]:
         return [replace(claim, reason="with the full cache the first topic is found no more than by chance")]
     first = usable.assign(first=(usable["rank"] == 1).astype(float))
     wide = first.pivot(index=["set", "conversation"], columns="cache", values="first")
-    found = effect(lambda ours, full: ours - full, wide["H2O"].to_numpy()[None], wide[FULL].to_numpy()[None])
-    return family({replace(claim, n=f"{len(wide)} conversations"): within(found, MARGIN)})
+    lead = effect(lambda ours, full: ours - full, wide["H2O"].to_numpy()[None], wide[FULL].to_numpy()[None])
+    return family({replace(claim, n=f"{len(wide)} conversations"): within(lead, MARGIN)})

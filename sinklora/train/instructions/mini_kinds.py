@@ -73,17 +73,17 @@ def asked_of(half: Half, kind: str, count: int) -> list[Asked]:
 
     Raises ValueError where there are not as many.
     """
-    documents, answers, found = Counter[str](), Counter[str](), list[Asked]()
+    documents, answers, chosen = Counter[str](), Counter[str](), list[Asked]()
     for asked in MAKERS[kind](half, count):
         answer = asked.answer.lower()
         fits = len(asked.context) <= MOST_CHARACTERS
         if fits and documents[asked.document] < PER_DOCUMENT and answers[answer] < PER_ANSWER:
             documents[asked.document] += 1
             answers[answer] += 1
-            found.append(asked)
-        if len(found) == count:
-            return found
-    raise ValueError(_too_few(half, kind, count, len(found)))
+            chosen.append(asked)
+        if len(chosen) == count:
+            return chosen
+    raise ValueError(_too_few(half, kind, count, len(chosen)))
 
 
 def _questions(half: Half, _: int) -> Iterator[Asked]:
@@ -131,16 +131,16 @@ def continuations(half: Half, count: int) -> list[Example]:
         for number, cut in enumerate(cut_paragraphs(book.text, _length(half.rng("book", book.name))))
     ]
     half.rng("books").shuffle(books)
-    found = books[: round(BOOKS_SHARE * count)]
+    examples = books[: round(BOOKS_SHARE * count)]
     pages = half.long_pages
     half.rng(CONTINUATION).shuffle(pages)
     for page in pages:
-        if len(found) == count:
+        if len(examples) == count:
             break
         text = shown(page, page.entries)
         length = min(_length(half.rng(CONTINUATION, page.name)), len(text) * 3 // 4)
         cuts = list(cut_paragraphs(text, length))
-        found += [
+        examples += [
             _continuation(
                 cut,
                 f"{page.name}#{number}",
@@ -149,11 +149,11 @@ def continuations(half: Half, count: int) -> list[Example]:
                 licence_of(page.package),
                 page.file_sha256,
             )
-            for number, cut in enumerate(cuts[: min(PER_DOCUMENT, count - len(found))])
+            for number, cut in enumerate(cuts[: min(PER_DOCUMENT, count - len(examples))])
         ]
-    if len(found) < count:
-        raise ValueError(_too_few(half, CONTINUATION, count, len(found)))
-    return found
+    if len(examples) < count:
+        raise ValueError(_too_few(half, CONTINUATION, count, len(examples)))
+    return examples
 
 
 def _continuation(cut: Cut, name: str, document: str, source: str, licence: str, sha256: str) -> Example:
@@ -179,17 +179,17 @@ def as_example(half: Half, kind: str, asked: Asked) -> Example:
 
 def _entries(half: Half, kind: str) -> list[tuple[Page, int]]:
     """Entries of the long pages in an order of chance."""
-    found = [(page, place) for page in half.long_pages for place in range(len(page.entries))]
-    half.rng("order", kind).shuffle(found)
-    return found
+    entries = [(page, place) for page in half.long_pages for place in range(len(page.entries))]
+    half.rng("order", kind).shuffle(entries)
+    return entries
 
 
 def _length(rng: random.Random) -> int:
     return rng.randint(LEAST_CHARACTERS, MOST_CHARACTERS)
 
 
-def _too_few(half: Half, kind: str, count: int, found: int) -> str:
+def _too_few(half: Half, kind: str, count: int, available: int) -> str:
     return (
-        f"{half.name}={count} examples of the kind {kind!r} are wanted and {found} are there; take fewer, or "
-        "more packages or books"
+        f"{half.name}={count} examples of the kind {kind!r} are wanted and {available} are there; take "
+        "fewer, or more packages or books"
     )

@@ -77,8 +77,7 @@ def _page(row: Mapping[str, Any], place: str) -> tuple[_Page, str, str]:
         tokens, markup = _objects(field_of(row, "document_tokens", list, place), "html_token", place)
     else:
         document = field_of(row, "document", dict, place)
-        found = document.get("tokens")
-        tokens, markup = _objects(_as_objects(found, place), "is_html", place)
+        tokens, markup = _objects(_as_objects(document.get("tokens"), place), "is_html", place)
         question = field_of(field_of(row, "question", dict, place), "text", str, place)
         title = str(document.get("title") or document.get("url") or "")
         return _Page(tokens, markup, title), question, str(field_of(row, "id", str, place))
@@ -89,22 +88,22 @@ def _page(row: Mapping[str, Any], place: str) -> tuple[_Page, str, str]:
     return _Page(tokens, markup, url), question, str(row["example_id"])
 
 
-def _objects(found: list[Any], markup: str, place: str) -> tuple[list[str], list[bool]]:
-    if not all(isinstance(item, dict) for item in found):
+def _objects(items: list[Any], markup: str, place: str) -> tuple[list[str], list[bool]]:
+    if not all(isinstance(item, dict) for item in items):
         raise ValueError(f"{place}: expected an object for each token")
-    tokens = [field_of(item, "token", str, place) for item in found]
-    return tokens, [field_of(item, markup, bool, place) for item in found]
+    tokens = [field_of(item, "token", str, place) for item in items]
+    return tokens, [field_of(item, markup, bool, place) for item in items]
 
 
-def _as_objects(found: Any, place: str) -> list[dict[str, Any]]:
+def _as_objects(value: Any, place: str) -> list[dict[str, Any]]:
     """A list of objects, which the hub stores as an object of lists."""
-    if isinstance(found, dict) and all(isinstance(values, list) for values in found.values()):
-        if len({len(values) for values in found.values()}) > 1:
-            raise ValueError(f"{place}: lists of different lengths for {sorted(found)}")
-        return [dict(zip(found, values, strict=True)) for values in zip(*found.values(), strict=True)]
-    if not isinstance(found, list):
-        raise ValueError(f"{place}: {found!r:.80} is no list of objects")
-    return found
+    if isinstance(value, dict) and all(isinstance(values, list) for values in value.values()):
+        if len({len(values) for values in value.values()}) > 1:
+            raise ValueError(f"{place}: lists of different lengths for {sorted(value)}")
+        return [dict(zip(value, values, strict=True)) for values in zip(*value.values(), strict=True)]
+    if not isinstance(value, list):
+        raise ValueError(f"{place}: {value!r:.80} is no list of objects")
+    return value
 
 
 def _annotations(row: Mapping[str, Any], place: str) -> list[_Annotation]:

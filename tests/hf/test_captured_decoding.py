@@ -138,6 +138,7 @@ def test_two_hundred_steps_are_one_graph(name: str, architecture: str, rows: int
     assert one_graph()
 
 
+@pytest.mark.slow
 def test_generated_code_does_the_same() -> None:
     ours, eager = (read(ONE_LAYER, H2O(8), tokens()) for _ in range(2))
     first = tokens()[:, :1]

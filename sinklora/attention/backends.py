@@ -56,6 +56,7 @@ def masked(
 ) -> Tensor:
     """Any pattern in PyTorch's own kernels: the mask is in memory, a byte a pair, the scores are not."""
     mask = pattern.visible(query.shape[1], query.shape[2], ids, device=query.device)
+    mask = mask if mask.ndim == 4 else mask[None]  # of three dimensions no kernel takes a mask
     return _kernel(query, key, value, scale, attn_mask=mask)
 
 

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
@@ -133,6 +134,14 @@ def test_masked_is_dense(name: str, heads: tuple[int, int], num_tokens: int, pac
     compare(PATTERNS[name], make_inputs(heads, num_tokens), ids, "masked", atol=1e-5)
     half = [x / 2 for x in make_inputs(heads, num_tokens, dtype=torch.bfloat16)]
     compare(PATTERNS[name], half, ids, "masked", atol=2e-2)
+
+
+@by_packing
+@pytest.mark.parametrize("heads", ((4, 4), (4, 2)), ids=str)
+def test_masked_holds_no_scores(heads: tuple[int, int], packed: bool) -> None:
+    inputs, ids = make_inputs(heads, 40, size=16), make_documents(40) if packed else None
+    with sdpa_kernel(SDPBackend.FLASH_ATTENTION):  # an error where that kernel does not take them
+        with_gradients(lambda *x: attend(*x, RANDOM, document_ids=ids, backend="masked"), inputs)
 
 
 @pytest.mark.parametrize("heads", ((2, 2), (4, 2)), ids=str)

@@ -1,12 +1,15 @@
 """Which models the ablations need: one recipe and one test set, methods and training conditions vary."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+import pandas as pd
 
 from sinklora.attention.patterns import PATTERNS, find_pattern
 from sinklora.reproduction.extension.recipe import Recipe
-from sinklora.reproduction.extension.study import ExtensionStudy
+from sinklora.reproduction.extension.study import ExtensionStudy, measure
 from sinklora.reproduction.patterns.study import pattern_names
 
 TEST_SET = "Table 1"
@@ -59,6 +62,18 @@ def ablation_study(
     return ExtensionStudy(
         recipe, patterns, tuple(seeds), (TEST_SET,), (context,), changes=tuple(changes.items())
     )
+
+
+def measure_lengths(
+    recipe: Recipe, methods: Sequence[str], seeds: Sequence[int], lengths: Iterable[int], *, runs: Path
+) -> pd.DataFrame:
+    """The rows of `extension.measure`, each length trained and tested at; attrs: the data, and all runs."""
+    frames = [measure(ablation_study(recipe, methods, seeds, context=n), runs=runs) for n in lengths]
+    # What needs no training is the same at every length where it is read in windows of its own.
+    rows = pd.concat(frames, ignore_index=True).drop_duplicates(ignore_index=True)
+    made_of = {record["run"]: record for frame in frames for record in frame.attrs["runs"]}
+    rows.attrs = {"data": frames[0].attrs["data"], "runs": list(made_of.values())}
+    return rows
 
 
 def sweep_methods(field: str, values: Sequence[float]) -> dict[float, str]:

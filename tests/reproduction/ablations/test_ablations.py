@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from figure_data import error_bars
@@ -19,7 +20,7 @@ from sinklora.reproduction.ablations.quality_cost import (
     front_table,
     front_verdict,
 )
-from sinklora.reproduction.ablations.study import ablation_study, sweep_methods
+from sinklora.reproduction.ablations.study import ablation_study, measure_lengths, sweep_methods
 from sinklora.reproduction.ablations.tables import (
     PAPER_ROWS,
     condition_table,
@@ -29,6 +30,7 @@ from sinklora.reproduction.ablations.tables import (
 )
 from sinklora.reproduction.extension.comparison import NOT_VALID, Losses, losses
 from sinklora.reproduction.extension.recipe import read_recipe
+from sinklora.reproduction.extension.study import ExtensionStudy
 from sinklora.reproduction.extension.tables import ABOVE
 
 PIECES = np.random.default_rng(0).normal(3, 0.5, 32)
@@ -159,3 +161,18 @@ def test_the_figures_show_means_and_intervals(tmp_path: Path) -> None:
     assert (ends[part(ABOVE, "low")] < ends[part(ABOVE, "high")]).any()
     assert [text.get_text() for text in axis.texts] == ["S²-Attn without the leak", "SF-Attn"]
     assert axis.get_xscale() == "log" and axis.get_yscale() == "linear"
+
+
+def test_lengths_are_measured_each_at_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    def one_piece(study: ExtensionStudy, *, runs: Path) -> pd.DataFrame:
+        (length,) = study.contexts
+        rows = pd.DataFrame({"method": ["base", "sf"], "context": [512, length], "nll": [3.0, 1 / length]})
+        rows.attrs = {"data": {"Table 1": {}}, "runs": [{"run": "base"}, {"run": f"sf-{length}"}]}
+        return rows
+
+    monkeypatch.setattr("sinklora.reproduction.ablations.study.measure", one_piece)
+    recipe = read_recipe("configs/recipes/smoke.yaml")
+    rows = measure_lengths(recipe, ["sf"], [0], [640, 1024], runs=Path("runs"))
+    assert list(zip(rows.method, rows.context, strict=True)) == [("base", 512), ("sf", 640), ("sf", 1024)]
+    assert [record["run"] for record in rows.attrs["runs"]] == ["base", "sf-640", "sf-1024"]
+    assert rows.attrs["data"] == {"Table 1": {}}

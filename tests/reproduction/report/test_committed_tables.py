@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 
 from sinklora.records.tables import Table, latex, markdown
-from sinklora.reproduction.ablations.study import TEST_SET, sweep_methods
-from sinklora.reproduction.ablations.tables import published, schedule_table, sweep_table
+from sinklora.reproduction.ablations.study import SPARSE, TEST_SET, sweep_methods
+from sinklora.reproduction.ablations.tables import condition_table, published, schedule_table, sweep_table
 from sinklora.reproduction.extension.comparison import losses
 from sinklora.reproduction.extension.recipe import read_recipe
 from sinklora.reproduction.extension.study import attention_cost
@@ -28,12 +28,14 @@ PARTS = {
     "table7": (["s2_wrapped", "s2", "short", "sf_shifted", "sf", "full"], "s2"),
     "table8": (["s2_wrapped", "shift_up", "shift_back", "s2", "short"], "s2_wrapped"),
 }
+LENGTHS = [1024]  # of Table 9, beside the recipe's
 METHODS = ["full", "short", "s2", "s2_wrapped", "sf", "sf_shifted", "sf_then_full"]
 MADE_OF = {
     "table1": "perplexity_measurements",
     "table2": "perplexity_measurements",
     "table7": "ablation_measurements",
     "table8": "ablation_measurements",
+    "table9": "ablation_lengths",
     "schedules": "ablation_measurements",
     **dict.fromkeys(SWEEPS, "ablation_measurements"),
 }
@@ -53,6 +55,11 @@ def made(name: str) -> Table:
         assert start is not None
         here = extension_table(rows[rows.method.isin(methods_of(rows))], item, METHODS, target, start[1])
         return here if name == "table1" else with_paper(here, paper_values(item), target)
+    if name == "table9":
+        lengths, methods = sorted({target, *LENGTHS}), ["full", "s2", *SPARSE, "sf"]
+        by_length = {f"{length}": losses(rows, TEST_SET, length) for length in lengths}
+        costs_at = {f"{n}": {m: attention_cost(recipe.spec(m, context=n)) for m in methods} for n in lengths}
+        return condition_table(by_length, methods, costs_at)
     found = losses(rows, TEST_SET, target)
     if name in PARTS:
         methods, reference = PARTS[name]

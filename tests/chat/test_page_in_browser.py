@@ -1,9 +1,11 @@
 """The page as a visitor uses it, in a headless Chromium; skipped where there is none, or no Gradio."""
 
 import json
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +17,13 @@ from sinklora.chat.engine import Conversation
 from sinklora.chat.limits import Limits
 from sinklora.chat.page_server import served
 
-pytest.importorskip("gradio")
-webdriver: Any = pytest.importorskip("selenium.webdriver")
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-pytestmark = pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="needs Chromium and its driver")
+# Looked for and not imported: that takes seconds of every process that collects the tests.
+MISSING = [name for name in ("gradio", "selenium") if find_spec(name) is None]
+pytestmark = [
+    pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="needs Chromium and its driver"),
+    pytest.mark.skipif(bool(MISSING), reason=f"needs {' and '.join(MISSING)}"),
+]
 
 FLAGS = [
     "--headless",
@@ -108,6 +113,8 @@ ANSWER = [6]  # tokens of an answer of the sessions that begin
 
 @pytest.fixture(scope="module")
 def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    from selenium import webdriver
+
     options = webdriver.ChromeOptions()
     options.binary_location = CHROMIUM
     for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('chromium')}"):
@@ -121,7 +128,10 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 @pytest.fixture
 def visit(address: str, driver: Any) -> Iterator[Callable[[], Visitor]]:
-    """What opens tabs. A browser has six connections to a server, and each tab needs one: none stays open."""
+    """What opens tabs, and sees in the end that none loaded anything from elsewhere.
+
+    A browser has six connections to a server, and each tab needs one: none stays open.
+    """
     first, tabs = driver.current_window_handle, list[Visitor]()
 
     def another() -> Visitor:
@@ -133,6 +143,22 @@ def visit(address: str, driver: Any) -> Iterator[Callable[[], Visitor]]:
         tab.here()
         driver.close()
     driver.switch_to.window(first)
+    asked = addresses_asked(driver)
+    assert any(url.startswith(address) for url in asked)
+    # A new tab is a page of the browser's own for a moment.
+    assert [
+        url for url in asked if not re.match(rf"{re.escape(address)}|data:|blob:|chrome[a-z-]*:", url)
+    ] == []
+
+
+def addresses_asked(driver: Any) -> set[str]:
+    """All that the browser's tabs asked for since this was last called."""
+    messages = (json.loads(entry["message"])["message"] for entry in driver.get_log("performance"))
+    return {
+        message["params"]["request"]["url"]
+        for message in messages
+        if message["method"] == "Network.requestWillBeSent"
+    }
 
 
 def written(folder: Path, name: str, text: str | bytes) -> Path:
@@ -217,15 +243,3 @@ def test_a_stop_and_two_tabs(visit: Callable[[], Visitor], driver: Any, tmp_path
     assert len(one.text(".answer")) < 800, "all that there is room for would be more"
     other.here()
     assert "name_3" not in driver.page_source and other.text("#turns").strip() == ""
-
-
-def test_nothing_is_loaded_from_elsewhere(address: str, driver: Any) -> None:
-    """Last: of all requests of the visits above."""
-    logged = (json.loads(entry["message"])["message"] for entry in driver.get_log("performance"))
-    asked = {
-        message["params"]["request"]["url"]
-        for message in logged
-        if message["method"] == "Network.requestWillBeSent"
-    }
-    assert any(url.startswith(address) for url in asked)
-    assert [url for url in asked if not url.startswith((address, "data:", "blob:", "chrome:"))] == []

@@ -9,6 +9,7 @@ import difflib
 import re
 from collections.abc import Iterable, Mapping
 from functools import cache
+from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
 from pydantic import AfterValidator, ConfigDict, Field, InstanceOf, TypeAdapter, ValidationError
@@ -60,6 +61,7 @@ WORDS = {
     "greater_than": "more than {gt:g}",
     "less_than_equal": "at most {le:g}",
     "less_than": "less than {lt:g}",
+    "multiple_of": "a multiple of {multiple_of:g}",
     "too_short": "at least {min_length}",
     "value_error": "{error}",
 }
@@ -147,8 +149,10 @@ def _refusal(name: str, value: Any, hint: Any, errors: list[ErrorDetails]) -> Ex
         expected.append("None")
     at = "".join(f"[{part!r}]" for part in place or ())
     wrong = here[0]["input"]
-    kind = TypeError if any(error["type"].endswith(("_type", "_of")) for error in here) else ValueError
-    return kind(f"{name}{at}={wrong!r}: expected {' or '.join(expected)}{_advice(wrong, here)}")
+    of_type = any(error["type"].endswith(("_type", "instance_of")) for error in here)
+    told = repr(str(wrong)) if isinstance(wrong, Path) else repr(wrong)
+    kind = TypeError if of_type else ValueError
+    return kind(f"{name}{at}={told}: expected {' or '.join(expected)}{_advice(wrong, here)}")
 
 
 def _words(error: ErrorDetails) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sinklora.records.comma_lists import read_list
 from sinklora.refusals import told_in_a_sentence
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def reproduce_command(
 
     places = find_places(results, runs)
     experiments = load_experiments(places.sources / INDEX)
-    chosen = plan(experiments, profile, only, read_seeds(seeds), places.notebooks)
+    chosen = plan(experiments, profile, only, read_list("seeds", seeds, int), places.notebooks)
     if profile == "gpu":
         _need_gpu()
     stop_when_told()
@@ -165,14 +166,6 @@ def report_command() -> None:
     from sinklora.reproduction.report.index import write_index
 
     write_index()
-
-
-def read_seeds(text: str) -> list[int]:
-    """Seeds from text such as "0,1,2"; none from "". Raises ValueError."""
-    try:
-        return [int(seed) for seed in text.split(",")] if text else []
-    except ValueError:
-        raise ValueError(f"seeds={text!r}: expected whole numbers separated by commas, as in 0,1,2") from None
 
 
 def _need_clone() -> None:

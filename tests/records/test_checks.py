@@ -4,13 +4,14 @@ import dataclasses
 import math
 import re
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Any
 
 import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from sinklora.records.checks import (
     Count,
@@ -35,6 +36,12 @@ class Source:
         check_fields(self)
 
 
+def with_a_model(folder: Path) -> Path:
+    if folder.name == "here":
+        raise ValueError("a folder with a model")
+    return folder
+
+
 @dataclass(frozen=True)
 class Spec:
     source: Source = field(default_factory=lambda: Source("here"))
@@ -47,6 +54,8 @@ class Spec:
     method: Annotated[str, one_of(("adapter", "full"))] = "full"
     compile: bool = False
     seeds: Distinct[int] = (0,)
+    length: Annotated[int, Field(multiple_of=8)] = 64
+    folder: Annotated[Path, AfterValidator(with_a_model)] = Path("there")
     sets: Annotated[dict[str, Source], Field(min_length=1)] = field(
         default_factory=lambda: {"a": Source("x")}
     )
@@ -79,6 +88,8 @@ REFUSED = [
     ({"seeds": ()}, ValueError, "seeds=(): expected at least one, and none twice"),
     ({"seeds": (1, 1)}, ValueError, "seeds=(1, 1): expected at least one, and none twice"),
     ({"seeds": (1, "2")}, TypeError, "seeds[1]='2': expected a whole number; write 2, not text"),
+    ({"length": 60}, ValueError, "length=60: expected a multiple of 8"),
+    ({"folder": Path("here")}, ValueError, "folder='here': expected a folder with a model"),
     ({"sets": {}}, ValueError, "sets={}: expected at least 1"),
     ({"sets": {"a": "x"}}, TypeError, "sets['a']='x': expected Source"),
 ]

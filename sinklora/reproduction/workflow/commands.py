@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sinklora.records.comma_lists import read_list
 from sinklora.refusals import told_in_a_sentence
 from sinklora.reproduction.commands import (
     ResultsFolder,
     RunsFolder,
-    read_seeds,
     ready_environment,
     stop_when_told,
     write_report,
@@ -114,7 +114,7 @@ def planned(
     from sinklora.reproduction.workflow.resources import Machine
 
     experiments = load_experiments(places.sources / INDEX)
-    chosen = plan(experiments, profile, only, read_seeds(seeds), places.notebooks)
+    chosen = plan(experiments, profile, only, read_list("seeds", seeds, int), places.notebooks)
     shapes = {}
     if profile == "gpu":
         base = GpuPlan.read(Path("configs/gpu.yaml"))

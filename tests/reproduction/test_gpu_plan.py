@@ -12,11 +12,12 @@ from pathlib import Path
 import nbformat
 import psutil
 import pytest
-import real_model
 import torch
+from attention_cases import AttentionOptions
+from real_model_options import RealModelOptions
 from typer.testing import CliRunner
 
-import attention
+from benchmark_options import options_read
 from sinklora.cli import application
 from sinklora.hf.model_shapes import SHAPES
 from sinklora.reproduction.base_model.study import BaseRecipe
@@ -49,14 +50,16 @@ def test_the_committed_plan_names_what_there_is() -> None:
 
 def test_the_real_model_is_measured_captured_in_batches_and_trained_beyond_its_length() -> None:
     runs = {step.name: step.run for step in COMMITTED.steps}
-    caches, training = (real_model.parse(list(runs[name][1:])) for name in ("real_caches", "real_training"))
-    assert caches.only == ["caches", "compiled"] and caches.batches == [1, 8, 32]
-    assert caches.prompts == [2048, 7936] and {"DynamicCache", "H2O", "Local"} <= set(caches.caches)
-    assert training.only == ["training"] and training.contexts[-1] == 32768
-    assert training.patterns == ["sf", "full", "s2"]
-    layer, shape = attention.parse(list(runs["llama_attention"][1:])), SHAPES["llama2-7b"]
+    caches, training = (
+        options_read(RealModelOptions, runs[name][1:]) for name in ("real_caches", "real_training")
+    )
+    assert caches.tables == ["caches", "compiled"] and caches.batches == (1, 8, 32)
+    assert caches.prompts == (2048, 7936) and {"DynamicCache", "H2O", "Local"} <= set(caches.compared_caches)
+    assert training.tables == ["training"] and training.contexts[-1] == 32768
+    assert training.compared_patterns == ["sf", "full", "s2"]
+    layer, shape = options_read(AttentionOptions, runs["llama_attention"][1:]), SHAPES["llama2-7b"]
     assert (layer.heads, layer.kv_heads) == (shape["num_attention_heads"], shape["num_key_value_heads"])
-    assert layer.heads * layer.head_size == shape["hidden_size"] and layer.lengths == [32768]
+    assert layer.heads * layer.head_size == shape["hidden_size"] and layer.lengths == (32768,)
 
 
 def test_every_notebook_with_a_gpu_profile_is_a_step_after_the_base_that_it_starts_from() -> None:

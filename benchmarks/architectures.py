@@ -7,19 +7,20 @@ Each architecture has a process and a time limit of its own; see architecture_ch
 
 from __future__ import annotations
 
-import argparse
 import multiprocessing
 import re
-import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Annotated
 
 import torch
 import transformers
+import typer
 from architecture_checks import CHECKS, WORKS, attempt, describe
+from script_options import script
 from tiny_architectures import (
     architectures,
     build,
@@ -31,6 +32,7 @@ from tiny_architectures import (
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
+from sinklora.records.checks import Positive, check_fields, one_of
 from sinklora.records.files import atomic_write
 
 UNTESTED = "not tested"
@@ -182,22 +184,32 @@ def _cell(row: Row, claim: str, reasons: dict[str, list[str]]) -> str:
     return f"no [{list(reasons).index(reason) + 1}]"
 
 
-def main(arguments: list[str]) -> None:
+@dataclass(frozen=True)
+class ArchitectureOptions:
+    """Which architectures are examined, and where the page goes."""
+
+    out: Annotated[Path | None, typer.Option(help="Markdown file; none: printed")] = None
+    only: Annotated[
+        tuple[Annotated[str, one_of(architectures())], ...],
+        typer.Option(help="model types such as llama, separated by commas; default: all"),
+    ] = ()
+    seconds: Annotated[Positive, typer.Option(help="time limit of each architecture")] = 120.0
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+def main(options: ArchitectureOptions) -> None:
     """Examine all, or those named, and write the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--out", type=Path, help="Markdown file; none: printed")
-    parser.add_argument("--only", nargs="+", default=architectures(), help="architectures (model types)")
-    parser.add_argument("--seconds", type=float, default=120, help="time limit of each architecture")
-    options = parser.parse_args(arguments)
-    rows = [in_own_process(name, options.seconds) for name in tqdm(options.only, disable=None)]
-    text = as_markdown(rows)
+    names = options.only or architectures()
+    text = as_markdown([in_own_process(name, options.seconds) for name in tqdm(names, disable=None)])
     if options.out is None:
         print(text)
     else:
         atomic_write(options.out, text)
 
 
+application = script(main, ArchitectureOptions)
+
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    application()

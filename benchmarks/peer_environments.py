@@ -47,7 +47,7 @@ ENVIRONMENTS = {
             ),
         ),
         Environment(
-            "kvpress, today", ("kvpress==0.5.5", "cachetools==5.5.2", "fire==0.6.0", "termcolor==3.3.0")
+            "kvpress-today", ("kvpress==0.5.5", "cachetools==5.5.2", "fire==0.6.0", "termcolor==3.3.0")
         ),
         Environment("quanto", ("optimum-quanto==0.2.7", "ninja==1.13.2")),
         Environment("hqq", ("hqq==0.2.8.post1", "einops==0.8.2", "termcolor==3.3.0")),
@@ -56,7 +56,7 @@ ENVIRONMENTS = {
             "longlora",  # its requirements.txt asks for this transformers
             ("transformers==4.34.0", "tokenizers==0.14.1", "huggingface_hub==0.17.3", "einops==0.8.2"),
         ),
-        Environment("longlora, today", ("einops==0.8.2",)),
+        Environment("longlora-today", ("einops==0.8.2",)),
     )
 }
 
@@ -68,7 +68,7 @@ def interpreter(environment: Environment, root: Path) -> Path:
     """
     if not environment.pins:
         return Path(sys.executable)
-    folder = root / PLACE / environment.name.replace(", ", "-")
+    folder = root / PLACE / environment.name
     python, made_of = folder / "bin" / "python", folder / "pins.txt"
     pins = "\n".join(environment.pins) + "\n"
     if made_of.is_file() and made_of.read_text(encoding="utf-8") == pins:

@@ -12,31 +12,33 @@ training steps on the first.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pandas as pd
 import torch
+import typer
 from peer_cases import CASES, Case
 from peer_environments import ENVIRONMENTS, NotInstalledError, interpreter
 from peer_sides.subject import Setting
 from peer_table import agreement, cost, shown
+from pydantic import AfterValidator, Field
 from safetensors.torch import save_file
+from script_options import CORES, OUT, OutFolder, Repeats, Threads, script, settings_of
+from table_files import write_table
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sinklora.evaluate.memory import KEEP_MEMORY, RETURN_MEMORY
 from sinklora.pretrained.fetch import model_path, models_folder
-from sinklora.records.files import atomic_write, file_hash, write_json
-from sinklora.records.provenance import current_provenance
+from sinklora.records.checks import Count, Distinct, check_fields, check_value, one_of
+from sinklora.records.files import atomic_write, file_hash
 from sinklora.records.tables import latex, markdown
 
 HERE = Path(__file__).resolve().parents[1]
@@ -44,8 +46,54 @@ TEXT = HERE / "sinklora" / "reproduction" / "demo" / "alice.txt"
 KINDS = ("caches", "operators", "steps")
 RELEASED = "llama_attn_replace.py"
 FETCHED = "smollm2-135m"  # asked too where it has been fetched
+LEAST_KEPT = 8  # tokens that a bounded cache keeps of the prompt
 
 Answers = dict[str, dict[str, Any]]  # by case
+Prompt = Annotated[int, Field(ge=64, multiple_of=8)]
+
+
+def _is_release(folder: Path | None) -> Path | None:
+    if folder is not None and not (folder / RELEASED).is_file():
+        raise ValueError(f"the folder of a clone, with {RELEASED} in it")
+    return folder
+
+
+@dataclass(frozen=True)
+class PeerOptions:
+    """Who is asked, for what, and where the tables go."""
+
+    models: Annotated[Distinct[str], typer.Option(help="names, or folders, separated by commas")] = (
+        "data/base",
+        *([FETCHED] if (models_folder() / FETCHED / "config.json").is_file() else []),
+    )
+    longlora: Annotated[
+        Path | None,
+        AfterValidator(_is_release),
+        typer.Option(help="folder of a clone of dvlab-research/LongLoRA"),
+    ] = None
+    prompt: Annotated[Prompt, typer.Option(help="tokens: a multiple of 8, 64 or more")] = 1024
+    steps: Annotated[Count, typer.Option(help="tokens decoded")] = 32
+    budget: Annotated[float, typer.Option(help="share of the prompt that bounded caches keep")] = 0.2
+    repeats: Repeats = 3
+    threads: Threads = CORES
+    only: Annotated[
+        Distinct[Annotated[str, one_of(KINDS)]],
+        typer.Option(help=f"separated by commas: {', '.join(KINDS)}"),
+    ] = KINDS
+    environments: Annotated[
+        Distinct[Annotated[str, one_of(ENVIRONMENTS)]],
+        typer.Option(help=f"beside today, separated by commas: {', '.join(ENVIRONMENTS)}"),
+    ] = tuple(ENVIRONMENTS)
+    out: OutFolder = OUT
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        check_value("budget", self.budget, Annotated[float, Field(ge=LEAST_KEPT / self.prompt, lt=1)])
+
+    @property
+    def compared_environments(self) -> list[str]:
+        """The environments, ours among them, that all are compared with."""
+        return list(dict.fromkeys(["today", *self.environments]))
 
 
 def write_inputs(model: str, folder: Path, prompt: int, steps: int) -> Path:
@@ -56,10 +104,7 @@ def write_inputs(model: str, folder: Path, prompt: int, steps: int) -> Path:
     source = model_path(model)
     tokenizer = AutoTokenizer.from_pretrained(source)
     tokens = tokenizer(TEXT.read_text(encoding="utf-8"), return_tensors="pt")["input_ids"]
-    if tokens.shape[1] < prompt + steps:
-        raise ValueError(
-            f"prompt={prompt}, steps={steps}: the text has {tokens.shape[1]} tokens of {model}; take fewer"
-        )
+    check_value("prompt + steps", prompt + steps, Annotated[int, Field(le=tokens.shape[1])])
     save_file({"ids": tokens[:, : prompt + steps].contiguous()}, folder / "ids.safetensors")
     weights = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
     weights.save_pretrained(folder / "model")
@@ -108,15 +153,21 @@ def surroundings(threads: int) -> dict[str, str]:
 
 
 def measure_model(
-    model: str, cases: Sequence[Case], options: argparse.Namespace
+    model: str, cases: Sequence[Case], options: PeerOptions
 ) -> Iterator[tuple[str, pd.DataFrame]]:
     """The tables of one model, by name."""
     with tempfile.TemporaryDirectory(prefix="peers-") as place:
         folder = Path(place)
         weights = write_inputs(model, folder, options.prompt, options.steps)
-        longlora = str(options.longlora) if options.longlora else None
-        sizes = {"prompt": options.prompt, "steps": options.steps, "budget": options.budget}
-        setting = Setting(str(weights), place, threads=options.threads, longlora=longlora, **sizes)
+        setting = Setting(
+            str(weights),
+            place,
+            options.prompt,
+            options.steps,
+            options.budget,
+            options.threads,
+            longlora=str(options.longlora.resolve()) if options.longlora else None,
+        )
         rounds: list[Answers] = []
         versions: dict[str, dict[str, str]] = {}
         for count in tqdm(range(options.repeats), desc=model, disable=None):
@@ -139,79 +190,45 @@ def failed(case: Case, answers: Answers) -> bool:
     return "failed" in answers.get(case.name, {})
 
 
-def parse(arguments: list[str]) -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
-    fetched = [FETCHED] if (models_folder() / FETCHED / "config.json").is_file() else []
-    parser.add_argument("--models", nargs="+", default=["data/base", *fetched], help="names, or folders")
-    parser.add_argument("--longlora", type=Path, help="folder of a clone of dvlab-research/LongLoRA")
-    parser.add_argument("--prompt", type=int, default=1024, help="tokens")
-    parser.add_argument("--steps", type=int, default=32, help="tokens decoded")
-    parser.add_argument("--budget", type=float, default=0.2, help="of bounded caches, a share of the prompt")
-    parser.add_argument("--repeats", type=int, default=3, help="rounds")
-    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of the CPU")
-    parser.add_argument("--only", choices=KINDS, nargs="+", default=list(KINDS))
-    names = list(ENVIRONMENTS)
-    parser.add_argument(
-        "--environments", choices=names, nargs="+", default=names, metavar="NAME", help=f"{names}"
-    )
-    parser.add_argument("--out", type=Path, default=Path("out/benchmarks"), help="folder of the results")
-    options = parser.parse_args(arguments)
-    if options.prompt < 64 or options.prompt % 8 or min(options.steps, options.repeats, options.threads) < 1:
-        parser.error(
-            f"--prompt {options.prompt} --steps {options.steps} --repeats {options.repeats} --threads "
-            f"{options.threads}: expected a prompt of at least 64 tokens, a multiple of 8, and counts of at "
-            "least 1"
-        )
-    if not 0 < options.budget < 1 or int(options.budget * options.prompt) < 8:
-        parser.error(f"--budget {options.budget}: expected a share below 1 that keeps 8 tokens or more")
-    options.environments = list(dict.fromkeys(["today", *options.environments]))  # ours: compared with
-    if options.longlora is not None:
-        options.longlora = options.longlora.resolve()
-        if not (options.longlora / RELEASED).is_file():
-            parser.error(f"--longlora {options.longlora}: has no {RELEASED}; name a clone's folder")
-    return options
-
-
-def chosen(options: argparse.Namespace, first: bool) -> list[Case]:
+def chosen(options: PeerOptions, first: bool) -> list[Case]:
     """The cases that are asked on a model, ours first: without them there is nothing to compare with."""
     kinds = set(options.only) if first else {"caches"} & set(options.only)
-    return [case for case in CASES if case.kind in kinds and case.environment in options.environments]
+    return [
+        case for case in CASES if case.kind in kinds and case.environment in options.compared_environments
+    ]
 
 
-def main(arguments: list[str]) -> None:
+def main(options: PeerOptions) -> None:
     """Measure, print and write the tables."""
-    options = parse(arguments)
     tables: dict[str, list[pd.DataFrame]] = {"agreement": [], "cost": []}
     for model in options.models:
         cases = chosen(options, first=model == options.models[0])
         if cases:
             for name, table in measure_model(model, cases, options):
                 tables[name].append(table)
-    options.out.mkdir(parents=True, exist_ok=True)
-    what = (
-        f"Float32 on the CPU, {options.threads} threads; a prompt of {options.prompt} tokens and "
-        f"{options.steps} more; bounded caches keep {options.budget:.0%} of the prompt"
-    )
-    rounds = {"agreement": "", "cost": f"; ratios are medians of {options.repeats} rounds"}
-    settings = {key: str(value) for key, value in vars(options).items() if not isinstance(value, Path)}
-    pins = {name: list(ENVIRONMENTS[name].pins) for name in options.environments}
     for name, parts in tables.items():
-        table = pd.concat(parts, ignore_index=True)
-        shown_table = shown(name, table)
-        caption = f"{what}{rounds[name]}."
-        text = f"{markdown(shown_table)}\n\n{caption}\n"
-        atomic_write(options.out / f"peers_{name}.csv", table.to_csv(index=False))
-        atomic_write(options.out / f"peers_{name}.md", text)
-        atomic_write(options.out / f"peers_{name}.tex", latex(shown_table, caption))
-        record = {"parameters": settings, "environments": pins, **current_provenance()}
-        if options.longlora is not None:
-            record["longlora_sha256"] = file_hash(options.longlora / RELEASED)
-        write_json(options.out / f"peers_{name}.json", record)
-        print(f"\n{name}\n\n{text}")
+        write_peers(name, pd.concat(parts, ignore_index=True), options)
 
+
+def write_peers(name: str, table: pd.DataFrame, options: PeerOptions) -> None:
+    """Print a table, and write it with the environments' pins and the hash of LongLoRA's operator."""
+    rounds = f"; ratios are medians of {options.repeats} rounds" if name == "cost" else ""
+    caption = (
+        f"Float32 on the CPU, {options.threads} threads; a prompt of {options.prompt} tokens and "
+        f"{options.steps} more; bounded caches keep {options.budget:.0%} of the prompt{rounds}."
+    )
+    record: dict[str, Any] = {
+        "environments": {name: list(ENVIRONMENTS[name].pins) for name in options.compared_environments}
+    }
+    if options.longlora is not None:
+        record["longlora_sha256"] = file_hash(options.longlora / RELEASED)
+    shown_table = shown(name, table)
+    text = f"{markdown(shown_table)}\n\n{caption}\n"
+    write_table(options.out, f"peers_{name}", table, text, settings_of(options), **record)
+    atomic_write(options.out / f"peers_{name}.tex", latex(shown_table, caption))
+
+
+application = script(main, PeerOptions)
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    application()

@@ -1,6 +1,6 @@
 """Bytes sent for attention over rows that several processes hold together, as a table of Markdown.
 
-    python benchmarks/sequence_traffic.py --tokens 32768
+    python benchmarks/sequence_traffic.py --tokens 32768 --ranks 2,4,8
 
 Nothing is measured: SF-Attn's and full attention's bytes are counted from the plan of their exchange, ring
 attention's and Ulysses' follow from their formulas. For one layer's forward pass in bfloat16.
@@ -8,11 +8,15 @@ attention's and Ulysses' follow from their formulas. For one layer's forward pas
 
 from __future__ import annotations
 
-import argparse
-import sys
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Annotated
 
 import pandas as pd
+import typer
+from pydantic import Field
+from script_options import script
 
 from sinklora.attention.patterns import PATTERNS
 from sinklora.attention.sequence_parallel.traffic import (
@@ -22,23 +26,30 @@ from sinklora.attention.sequence_parallel.traffic import (
     ring_traffic,
     ulysses_traffic,
 )
+from sinklora.records.checks import Count, Distinct, check_fields, check_value
 from sinklora.records.tables import markdown
 
 SHAPES = {"Llama-2-7B": AttentionShape(32, 32, 128), "Llama-2-70B": AttentionShape(64, 8, 128)}
 NAMES = ("sf", "sf_shifted", "full")
 
 
-def parse(arguments: list[str]) -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+@dataclass(frozen=True)
+class TrafficOptions:
+    """Which rows, held by how many processes."""
+
+    tokens: Annotated[Count, typer.Option(help="of a row, over all processes")] = 32_768
+    ranks: Annotated[Distinct[Count], typer.Option(help="processes to a row, separated by commas")] = (
+        2,
+        4,
+        8,
     )
-    parser.add_argument("--tokens", type=int, default=32_768, help="of a row, over all processes")
-    parser.add_argument("--ranks", type=int, nargs="+", default=[2, 4, 8], help="processes to a row")
-    return parser.parse_args(arguments)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        check_value("tokens", self.tokens, Annotated[int, Field(multiple_of=math.lcm(*self.ranks))])
 
 
-def rows(tokens: int, ranks: list[int]) -> Iterator[dict[str, str]]:
+def rows(tokens: int, ranks: Sequence[int]) -> Iterator[dict[str, str]]:
     """A row for each shape and number of processes: KiB sent per token, the mean of ranks and the most."""
     for name, shape in SHAPES.items():
         for count in ranks:
@@ -47,7 +58,7 @@ def rows(tokens: int, ranks: list[int]) -> Iterator[dict[str, str]]:
             yield {"model": name, "ranks": str(count)} | {key: _kib(sent) for key, sent in found.items()}
 
 
-def traffic_table(tokens: int, ranks: list[int]) -> str:
+def traffic_table(tokens: int, ranks: Sequence[int]) -> str:
     """The table in Markdown."""
     return markdown(pd.DataFrame(rows(tokens, ranks)))
 
@@ -57,6 +68,12 @@ def _kib(sent: Traffic) -> str:
     return mean if mean == most else f"{mean} ({most})"
 
 
-if __name__ == "__main__":
-    options = parse(sys.argv[1:])
+def main(options: TrafficOptions) -> None:
+    """Print the table."""
     print(traffic_table(options.tokens, options.ranks))
+
+
+application = script(main, TrafficOptions)
+
+if __name__ == "__main__":
+    application()

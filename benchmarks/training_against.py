@@ -12,18 +12,22 @@ under `--runs`, known by the sources of both checkouts: a stopped benchmark goes
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Annotated, Any
 
 import pandas as pd
+import typer
+from pydantic import AfterValidator
+from script_options import CORES, OUT, RUNS, OutFolder, Repeats, RunsFolder, Threads, script, settings_of
+from table_files import write_table
 from tqdm import tqdm
 
 from sinklora.attention.patterns import PATTERNS
@@ -32,14 +36,55 @@ from sinklora.evaluate.step_estimate import estimate
 from sinklora.evaluate.step_spec import StepSpec
 from sinklora.evaluate.timing import median_ratio
 from sinklora.pretrained.fetch import model_path
-from sinklora.records.files import atomic_write, file_hash, write_json
+from sinklora.records.checks import Count, Distinct, check_fields, one_of
+from sinklora.records.files import file_hash
 from sinklora.records.provenance import current_provenance
 from sinklora.records.runs import remember
 from sinklora.records.tables import markdown
 
 HERE = Path(__file__).resolve().parents[1]
-DECIDE = ("model", "contexts", "patterns", "repeats", "steps", "threads")
 SCRIPT = Path(__file__).with_name("time_step.py")
+
+
+def _is_checkout(folder: Path | None) -> Path | None:
+    if folder is not None and not (folder / "sinklora" / "__init__.py").is_file():
+        raise ValueError("the folder of a checkout, with sinklora/ in it")
+    return folder
+
+
+@dataclass(frozen=True)
+class AgainstOptions:
+    """What is measured, beside which checkout, and where its table goes."""
+
+    against: Annotated[
+        Path | None,
+        AfterValidator(_is_checkout),
+        typer.Option(help="folder of another checkout; without it: this one alone"),
+    ] = None
+    model: Annotated[str, typer.Option(help="a model's name, or its folder")] = "smollm2-135m"
+    contexts: Annotated[Distinct[Count], typer.Option(help="tokens, separated by commas")] = (16384,)
+    patterns: Annotated[
+        Distinct[Annotated[str, one_of(PATTERNS)]],
+        typer.Option(help=f"beside sf, separated by commas: {', '.join(PATTERNS)}"),
+    ] = ("full",)
+    repeats: Repeats = 3
+    steps: Annotated[Count, typer.Option(help="timed in each process, after one to warm up")] = 1
+    threads: Threads = CORES
+    runs: RunsFolder = RUNS
+    out: OutFolder = OUT
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+    @property
+    def checkouts(self) -> dict[str, Path]:
+        """Folders of "this" checkout and, where there is one, of the "other"."""
+        return {"this": HERE} | ({} if self.against is None else {"other": self.against.resolve()})
+
+    @property
+    def compared_patterns(self) -> list[str]:
+        """The patterns, the one that all are compared with first."""
+        return list(dict.fromkeys(["sf", *self.patterns]))
 
 
 def sources_hash(checkout: Path) -> str:
@@ -61,31 +106,32 @@ def time_steps(checkout: Path, spec: dict[str, Any], steps: int, threads: int) -
     return seconds
 
 
-def step_of(options: argparse.Namespace, context: int, pattern: str) -> dict[str, Any]:
+def step_of(options: AgainstOptions, context: int, pattern: str) -> dict[str, Any]:
     """The fields of a StepSpec; `fused` is how this checkout trains a frozen base on the CPU."""
     folder = Path(model_path(options.model))
     shape = str(folder.resolve()) if folder.is_dir() else options.model
     return {"shape": shape, "context": context, "pattern": pattern, "fused": True}
 
 
-def measure_round(options: argparse.Namespace, context: int) -> list[list[float]]:
+def measure_round(options: AgainstOptions, context: int) -> list[list[float]]:
     """Seconds of a step of every pattern, by checkout: the median of each process."""
     return [
         [
             median(time_steps(folder, step_of(options, context, name), options.steps, options.threads))
-            for name in options.patterns
+            for name in options.compared_patterns
         ]
         for folder in options.checkouts.values()
     ]
 
 
-def measure(options: argparse.Namespace, context: int) -> dict[tuple[str, str], list[float]]:
+def measure(options: AgainstOptions, context: int) -> dict[tuple[str, str], list[float]]:
     """Seconds of every round, by checkout ("this", "other") and pattern."""
     known = current_provenance()
     key = {
         "training_against": {name: sources_hash(folder) for name, folder in options.checkouts.items()},
         "context": context,
-        "options": {name: getattr(options, name) for name in ("model", "patterns", "steps", "threads")},
+        "options": {name: getattr(options, name) for name in ("model", "steps", "threads")}
+        | {"patterns": options.compared_patterns},
         **{part: known[part] for part in ("versions", "hardware")},
     }
     seconds: dict[tuple[str, str], list[float]] = {}
@@ -93,20 +139,20 @@ def measure(options: argparse.Namespace, context: int) -> dict[tuple[str, str], 
         work = partial(measure_round, options, context)
         found = remember(key | {"round": count}, work, runs=options.runs, prefix="against", name="seconds")
         for name, own in zip(options.checkouts, found, strict=True):
-            for pattern, value in zip(options.patterns, own, strict=True):
+            for pattern, value in zip(options.compared_patterns, own, strict=True):
                 seconds.setdefault((name, pattern), []).append(value)
     return seconds
 
 
 def make_table(
-    options: argparse.Namespace, rounds: dict[int, dict[tuple[str, str], list[float]]]
+    options: AgainstOptions, rounds: dict[int, dict[tuple[str, str], list[float]]]
 ) -> pd.DataFrame:
     """A row for each length, checkout and pattern."""
     rows = []
     for context, seconds in rounds.items():
         flops = {
             name: estimate(StepSpec(**step_of(options, context, name))).needed_flops
-            for name in options.patterns
+            for name in options.compared_patterns
         }
         for (checkout, pattern), own in seconds.items():
             sf, here = seconds[checkout, "sf"], seconds["this", pattern]
@@ -128,51 +174,19 @@ def make_table(
     return pd.DataFrame(rows)
 
 
-def parse(arguments: list[str]) -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
-    parser.add_argument("--against", type=Path, help="folder of another checkout; without it: this one alone")
-    parser.add_argument("--model", default="smollm2-135m", help="a model's name, or its folder")
-    parser.add_argument("--contexts", type=int, nargs="+", default=[16384], help="tokens")
-    parser.add_argument("--patterns", choices=PATTERNS, nargs="+", default=["full"], help="beside sf")
-    parser.add_argument("--repeats", type=int, default=3, help="rounds")
-    parser.add_argument("--steps", type=int, default=1, help="timed in each process, after one to warm up")
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--runs", type=Path, default=Path("runs"))
-    parser.add_argument("--out", type=Path, default=Path("out/benchmarks"), help="folder of the results")
-    options = parser.parse_args(arguments)
-    if min(*options.contexts, options.repeats, options.steps, options.threads) < 1:
-        parser.error(f"expected counts of at least 1, got {vars(options)}")
-    options.checkouts = {"this": HERE}
-    if options.against is not None:
-        other = options.against.resolve()
-        if not (other / "sinklora" / "__init__.py").is_file():
-            parser.error(f"--against={options.against}: no sinklora/ there; give the folder of a checkout")
-        options.checkouts["other"] = other
-    options.patterns = list(dict.fromkeys(["sf", *options.patterns]))  # compared with
-    return options
-
-
-def main(arguments: list[str]) -> None:
+def main(options: AgainstOptions) -> None:
     """Measure what is missing, write and print the table."""
-    options = parse(arguments)
     table = make_table(options, {context: measure(options, context) for context in options.contexts})
     what = (
         f"{options.model}, {options.threads} threads, LoRA+, checkpointing, bfloat16 autocast, medians of "
         f"{options.repeats} rounds of {options.steps} steps."
     )
     text = f"{markdown(table)}\n\n{what}\n"
-    options.out.mkdir(parents=True, exist_ok=True)
-    atomic_write(options.out / "training_against.csv", table.to_csv(index=False))
-    atomic_write(options.out / "training_against.md", text)
-    settings = {name: str(value) for name, value in vars(options).items() if name in DECIDE}
-    sources = {options.checkouts[name].name: sources_hash(x) for name, x in options.checkouts.items()}
-    record = {"parameters": settings, "sources": sources, **current_provenance()}
-    write_json(options.out / "training_against.json", record)
-    print(text)
+    sources = {folder.name: sources_hash(folder) for folder in options.checkouts.values()}
+    write_table(options.out, "training_against", table, text, settings_of(options), sources=sources)
 
+
+application = script(main, AgainstOptions)
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    application()

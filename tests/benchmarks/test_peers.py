@@ -197,7 +197,7 @@ def test_a_release_that_is_not_written_for_this_transformers(
 
 def test_an_environment_has_its_pins_and_the_rest_of_this_one(tmp_path: Path) -> None:
     wheel = write_wheel(tmp_path, b"weights")
-    environment = Environment("some, peer", (str(wheel),))
+    environment = Environment("some-peer", (str(wheel),))
     python = interpreter(environment, tmp_path)
     source = "import importlib.util as u; print(*(bool(u.find_spec(x)) for x in ('tiny_weights', 'torch')))"
     done = subprocess.run([str(python), "-c", source], capture_output=True, text=True, check=True)
@@ -228,7 +228,7 @@ def test_costs_are_ratios_of_the_same_round() -> None:
         return next(case for case in CASES if case.kind == "operators" and test(case))
 
     mine, theirs = chosen(lambda c: c.what == "S²"), chosen(lambda c: c.beside == "S²" and c.peer != OURS)
-    broken = chosen(lambda c: c.environment == "longlora, today")
+    broken = chosen(lambda c: c.environment == "longlora-today")
     rounds = [
         {mine.name: own, theirs.name: other, broken.name: {"failed": "so"}}
         for own, other in zip(laps(2, 4, 1), laps(8, 8, 3), strict=True)
@@ -242,30 +242,31 @@ def test_costs_are_ratios_of_the_same_round() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    ("wrong", "words"),
     [
-        ["--prompt", "60"],
-        ["--prompt", "100"],
-        ["--repeats", "0"],
-        ["--budget", "1"],
-        ["--longlora", "benchmarks"],
+        ({"prompt": 56}, "prompt=56: expected at least 64"),
+        ({"prompt": 100}, "prompt=100: expected a multiple of 8"),
+        ({"repeats": 0}, "repeats=0: expected at least 1"),
+        ({"budget": 1.0}, "budget=1.0: expected less than 1"),
+        ({"prompt": 64, "budget": 0.1}, "budget=0.1: expected at least 0.125"),
+        ({"longlora": Path("benchmarks")}, "longlora='benchmarks': expected the folder of a clone"),
+        ({"environments": ("todya",)}, "environments[0]='todya': expected one of today, kvpress"),
     ],
 )
-def test_bad_options_are_refused(wrong: list[str]) -> None:
-    with pytest.raises(SystemExit):
-        peers.parse(wrong)
+def test_bad_options_are_refused(wrong: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(words)):
+        peers.PeerOptions(**wrong)
 
 
 def test_a_text_that_is_too_short_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"prompt=80000, steps=3: the text has \d+ tokens"):
+    with pytest.raises(ValueError, match=r"prompt \+ steps=80003: expected at most \d+"):
         peers.write_inputs("data/base", tmp_path, 80_000, 3)
 
 
 @pytest.mark.slow
 def test_tables_are_written_with_their_provenance(tmp_path: Path) -> None:
-    arguments = ["--only", "operators", "--environments", "today", "--prompt", "64", "--steps", "1"]
-    arguments += ["--models", "data/base", "--repeats", "1", "--threads", "1", "--out", str(tmp_path)]
-    peers.main(arguments)
+    few = {"models": ("data/base",), "only": ("operators",), "environments": ("today",)}
+    peers.main(peers.PeerOptions(**few, prompt=64, steps=1, repeats=1, threads=1, out=tmp_path))
     costs = pd.read_csv(tmp_path / "peers_cost.csv")
     assert costs["asked"].tolist() == ["S²", "S², wrapped"]
     assert (costs["step, times ours"] == 1).all() and (costs["peak (MiB)"] > 0).all()

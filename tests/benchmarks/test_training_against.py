@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import training_against
+from training_against import AgainstOptions
 from transformers import LlamaConfig
 
 
@@ -33,19 +34,10 @@ def older(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 def test_every_checkout_takes_its_own_step_once(shape: Path, older: Path, tmp_path: Path) -> None:
-    arguments = ["--against", str(older), "--model", str(shape), "--contexts", "64", "--threads", "1"]
-    arguments += [
-        "--patterns",
-        "sf",
-        "--repeats",
-        "1",
-        "--runs",
-        str(tmp_path / "runs"),
-        "--out",
-        str(tmp_path),
-    ]
+    sizes = {"contexts": (64,), "threads": 1, "patterns": ("sf",), "repeats": 1}
+    folders = {"against": older, "model": str(shape), "runs": tmp_path / "runs", "out": tmp_path}
     for _ in range(2):  # the second time from what was kept
-        training_against.main(arguments)
+        training_against.main(AgainstOptions(**sizes, **folders))
         assert (older / "taken").read_text() == "x"
     table = pd.read_csv(tmp_path / "training_against.csv").set_index(["checkout", "pattern"])
     assert list(table.index) == [("this", "sf"), ("older", "sf")]
@@ -54,7 +46,7 @@ def test_every_checkout_takes_its_own_step_once(shape: Path, older: Path, tmp_pa
 
 
 def test_ratios_are_of_the_same_round(shape: Path, older: Path) -> None:
-    options = training_against.parse(["--against", str(older), "--model", str(shape)])
+    options = AgainstOptions(against=older, model=str(shape))
     seconds = {("this", "sf"): [2.0, 4.0, 3.0], ("this", "full"): [4.0, 4.0, 9.0]}
     seconds |= {("other", "sf"): [4.0, 12.0, 4.5], ("other", "full"): [4.0, 24.0, 9.0]}
     table = training_against.make_table(options, {64: seconds})
@@ -66,8 +58,8 @@ def test_ratios_are_of_the_same_round(shape: Path, older: Path) -> None:
 
 
 def test_a_folder_that_is_no_checkout_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(SystemExit):
-        training_against.parse(["--against", str(tmp_path)])
+    with pytest.raises(ValueError, match=r"against='.*': expected the folder of a checkout"):
+        AgainstOptions(against=tmp_path)
 
 
 @pytest.mark.slow

@@ -6,12 +6,14 @@ What it proves: the wheel holds all that the library needs, the commands start, 
 checkout. Ends with 1, and the output of what failed, where it does not.
 """
 
-import argparse
 import subprocess
 import sys
 import sysconfig
 import tempfile
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 USE = """
 from pathlib import Path
@@ -36,11 +38,14 @@ print("used", sinklora.__version__)
 COMMANDS = (["--help"], ["train", "--help"], ["chat", "--help"], ["estimate", "--help"])
 
 
-def main() -> int:
-    """Build, install and use; returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--keep", type=Path, help="where the wheel is left; default: nowhere")
-    keep = parser.parse_args().keep
+application = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@application.command()
+def check(
+    keep: Annotated[Path | None, typer.Option(help="where the wheel is left; default: nowhere")] = None,
+) -> None:
+    """Build the wheel, install it beside this environment's other packages, and use it."""
     root = Path(__file__).resolve().parent.parent
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
@@ -56,7 +61,6 @@ def main() -> int:
         for arguments in COMMANDS:
             call = f"sys.argv = {['sinklora', *arguments]!r}\nfrom sinklora.cli import main\nmain()"
             run([*python, paths + call], folder)
-    return 0
 
 
 def run(command: list[str], folder: Path) -> str:
@@ -68,4 +72,4 @@ def run(command: list[str], folder: Path) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    application()

@@ -28,7 +28,6 @@ PARTS = {
     "table7": (["s2_wrapped", "s2", "short", "sf_shifted", "sf", "full"], "s2"),
     "table8": (["s2_wrapped", "shift_up", "shift_back", "s2", "short"], "s2_wrapped"),
 }
-LENGTHS = [1024]  # of Table 9, beside the recipe's
 METHODS = ["full", "short", "s2", "s2_wrapped", "sf", "sf_shifted", "sf_then_full"]
 MADE_OF = {
     "table1": "perplexity_measurements",
@@ -56,7 +55,7 @@ def made(name: str) -> Table:
         here = extension_table(rows[rows.method.isin(methods_of(rows))], item, METHODS, target, start[1])
         return here if name == "table1" else with_paper(here, paper_values(item), target)
     if name == "table9":
-        lengths, methods = sorted({target, *LENGTHS}), ["full", "s2", *SPARSE, "sf"]
+        lengths, methods = sorted(rows[rows.seed.notna()].context.unique()), ["full", "s2", *SPARSE, "sf"]
         by_length = {f"{length}": losses(rows, TEST_SET, length) for length in lengths}
         costs_at = {f"{n}": {m: attention_cost(recipe.spec(m, context=n)) for m in methods} for n in lengths}
         return condition_table(by_length, methods, costs_at)

@@ -112,9 +112,9 @@ def test_a_wrong_request_is_refused_in_one_sentence(arguments: tuple[object, ...
     [
         ("context: 0", "context=0"),
         ("contxt: 2048", "contxt"),
-        ("[base, 2048]", "mapping"),
+        ("[base, 2048]", "keys and values"),
         ("base: [", "line 1"),
-        ("", "mapping"),
+        ("", "keys and values"),
         ("base: no/such/model/here", "base='no/such/model/here': no model there"),
     ],
 )

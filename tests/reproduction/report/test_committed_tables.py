@@ -55,7 +55,8 @@ def made(name: str) -> Table:
         here = extension_table(rows[rows.method.isin(methods_of(rows))], item, METHODS, target, start[1])
         return here if name == "table1" else with_paper(here, paper_values(item), target)
     if name == "table9":
-        lengths, methods = sorted(rows[rows.seed.notna()].context.unique()), ["full", "s2", *SPARSE, "sf"]
+        lengths = sorted({int(n) for n in rows[rows.seed.notna()].context})
+        methods = ["full", "s2", *SPARSE, "sf"]
         by_length = {f"{length}": losses(rows, TEST_SET, length) for length in lengths}
         costs_at = {f"{n}": {m: attention_cost(recipe.spec(m, context=n)) for m in methods} for n in lengths}
         return condition_table(by_length, methods, costs_at)

@@ -54,7 +54,7 @@ def dense(
 def masked(
     query: Tensor, key: Tensor, value: Tensor, pattern: Pattern, scale: float, ids: Tensor | None
 ) -> Tensor:
-    """Any pattern in PyTorch's own kernels: the mask is in memory, a byte a pair, the scores are not."""
+    """Any pattern in PyTorch's own kernels: the mask of a row is in memory, the scores are not."""
     mask = pattern.visible(query.shape[1], query.shape[2], ids, device=query.device)
     mask = mask if mask.ndim == 4 else mask[None]  # of three dimensions no kernel takes a mask
     return _kernel(query, key, value, scale, attn_mask=mask)

@@ -10,6 +10,7 @@ import pandas as pd
 from sinklora.attention.patterns import PATTERNS, find_pattern
 from sinklora.reproduction.extension.recipe import Recipe
 from sinklora.reproduction.extension.study import ExtensionStudy, measure
+from sinklora.reproduction.names import BASE, untrained_name
 from sinklora.reproduction.patterns.study import pattern_names
 
 TEST_SET = "Table 1"
@@ -74,6 +75,14 @@ def measure_lengths(
     made_of = {record["run"]: record for frame in frames for record in frame.attrs["runs"]}
     rows.attrs = {"data": frames[0].attrs["data"], "runs": list(made_of.values())}
     return rows
+
+
+def untrained_at(recipe: Recipe, lengths: Sequence[int]) -> dict[str, dict[str, str]]:
+    """What doing nothing is called at each length: the base as it is, and its positions extended."""
+    original, rope = recipe.original_context, recipe.training.rope
+    names = {"nothing, base in its own windows": dict.fromkeys(map(str, lengths), BASE)}
+    extended = {str(n): untrained_name(rope, n / original) for n in lengths}
+    return {**names, f"nothing, {rope} positions": extended}
 
 
 def sweep_methods(field: str, values: Sequence[float]) -> dict[float, str]:

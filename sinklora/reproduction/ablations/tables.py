@@ -34,24 +34,29 @@ def published(item: str) -> dict[str, float]:
 
 
 def condition_table(
-    measured: Mapping[str, Losses], methods: Sequence[str], costs: Mapping[str, Mapping[str, float]]
+    measured: Mapping[str, Losses],
+    untrained: Mapping[str, Mapping[str, str]],
+    methods: Sequence[str],
+    costs: Mapping[str, Mapping[str, float]],
 ) -> Table:
-    """The same methods under several conditions (contexts), side by side.
+    """The same methods under several conditions (contexts), side by side, below what needs no training.
 
-    `measured`: what the condition is called -> losses at its context; `costs`: the same names -> attention
-    cost by method in that condition's training, since sinks weigh more in shorter rows.
-    Raises ValueError for other names.
+    `measured`: what the condition is called -> losses at its context; `untrained`: a line's name -> what it
+    is called in each condition; `costs`: the conditions' names -> attention cost by method in that
+    condition's training, since sinks weigh more in shorter rows. Raises ValueError for other names.
     """
     if set(costs) != set(measured):
         raise ValueError(f"costs={sorted(costs)}: expected those of the conditions, {sorted(measured)}")
     lines, columns = [], [Column("trained with")]
-    for method in methods:
-        line: dict[str, Any] = {"trained with": method}
+    called = {**untrained, **{method: dict.fromkeys(measured, method) for method in methods}}
+    for title, by_condition in called.items():
+        line: dict[str, Any] = {"trained with": title}
         for name, found in measured.items():
+            method = by_condition[name]
             line |= mean_and_sd(f"{name}: perplexity", found.perplexities(method))
             if method != "full":
                 line |= estimate_fields(f"{name}: {ABOVE}", found.lead("full", method))
-            line |= {f"{name}: attention cost": costs[name][method]}
+            line |= {f"{name}: attention cost": costs[name].get(method)}
         lines.append(line)
     for name in measured:
         columns += [Spread(f"{name}: perplexity"), Nats(f"{name}: {ABOVE}")]

@@ -20,7 +20,7 @@ from sinklora.reproduction.ablations.quality_cost import (
     front_table,
     front_verdict,
 )
-from sinklora.reproduction.ablations.study import ablation_study, measure_lengths, sweep_methods
+from sinklora.reproduction.ablations.study import ablation_study, measure_lengths, sweep_methods, untrained_at
 from sinklora.reproduction.ablations.tables import (
     PAPER_ROWS,
     condition_table,
@@ -74,10 +74,23 @@ def test_several_lengths_are_one_family() -> None:
     made = claims.length_claims(by_length, "sf", ["s2", "short"], BLANK)
     assert [claim.outcome for claim in made] == ["held"] * 4
     assert made[1].sentence == "SF-Attn is better than windows alone at 1024 tokens"
-    table = condition_table(by_length, ["full", "sf"], {"1024": COSTS, "2048": COSTS})
-    assert table.frame.loc[1, f"2048: {ABOVE}"] == pytest.approx(0.2)
+    nothing = {"nothing": {"1024": "s2", "2048": "short"}}  # which goes by another name at each length
+    costs = {name: {"full": 1.0, "sf": 0.253} for name in by_length}
+    table = condition_table(by_length, nothing, ["full", "sf"], costs)
+    assert table.frame["trained with"].tolist() == ["nothing", "full", "sf"]
+    above = [table.frame[f"{name}: {ABOVE}"].tolist() for name in by_length]
+    assert [above[0][0], above[1][0], above[1][2]] == pytest.approx([0.61, 0.505, 0.2])
+    assert table.written()["2048: attention cost"].tolist() == ["–", "1.0000", "0.2530"]
     with pytest.raises(ValueError, match="costs="):
-        condition_table(by_length, ["sf"], {"1024": COSTS})
+        condition_table(by_length, {}, ["sf"], {"1024": COSTS})
+
+
+def test_what_doing_nothing_is_called_at_each_length() -> None:
+    names = untrained_at(read_recipe("configs/recipes/embedded.yaml"), [1024, 2048])
+    assert list(names.values()) == [
+        {"1024": "base", "2048": "base"},
+        {"1024": "yarn ×2, untrained", "2048": "yarn ×4, untrained"},
+    ]
 
 
 def test_a_recipe_that_does_not_count_decides_nothing() -> None:

@@ -1,5 +1,6 @@
 """Settings of all tests: one thread, no hub, fixed seeds, GPU tests only with a GPU."""
 
+import gc
 import os
 import random
 
@@ -30,6 +31,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if item.get_closest_marker("gpu"):
             item.add_marker(skip)
+
+
+def pytest_collection_finish() -> None:
+    """Let no later garbage collection go through the million objects that collecting the tests has made."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -29,64 +29,58 @@ harness's hf model, and also the options below under the same names: pretrained=
 """
 
 
+def _ours(told: str, *names: str, panel: str = OURS, **more: Any) -> Any:
+    return typer.Option(*names, help=told, rich_help_panel=panel, **more)
+
+
+Pretrained = Annotated[str | None, _ours("folder, packaged model or hub name of the model")]
+
+Peft = Annotated[str | None, _ours("folder or hub name of an adapter, of sinklora or of peft")]
+
+Kv = Annotated[
+    str | None,
+    _ours(
+        "cache policy: full (default: the model's own cache), h2o, local, streaming, tova, snapkv, "
+        "expected_attention, novelty, replay, …; a wrong one lists all"
+    ),
+]
+
+Budget = Annotated[
+    str | None, _ours("what the cache keeps: a share of the prompt (0.2 or 20%) or tokens (64)")
+]
+
+PrefillChunk = Annotated[
+    int | None,
+    _ours("evict after so many tokens of the prompt; default: after all of it", "--prefill_chunk", min=1),
+]
+
+Positions = Annotated[
+    str | None,
+    _ours("where kept tokens stand: in the text (text, the default) or inside the cache (cache)"),
+]
+
+DataFiles = Annotated[
+    Path | None,
+    _ours("read the task openbookqa from this file, in the hub's format (jsonl)", "--data_files", panel=DATA),
+]
+
+TrainFiles = Annotated[
+    Path | None,
+    _ours("the questions that --num_fewshot shows before each of --data_files", "--train_files", panel=DATA),
+]
+
+
 @told_in_a_sentence
 def eval_command(
     context: typer.Context,
-    pretrained: Annotated[
-        str | None,
-        typer.Option(help="folder, packaged model or hub name of the model", rich_help_panel=OURS),
-    ] = None,
-    peft: Annotated[
-        str | None,
-        typer.Option(help="folder or hub name of an adapter, of sinklora or of peft", rich_help_panel=OURS),
-    ] = None,
-    kv: Annotated[
-        str | None,
-        typer.Option(
-            help="cache policy: full (default: the model's own cache), h2o, local, streaming, tova, "
-            "snapkv, expected_attention, novelty, replay, …; a wrong one lists all",
-            rich_help_panel=OURS,
-        ),
-    ] = None,
-    budget: Annotated[
-        str | None,
-        typer.Option(
-            help="what the cache keeps: a share of the prompt (0.2 or 20%) or tokens (64)",
-            rich_help_panel=OURS,
-        ),
-    ] = None,
-    prefill_chunk: Annotated[
-        int | None,
-        typer.Option(
-            "--prefill_chunk",
-            min=1,
-            help="evict after so many tokens of the prompt; default: after all of it",
-            rich_help_panel=OURS,
-        ),
-    ] = None,
-    positions: Annotated[
-        str | None,
-        typer.Option(
-            help="where kept tokens stand: in the text (text, the default) or inside the cache (cache)",
-            rich_help_panel=OURS,
-        ),
-    ] = None,
-    data_files: Annotated[
-        Path | None,
-        typer.Option(
-            "--data_files",
-            help="read the task openbookqa from this file, in the hub's format (jsonl)",
-            rich_help_panel=DATA,
-        ),
-    ] = None,
-    train_files: Annotated[
-        Path | None,
-        typer.Option(
-            "--train_files",
-            help="the questions that --num_fewshot shows before each of --data_files",
-            rich_help_panel=DATA,
-        ),
-    ] = None,
+    pretrained: Pretrained = None,
+    peft: Peft = None,
+    kv: Kv = None,
+    budget: Budget = None,
+    prefill_chunk: PrefillChunk = None,
+    positions: Positions = None,
+    data_files: DataFiles = None,
+    train_files: TrainFiles = None,
 ) -> None:
     """Run the harness with what these options say of the model, and everything else as it is."""
     model = {

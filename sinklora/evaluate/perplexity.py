@@ -97,22 +97,16 @@ def measure_perplexity(
     _check_vocabulary(model, documents)
     if device is not None:
         model.to(device)
-    windows = [list(windows_of(index, lengths[index], context, stride)) for index in chosen]
 
-    def work(indices: list[int]) -> list[DocumentScore]:
-        total = sum(
-            len(of_document) for index, of_document in zip(chosen, windows, strict=True) if index in indices
-        )
-        with tqdm(total=total, desc=f"perplexity at {context}", unit="window", disable=not progress) as bar:
-            return _scores(
-                model, documents, indices, batches(indices, lengths, context, stride, batch_size), bar
-            )
+    def scores_of(places: list[int]) -> list[DocumentScore]:
+        read = list(batches(places, lengths, context, stride, batch_size))
+        with tqdm(
+            total=sum(map(len, read)), desc=f"perplexity at {context}", unit="window", disable=not progress
+        ) as bar:
+            return _scores(model, documents, places, read, bar)
 
-    if group is None:
-        scores = work(chosen)
-    else:
-        costs = [sum(window.length for window in of_document) for of_document in windows]
-        scores = shared(work, chosen, costs, group)
+    costs = [_tokens_read(lengths[index], context, stride) for index in chosen]
+    scores = scores_of(chosen) if group is None else shared(scores_of, chosen, costs, group)
     tokens = sum(score.tokens for score in scores)
     nll = math.fsum(score.nll * score.tokens for score in scores) / tokens
     return PerplexityResult(
@@ -129,6 +123,11 @@ def measure_perplexity(
         attention=attention_name(model),
         dtype=_dtype(model),
     )
+
+
+def _tokens_read(length: int, context: int, stride: int) -> int:
+    """Tokens in all windows of a document."""
+    return sum(window.length for window in windows_of(0, length, context, stride))
 
 
 def _scores(

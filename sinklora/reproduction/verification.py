@@ -22,16 +22,9 @@ from sinklora.pretrained.fetch import model_path
 from sinklora.pretrained.loading import load
 from sinklora.reproduction.cache.study import PERPLEXITY, CacheStudy, base_dtype, measure
 from sinklora.reproduction.cache.text_study import passages_of
+from sinklora.reproduction.extension.readings import FULL, Reading, chosen_texts, piece_losses
 from sinklora.reproduction.extension.recipe import read_recipe
-from sinklora.reproduction.extension.study import (
-    FULL,
-    ExtensionStudy,
-    Reading,
-    baselines,
-    chosen_texts,
-    piece_losses,
-    trained,
-)
+from sinklora.reproduction.extension.study import ExtensionStudy, baselines, trained
 from sinklora.reproduction.report.experiments import declared_parameters, load_experiments
 from sinklora.train.sources import CorpusSpec, present_source
 from sinklora.train.tokens import tokenize_corpus
@@ -144,7 +137,7 @@ def _losses(draw: Draw, rows: pd.DataFrame, tolerance: float) -> Iterator[Cell]:
     if lost:
         yield Cell("Table 1", method, reason=f"{lost[0]} is not among this environment's texts")
         return
-    scores = piece_losses(study, reading, [pieces[name] for name in drawn.piece], context)
+    scores = piece_losses(recipe, reading, [pieces[name] for name in drawn.piece], context)
     said = method if seed is None else f"{method}, seed {seed}"
     for name, committed, again in zip(drawn.piece, drawn.nll, scores, strict=True):
         yield Cell("Table 1", f"{said}, {context} tokens, {name}", committed, again.nll, tolerance)

@@ -152,7 +152,7 @@ def test_generated_code_does_the_same() -> None:
 
 @pytest.mark.parametrize(
     ("name", "positions"),
-    rest_slow([(n, "cache") for n in (*MAIN, "replay")] + [(n, "text") for n in OTHERS], always=4),
+    rest_slow([(n, "cache") for n in (*MAIN, "replay")] + [(n, "text") for n in OTHERS], always=2),
 )
 def test_every_policy_is_one_graph(name: str, positions: str) -> None:
     policy = (MAIN | OTHERS)[name]

@@ -158,7 +158,7 @@ def test_nothing_that_a_step_started_lives_on(
         f"pathlib.Path({str(started)!r}).write_text(str(child.pid)); {ending}"
     )
     run_steps(
-        plan(Step("parent", ("-c", code))), runs=tmp_path, minutes=0.05, needs_gpu=False, say=lambda _: None
+        plan(Step("parent", ("-c", code))), runs=tmp_path, minutes=0.02, needs_gpu=False, say=lambda _: None
     )
     assert gone(int(started.read_text()))
 

@@ -32,6 +32,25 @@ def length_claims(
     return family(effects)
 
 
+def training_claims(
+    measured: Mapping[str, Losses],
+    methods: Sequence[str],
+    untrained: Mapping[str, Mapping[str, str]],
+    blank: Claim,
+) -> list[Claim]:
+    """Claims that training with each method is better than none at every length, one correction for all.
+
+    `untrained`: what doing nothing is called at each length (`untrained_at`), of which the best there counts.
+    """
+    effects = {}
+    for name, found in measured.items():
+        nothing = min((names[name] for names in untrained.values()), key=lambda n: found.by_method[n].mean())
+        for method in methods:
+            sentence = f"training with {label(method)} is better than none ({nothing}) at {name} tokens"
+            effects[replace(blank, sentence=sentence)] = found.lead(method, nothing)
+    return family(effects)
+
+
 def sweep_claims(found: Losses, field: str, methods: Mapping[float, str], blank: Claim) -> list[Claim]:
     """Claims that SF-Attn's own value is better than each other one, one correction for all."""
     usual = next((value for value, method in methods.items() if method == "sf"), None)

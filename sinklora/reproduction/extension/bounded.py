@@ -16,7 +16,8 @@ from sinklora.hf.budget_cache import BudgetCache
 from sinklora.records.runs import remember, run_records
 from sinklora.records.tables import Column, Spread, Table
 from sinklora.reproduction.extension.comparison import NATS, NOT_VALID, by_seed_and_piece
-from sinklora.reproduction.extension.study import ExtensionStudy, Reading, chosen_texts, each_model
+from sinklora.reproduction.extension.readings import Reading, chosen_texts
+from sinklora.reproduction.extension.study import ExtensionStudy, each_model
 from sinklora.reproduction.extension.tables import METHOD, Nats, estimate_fields
 from sinklora.reproduction.extension.texts import ChosenTexts
 from sinklora.reproduction.names import BASE

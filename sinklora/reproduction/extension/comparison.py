@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from sinklora.evaluate.paired_effects import Effect, Equivalence, Values, difference, ratio, ratio_within
-from sinklora.reproduction.extension.study import FULL
+from sinklora.reproduction.extension.readings import FULL
 from sinklora.reproduction.names import BASE, LABELS
 from sinklora.reproduction.report.claims import Claim, Tested, family
 from sinklora.reproduction.report.published import published_value

@@ -9,9 +9,11 @@ import pandas as pd
 from sinklora.evaluate.paired_effects import Effect, difference
 from sinklora.records.tables import Column, Estimate, Number, Spread, Table, part
 from sinklora.reproduction.extension.comparison import Losses, losses
+from sinklora.reproduction.extension.readings import OWN
 from sinklora.reproduction.extension.selection import RATES, chosen_rates, mean_losses, untrained_losses
-from sinklora.reproduction.extension.study import OWN
 from sinklora.reproduction.report.summaries import mean_and_sd
+
+NOT_READ: "pd.Series[float]" = pd.Series(dtype=float)
 
 METHOD, SAVED, ABOVE, SHARE = "trained with", "nats below no training", "nats above full", "share (%)"
 
@@ -35,15 +37,17 @@ def extension_table(
     training (`start`), nats above full attention and the share of its improvement, with 95 % intervals over
     seeds and pieces of text.
     """
-    measured, names = losses(rows, test_set, target), labels or {}
-    untrained = untrained_methods(rows)
-    contexts = sorted(map(int, rows.context.unique()))
+    contexts, names = sorted(map(int, rows.context.unique())), labels or {}
+    by_context = {context: losses(rows, test_set, context) for context in contexts}
+    measured, untrained = by_context[target], untrained_methods(rows)
+    read = set(zip(rows.method, rows.context, strict=True))  # the base as it is in its own windows alone
     lines = []
     for method in [*untrained, *(name for name in methods if name in measured.by_method)]:
         line: dict[str, Any] = {METHOD: names.get(method, method)}
         line |= {"attention in training": method} if names else {}
         for context in contexts:
-            line |= mean_and_sd(str(context), _perplexities(rows, test_set, context, method))
+            found = by_context[context] if (method, context) in read else None
+            line |= mean_and_sd(str(context), found.perplexities(method) if found else NOT_READ)
         if method != start:
             line |= estimate_fields(SAVED, measured.lead(method, start))
         if method != "full":
@@ -71,13 +75,6 @@ def shares_table(rows: pd.DataFrame, test_set: str, methods: Sequence[str], targ
         lines.append(line)
     columns = [Column("improvement on"), Nats("nats saved by full"), *(Share(name) for name in methods)]
     return Table(pd.DataFrame(lines), columns)
-
-
-def _perplexities(rows: pd.DataFrame, test_set: str, context: int, method: str) -> "pd.Series[float]":
-    measured = (rows.test_set == test_set) & (rows.context == context) & (rows.method == method)
-    if not measured.any():
-        return pd.Series(dtype=float)
-    return losses(rows[measured], test_set, context).perplexities(method)
 
 
 class Nats(Estimate):

@@ -10,12 +10,8 @@ import torch
 from sinklora.evaluate.position_losses import losses_by_position
 from sinklora.records.checks import check_counts
 from sinklora.records.runs import remember, run_records
-from sinklora.reproduction.extension.study import (
-    ExtensionStudy,
-    Reading,
-    chosen_texts,
-    each_model,
-)
+from sinklora.reproduction.extension.readings import Reading, chosen_texts
+from sinklora.reproduction.extension.study import ExtensionStudy, each_model
 from sinklora.reproduction.extension.texts import ChosenTexts
 from sinklora.reproduction.patterns.attention_study import AFTER, SINKS
 from sinklora.reproduction.patterns.attention_weights import visit_attention

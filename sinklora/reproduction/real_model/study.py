@@ -11,9 +11,10 @@ from typing import Any
 import pandas as pd
 
 from sinklora.records.checks import Count, Distinct, NotNegative, check_counts, check_fields, read_fields
+from sinklora.reproduction.extension.readings import read
 from sinklora.reproduction.extension.recipe import VALIDATION, Recipe, read_recipe
 from sinklora.reproduction.extension.selection import chosen_rates, search_rates, validation_losses
-from sinklora.reproduction.extension.study import ExtensionStudy, baselines, measure, read, trained
+from sinklora.reproduction.extension.study import ExtensionStudy, baselines, measure, trained
 from sinklora.reproduction.patterns.attention_study import AFTER
 from sinklora.reproduction.real_model import mechanism
 from sinklora.reproduction.retrieval.keys_in_prose_study import KeysInProseStudy, measure_keys_in_prose
@@ -124,7 +125,7 @@ def read_untrained(study: RealStudy, texts: str, runs: Path) -> None:
     contexts = {recipe.original_context, recipe.training.context}
     contexts |= set(study.contexts) if texts == TEST else set()
     given = ExtensionStudy(recipe, study.patterns[:1], (0,), (texts,), tuple(contexts))
-    read(given, baselines(given), runs=runs, progress=False)
+    read(recipe, given.test_sets, baselines(given), runs=runs, progress=False)
 
 
 def try_rate(study: RealStudy, positions: str, rate: float, runs: Path) -> None:
@@ -136,7 +137,8 @@ def read_trained(study: RealStudy, positions: str, runs: Path) -> None:
     """The models of the study on the test texts."""
     found = study.at_best_rates(positions, runs=runs)
     used: list[Path] = []
-    read(found, trained(found, runs=runs, progress=False, used=used), runs=runs, progress=False, used=used)
+    readings = trained(found, runs=runs, progress=False, used=used)
+    read(found.recipe, found.test_sets, readings, runs=runs, progress=False, used=used)
 
 
 def look_inside(study: RealStudy, positions: str, runs: Path) -> None:

@@ -85,6 +85,22 @@ def test_several_lengths_are_one_family() -> None:
         condition_table(by_length, {}, ["sf"], {"1024": COSTS})
 
 
+def test_training_is_held_against_the_best_of_doing_nothing() -> None:
+    by_length = {"1024": found(1024), "2048": found()}
+    # The best of "short" and "s2" is "short"; at 2048 tokens "s2" goes by the name of "sf".
+    nothing = {"as it is": dict.fromkeys(by_length, "short"), "longer": {"1024": "s2", "2048": "sf"}}
+    made = claims.training_claims(by_length, ["full", "s2"], nothing, BLANK)
+    assert [claim.sentence.partition("training with ")[2] for claim in made] == [
+        "full attention is better than none (short) at 1024 tokens",
+        "S²-Attn without the leak is better than none (short) at 1024 tokens",
+        "full attention is better than none (sf) at 2048 tokens",
+        "S²-Attn without the leak is better than none (sf) at 2048 tokens",
+    ]
+    assert [claim.outcome for claim in made] == ["held", "did not hold"] * 2
+    estimates = [0.505, -0.105, 0.2, -0.41]
+    assert [claim.estimate for claim in made] == pytest.approx(estimates)
+
+
 def test_what_doing_nothing_is_called_at_each_length() -> None:
     names = untrained_at(read_recipe("configs/recipes/embedded.yaml"), [1024, 2048])
     assert list(names.values()) == [

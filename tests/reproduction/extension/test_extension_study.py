@@ -28,13 +28,12 @@ from sinklora.reproduction.extension.equal_time import (
     equal_time_table,
     in_equal_time,
 )
+from sinklora.reproduction.extension.readings import OWN, chosen_texts
 from sinklora.reproduction.extension.recipe import Recipe
 from sinklora.reproduction.extension.selection import at_own_rates, search_rates
 from sinklora.reproduction.extension.study import (
-    OWN,
     ExtensionStudy,
     attention_cost,
-    chosen_texts,
     measure,
     training_curves,
 )

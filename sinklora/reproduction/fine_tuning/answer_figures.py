@@ -9,9 +9,9 @@ from sinklora.reproduction.fine_tuning.answer_tables import MODEL, by_file, mode
 from sinklora.reproduction.fine_tuning.claims import mean_effect, nats
 from sinklora.reproduction.report.style import figure_style, panels
 
-SHADES = ("black", "0.35", "0.55", "0.7")
+SHADES = ("black", "0.3", "0.45", "0.6", "0.75")
 
-MARKERS = ("o", "s", "^", "x")
+MARKERS = ("o", "s", "^", "D", "x")
 
 
 def answers_figure(rows: pd.DataFrame) -> Figure:

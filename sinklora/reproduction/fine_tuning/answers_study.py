@@ -16,6 +16,7 @@ from transformers import AutoTokenizer
 from sinklora.cache.full import Full
 from sinklora.cache.h2o import H2O
 from sinklora.cache.policies import CachePolicy
+from sinklora.cache.replay import Replay
 from sinklora.cache.streaming_llm import StreamingLLM
 from sinklora.evaluate.document_questions import AskingSpec, DocumentQuestion, answer_table
 from sinklora.evaluate.longbench.predictions import truncate_middle
@@ -69,7 +70,7 @@ class AnswersStudy:
     @property
     def caches(self) -> tuple[CachePolicy, ...]:
         """What is compared; CACHES has their names in tables."""
-        return Full(), H2O(self.budget), StreamingLLM(self.budget)
+        return Full(), H2O(self.budget), StreamingLLM(self.budget), Replay(self.budget)
 
 
 def file_of(question: DocumentQuestion | str) -> str:

@@ -5,7 +5,7 @@
 `ideal` is the pattern's density: its visible pairs over all causal pairs. `time` is a case's wall time over
 the baseline's in the same round, in which every case runs once, so that a busy machine slows both down: the
 median of all rounds; `cpu` is the same for processor time. `memory` compares peaks above inputs: on the CPU
-of resident memory, each case in its own process. Cases with too many scores are left out (`--limit-gb`).
+of resident memory, each case in its own process. Cases with too many scores are left out (`--limit-gib`).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from table_files import write_table
 
 from sinklora.evaluate.memory import KEEP_MEMORY
 from sinklora.evaluate.timing import median_ratio
+from sinklora.records.tables import Column, Number, Table, markdown
 
 
 def make_table(
@@ -41,13 +42,10 @@ def make_table(
     return pd.DataFrame(rows)
 
 
-def as_markdown(table: pd.DataFrame) -> str:
-    """The table, ratios with three decimals."""
-    lines = [
-        [f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in row] for row in table.to_numpy()
-    ]
-    lines = [list(table.columns), ["---"] * len(table.columns), *lines]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+def with_three_decimals(table: pd.DataFrame) -> Table:
+    """How the table is shown."""
+    floats = set(table.select_dtypes("float").columns)
+    return Table(table, [Number(name, ".3f") if name in floats else Column(name) for name in table])
 
 
 def main(options: AttentionOptions) -> None:
@@ -60,7 +58,13 @@ def main(options: AttentionOptions) -> None:
         f"{options.head_size}, {options.dtype}, {options.device}, {options.threads} threads, windows of a "
         f"quarter of the row. Ratios to the first row of a length; medians of {options.repeats} rounds."
     )
-    write_table(options.out, "attention", table, f"{as_markdown(table)}\n\n{what}\n", settings_of(options))
+    write_table(
+        options.out,
+        "attention",
+        table,
+        f"{markdown(with_three_decimals(table))}\n\n{what}\n",
+        settings_of(options),
+    )
 
 
 application = script(main, AttentionOptions)

@@ -41,7 +41,7 @@ class AttentionOptions:
     threads: Threads = CORES
     repeats: Repeats = 5
     warmup: Annotated[NotNegative, typer.Option(help="rounds before those that are measured")] = 1
-    limit_gb: Annotated[Positive, typer.Option(help="leave out cases whose scores need more")] = 4.0
+    limit_gib: Annotated[Positive, typer.Option(help="leave out cases whose scores need more")] = 4.0
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -117,7 +117,7 @@ def make_cases(length: int, options: AttentionOptions) -> list[Case]:
             scores = rows * length if backend in ("dense", "masked") else 0
             cases.append(Case(name, backend, run, functools.partial(pattern.density, heads, length), scores))
     # Scores, mask, weights and their gradients live together.
-    return [case for case in cases if case.scores * 4 * 6 <= options.limit_gb * GIB]
+    return [case for case in cases if case.scores * 4 * 6 <= options.limit_gib * GIB]
 
 
 def make_inputs(length: int, options: AttentionOptions) -> list[Tensor]:

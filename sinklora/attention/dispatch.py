@@ -115,6 +115,7 @@ def _check_pattern(pattern: Any) -> None:
 
 
 def check_scale(scale: Any) -> None:
+    """Raise ValueError unless scores can be multiplied by `scale`."""
     if scale is None:
         return
     # Not zero or less: PyTorch's CPU kernel scales after masking, which turns -inf into NaN or +inf.
@@ -123,6 +124,7 @@ def check_scale(scale: Any) -> None:
 
 
 def check_tensors(query: Any, key: Any, value: Any) -> None:
+    """Raise TypeError or ValueError, naming the tensor, unless such queries can attend to such keys."""
     for name, x in (("query", query), ("key", key), ("value", value)):
         if not isinstance(x, Tensor):
             raise TypeError(f"{name} must be a tensor [B, H, N, D], got {type(x).__name__}")

@@ -35,6 +35,7 @@ def head_chunks(
 
 
 def windows_in(pattern: Pattern) -> AttentionPattern:
+    """The windows that a pattern consists of. Raises ValueError for one of another kind."""
     windows = pattern.windows()
     if windows is None:
         raise ValueError(f"{type(pattern).__name__} does not consist of windows")
@@ -56,6 +57,7 @@ def join(outputs: list[Tensor], dim: int) -> Tensor:
 
 
 def one_document(query: Tensor, ids: Tensor | None) -> Tensor:
+    """Document ids [B, N]; where none are given, each row is one document."""
     return query.new_zeros(query.shape[0], query.shape[2], dtype=torch.long) if ids is None else ids
 
 

@@ -80,15 +80,15 @@ class NoveltyScores:
             end = min(end, new.counts[row])
             if begin >= end:
                 continue
-            upto = new.used + end  # no token after the block is older than one in it
-            newer = values[row, heads, new.used + begin : upto]
-            newer = newer / lengths[row, heads, new.used + begin : upto, None].to(newer.dtype)
-            similar = (values[row, heads, :upto] @ newer.mT).to(lengths.dtype)
-            similar /= lengths[row, heads, :upto, None]
+            stop = new.used + end  # no token after the block is older than one in it
+            newer = values[row, heads, new.used + begin : stop]
+            newer = newer / lengths[row, heads, new.used + begin : stop, None].to(newer.dtype)
+            similar = (values[row, heads, :stop] @ newer.mT).to(lengths.dtype)
+            similar /= lengths[row, heads, :stop, None]
             same_or_later = index[:end, None] >= index[begin:end]
             similar[:, new.used :].masked_fill_(same_or_later, -1.0)
-            mine = scores[row, heads, :upto]
-            torch.minimum(mine, distance(similar.amax(-1), values.dtype), out=mine)
+            nearest = scores[row, heads, :stop]
+            torch.minimum(nearest, distance(similar.amax(-1), values.dtype), out=nearest)
         self.state = {"scores": scores, "norms": lengths}
 
     def step(self, columns: dict[str, Tensor], new: NewToken) -> None:
@@ -98,8 +98,8 @@ class NoveltyScores:
         write_slot(columns["norms"], new.slot, length, -1)
         dots = (new.value @ new.values.mT)[:, :, 0].to(length.dtype)
         similar = dots / (columns["norms"][..., :used].clamp(min=1e-12) * length)  # 0 in free slots
-        mine = columns["scores"][..., :used]
-        torch.minimum(mine, distance(similar, new.values.dtype), out=mine)
+        nearest = columns["scores"][..., :used]
+        torch.minimum(nearest, distance(similar, new.values.dtype), out=nearest)
         write_slot(columns["scores"], new.slot, torch.full_like(length, 2.0), -1)
 
     def rank(self, scores: Tensor, positions: Tensor, seen: Any) -> Tensor:

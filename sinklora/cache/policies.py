@@ -113,20 +113,25 @@ def _register(policy: type[CachePolicy]) -> None:
     POLICIES[policy.name] = policy
 
 
-def make_policy(name: str, budget: float | int | None = None) -> CachePolicy:
-    """The policy of a name in POLICIES with a budget; an unbounded one takes none. Raises ValueError."""
+def make_policy(name: str, budget: float | int | None = None, *, argument: str = "kv") -> CachePolicy:
+    """The policy of a name in POLICIES with a budget; an unbounded one takes none.
+
+    `argument`: what whoever names the policy calls that name, for the ValueError that a wrong one raises.
+    """
     if name not in POLICIES:
-        raise ValueError(f"kv={name!r}: expected one of {', '.join(POLICIES)}")
+        raise ValueError(f"{argument}={name!r}: expected one of {', '.join(POLICIES)}")
     policy: Any = POLICIES[name]
     if not policy.bounded:
         if budget is not None:
             raise ValueError(
-                f"budget={budget!r}: the {name} cache has none; leave it out or choose another kv"
+                f"budget={budget!r}: the {name} cache has none; leave it out or choose another {argument}"
             )
         made: CachePolicy = policy()
         return made
     if budget is None:
-        raise ValueError(f"kv={name!r} needs a budget: a fraction of the prompt such as 0.2, or tokens")
+        raise ValueError(
+            f"{argument}={name!r} needs a budget: a fraction of the prompt such as 0.2, or tokens"
+        )
     made = policy(budget)
     return made
 

@@ -30,8 +30,8 @@ def keep_shared(layers: Sequence[TokenStorage]) -> None:
     """
     rows = layers[0].counted()
     longest = max(layer.held_positions().shape[-1] for layer in layers)
-    found = [ranked(layer, layer.held_positions()) for layer in layers]
-    rank = torch.stack([_widened(x, longest, float("-inf")) for x in found], 1)  # [B, layers, Hkv, L]
+    ranks = [ranked(layer, layer.held_positions()) for layer in layers]
+    rank = torch.stack([_widened(x, longest, float("-inf")) for x in ranks], 1)  # [B, layers, Hkv, L]
     positions = torch.stack([_widened(layer.held_positions(), longest, EMPTY) for layer in layers], 1)
     quotas = torch.stack([_quotas(layer) for layer in layers], 1)
     chosen = _best(rank, positions, quotas)
@@ -45,8 +45,8 @@ def keep_shared(layers: Sequence[TokenStorage]) -> None:
     hold(
         layers,
         [
-            mine[..., : layer.held_positions().shape[-1]]
-            for mine, layer in zip(kept.unbind(1), layers, strict=True)
+            of_layer[..., : layer.held_positions().shape[-1]]
+            for of_layer, layer in zip(kept.unbind(1), layers, strict=True)
         ],
     )
 
@@ -55,16 +55,16 @@ def hold(layers: Sequence[TokenStorage], kept: Sequence[Tensor]) -> None:
     """Let layers hold only what is `kept` [B, Hkv, L] of each, packed, with the free slots that rows need."""
     rows = layers[0].counted()
     # One look at the device for all layers.
-    counts = torch.stack([mine.sum(-1) for mine in kept]).flatten(1).tolist()
+    counts = torch.stack([of_layer.sum(-1) for of_layer in kept]).flatten(1).tolist()
     heads = layers[0].kv_heads
     free = [
         split.total - stored + 1
         for split, stored in zip(rows.splits, rows.stored, strict=True)
         for _ in range(heads)
     ]
-    for layer, mine, count in zip(layers, kept, counts, strict=True):
+    for layer, of_layer, count in zip(layers, kept, counts, strict=True):
         assert layer.keys is not None and layer.values is not None
-        layer.hold_ragged(pack(layer.keys, layer.values, layer.columns(), mine, count, free))
+        layer.hold_ragged(pack(layer.keys, layer.values, layer.columns(), of_layer, count, free))
 
 
 def _quotas(layer: TokenStorage) -> Tensor:

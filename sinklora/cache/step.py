@@ -2,7 +2,8 @@
 
 What is evicted matters for the next token alone, so it can wait until the last layer has attended: a handful
 of operators for all layers in place of a handful for each. `growing_step` is for layers with a row that has
-not used up its budget, `steady_step` for all others.
+not used up its budget, `filling_step` where all have as many free slots, `steady_step` where none has any,
+`ragged_step` where heads hold different numbers of tokens.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ class Step(ABC):
     def stack(self) -> None:
         """One tensor of all layers' columns, of which each layer has its part."""
         columns = [layer.columns() for layer in self.layers]
-        self.columns = {name: _stacked([mine[name] for mine in columns]) for name in columns[0]}
+        self.columns = {name: _stacked([of_layer[name] for of_layer in columns]) for name in columns[0]}
         for index, layer in enumerate(self.layers):
             layer.change(lambda x: x, {name: x[index] for name, x in self.columns.items()})
             layer.step, layer.index_in_step = self, index
@@ -92,9 +93,9 @@ class Step(ABC):
         by_weights = stored.weights is not None
         if self.scorer is not None and not by_weights:
             index = layer.index_in_step
-            mine = {name: x[index] for name, x in self.columns.items() if name != "positions"}
+            of_layer = {name: x[index] for name, x in self.columns.items() if name != "positions"}
             new = NewToken(self.seen, self._slot_of(index), values=stored.values, value=value)
-            self.scorer.step(mine, new)
+            self.scorer.step(of_layer, new)
         elif self.scorer is not None and self.scorer.needs_values:
             self._values.append(value)
         if self._attending < len(self._layers):

@@ -57,8 +57,8 @@ class TOVAScores:
     def step(self, columns: dict[str, Tensor], new: NewToken) -> None:
         """The attention of one query a row, in place of what was before."""
         assert new.weights is not None
-        mine = columns["scores"][..., : new.weights.shape[-1]]
-        mine.copy_(new.weights.mean((-3, -2)).unsqueeze(-2))
+        scores = columns["scores"][..., : new.weights.shape[-1]]
+        scores.copy_(new.weights.mean((-3, -2)).unsqueeze(-2))
 
     def rank(self, scores: Tensor, positions: Tensor, seen: Any) -> Tensor:
         """The lowest is evicted first."""

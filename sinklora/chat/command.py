@@ -47,7 +47,8 @@ def chat_command(
     """
     from sinklora.cache.policies import make_policy, parse_budget
 
-    chosen = make_policy(policy, None if policy == "full" else parse_budget(budget))
+    amount = None if policy == "full" else parse_budget(budget)
+    chosen = make_policy(policy, amount, argument="policy")
     settings = {"stream": stream, "answer_tokens": answer_tokens}
     if page:
         _serve(document, chosen, (base, adapter, template), port, settings)

@@ -19,8 +19,9 @@ from torch.utils._pytree import tree_map_only
 
 ALLOCATION = 512  # bytes: CUDA's allocator rounds each tensor up to a multiple
 
-# glibc reads these when a process starts. For time it keeps what was freed, else page faults are timed in
-# place of the computation; for memory it gives it back. Either would be measured wrong with the other.
+# glibc reads these when a process starts. For time it keeps what was freed, else page faults (a third of a
+# training step on the CPU) are timed in place of the computation; for memory it gives it back. Either would
+# be measured wrong with the other.
 KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "2000000000", "MALLOC_TRIM_THRESHOLD_": "8000000000"}
 
 RETURN_MEMORY = {

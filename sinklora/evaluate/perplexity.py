@@ -208,6 +208,7 @@ def _choose(lengths: Sequence[int], context: int, short: Short) -> list[int]:
 
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """The model in evaluation mode; each of its modules gets its own mode back."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:

@@ -7,7 +7,7 @@ spec hashes as it was written. `read_fields` makes a spec of what a YAML or JSON
 import dataclasses
 import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
@@ -24,13 +24,15 @@ def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
     return values
 
 
-def one_of(choices: Iterable[str]) -> AfterValidator:
-    """What makes an annotated text one of several: `Annotated[str, one_of(SPLITS)]`."""
-    known = tuple(choices)
+def one_of(choices: Collection[str]) -> AfterValidator:
+    """What makes an annotated text one of several: `Annotated[str, one_of(SPLITS)]`.
+
+    `choices` are looked at when a text is checked, so that a registry may still grow.
+    """
 
     def check(value: str) -> str:
-        if value not in known:
-            raise ValueError(f"one of {', '.join(known)}")
+        if value not in choices:
+            raise ValueError(f"one of {', '.join(choices)}")
         return value
 
     return AfterValidator(check)
@@ -112,7 +114,7 @@ def check_counts(least: int = 1, **values: int) -> None:
         check_value(name, value, Annotated[int, Field(ge=least)])
 
 
-def check_choice(name: str, value: str, choices: Iterable[str]) -> None:
+def check_choice(name: str, value: str, choices: Collection[str]) -> None:
     """Raise ValueError, or TypeError, unless an argument is one of several texts."""
     check_value(name, value, Annotated[str, one_of(choices)])
 

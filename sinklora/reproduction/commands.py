@@ -15,10 +15,6 @@ from sinklora.refusals import told_in_a_sentence
 if TYPE_CHECKING:
     from sinklora.reproduction.places import Places
 
-# Page faults of freshly mapped memory take a third of a CPU training step: let the C library keep what it
-# freed. It reads these when a process starts, so they reach the notebooks' kernels and not this process.
-ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "2000000000", "MALLOC_TRIM_THRESHOLD_": "8000000000"}
-
 ResultsFolder = Annotated[
     Path | None, typer.Option(help="where results go; the checkout's results, or ./results without one")
 ]
@@ -84,7 +80,10 @@ def write_report(places: "Places", profile: str) -> None:
 
 def ready_environment(wait: bool) -> None:
     """What the kernels of notebooks find in their environment."""
-    for name, value in ALLOCATOR.items():
+    from sinklora.evaluate.memory import KEEP_MEMORY
+
+    # Read by the C library when a process starts, so they reach the kernels and not this process.
+    for name, value in KEEP_MEMORY.items():
         os.environ.setdefault(name, value)
     if not wait:
         os.environ["SINKLORA_WAIT"] = "0"

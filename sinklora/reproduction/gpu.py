@@ -22,10 +22,10 @@ from sinklora.records.runs import RunDirectory
 from sinklora.records.yaml_files import read_mapping
 from sinklora.reproduction.base_model.study import BaseRecipe, make_base
 from sinklora.reproduction.extension.recipe import base_of, check_texts
+from sinklora.reproduction.places import INDEX
 from sinklora.reproduction.process_family import end_family
 from sinklora.reproduction.real_model.study import study_of, tasks
 from sinklora.reproduction.report.experiments import (
-    EXPERIMENTS,
     Experiment,
     declared_parameters,
     load_experiments,
@@ -61,7 +61,7 @@ class GpuPlan:
     steps: tuple[Step, ...]
 
     @classmethod
-    def read(cls, path: Path, experiments: Path = EXPERIMENTS) -> "GpuPlan":
+    def read(cls, path: Path, experiments: Path = INDEX) -> "GpuPlan":
         """The plan of a YAML file and an index of experiments.
 
         Raises ValueError for keys that are missing or unknown, steps named twice, and a notebook that starts

@@ -60,6 +60,8 @@ class CorpusSpec:
 
 @dataclass(frozen=True)
 class Document:
+    """A text of a source, and what it is called there."""
+
     name: str
     text: str
 
@@ -82,6 +84,7 @@ def _is_in(name: str, split: str) -> bool:
 
 
 def package_root(package: str) -> Path:
+    """The folder of an installed package. Raises ValueError where it is not installed."""
     found = importlib.util.find_spec(package)
     if found is None or not found.submodule_search_locations:
         raise ValueError(f"source: package {package!r} is not installed; install it or name other packages")

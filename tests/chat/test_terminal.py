@@ -128,7 +128,7 @@ def test_questions_come_from_a_pipe(chat_folder: Path, tmp_path: Path) -> None:
     [
         (["--document", "gone.txt"], "document='gone.txt': no such file"),
         (["--document", "pyproject.toml"], "document='pyproject.toml': cannot be read; give text"),
-        (["--document", "README.md", "--policy", "h3o"], "kv='h3o': expected one of"),
+        (["--document", "README.md", "--policy", "h3o"], "policy='h3o': expected one of"),
         (["--document", "README.md", "--budget", "lots"], "budget='lots': expected a fraction"),
         ([], "document: give one (--document FILE), or open one in the browser (--page)"),
         (["--page", "--document", "README.md"], "document='README.md': leave it out"),

@@ -22,6 +22,7 @@ from sinklora.records.checks import (
     check_choice,
     check_counts,
     check_fields,
+    check_value,
     one_of,
     read_fields,
 )
@@ -188,3 +189,12 @@ def test_a_choice_of_an_argument() -> None:
         check_choice("split", "all", ("train", "test"))
     with pytest.raises(TypeError, match=r"^split=3: expected text$"):
         check_choice("split", 3, ("train", "test"))  # type: ignore[arg-type]
+
+
+def test_a_registry_may_grow_after_it_was_named() -> None:
+    known: dict[str, int] = {"first": 1}
+    named = Annotated[str, one_of(known)]
+    with pytest.raises(ValueError, match=r"name='second': expected one of first$"):
+        check_value("name", "second", named)
+    known["second"] = 2
+    check_value("name", "second", named)

@@ -31,7 +31,7 @@ FIRST_LINE = ("trec", "triviaqa", "samsum", "lsht")  # whatever a model writes a
 
 PLAIN_PROMPT = (*FIRST_LINE, "lcc", "repobench-p")  # given to chat models too without their chat format
 
-# Generated stand-ins (`longbench_small.py`), one per category, and the data set whose task they borrow.
+# Generated stand-ins (`reproduction/longbench/synthetic_sets.py`), one per category; the tasks they borrow.
 SMALL: dict[str, str] = {
     "small_multifieldqa_en": "multifieldqa_en",
     "small_hotpotqa": "hotpotqa",

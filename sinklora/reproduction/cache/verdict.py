@@ -17,8 +17,8 @@ def leads_over_local(rows: pd.DataFrame) -> str:
     sentences = []
     budgets = sorted(rows[rows.policy == "h2o"].budget.unique())
     places = [(measure, budget) for measure in measures(rows) for budget in budgets]
-    found = outcomes([lead(rows, measure, "h2o", "local", budget).to_numpy() for measure, budget in places])
-    by_place = dict(zip(places, found, strict=True))
+    decided = outcomes([lead(rows, measure, "h2o", "local", budget).to_numpy() for measure, budget in places])
+    by_place = dict(zip(places, decided, strict=True))
     for measure in measures(rows):
         won, lost = (
             percents([budget for budget in budgets if by_place[measure, budget] == word])
@@ -31,9 +31,9 @@ def leads_over_local(rows: pd.DataFrame) -> str:
 
 def _note_on(policy: str, rows: pd.DataFrame) -> str:
     measured = set(rows.policy)
-    found, rivals = duels(rows, policy), ", ".join(name for name in published_policies() if name in measured)
-    better, compared = int((found.outcome == BETTER).sum()), len(found)
-    worse = found[found.outcome == WORSE]
+    pairs, rivals = duels(rows, policy), ", ".join(name for name in published_policies() if name in measured)
+    better, compared = int((pairs.outcome == BETTER).sum()), len(pairs)
+    worse = pairs[pairs.outcome == WORSE]
     if worse.empty:
         return (
             f"Note on {policy}, not published: nowhere surely worse than the best of {rivals} ({compared} "
@@ -56,9 +56,9 @@ def variants_verdict(rows: pd.DataFrame) -> str:
 
 
 def _best_and_level(rows: pd.DataFrame, measure: str) -> str:
-    mine = rows[(rows.measure == measure) & (rows.policy != "full")]
-    budgets = sorted(mine.budget.unique())
-    means = {at: mine[mine.budget == at].groupby("policy", sort=False).value.mean() for at in budgets}
+    measured = rows[(rows.measure == measure) & (rows.policy != "full")]
+    budgets = sorted(measured.budget.unique())
+    means = {at: measured[measured.budget == at].groupby("policy", sort=False).value.mean() for at in budgets}
     winners = {at: str(m.idxmin() if measure == PERPLEXITY else m.idxmax()) for at, m in means.items()}
     rivals = [(at, str(name)) for at in budgets for name in means[at].index if name != winners[at]]
     leads = [lead(rows, measure, winners[at], name, at).to_numpy() for at, name in rivals]
@@ -68,10 +68,10 @@ def _best_and_level(rows: pd.DataFrame, measure: str) -> str:
         others, near = len(means[at]) - 1, level.count(at)
         also = f" ({near} of {others} others not surely worse)" if near else ""
         best.append(f"{winners[at]} at {percents([at])}{also}")
-    variants = [name for name in dict.fromkeys(mine.policy) if name.startswith("h2o")]
+    variants = [name for name in dict.fromkeys(measured.policy) if name.startswith("h2o")]
     against = [(name, at) for name in variants for at in budgets]
-    found = outcomes([lead(rows, measure, name, "local", at).to_numpy() for name, at in against])
-    worse = {name for (name, _), word in zip(against, found, strict=True) if word == WORSE}
+    decided = outcomes([lead(rows, measure, name, "local", at).to_numpy() for name, at in against])
+    worse = {name for (name, _), word in zip(against, decided, strict=True) if word == WORSE}
     unbeaten = "; ".join(name for name in variants if name not in worse) or "none"
     return f"best are {'; '.join(best)}. Of H2O's variants, nowhere surely worse than Local: {unbeaten}."
 

@@ -52,16 +52,16 @@ def search_rates(
     recipe: Recipe, patterns: Sequence[str], *, runs: Path, texts: str = VALIDATION, **changes: Any
 ) -> pd.DataFrame:
     """`validation_losses` over the recipe's grid, widened for each pattern until its best rate is inside."""
-    given: dict[str, Any] = {"runs": runs, "texts": texts, **changes}
-    found = [validation_losses(recipe, patterns, **given)]
+    options: dict[str, Any] = {"runs": runs, "texts": texts, **changes}
+    searched = [validation_losses(recipe, patterns, **options)]
     for pattern in patterns:
         for _ in range(recipe.widenings):
-            rates = chosen_rates(pd.concat(found))
+            rates = chosen_rates(pd.concat(searched))
             if rates[rates.method == pattern].inside.all():
                 break
-            further = _beyond(pd.concat(found), pattern)
-            found.append(validation_losses(recipe, [pattern], rates=[further], **given))
-    rows = pd.concat(found, ignore_index=True)
+            further = _beyond(pd.concat(searched), pattern)
+            searched.append(validation_losses(recipe, [pattern], rates=[further], **options))
+    rows = pd.concat(searched, ignore_index=True)
     return rows.drop_duplicates([*RATES, "seed", "context", "piece"], ignore_index=True)
 
 
@@ -135,9 +135,12 @@ def improvement(rows: pd.DataFrame, reference: str = "full") -> Effect:
     """Nats that `full` at its best rate saves on the best of no training, on the validation texts."""
     start, rates = best_untrained(rows)[0], chosen_rates(rows)
     rate = rates["learning rate"][rates.method == reference].item()
-    mine = rows[(rows.method == reference) & (rows["learning rate"] == rate)]
+    trained = rows[(rows.method == reference) & (rows["learning rate"] == rate)]
     untrained = rows[rows.method == start]
-    means = [_by_piece(found[found.context == found.context.max()]) for found in (untrained, mine)]
+    means = [
+        _by_piece(of_method[of_method.context == of_method.context.max()])
+        for of_method in (untrained, trained)
+    ]
     return difference(*(mean.loc[means[0].index].to_numpy()[None] for mean in means))
 
 
@@ -163,11 +166,11 @@ def losses_by_steps(
 
 def validity(rows: pd.DataFrame) -> str:
     """Whether the recipe counts, and by how much; in words."""
-    found, start = improvement(rows), best_untrained(rows)[0]
+    saved, start = improvement(rows), best_untrained(rows)[0]
     outcome = "Valid" if is_valid(rows) else "Not valid"
     return (
-        f"{outcome}: trained full attention saves {found.estimate:.4f} nats a token on {start} "
-        f"(95 % interval {found.low:.4f} to {found.high:.4f}; {found.units})."
+        f"{outcome}: trained full attention saves {saved.estimate:.4f} nats a token on {start} "
+        f"(95 % interval {saved.low:.4f} to {saved.high:.4f}; {saved.units})."
     )
 
 

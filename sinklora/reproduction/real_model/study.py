@@ -95,8 +95,8 @@ class RealStudy:
 
 def study_of(parameters: Mapping[str, Any]) -> RealStudy:
     """The study of a notebook's parameters: those with the names of fields, the recipe by its file."""
-    given = {field.name: parameters[field.name] for field in fields(RealStudy) if field.name != "recipe"}
-    return read_fields(RealStudy, {"recipe": read_recipe(parameters["recipe"]), **given})
+    values = {field.name: parameters[field.name] for field in fields(RealStudy) if field.name != "recipe"}
+    return read_fields(RealStudy, {"recipe": read_recipe(parameters["recipe"]), **values})
 
 
 def tasks(study: RealStudy, *, runs: Path) -> Iterator[tuple[str, Task]]:
@@ -124,8 +124,8 @@ def read_untrained(study: RealStudy, texts: str, runs: Path) -> None:
     recipe = study.recipe
     contexts = {recipe.original_context, recipe.training.context}
     contexts |= set(study.contexts) if texts == TEST else set()
-    given = ExtensionStudy(recipe, study.patterns[:1], (0,), (texts,), tuple(contexts))
-    read(recipe, given.test_sets, baselines(given), runs=runs, progress=False)
+    untrained = ExtensionStudy(recipe, study.patterns[:1], (0,), (texts,), tuple(contexts))
+    read(recipe, untrained.test_sets, baselines(untrained), runs=runs, progress=False)
 
 
 def try_rate(study: RealStudy, positions: str, rate: float, runs: Path) -> None:
@@ -135,20 +135,20 @@ def try_rate(study: RealStudy, positions: str, rate: float, runs: Path) -> None:
 
 def read_trained(study: RealStudy, positions: str, runs: Path) -> None:
     """The models of the study on the test texts."""
-    found = study.at_best_rates(positions, runs=runs)
+    chosen = study.at_best_rates(positions, runs=runs)
     used: list[Path] = []
-    readings = trained(found, runs=runs, progress=False, used=used)
-    read(found.recipe, found.test_sets, readings, runs=runs, progress=False, used=used)
+    readings = trained(chosen, runs=runs, progress=False, used=used)
+    read(chosen.recipe, chosen.test_sets, readings, runs=runs, progress=False, used=used)
 
 
 def look_inside(study: RealStudy, positions: str, runs: Path) -> None:
     """The looks into the models of the first seed."""
-    found = study.of_first_seed(study.at_best_rates(positions, runs=runs))
-    measure(found, runs=runs, progress=False)
-    mechanism.by_position(found, study.few, study.bucket, runs=runs, progress=False)
-    mechanism.sink_mass(found, study.few, study.sink_tokens, runs=runs, progress=False)
+    chosen = study.of_first_seed(study.at_best_rates(positions, runs=runs))
+    measure(chosen, runs=runs, progress=False)
+    mechanism.by_position(chosen, study.few, study.bucket, runs=runs, progress=False)
+    mechanism.sink_mass(chosen, study.few, study.sink_tokens, runs=runs, progress=False)
     if study.key_lengths:
-        study.keys(found, runs=runs)
+        study.keys(chosen, runs=runs)
 
 
 def keys_table(rows: pd.DataFrame) -> pd.DataFrame:

@@ -11,8 +11,7 @@ from typing import Any
 import yaml
 
 from sinklora.records.checks import check_choice
-
-EXPERIMENTS = Path("notebooks/experiments.yaml")
+from sinklora.reproduction.places import INDEX
 
 # Toy size, which measures nothing; reduced; all, for hours of a CPU; a GPU; the paper's.
 PROFILES = ("smoke", "quick", "full", "gpu", "paper")
@@ -45,7 +44,7 @@ class Experiment:
                 )
 
 
-def load_experiments(path: Path = EXPERIMENTS) -> tuple[Experiment, ...]:
+def load_experiments(path: Path = INDEX) -> tuple[Experiment, ...]:
     """Read the index; unknown or missing keys, and an output named twice, raise ValueError."""
     known = {f.name for f in fields(Experiment)}
     entries = yaml.safe_load(path.read_text(encoding="utf-8"))

@@ -56,3 +56,10 @@ def test_caches_decide_over_documents() -> None:
     assert [claim.outcome for claim in cache_claims(far, measurable, "x")] == ["did not hold", "did not hold"]
     [cannot] = cache_claims(scores, measurable.assign(remark=CANNOT), "some model")
     assert cannot.outcome == "cannot be measured here"
+
+
+@pytest.mark.parametrize(("behind", "outcome"), [(4.0, "held"), (6.0, "did not hold")])
+def test_five_points_are_near(behind: float, outcome: str) -> None:
+    scores = cached(full=[50.0, 60, 70, 80], H2O=[at - behind for at in (50.1, 59.9, 70.1, 79.9)])
+    [near] = cache_claims(scores, pd.DataFrame({"data set": ["qasper"], "remark": [""]}), "some model")
+    assert (near.outcome, near.estimate) == (outcome, pytest.approx(-behind))

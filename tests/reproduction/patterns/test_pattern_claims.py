@@ -2,6 +2,7 @@
 
 import pandas as pd
 import pytest
+import torch
 
 from sinklora.reproduction.patterns.attention_study import ALL, ASIDE, KEY_SHARES, curve_column
 from sinklora.reproduction.patterns.claims import attention_claims, definition_claims, leak_claims
@@ -17,6 +18,27 @@ def test_the_pictures_are_what_the_paper_draws(num_tokens: int) -> None:
         ("Fig. 7", "held"),
     ]
     assert all(claim.restated for claim in claims)
+
+
+@pytest.mark.parametrize(("more", "outcome"), [(0.08, "held"), (-0.08, "held"), (0.13, "did not hold")])
+def test_a_tenth_of_the_density_is_about_as_much(
+    more: float, outcome: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Counted:
+        """A pattern of which one density is given, and nothing is drawn."""
+
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def visible(self, heads: int, tokens: int) -> torch.Tensor:
+            return torch.zeros(heads, tokens, tokens, dtype=torch.bool)
+
+        def density(self, heads: int, tokens: int) -> float:
+            return 0.25 * (1 + more) if self.name == "random" else 0.25
+
+    monkeypatch.setattr("sinklora.reproduction.patterns.claims.find_pattern", Counted)
+    [claim] = [claim for claim in definition_claims(16) if claim.item == "Fig. 7"]
+    assert claim.outcome == outcome
 
 
 def test_a_leak_is_counted() -> None:

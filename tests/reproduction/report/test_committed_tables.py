@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from sinklora.records.tables import Table, latex, markdown
-from sinklora.reproduction.ablations.study import SPARSE, TEST_SET, sweep_methods, untrained_at
+from sinklora.reproduction.ablations.study import TEST_SET, sparse_patterns, sweep_methods, untrained_at
 from sinklora.reproduction.ablations.tables import condition_table, published, schedule_table, sweep_table
 from sinklora.reproduction.extension.comparison import losses
 from sinklora.reproduction.extension.recipe import read_recipe
@@ -56,7 +56,7 @@ def made(name: str) -> Table:
         return here if name == "table1" else with_paper(here, paper_values(item), target)
     if name == "table9":
         lengths = sorted({int(n) for n in rows[rows.seed.notna()].context})
-        methods = ["full", "s2", *SPARSE, "sf"]
+        methods = ["full", "s2", *sparse_patterns(), "sf"]
         by_length = {f"{length}": losses(rows, TEST_SET, length) for length in lengths}
         costs_at = {f"{n}": {m: attention_cost(recipe.spec(m, context=n)) for m in methods} for n in lengths}
         return condition_table(by_length, untrained_at(recipe, lengths), methods, costs_at)

@@ -20,35 +20,50 @@ def chain(order: Sequence[str]) -> list[tuple[str, str]]:
     return list(pairwise(order))
 
 
+NamesByLength = Mapping[str, Mapping[str, str]]  # what doing nothing is called at each length: `untrained_at`
+
+
 def length_claims(
-    measured: Mapping[str, Losses], better: str, rivals: Sequence[str], blank: Claim
+    measured: Mapping[str, Losses],
+    better: str,
+    rivals: Sequence[str],
+    untrained: NamesByLength,
+    blank: Claim,
 ) -> list[Claim]:
-    """Claims that a method is better than each rival at every trained length, one correction for all."""
+    """Claims that a method is better than each rival at every trained length, one correction for all.
+
+    At a length at which trained full attention is not surely better than the best of doing nothing nothing is
+    decided: who is worse than untrained by less has learned nothing.
+    """
     effects = {}
-    for name, found in measured.items():
+    for length, losses in measured.items():
+        counts = losses.lead("full", _best_untrained(losses, length, untrained)).low > 0
+        claim = blank if counts or blank.reason else replace(blank, reason=f"at {length} tokens {NOT_VALID}")
         for rival in rivals:
-            sentence = f"{label(better)} is better than {label(rival)} at {name} tokens"
-            effects[replace(blank, sentence=sentence)] = found.lead(better, rival)
+            sentence = f"{label(better)} is better than {label(rival)} at {length} tokens"
+            effects[replace(claim, sentence=sentence)] = losses.lead(better, rival)
     return family(effects)
 
 
 def training_claims(
-    measured: Mapping[str, Losses],
-    methods: Sequence[str],
-    untrained: Mapping[str, Mapping[str, str]],
-    blank: Claim,
+    measured: Mapping[str, Losses], methods: Sequence[str], untrained: NamesByLength, blank: Claim
 ) -> list[Claim]:
     """Claims that training with each method is better than none at every length, one correction for all.
 
-    `untrained`: what doing nothing is called at each length (`untrained_at`), of which the best there counts.
+    Than the best of doing nothing there.
     """
     effects = {}
-    for name, found in measured.items():
-        nothing = min((names[name] for names in untrained.values()), key=lambda n: found.by_method[n].mean())
+    for length, losses in measured.items():
+        nothing = _best_untrained(losses, length, untrained)
         for method in methods:
-            sentence = f"training with {label(method)} is better than none ({nothing}) at {name} tokens"
-            effects[replace(blank, sentence=sentence)] = found.lead(method, nothing)
+            sentence = f"training with {label(method)} is better than none ({nothing}) at {length} tokens"
+            effects[replace(blank, sentence=sentence)] = losses.lead(method, nothing)
     return family(effects)
+
+
+def _best_untrained(losses: Losses, length: str, untrained: NamesByLength) -> str:
+    names = (by_length[length] for by_length in untrained.values())
+    return min(names, key=lambda name: float(losses.by_method[name].mean()))
 
 
 def sweep_claims(found: Losses, field: str, methods: Mapping[float, str], blank: Claim) -> list[Claim]:

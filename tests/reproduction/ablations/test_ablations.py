@@ -71,10 +71,14 @@ def test_a_sweep_by_hand() -> None:
 
 def test_several_lengths_are_one_family() -> None:
     by_length = {"1024": found(1024), "2048": found()}
-    made = claims.length_claims(by_length, "sf", ["s2", "short"], BLANK)
+    nothing = {"nothing": {"1024": "s2", "2048": "short"}}  # which goes by another name at each length
+    made = claims.length_claims(by_length, "sf", ["s2", "short"], nothing, BLANK)
     assert [claim.outcome for claim in made] == ["held"] * 4
     assert made[1].sentence == "SF-Attn is better than windows alone at 1024 tokens"
-    nothing = {"nothing": {"1024": "s2", "2048": "short"}}  # which goes by another name at each length
+    better = {"nothing": {"1024": "full", "2048": "short"}}  # at 1024 no training is as good as any
+    made = claims.length_claims(by_length, "sf", ["s2", "short"], better, BLANK)
+    assert [claim.outcome for claim in made] == ["not decided"] * 2 + ["held"] * 2
+    assert made[0].reason == f"at 1024 tokens {NOT_VALID}"
     costs = {name: {"full": 1.0, "sf": 0.253} for name in by_length}
     table = condition_table(by_length, nothing, ["full", "sf"], costs)
     assert table.frame["trained with"].tolist() == ["nothing", "full", "sf"]
@@ -111,7 +115,7 @@ def test_what_doing_nothing_is_called_at_each_length() -> None:
 
 def test_a_recipe_that_does_not_count_decides_nothing() -> None:
     blank = claims.blank_claim("Table 9", "table9", valid=False, model="small")
-    made = claims.length_claims({"2048": found()}, "sf", ["s2"], blank)
+    made = claims.length_claims({"2048": found()}, "sf", ["s2"], {"nothing": {"2048": "short"}}, blank)
     assert [(claim.outcome, claim.reason) for claim in made] == [("not decided", NOT_VALID)]
 
 

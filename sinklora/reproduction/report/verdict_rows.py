@@ -81,12 +81,16 @@ def _is_real(output: Output) -> bool:
 
 
 def _cell(claims: Sequence[Claim], outputs: Sequence[Output]) -> str:
-    """The number of the first claim that decides as all of them together do, and how many more there are."""
+    """The number of the first claim that decides as all of them together do, or else decides anything, and
+    how many more there are.
+    """
     if not claims:
         return NO_CLAIM if outputs else NOT_MEASURED
     chosen, verdict = deciding(claims), together(claims)
     estimated = [claim for claim in chosen if claim.estimate is not None] or chosen
-    first = next((claim for claim in estimated if claim.outcome == verdict), estimated[0])
+    alike = [claim for claim in estimated if claim.outcome == verdict]
+    decided = [claim for claim in estimated if claim.outcome != "not decided"]
+    first = (alike or decided or estimated)[0]
     return in_short(first) + (f"; {len(claims) - 1} more" if len(claims) > 1 else "")
 
 

@@ -131,6 +131,11 @@ def test_the_number_shown_is_of_a_claim_with_the_items_outcome(report: Report) -
     score = {line.item.name: line for line in scoreboard(all_pages(report.root, EXPERIMENTS))}
     assert score["Table 7"].small == "-9.4 (+0.25 to +0.37) nats a token; 1 more"
     assert score["Table 7"].verdict == "did not hold"
+    report.claims([undecided, HELD, lost])  # no claim by itself is held in part: the first that is decided
+    [seven] = [
+        line for line in scoreboard(all_pages(report.root, EXPERIMENTS)) if line.item.name == "Table 7"
+    ]
+    assert (seven.small, seven.verdict) == ("+0.31 (+0.25 to +0.37) nats a token; 2 more", "held in part")
 
 
 def test_the_papers_own_claim_is_shown_before_ours_and_the_headline_before_all(report: Report) -> None:

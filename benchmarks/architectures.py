@@ -91,30 +91,30 @@ def examine(architecture: str) -> Row:
         model = build(tiny_config(architecture))
     except Exception as error:
         return Row(architecture, unbuilt=describe(error))
-    found = {}
+    outcomes = {}
     for claim, check in CHECKS.items():
         torch.manual_seed(0)
         if model.device.type == "meta" and claim == "LoRA+":
-            found[claim] = UNTESTED
+            outcomes[claim] = UNTESTED
             continue
-        found[claim] = attempt(check, model)
-        if "is shorter than max_position_embeddings" in found[claim]:
-            found[claim] = window_off(architecture, check) or found[claim]
-    return Row(architecture, found)
+        outcomes[claim] = attempt(check, model)
+        if "is shorter than max_position_embeddings" in outcomes[claim]:
+            outcomes[claim] = window_off(architecture, check) or outcomes[claim]
+    return Row(architecture, outcomes)
 
 
 def window_off(architecture: str, check: Callable[[PreTrainedModel], None]) -> str:
     """What is found after doing what the refusal says, full attention in every layer."""
-    found = ""
+    outcome = ""
     for how, config in (("window off", without_window), ("wide window", with_wide_window)):
         try:
             model = build(config(architecture))
         except Exception:
             continue
-        found = attempt(check, model)
-        if found == WORKS:
+        outcome = attempt(check, model)
+        if outcome == WORKS:
             return f"{WORKS} ({how})"
-    return f"without local attention: {found}" if found else ""
+    return f"without local attention: {outcome}" if outcome else ""
 
 
 def in_own_process(architecture: str, seconds: float) -> Row:
@@ -169,13 +169,13 @@ def as_markdown(rows: list[Row]) -> str:
 
 
 def _cell(row: Row, claim: str, reasons: dict[str, list[str]]) -> str:
-    found = row.found[claim]
-    if found.startswith(WORKS):
-        return found
-    if found == UNTESTED:
+    outcome = row.found[claim]
+    if outcome.startswith(WORKS):
+        return outcome
+    if outcome == UNTESTED:
         return "–"
     # One reason for all classes, types and names of parameters.
-    reason = found.replace(class_name(row.architecture), "(class)")
+    reason = outcome.replace(class_name(row.architecture), "(class)")
     for text, short in SHORTER.items():
         reason = re.sub(text, short, reason)
     names = reasons.setdefault(reason, [])

@@ -28,13 +28,13 @@ from sinklora.records.checks import read_fields
 def measure_time(options: AttentionOptions) -> list[dict[str, Any]]:
     """Seconds (wall, processor) of every round, and on CUDA peak bytes, of every case at every length."""
     torch.set_num_threads(options.threads)
-    found: list[dict[str, Any]] = []
+    measurements: list[dict[str, Any]] = []
     for length in options.lengths:
         cases, inputs = make_cases(length, options), make_inputs(length, options)
         calls = {number: functools.partial(_timed, case, inputs) for number, case in enumerate(cases)}
         what = f"time at {length}"
         measured = in_rounds(calls, rounds=options.repeats, warmup=options.warmup, what=what)
-        found += [
+        measurements += [
             {
                 "wall": [seconds.wall for seconds, _ in own],
                 "processor": [seconds.processor for seconds, _ in own],
@@ -42,7 +42,7 @@ def measure_time(options: AttentionOptions) -> list[dict[str, Any]]:
             }
             for own in measured.values()
         ]
-    return found
+    return measurements
 
 
 def _timed(case: Case, inputs: list[Tensor]) -> tuple[Seconds, int | None]:
@@ -57,11 +57,11 @@ def _timed(case: Case, inputs: list[Tensor]) -> tuple[Seconds, int | None]:
 
 def measure_memory(options: AttentionOptions) -> list[dict[str, Any]]:
     """Peak resident memory above inputs, in bytes, of every case and length; each in a forked process."""
-    found = []
+    peaks = []
     jobs = [(length, i) for length in options.lengths for i in range(len(make_cases(length, options)))]
     for job in tqdm(jobs, desc="memory", disable=None):
-        found.append({"peak": peak_of_a_fork(functools.partial(_prepare, *job, options))})
-    return found
+        peaks.append({"peak": peak_of_a_fork(functools.partial(_prepare, *job, options))})
+    return peaks
 
 
 def _prepare(length: int, index: int, options: AttentionOptions) -> Callable[[], None]:

@@ -196,7 +196,7 @@ def share_as_defined(kept: Tensor, received: list[Received], keeps: str) -> floa
     for layer, by_layer in zip(kept, received, strict=True):
         rows = zip(layer, by_layer.all_queries.tolist(), by_layer.last_queries.tolist(), strict=True)
         for marks, from_all, from_last in rows:
-            mine = set(marks.nonzero().flatten().tolist())
-            right += len(mine & KEEPS[keeps](from_all, from_last, len(mine)))
-            every += len(mine)
+            kept_places = set(marks.nonzero().flatten().tolist())
+            right += len(kept_places & KEEPS[keeps](from_all, from_last, len(kept_places)))
+            every += len(kept_places)
     return right / every

@@ -137,8 +137,8 @@ def ask(cases: Sequence[Case], setting: Setting, measures: list[str]) -> dict[st
     if done.returncode:
         last = (done.stderr.strip() or f"its process ended with {done.returncode}").splitlines()[-1]
         return {"cases": {case.name: {"failed": last} for case in cases}, "versions": {}}
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return answer
 
 
 def surroundings(threads: int) -> dict[str, str]:
@@ -177,8 +177,8 @@ def measure_model(
                 if asked:
                     answer = ask(asked, setting, ["seconds"] if count else ["answers", "seconds"])
                     peaks = {} if count else ask(asked, setting, ["memory"])["cases"]
-                    for name, found in answer["cases"].items():
-                        rounds[-1][name] = peaks.get(name, {}) | found
+                    for name, measured in answer["cases"].items():
+                        rounds[-1][name] = peaks.get(name, {}) | measured
                     versions.setdefault(asked[0].environment, answer["versions"])
         torch.set_num_threads(options.threads)
         yield "agreement", agreement(model, cases, rounds[0], versions, setting)

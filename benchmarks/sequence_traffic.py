@@ -53,9 +53,9 @@ def rows(tokens: int, ranks: Sequence[int]) -> Iterator[dict[str, str]]:
     """A row for each shape and number of processes: KiB sent per token, the mean of ranks and the most."""
     for name, shape in SHAPES.items():
         for count in ranks:
-            found = {key: planned_traffic(shape, PATTERNS[key], tokens, count) for key in NAMES}
-            found |= {"ring": ring_traffic(shape, count), "ulysses": ulysses_traffic(shape, count)}
-            yield {"model": name, "ranks": str(count)} | {key: _kib(sent) for key, sent in found.items()}
+            traffic = {key: planned_traffic(shape, PATTERNS[key], tokens, count) for key in NAMES}
+            traffic |= {"ring": ring_traffic(shape, count), "ulysses": ulysses_traffic(shape, count)}
+            yield {"model": name, "ranks": str(count)} | {key: _kib(sent) for key, sent in traffic.items()}
 
 
 def traffic_table(tokens: int, ranks: Sequence[int]) -> str:

@@ -137,8 +137,10 @@ def measure(options: AgainstOptions, context: int) -> dict[tuple[str, str], list
     seconds: dict[tuple[str, str], list[float]] = {}
     for count in tqdm(range(options.repeats), desc=f"{context} tokens", disable=None):
         work = partial(measure_round, options, context)
-        found = remember(key | {"round": count}, work, runs=options.runs, prefix="against", name="seconds")
-        for name, own in zip(options.checkouts, found, strict=True):
+        round_seconds = remember(
+            key | {"round": count}, work, runs=options.runs, prefix="against", name="seconds"
+        )
+        for name, own in zip(options.checkouts, round_seconds, strict=True):
             for pattern, value in zip(options.compared_patterns, own, strict=True):
                 seconds.setdefault((name, pattern), []).append(value)
     return seconds

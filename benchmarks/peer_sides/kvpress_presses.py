@@ -69,11 +69,11 @@ class PressedCache(PlainCache):
 
         whole = DynamicCache()
         self.model(self.ids, past_key_values=whole, use_cache=True, logits_to_keep=1)
-        found = []
+        places = []
         for kept, all_ in zip(self.cache.layers, whole.layers, strict=True):
             heads = zip(kept.keys[0], all_.keys[0], strict=True)
-            found.append(torch.stack([nearest(mine, every) for mine, every in heads]))
-        return found
+            places.append(torch.stack([nearest(kept_keys, every) for kept_keys, every in heads]))
+        return places
 
 
 def nearest(some: Tensor, every: Tensor) -> Tensor:

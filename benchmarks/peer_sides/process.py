@@ -64,8 +64,8 @@ def computed(name: str, asked: dict[str, Any], setting: Setting, measures: list[
     """What it answers and how long it takes, as far as asked for, or why it failed."""
     try:
         subject = open_case(asked, setting)
-        found = answers(name, subject, setting) if "answers" in measures else {}
-        return found | (seconds(subject) if "seconds" in measures else {})
+        measured = answers(name, subject, setting) if "answers" in measures else {}
+        return measured | (seconds(subject) if "seconds" in measures else {})
     except CannotRunError as error:
         return {"failed": str(error)}
     except Exception as error:  # whatever a peer raises is a result
@@ -85,20 +85,20 @@ def measure_cases(
 
 def versions(cases: dict[str, dict[str, Any]]) -> dict[str, str]:
     """Versions, in this environment, of the packages that the cases are about."""
-    found = {}
+    installed = {}
     for package in sorted({name for asked in cases.values() for name in asked.get("packages", [])}):
         try:
-            found[package] = version(package)
+            installed[package] = version(package)
         except PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 def main(request: str) -> None:
     """Measure what the request asks for, and print the answer."""
     asked = json.loads(request)
-    found = measure_cases(Setting(**asked["setting"]), asked["cases"], asked["measures"])
-    print(json.dumps({"cases": found, "versions": versions(asked["cases"])}))
+    measured = measure_cases(Setting(**asked["setting"]), asked["cases"], asked["measures"])
+    print(json.dumps({"cases": measured, "versions": versions(asked["cases"])}))
 
 
 if __name__ == "__main__":

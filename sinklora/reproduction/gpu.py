@@ -138,7 +138,7 @@ def make_real_study(
     What is finished stays; after so many minutes nothing new is begun. Raises FileNotFoundError, before any
     work, for texts that are not on this machine.
     """
-    [experiment] = [found for found in load_experiments() if found.notebook == REAL_MODEL]
+    [experiment] = [entry for entry in load_experiments() if entry.notebook == REAL_MODEL]
     source = Path("notebooks") / f"{REAL_MODEL}.ipynb"
     study = study_of(declared_parameters(source) | experiment.parameters[profile])
     check_texts(study.recipe)

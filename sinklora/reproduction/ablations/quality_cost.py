@@ -76,8 +76,8 @@ def front_verdict(found: Losses, costs: Mapping[str, float]) -> str:
     )
 
 
-def _not_told_apart(found: Losses, best: str, others: Sequence[str]) -> list[str]:
-    leads = [found.lead(best, name) for name in others]
+def _not_told_apart(losses: Losses, best: str, others: Sequence[str]) -> list[str]:
+    leads = [losses.lead(best, name) for name in others]
     adjusted = holm([lead.p for lead in leads])
     return [
         name

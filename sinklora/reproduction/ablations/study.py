@@ -50,7 +50,7 @@ def methods_of(parameters: Mapping[str, Any]) -> Methods:
         ("s2_wrapped", "s2", "short", "sf_shifted", "sf", "full", *schedules),
         ("s2_wrapped", "shift_up", "shift_back", "s2", "short"),
         ("full", "s2", *sparse_patterns(), "sf"),
-        {field: sweep_methods(field, parameters[given]) for field, given in fields.items()},
+        {field: sweep_methods(field, parameters[parameter]) for field, parameter in fields.items()},
     )
 
 

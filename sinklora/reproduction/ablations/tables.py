@@ -51,11 +51,11 @@ def condition_table(
     called = {**untrained, **{method: dict.fromkeys(measured, method) for method in methods}}
     for title, by_condition in called.items():
         line: dict[str, Any] = {"trained with": title}
-        for name, found in measured.items():
+        for name, losses in measured.items():
             method = by_condition[name]
-            line |= mean_and_sd(f"{name}: perplexity", found.perplexities(method))
+            line |= mean_and_sd(f"{name}: perplexity", losses.perplexities(method))
             if method != "full":
-                line |= estimate_fields(f"{name}: {ABOVE}", found.lead("full", method))
+                line |= estimate_fields(f"{name}: {ABOVE}", losses.lead("full", method))
             line |= {f"{name}: attention cost": costs[name].get(method)}
         lines.append(line)
     for name in measured:
@@ -94,8 +94,8 @@ def schedule_table(found: Losses, methods: Sequence[str], costs: Mapping[str, fl
         line |= mean_and_sd("perplexity", found.perplexities(method))
         line |= estimate_fields(ABOVE, found.lead("full", method))
         if method != "sf":
-            given = (found.by_method[name] for name in ("sf", "full", method))
-            share = effect(lambda sf, full, mine: (sf - mine) / (sf - full), *given)
+            losses = (found.by_method[name] for name in ("sf", "full", method))
+            share = effect(lambda sf, full, scheduled: (sf - scheduled) / (sf - full), *losses)
             line |= estimate_fields(closed, share, scale=100)
         lines.append(line)
     columns = [Column("trained with"), Number("attention cost", ".4f")]

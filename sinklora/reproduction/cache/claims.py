@@ -42,13 +42,13 @@ def accuracy_claims(rows: pd.DataFrame, model: str, table: str, *, openbookqa: b
     asks OpenBookQA alone (`openbookqa`: whether these questions are its), and without StreamingLLM: all else
     is ours, and so is how near rivals stay.
     """
-    given = clustered(rows)
+    clustered_rows = clustered(rows)
     unmeasured: list[Claim] = []
     leads: dict[Claim, Tested] = {}
     near: dict[Claim, Tested] = {}
-    for measure in dict.fromkeys(given.measure):
+    for measure in dict.fromkeys(clustered_rows.measure):
         claim = Claim("Fig. 6", "", "not decided", unit=_unit(measure), table=table, model=model)
-        of_measure = given[given.measure == measure]
+        of_measure = clustered_rows[clustered_rows.measure == measure]
         asked = of_measure[of_measure.policy == "h2o"].budget.unique()
         budgets = sorted(budget for budget in asked if budget <= SMALL)
         if not budgets:
@@ -63,8 +63,8 @@ def accuracy_claims(rows: pd.DataFrame, model: str, table: str, *, openbookqa: b
             against = replace(claim, sentence=sentence, restated=rival != "local" or not papers)
             if reason := _unmeasurable(of_measure, measure, rival, budgets):
                 against = replace(against, outcome="cannot be measured here", reason=reason)
-            found = _lead(given, measure, "h2o", rival, budgets)
-            leads[replace(against, n=_counted(measure, found))] = found
+            lead = _lead(clustered_rows, measure, "h2o", rival, budgets)
+            leads[replace(against, n=_counted(measure, lead))] = lead
         near |= _near_full(of_measure, measure, where, budgets, claim, papers)
     return [*family(leads | near), *unmeasured]
 
@@ -85,8 +85,8 @@ def _near_full(
         stays = replace(claim, sentence=sentence, restated=policy != "h2o" or not papers)
         if not _is_answered(rows, measure, "full", [1.0]):
             stays = replace(stays, outcome="cannot be measured here", reason=FULL_AT_CHANCE)
-        found = _lead(rows, measure, policy, "full", budgets)
-        near[replace(stays, n=_counted(measure, found))] = within(found, margin)
+        lead = _lead(rows, measure, policy, "full", budgets)
+        near[replace(stays, n=_counted(measure, lead))] = within(lead, margin)
     return near
 
 
@@ -98,10 +98,10 @@ def _unmeasurable(rows: pd.DataFrame, measure: str, rival: str, budgets: Sequenc
     return "" if any(answered) else UNANSWERED
 
 
-def _counted(measure: str, found: Effect) -> str:
+def _counted(measure: str, lead: Effect) -> str:
     """How many of what: "8 documents", "250 questions"."""
     unit = COUNTED.get(measure, "document")
-    return f"{found.documents} {unit}" if found.documents == 1 else f"{found.documents} {unit}s"
+    return f"{lead.documents} {unit}" if lead.documents == 1 else f"{lead.documents} {unit}s"
 
 
 def _lead(rows: pd.DataFrame, measure: str, policy: str, rival: str, budgets: Sequence[float]) -> Effect:

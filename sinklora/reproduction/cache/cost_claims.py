@@ -19,8 +19,8 @@ def time_claims(rounds: pd.DataFrame, new_tokens: int, batch: int) -> list[Claim
     prompt before `new_tokens` tokens for each of `batch` rows. `rounds` are those of `generation_rounds`.
     """
     blank = Claim("Table 5", "", "not decided", table="table5", restated=True)
-    given = rounds.assign(batch=batch)
-    h2o, full = (_by_round(given, name) for name in ("h2o 20%", "full (ours)"))
+    rounds_with_batch = rounds.assign(batch=batch)
+    h2o, full = (_by_round(rounds_with_batch, name) for name in ("h2o 20%", "full (ours)"))
     decoding = replace(
         blank, sentence="decoding with H2O at 20 % is faster than with the full cache", unit=MORE
     )
@@ -71,15 +71,15 @@ def _over_rounds(
     claim: Claim, logs: "np.ndarray[tuple[int], np.dtype[np.floating]]", shown: Callable[[float], float]
 ) -> dict[Claim, Tested]:
     """A claim with the mean logarithm of the rounds' ratios, its numbers as they are shown."""
-    found = effect(lambda mean: mean, logs[None])
+    mean_logarithm = effect(lambda mean: mean, logs[None])
     n = "1 round" if len(logs) == 1 else f"{len(logs)} rounds"
     mapped = replace(
-        found,
-        estimate=shown(found.estimate),
-        low=shown(found.low),
-        high=shown(found.high),
-        low90=shown(found.low90),
-        high90=shown(found.high90),
+        mean_logarithm,
+        estimate=shown(mean_logarithm.estimate),
+        low=shown(mean_logarithm.low),
+        high=shown(mean_logarithm.high),
+        low90=shown(mean_logarithm.low90),
+        high90=shown(mean_logarithm.high90),
         error=np.nan,
     )
     return {replace(claim, n=n): mapped}

@@ -62,11 +62,11 @@ def standing_figure(shares: Mapping[str, Shares], of: str) -> Figure:
     """
     with figure_style():
         figure, axes = panels(len(shares), 2.6, columns=len(shares))
-        for axis, (name, found) in zip(axes, shares.items(), strict=True):
-            image = axis.imshow(found, cmap="Greys", vmin=0, vmax=1, aspect="auto", interpolation="nearest")
+        for axis, (name, by_head) in zip(axes, shares.items(), strict=True):
+            image = axis.imshow(by_head, cmap="Greys", vmin=0, vmax=1, aspect="auto", interpolation="nearest")
             framed(axis)
-            axis.set_title(f"{name}\nmean {found.mean():.0%}, best head {found.max():.0%}")
-            axis.set(xlabel="key/value head", ylabel="layer", xticks=range(found.shape[1]))
+            axis.set_title(f"{name}\nmean {by_head.mean():.0%}, best head {by_head.max():.0%}")
+            axis.set(xlabel="key/value head", ylabel="layer", xticks=range(by_head.shape[1]))
         figure.colorbar(image, ax=axes, location="bottom", label=f"share of the facts {of}", aspect=40)
     return figure
 
@@ -76,8 +76,8 @@ def standing_in_words(shares: Mapping[str, Shares], share: float) -> str:
     best head, and the mean of all; and what chance would give.
     """
     said = [
-        f"{name}: {int((found > 0.5).sum())} of {found.size} heads do so for more than half of the facts, "
-        f"the best for {found.max():.0%}, the mean for {found.mean():.0%}"
-        for name, found in shares.items()
+        f"{name}: {int((by_head > 0.5).sum())} of {by_head.size} heads do so for more than half of the "
+        f"facts, the best for {by_head.max():.0%}, the mean for {by_head.mean():.0%}"
+        for name, by_head in shares.items()
     ]
     return f"{'; '.join(said)}; by chance an answer of three tokens {share**3:.1%}."

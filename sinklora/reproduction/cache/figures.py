@@ -44,12 +44,12 @@ COUNTED = {PERPLEXITY: "documents", QUESTIONS: "questions"}
 
 def budget_figure(rows: pd.DataFrame) -> Figure:
     """The measures of `summary` against the budget, see `estimates_figure`."""
-    found = summary(rows)
+    lines = summary(rows)
     titles = {
         measure: f"{measure} (n = {int(of_measure.n.iloc[0])} {COUNTED.get(str(measure), 'trials')})"
-        for measure, of_measure in found.groupby("measure", sort=False)
+        for measure, of_measure in lines.groupby("measure", sort=False)
     }
-    return _measures_figure(found, {measure: titles[measure] for measure in measures(rows)})
+    return _measures_figure(lines, {measure: titles[measure] for measure in measures(rows)})
 
 
 def estimates_figure(found: pd.DataFrame) -> Figure:
@@ -70,14 +70,14 @@ def _measures_figure(lines: pd.DataFrame, titles: Mapping[str, str]) -> Figure:
     with figure_style():
         figure, axes = panels(len(titles), 2.4, columns=2)
         for axis, (measure, title) in zip(axes, titles.items(), strict=True):
-            mine = lines[lines.measure == measure]
-            bounded = [policy for policy in marks(mine.policy) if policy != "full"]
-            for policy, mark in marks(mine.policy).items():
+            points = lines[lines.measure == measure]
+            bounded = [policy for policy in marks(points.policy) if policy != "full"]
+            for policy, mark in marks(points.policy).items():
                 # side by side, so that bars at one budget do not cover each other
                 place = bounded.index(policy) - (len(bounded) - 1) / 2 if policy in bounded else 0
-                _line(axis, mine[mine.policy == policy].sort_values("budget"), policy, mark, DODGE**place)
+                _line(axis, points[points.policy == policy].sort_values("budget"), policy, mark, DODGE**place)
             _budget_axis(axis, lines.budget)
-            _value_axis(axis, measure, mine.chance.iloc[0])
+            _value_axis(axis, measure, points.chance.iloc[0])
             axis.set(title=title, xlabel="budget (% of the prompt)")
         handles, labels = axes[0].get_legend_handles_labels()
         above: dict[str, Any] = {"loc": "outside upper center", "ncols": 5, "frameon": False}

@@ -50,19 +50,19 @@ def next_line_questions(
     The same arguments give the same questions. Raises ValueError where documents and tokens give too few.
     """
     chance = random.Random(f"next line/{seed}/{tokens}")
-    found: list[dict[str, Any]] = []
+    records: list[dict[str, Any]] = []
     for document in chance.sample(list(documents), len(documents)):
-        if len(found) == questions:
+        if len(records) == questions:
             break
         question = _next_line(document.splitlines(), tokenizer, tokens, chance)
         if question is not None:
-            found.append({"id": f"{seed}-{len(found)}", **question})
-    if len(found) < questions:
+            records.append({"id": f"{seed}-{len(records)}", **question})
+    if len(records) < questions:
         raise ValueError(
-            f"questions={questions}: only {len(found)} found in {len(documents)} documents with "
+            f"questions={questions}: only {len(records)} found in {len(documents)} documents with "
             f"tokens={tokens}; give more documents, or ask for fewer"
         )
-    return found
+    return records
 
 
 def _next_line(
@@ -73,7 +73,7 @@ def _next_line(
         if len(lines[i].strip()) >= SHORTEST:
             by_indent.setdefault(len(lines[i]) - len(lines[i].lstrip()), []).append(i)
     # The harness puts a blank before a choice: it is the last one of the line's indentation.
-    places = [(indent, i) for indent, found in by_indent.items() if indent for i in found[:-3] if i > 0]
+    places = [(indent, i) for indent, numbers in by_indent.items() if indent for i in numbers[:-3] if i > 0]
     if not places:
         return None
     indent, place = chance.choice(places)

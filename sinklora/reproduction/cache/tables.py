@@ -80,9 +80,9 @@ def duels(rows: pd.DataFrame, policy: str = "novelty", rivals: Sequence[str] | N
     lines, compared = [], []
     against = list(published_policies() if rivals is None else rivals)
     for measure in measures(rows):
-        mine = rows[rows.measure == measure]
-        for budget in sorted(mine[mine.policy == policy].budget.unique()):
-            at_budget = mine[(mine.budget == budget) & mine.policy.isin(against)]
+        of_measure = rows[rows.measure == measure]
+        for budget in sorted(of_measure[of_measure.policy == policy].budget.unique()):
+            at_budget = of_measure[(of_measure.budget == budget) & of_measure.policy.isin(against)]
             means = at_budget.groupby("policy").value.mean()
             best = means.idxmin() if measure == PERPLEXITY else means.idxmax()
             leads = lead(rows, measure, policy, best, budget)

@@ -75,19 +75,20 @@ def passages_of(corpus: TokenizedCorpus, *, tokens: int, passages: int, per_docu
     A document gives as many as fit, at most `per_document`; documents come in the corpus's order, every one
     with its first passage before any with its second. Raises ValueError where the corpus has too few.
     """
-    found: list[tuple[int, Passage]] = []
+    numbered: list[tuple[int, Passage]] = []
     for name, ids in zip(corpus.names, corpus.documents(), strict=True):
         room = len(ids) - 1
         count = min(per_document, room // tokens)
         part = room // max(count, 1)
         starts = [1 + number * part + (part - tokens) // 2 for number in range(count)]
-        found += [(number, Passage(name, ids[s : s + tokens])) for number, s in enumerate(starts)]
-    found.sort(key=lambda item: item[0])
-    if len(found) < passages:
+        numbered += [(number, Passage(name, ids[s : s + tokens])) for number, s in enumerate(starts)]
+    numbered.sort(key=lambda item: item[0])
+    if len(numbered) < passages:
         raise ValueError(
-            f"passages={passages}: the corpus has {len(found)} of {tokens} tokens, {per_document} a document"
+            f"passages={passages}: the corpus has {len(numbered)} of {tokens} tokens, {per_document} "
+            "a document"
         )
-    return [passage for _, passage in found[:passages]]
+    return [passage for _, passage in numbered[:passages]]
 
 
 def measure_text(
@@ -124,10 +125,10 @@ def measure_text(
     used: list[Path] = []
     frames = []
     for name, policy in [("full", Full()), *((n, p) for n, ps in chosen.items() for p in ps)]:
-        given = {**base_key(study.base), "policy": policy_key(policy)}
+        common_key = {**base_key(study.base), "policy": policy_key(policy)}
         lengths = {"prompt_tokens": study.prompt_tokens, "scored_tokens": study.scored_tokens}
-        read = {**given, **lengths, "texts_sha256": _texts_hash(texts)}
-        asked = {**given, "facts_sha256": _facts_hash(planted)}
+        read = {**common_key, **lengths, "texts_sha256": _texts_hash(texts)}
+        asked = {**common_key, "facts_sha256": _facts_hash(planted)}
         parts = [
             (read, partial(_perplexity_rows, study, loaded, policy, texts, progress), "text-cache"),
             (asked, partial(_fact_rows, study, loaded, policy, tokenizer, planted, progress), "fact-cache"),
@@ -202,10 +203,10 @@ def _fact_rows(
     make, passages = partial(BudgetCache, model, policy), [passage for _, passage in planted]
     rows = []
     for measure, later in ((FACTS, False), (FACTS_LATER, True)):
-        found = recalled_facts(
+        recalled = recalled_facts(
             model, tokenizer, passages, make, question_later=later, batch_size=ROWS, progress=progress
         )
-        for number, ((document, passage), answers) in enumerate(zip(planted, found, strict=True)):
+        for number, ((document, passage), answers) in enumerate(zip(planted, recalled, strict=True)):
             for place, (fact, answer) in enumerate(zip(passage.facts, answers, strict=True)):
                 item = {"item": f"{number}/{place}", "cluster": document, "depth": fact.depth}
                 item |= {"kind": fact.template.kind.name}

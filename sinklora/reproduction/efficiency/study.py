@@ -90,9 +90,9 @@ def compare(study: EfficiencyStudy, *, runs: Path, progress: bool = True) -> pd.
         fitting = {n: step for n, step in steps.items() if expected[n].peak_bytes <= study.limit_gib * 2**30}
         measure = _each_alone if study.step.device == "cuda" else costs_in_turn
         costs = measure(list(fitting.values()), runs=runs, rounds=study.repeats, used=used)
-        found = dict(zip(fitting, costs, strict=True))
+        costs_by_method = dict(zip(fitting, costs, strict=True))
         for name in study.methods:
-            cost = found.get(name, StepCost(None, None))
+            cost = costs_by_method.get(name, StepCost(None, None))
             rows.append(
                 {
                     "tokens": context,

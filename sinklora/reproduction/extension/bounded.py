@@ -61,8 +61,8 @@ def through_caches(
             }
             work = partial(_losses, study, reading, loaded, chosen, policy, prompt, progress)
             rows = remember(key, work, runs=runs, prefix="bounded", used=used)
-            found = pd.DataFrame(rows, columns=["group", "piece", "nll"])
-            frames.append(found.assign(method=reading.model.name, seed=reading.model.seed, cache=name))
+            piece_losses = pd.DataFrame(rows, columns=["group", "piece", "nll"])
+            frames.append(piece_losses.assign(method=reading.model.name, seed=reading.model.seed, cache=name))
     frame = pd.concat(frames, ignore_index=True).astype({"seed": "Int64"})
     frame.attrs["runs"] = run_records(used)
     return frame
@@ -130,15 +130,15 @@ def bounded_claims(
     """What training with SF-Attn is worth through a bounded cache; one correction for all."""
     blank = Claim(ITEM, "", "not decided", unit=NATS, table="extended_caches", model=model, restated=True)
     blank = blank if valid else replace(blank, reason=NOT_VALID)
-    mine = losses_of(rows, "sf", cache)
+    sf = losses_of(rows, "sf", cache)
     untrained, full = losses_of(rows, start, cache), losses_of(rows, "full", cache)
-    cost_of_full, cost = full - losses_of(rows, "full", FULL_CACHE), mine - losses_of(rows, "sf", FULL_CACHE)
+    cost_of_full, cost = full - losses_of(rows, "full", FULL_CACHE), sf - losses_of(rows, "sf", FULL_CACHE)
     pairs = {
-        f"through {cache}, SF-Attn's model is better than no training ({start})": (untrained, mine),
+        f"through {cache}, SF-Attn's model is better than no training ({start})": (untrained, sf),
         f"{cache} costs SF-Attn's model less than full attention's": (cost_of_full, cost),
     }
     for other in others:
         sentence = f"SF-Attn's model is better through {cache} than through {other}"
-        pairs[sentence] = (losses_of(rows, "sf", other), mine)
+        pairs[sentence] = (losses_of(rows, "sf", other), sf)
     effects = {replace(blank, sentence=sentence): difference(*pair) for sentence, pair in pairs.items()}
     return family(effects)

@@ -100,8 +100,8 @@ def _rows(
             losses = remember(spec, work, runs=runs, prefix="losses", used=used)
             rows = pd.DataFrame(losses, columns=["group", "piece", "nll", "tokens"])
             frames.append(rows.assign(test_set=name, context=context))
-    found = pd.concat(frames, ignore_index=True)
-    return found.assign(method=reading.model.name, seed=reading.model.seed, attention=reading.attention)
+    all_rows = pd.concat(frames, ignore_index=True)
+    return all_rows.assign(method=reading.model.name, seed=reading.model.seed, attention=reading.attention)
 
 
 def _losses(

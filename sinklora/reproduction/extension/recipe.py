@@ -103,7 +103,7 @@ def read_recipe(path: str | Path, **changes: Any) -> Recipe:
         raise FileNotFoundError(f"recipe={str(path)!r}: no such file; configs/recipes has {_known(path)}")
     values = read_mapping(path, "training: and texts:")
     try:
-        texts = {name: read_fields(TextSet, given) for name, given in (values.get("texts") or {}).items()}
+        texts = {name: read_fields(TextSet, entry) for name, entry in (values.get("texts") or {}).items()}
         return read_fields(Recipe, {**values, "texts": texts, **changes})
     except (TypeError, ValueError) as error:
         raise type(error)(f"{path}: {error}") from error

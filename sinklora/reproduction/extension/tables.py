@@ -46,8 +46,8 @@ def extension_table(
         line: dict[str, Any] = {METHOD: names.get(method, method)}
         line |= {"attention in training": method} if names else {}
         for context in contexts:
-            found = by_context[context] if (method, context) in read else None
-            line |= mean_and_sd(str(context), found.perplexities(method) if found else NOT_READ)
+            at_context = by_context[context] if (method, context) in read else None
+            line |= mean_and_sd(str(context), at_context.perplexities(method) if at_context else NOT_READ)
         if method != start:
             line |= estimate_fields(SAVED, measured.lead(method, start))
         if method != "full":

@@ -91,15 +91,15 @@ def texts_of(
         chosen = choose_texts(texts, documents, tokenizer, met[0])
         return [[[p.name, p.group, p.ids.tolist()] for p in chosen.pieces], chosen.near_duplicates]
 
-    found = {}
+    texts_by_set = {}
     for name, texts in sets.items():
         documents, _ = read_documents(texts.corpus)
         spec = {**key, "texts": asdict(texts), "sha256": content_hash(documents)}
         pieces, left_out = remember(spec, partial(compute, texts, documents), runs=runs, prefix="texts")
-        found[name] = ChosenTexts(
+        texts_by_set[name] = ChosenTexts(
             tuple(Piece(document, group, np.asarray(ids)) for document, group, ids in pieces), tuple(left_out)
         )
-    return found
+    return texts_by_set
 
 
 def described_texts(

@@ -29,8 +29,8 @@ def answers_figure(rows: pd.DataFrame) -> Figure:
                 for model in models
             ]
             offset = 0.6 * ((number + 0.5) / len(caches) - 0.5)
-            for axis, found in ((left, likely), (right, written)):
-                _marks(axis, found, offset, cache, number)
+            for axis, effects in ((left, likely), (right, written)):
+                _marks(axis, effects, offset, cache, number)
         for axis in (left, right):
             axis.set_yticks(range(len(models)), [model_label(name) for name in models])
             axis.set_ylim(len(models) - 0.5, -0.5)
@@ -45,13 +45,13 @@ def answers_figure(rows: pd.DataFrame) -> Figure:
     return figure
 
 
-def _marks(axis: Axes, found: list[Effect], offset: float, cache: str, number: int) -> None:
-    middles = [one.estimate for one in found]
-    below = [one.estimate - one.low for one in found]
-    above = [one.high - one.estimate for one in found]
+def _marks(axis: Axes, effects: list[Effect], offset: float, cache: str, number: int) -> None:
+    middles = [one.estimate for one in effects]
+    below = [one.estimate - one.low for one in effects]
+    above = [one.high - one.estimate for one in effects]
     axis.errorbar(
         middles,
-        [row + offset for row in range(len(found))],
+        [row + offset for row in range(len(effects))],
         xerr=[below, above],
         color=SHADES[number % len(SHADES)],
         marker=MARKERS[number % len(MARKERS)],

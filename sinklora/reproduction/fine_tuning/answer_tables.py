@@ -27,12 +27,12 @@ def answers_table(rows: pd.DataFrame) -> Table:
     """
     lines = []
     for (model, cache), group in rows.groupby(["model", "cache"], sort=False):
-        mine = nats(rows, str(model), str(cache))
+        nats_by_file = nats(rows, str(model), str(cache))
         line: dict[str, Any] = {MODEL: model_label(str(model)), "cache": cache}
-        line |= {"questions": group.question.nunique(), "files": mine.shape[1]}
-        line |= _cells(NATS, mean_effect(mine))
+        line |= {"questions": group.question.nunique(), "files": nats_by_file.shape[1]}
+        line |= _cells(NATS, mean_effect(nats_by_file))
         if cache != FULL_CACHE:
-            line |= _cells(LOST, mean_effect(mine - nats(rows, str(model), FULL_CACHE)))
+            line |= _cells(LOST, mean_effect(nats_by_file - nats(rows, str(model), FULL_CACHE)))
         line |= _cells(F1, mean_effect(by_file(group, "f1", 100)))
         line |= {EXACT: 100 * float(group.exact.mean())}
         lines.append(line)
@@ -47,8 +47,8 @@ def by_file(rows: pd.DataFrame, column: str, factor: float = 1.0) -> "np.ndarray
     return np.asarray(seeds.pivot_table(index="seed", columns="file", values="value").sort_index(axis=1))
 
 
-def _cells(heading: str, found: Effect) -> dict[str, float]:
-    return {heading: found.estimate, part(heading, "low"): found.low, part(heading, "high"): found.high}
+def _cells(heading: str, effect: Effect) -> dict[str, float]:
+    return {heading: effect.estimate, part(heading, "low"): effect.low, part(heading, "high"): effect.high}
 
 
 def tuning_rates_table(rows: pd.DataFrame, chosen: dict[str, float]) -> Table:
@@ -59,10 +59,10 @@ def tuning_rates_table(rows: pd.DataFrame, chosen: dict[str, float]) -> Table:
         {
             MODEL: model_label(model),
             "learning rate": rate,
-            NATS: found,
+            NATS: mean_nats,
             "chosen": "chosen" if chosen.get(model) == rate else "",
         }
-        for model, rate, found in means.itertuples(index=False, name=None)
+        for model, rate, mean_nats in means.itertuples(index=False, name=None)
     ]
     return Table(
         pd.DataFrame(lines), [Column(MODEL), Number("learning rate"), Column(NATS), Column("chosen")]
@@ -84,7 +84,7 @@ def side_by_side(rows: pd.DataFrame, answers: dict[str, tuple[str, ...]]) -> Tab
     for question in shown_questions(rows):
         of_question = rows[rows.question == question].drop_duplicates(["model", "cache"])
         columns = of_question[["model", "cache", "written", "nats_per_token"]]
-        for model, cache, written, found in columns.itertuples(index=False, name=None):
+        for model, cache, written, nats_per_token in columns.itertuples(index=False, name=None):
             line = {"question": question, "right": answers[question][0], MODEL: model_label(model)}
-            lines.append({**line, "cache": cache, "wrote": written, NATS: found})
+            lines.append({**line, "cache": cache, "wrote": written, NATS: nats_per_token})
     return Table(pd.DataFrame(lines))

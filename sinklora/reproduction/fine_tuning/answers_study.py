@@ -117,9 +117,9 @@ def validation_nats(
         for rate in study.rates:
             models.append((tuned(study, pattern, rate, study.seeds[0], runs=runs), rate))
     frames = []
-    for model, given in models:
-        found = _asked(study, _loader(study, model), model, questions, [Full()], runs, [])
-        frames.append(found.assign(**{"learning rate": given}))
+    for model, learning_rate in models:
+        answers = _asked(study, _loader(study, model), model, questions, [Full()], runs, [])
+        frames.append(answers.assign(**{"learning rate": learning_rate}))
     rows = pd.concat(frames, ignore_index=True)
     return rows.reindex(columns=["model", "learning rate", "file", "nats_per_token"])
 
@@ -192,8 +192,8 @@ def _asked(
     runs: Path,
     used: list[Path],
 ) -> pd.DataFrame:
-    found = answer_table(load, model.identity, questions, caches, study.asking, runs=runs, used=used)
-    rows = found.assign(cache=found.policy.map(CACHES), model=model.name, seed=model.seed)
+    answers = answer_table(load, model.identity, questions, caches, study.asking, runs=runs, used=used)
+    rows = answers.assign(cache=answers.policy.map(CACHES), model=model.name, seed=model.seed)
     return rows.assign(file=rows.question.map(file_of)).drop(columns=["policy", "budget"])
 
 

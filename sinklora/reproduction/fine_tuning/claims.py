@@ -22,10 +22,10 @@ H2O, STREAMING, REPLAY = CACHES["h2o"], CACHES["streaming"], CACHES["replay"]
 
 def nats(rows: pd.DataFrame, model: str, cache: str) -> Values:
     """Nats a token of the right answers of one model under one cache, means by file: [seeds, files]."""
-    mine = rows[(rows.model == model) & (rows.cache == cache)].assign(
-        seed=lambda found: found.seed.fillna(-1)
+    of_cache = rows[(rows.model == model) & (rows.cache == cache)].assign(
+        seed=lambda frame: frame.seed.fillna(-1)
     )
-    wide = mine.pivot_table(index="seed", columns="file", values="nats_per_token")
+    wide = of_cache.pivot_table(index="seed", columns="file", values="nats_per_token")
     return np.asarray(wide.sort_index(axis=1))
 
 

@@ -79,15 +79,15 @@ def cache_table(scores: pd.DataFrame, made: Made) -> Table:
         name = str(dataset)
         full = group[group.cache == FULL].set_index("question").score
         measurable = full.mean() > chance(name, made[FULL][name])[1]
-        for cache, mine in group.groupby("cache", sort=False):
+        for cache, of_cache in group.groupby("cache", sort=False):
             mean, high = chance(name, made[str(cache)][name])
-            mine = mine.set_index("question")
+            of_cache = of_cache.set_index("question")
             line: dict[str, Any] = {"data set": name, "category": DATASETS[scored_as(name)].category}
-            line |= {"n": len(mine), "documents": mine.document.nunique(), "cache": cache}
-            line |= _estimate("score", mine.score, mine.document) | {"chance": mean}
+            line |= {"n": len(of_cache), "documents": of_cache.document.nunique(), "cache": cache}
+            line |= _estimate("score", of_cache.score, of_cache.document) | {"chance": mean}
             if cache != FULL:
-                line |= _estimate(LESS, full.loc[mine.index] - mine.score, mine.document)
-            beyond = measurable and mine.score.mean() > high
+                line |= _estimate(LESS, full.loc[of_cache.index] - of_cache.score, of_cache.document)
+            beyond = measurable and of_cache.score.mean() > high
             lines.append(line | {"remark": "" if beyond else "at chance" if measurable else CANNOT})
     columns = [Column(name) for name in ("data set", "category", "n", "documents", "cache")]
     shown = [*columns, Estimate("score"), Number("chance", ".2f"), Estimate(LESS), Column("remark")]

@@ -58,15 +58,15 @@ def cache_claims(scores: pd.DataFrame, frame: pd.DataFrame, model: str) -> list[
         return [replace(claim, sentence=near, outcome="cannot be measured here", reason=reason)]
     wide = usable.pivot(index=["document", "question"], columns="cache", values="score")
     leads = {name: wide["H2O"] - wide[name] for name in wide.columns if name != "H2O"}
-    found = {
+    mean_leads = {
         name: effect(lambda mean: mean, lead.groupby("document").mean().to_numpy()[None])
         for name, lead in leads.items()
     }
-    claim = replace(claim, n=f"{found[FULL].documents} documents")
+    claim = replace(claim, n=f"{mean_leads[FULL].documents} documents")
     effects: dict[Claim, Tested] = {
         replace(claim, sentence=f"with H2O the score is higher than with {name}"): one
-        for name, one in found.items()
+        for name, one in mean_leads.items()
         if name != FULL
     }
-    effects[replace(claim, sentence=near)] = within(found[FULL], NEAR)
+    effects[replace(claim, sentence=near)] = within(mean_leads[FULL], NEAR)
     return family(effects)

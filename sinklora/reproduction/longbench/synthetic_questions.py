@@ -45,8 +45,8 @@ class Sources:
     def asked(self, known: Sequence[str] = ()) -> tuple[str, Function] | None:
         """A text and a function in it that has a default worth asking for, of a name not yet `known`."""
         _, text = self.draw()
-        found = [f for f in functions_of(text) if f.defaults and f.name not in known]
-        return (text, self.chance.choice(found)) if found else None
+        candidates = [f for f in functions_of(text) if f.defaults and f.name not in known]
+        return (text, self.chance.choice(candidates)) if candidates else None
 
 
 def _next_line(sources: Sources) -> Draft | None:
@@ -109,10 +109,10 @@ def _two_defaults(sources: Sources) -> Draft | None:
 
 def _first_docstring_line(sources: Sources) -> Draft | None:
     """A function without its docstring, whose first line is the summary."""
-    found = [f for f in functions_of(sources.draw()[1]) if f.summary and f.body_lines >= SNIPPET]
-    if not found:
+    candidates = [f for f in functions_of(sources.draw()[1]) if f.summary and f.body_lines >= SNIPPET]
+    if not candidates:
         return None
-    function = sources.chance.choice(found)
+    function = sources.chance.choice(candidates)
     return Draft("", function.source_without_docstring, function.summary)
 
 
@@ -168,8 +168,8 @@ def _folder(name: str) -> str:
 
 def _passages(sources: Sources, count: int) -> list[str]:
     drawn = sources.chance.sample(sources.documents, min(count, len(sources.documents)))
-    found = (_snippet(sources, text, PASSAGE) for _, text in drawn)
-    return [passage for passage in found if passage]
+    snippets = (_snippet(sources, text, PASSAGE) for _, text in drawn)
+    return [passage for passage in snippets if passage]
 
 
 def _snippet(sources: Sources, text: str, lines: int) -> str | None:

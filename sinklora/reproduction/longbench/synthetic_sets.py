@@ -38,16 +38,16 @@ def synthetic_dataset(
         return count_tokens(task.prompt(draft.context, draft.input)) <= tokens
 
     sources = Sources(documents, random.Random(f"{name}/{seed}"), fits)
-    found: dict[str, Record] = {}
+    records: dict[str, Record] = {}
     for _ in range(ATTEMPTS * examples):
         draft = DRAFTERS[name](sources)
         if draft is not None and fits(draft):
             record = _record(name, draft)
-            found.setdefault(record.id, record)
-        if len(found) == examples:
-            return list(found.values())
+            records.setdefault(record.id, record)
+        if len(records) == examples:
+            return list(records.values())
     raise ValueError(
-        f"examples={examples}: only {len(found)} of {name} found in {len(documents)} documents with "
+        f"examples={examples}: only {len(records)} of {name} found in {len(documents)} documents with "
         f"tokens={tokens}; give more documents, more tokens, or ask for fewer"
     )
 

@@ -48,10 +48,10 @@ def definition_claims(num_tokens: int) -> list[Claim]:
 
 def leak_claims(leaks: pd.DataFrame) -> list[Claim]:
     """Whether S²-Attn with its wrap-around sees the future as often as it must, and no other pattern does."""
-    found = leaks.set_index("pattern")["pairs that see the future"]
+    leaking_pairs = leaks.set_index("pattern")["pairs that see the future"]
     expected = leaks.set_index("pattern")["(G/2)² per shifted head"]
-    wrapped = bool((found[expected > 0] == expected[expected > 0]).all() and (expected > 0).any())
-    others = bool((found[expected == 0] == 0).all())
+    wrapped = bool((leaking_pairs[expected > 0] == expected[expected > 0]).all() and (expected > 0).any())
+    others = bool((leaking_pairs[expected == 0] == 0).all())
     return [
         Claim(
             "Discussion 5.1",
@@ -93,8 +93,8 @@ def attention_claims(rows: pd.DataFrame) -> list[Claim]:
                 restated=True,
             )
             lead = values[name].groupby(of_model.document).mean() - uniform[name]
-            found = effect(lambda mean: mean, lead.to_numpy()[None])
-            effects[replace(claim, n=f"{found.documents} documents")] = found
+            excess = effect(lambda mean: mean, lead.to_numpy()[None])
+            effects[replace(claim, n=f"{excess.documents} documents")] = excess
     return family(effects)
 
 

@@ -44,7 +44,7 @@ def _together(frames: list[pd.DataFrame], used: list[Path]) -> pd.DataFrame:
 def _positions(
     reading: Reading, chosen: ChosenTexts, context: int, bucket: int, progress: bool
 ) -> list[list[Any]]:
-    found = losses_by_position(
+    bucket_losses = losses_by_position(
         reading.model.ready(),
         [piece.ids for piece in chosen.pieces],
         context=context,
@@ -53,7 +53,7 @@ def _positions(
     )
     return [
         [piece.group, piece.name, (place + 1) * bucket, nll]
-        for piece, losses in zip(chosen.pieces, found.tolist(), strict=True)
+        for piece, losses in zip(chosen.pieces, bucket_losses.tolist(), strict=True)
         for place, nll in enumerate(losses)
     ]
 

@@ -64,8 +64,8 @@ def decide(tested: Tested, p: float | None = None) -> str:
 
 def with_effect(claim: Claim, effect: Effect) -> Claim:
     """A claim with the numbers of an effect; its outcome stays, and its `n` where it has one."""
-    found = (effect.estimate, effect.low, effect.high)
-    estimate, low, high = (None if math.isnan(number) else number for number in found)
+    numbers = (effect.estimate, effect.low, effect.high)
+    estimate, low, high = (None if math.isnan(number) else number for number in numbers)
     return replace(claim, estimate=estimate, low=low, high=high, n=claim.n or effect.units)
 
 
@@ -88,14 +88,14 @@ def combined(outcomes: Iterable[str]) -> str:
     """The outcome of a sentence that several outcomes make up: held where all held, in part where some did;
     where none held, it did not hold if one did not.
     """
-    found = {outcome for outcome in outcomes if outcome != "cannot be measured here"}
-    if not found:
+    measured = {outcome for outcome in outcomes if outcome != "cannot be measured here"}
+    if not measured:
         return "cannot be measured here"
-    if len(found) == 1:
-        return found.pop()
-    if {"held", "held in part"} & found:
+    if len(measured) == 1:
+        return measured.pop()
+    if {"held", "held in part"} & measured:
         return "held in part"
-    return "did not hold" if "did not hold" in found else "not decided"
+    return "did not hold" if "did not hold" in measured else "not decided"
 
 
 def deciding(claims: Sequence[Claim]) -> list[Claim]:

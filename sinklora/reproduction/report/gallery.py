@@ -14,9 +14,9 @@ verdict that its notebook computed. Captions, verdicts and pictures are those of
 def gallery_text(pages: Mapping[str, Sequence[Page]]) -> str:
     """The gallery of the profiles' pages, in Markdown, its links relative to `results`; each figure once."""
     parts = [HEAD]
-    for profile, found in pages.items():
+    for profile, profile_pages in pages.items():
         shown: set[str] = set()
-        for page in found:
+        for page in profile_pages:
             figures = [output for output in page.outputs if output.is_figure and output.name not in shown]
             shown.update(figure.name for figure in figures)
             if figures:

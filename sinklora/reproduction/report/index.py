@@ -45,7 +45,7 @@ Pages = Mapping[str, Sequence[Page]]
 def all_pages(root: Path, experiments: Sequence[Experiment], paper_numbers: Path = PAPER_NUMBERS) -> Pages:
     """The pages of every profile whose results are kept and that measured something."""
     pages = {profile: read_pages(root, profile, experiments, paper_numbers) for profile in COMMITTED}
-    return {profile: found for profile, found in pages.items() if found}
+    return {profile: profile_pages for profile, profile_pages in pages.items() if profile_pages}
 
 
 def results_index(
@@ -67,8 +67,8 @@ def results_index(
             }
         )
     parts = [HEAD, markdown(pd.DataFrame(lines)), ""]
-    for profile, found in pages.items():
-        parts += [_also(profile, found, experiments), ""]
+    for profile, profile_pages in pages.items():
+        parts += [_also(profile, profile_pages, experiments), ""]
     if "gpu" not in pages:
         parts += ["Profile `gpu`: not measured yet; `make gpu` measures it.", ""]
     return "\n".join(parts).rstrip() + "\n"
@@ -172,8 +172,8 @@ def write_index(repository: Path = Path()) -> None:
     pages = all_pages(root, experiments, repository / PAPER_NUMBERS)
     texts = {path: path.read_text(encoding="utf-8") for path in quoting_texts(repository)}
     quoting = {path: quoted(text, pages, repository) for path, text in texts.items()}
-    for profile, found in pages.items():
-        _write_pages(root, profile, found, repository / PAPER_NUMBERS)
+    for profile, profile_pages in pages.items():
+        _write_pages(root, profile, profile_pages, repository / PAPER_NUMBERS)
     root.mkdir(exist_ok=True)
     atomic_write(root / "README.md", results_index(pages, experiments, repository / PAPER_NUMBERS))
     for path, text in quoting.items():
@@ -186,8 +186,8 @@ def write_own(profile: str, root: Path, sources: Path = Path()) -> None:
     index.
     """
     experiments = load_experiments(sources / "notebooks" / "experiments.yaml")
-    found = read_pages(root, profile, experiments, sources / PAPER_NUMBERS)
-    _write_pages(root, profile, found, sources / PAPER_NUMBERS)
+    profile_pages = read_pages(root, profile, experiments, sources / PAPER_NUMBERS)
+    _write_pages(root, profile, profile_pages, sources / PAPER_NUMBERS)
 
 
 def _write_pages(root: Path, profile: str, pages: Sequence[Page], paper_numbers: Path) -> None:

@@ -58,17 +58,17 @@ def print_agreement(root: Path, profile: str, committed_in: Path | None = None) 
     claims, reference = root / profile / "claims", (committed_in or root) / REFERENCE / "claims"
     committed = read_claims(reference) if reference != claims else []
     own = read_claims(claims)
-    found = agreement(own, committed)
+    compared = agreement(own, committed)
     if not committed:
-        found = found.drop(columns=["committed", "committed numbers"])
+        compared = compared.drop(columns=["committed", "committed numbers"])
     if profile not in COMMITTED:
-        atomic_write(root / profile / "claims.md", f"# What became of the claims\n\n{markdown(found)}\n")
-    shown = [name for name in PRINTED if name in found]
+        atomic_write(root / profile / "claims.md", f"# What became of the claims\n\n{markdown(compared)}\n")
+    shown = [name for name in PRINTED if name in compared]
     table = Table(*shown, title=f"Claims, by the numbers of this run (profile {profile})")
-    for row in found[shown].itertuples(index=False):
+    for row in compared[shown].itertuples(index=False):
         table.add_row(*map(str, row))
     Console().print(table)
-    counts = found["this run"].value_counts()
+    counts = compared["this run"].value_counts()
     Console().print(
         "; ".join(f"{word}: {count}" for word, count in counts.items()) or "No claim was computed."
     )

@@ -60,10 +60,10 @@ class QuotedNumber:
             rows = rows[rows[name] == value]
         if len(rows) > 1:
             raise ValueError(f"where={self.where}: {len(rows)} rows of {self.source}; name one")
-        found = rows[column].dropna()
-        if found.empty:
+        values = rows[column].dropna()
+        if values.empty:
             return MISSING
-        value = found.iloc[0]
+        value = values.iloc[0]
         return format(self.times * value + self.plus, self.form) if self.form else str(value)
 
 

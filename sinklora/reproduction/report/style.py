@@ -101,8 +101,8 @@ def wrapped(text: str, width: float) -> str:
 
 def counted(numbers: Iterable[int]) -> str:
     """How many there are of something, where that differs: "20", or "20 to 60"."""
-    found = sorted(set(numbers))
-    return str(found[0]) if len(found) == 1 else f"{found[0]} to {found[-1]}"
+    distinct = sorted(set(numbers))
+    return str(distinct[0]) if len(distinct) == 1 else f"{distinct[0]} to {distinct[-1]}"
 
 
 MARKS = {

@@ -59,7 +59,12 @@ def scoreboard(pages: Mapping[str, Sequence[Page]], paper_numbers: Path = PAPER_
     """A line for each item of the paper, from the pages of each profile."""
     lines = []
     for item in PAPER_ITEMS:
-        own = {profile: page for profile, given in pages.items() for page in given if page.item == item}
+        own = {
+            profile: page
+            for profile, profile_pages in pages.items()
+            for page in profile_pages
+            if page.item == item
+        }
         claims = [claim for page in own.values() for claim in page.claims]
         outputs = [output for page in own.values() for output in page.outputs]
         small = [claim for claim in claims if is_small(claim)]

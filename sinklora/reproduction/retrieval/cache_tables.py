@@ -41,13 +41,13 @@ def keys_table(rows: pd.DataFrame) -> Table:
     for tokens, group in rows.groupby("tokens"):
         full = group[group.cache == FULL].set_index("trial").nats
         measurable = mean_interval(full.tolist()).high < CHANCE_NATS
-        for name, mine in group.groupby("cache", sort=False):
-            nats = mine.set_index("trial").nats
+        for name, of_cache in group.groupby("cache", sort=False):
+            nats = of_cache.set_index("trial").nats
             line: dict[str, Any] = {
                 "tokens": tokens,
                 "cache": name,
-                "n": len(mine),
-                **_share(EXACT, mine.correct),
+                "n": len(of_cache),
+                **_share(EXACT, of_cache.correct),
             }
             line |= _mean(NATS, nats)
             if name != FULL:
@@ -73,15 +73,15 @@ def topics_table(rows: pd.DataFrame) -> Table:
         chance = float((1 / group.topics.astype(float)).mean())
         full = _share(LIKELIEST, group[group.cache == FULL]["rank"] == 1)
         measurable = full[part(LIKELIEST, "low")] > chance
-        for cache, mine in group.groupby("cache", sort=False):
+        for cache, of_cache in group.groupby("cache", sort=False):
             line: dict[str, Any] = {
                 "conversations": name,
                 "cache": cache,
-                "n": len(mine),
-                **_share(EXACT, mine.correct),
+                "n": len(of_cache),
+                **_share(EXACT, of_cache.correct),
             }
-            line |= {**_share(LIKELIEST, mine["rank"] == 1), "chance": chance}
-            line |= {"mean rank": float(mine["rank"].mean())}
+            line |= {**_share(LIKELIEST, of_cache["rank"] == 1), "chance": chance}
+            line |= {"mean rank": float(of_cache["rank"].mean())}
             beyond = line[part(LIKELIEST, "low")] > chance
             lines.append(line | {"remark": "" if beyond and measurable else _remark(measurable)})
     columns = [Column("conversations"), Column("cache"), Column("n"), Estimate(EXACT), Estimate(LIKELIEST)]

@@ -128,7 +128,7 @@ def keys_by_cache_figure(table: pd.DataFrame, chance: float) -> Figure:
             "chance", (1.01, chance), xycoords=("axes fraction", "data"), va="center", fontsize=7
         )
         axes[1].set_xlabel(f"{LENGTH}\nn = {counted(table.n)} a mark; bars: 95 % intervals")
-        handles, found = axes[0].get_legend_handles_labels()
-        words = ["full cache" if name == "full" else name for name in found]
+        handles, labels = axes[0].get_legend_handles_labels()
+        words = ["full cache" if name == "full" else name for name in labels]
         figure.legend(handles, words, loc="outside upper center", ncols=2, frameon=False)
     return figure

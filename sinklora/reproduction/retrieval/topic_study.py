@@ -90,14 +90,16 @@ def measure_topics(
         "max_new_tokens": ANSWER_TOKENS,
         "sets": {name: json_hash([asdict(record) for record in records]) for name, records in sets.items()},
     }
-    found = {}
+    accuracies = {}
     for subject in asked:
         answer = partial(topic_answers, prompt_format=prompt_format, progress=progress)
         work = partial(_ask, subject, tokenizer, sets, policy, answer)
         key = {**spec, "model": subject.identity}
         wrote = remember(key, work, runs=runs, prefix="topics", name="answers", used=used)
-        found[subject.name] = {name: topic_accuracy(wrote[name], records) for name, records in sets.items()}
-    return found
+        accuracies[subject.name] = {
+            name: topic_accuracy(wrote[name], records) for name, records in sets.items()
+        }
+    return accuracies
 
 
 def _ask(

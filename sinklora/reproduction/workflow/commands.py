@@ -71,8 +71,8 @@ def run_command(
             typer.echo(f"{name}: its run is gone; it is made again")
         options = ["--dry-run"] if dry_run else []
         options += ([f"--cores={jobs}"] if on == "local" else [f"--jobs={jobs}"]) if jobs else []
-        given = {"slurm_partition": partition, "slurm_account": account}
-        if asked := [f"{name}={value}" for name, value in given.items() if value]:
+        resources = {"slurm_partition": partition, "slurm_account": account}
+        if asked := [f"{name}={value}" for name, value in resources.items() if value]:
             options += ["--default-resources", "tasks=1", "cpus_per_task=2", *asked]
         snakemake(places, folder, on, folder / "plan.json", options=options)
 
@@ -98,8 +98,8 @@ def check_command(
     places = find_places(None, runs)
     os.chdir(places.sources)
     machine = Machine.of_profile(profile, tflops)
-    for given in recipes or [""]:
-        typer.echo(listed(planned(places, profile, only, seeds, tflops, given), machine))
+    for recipe_path in recipes or [""]:
+        typer.echo(listed(planned(places, profile, only, seeds, tflops, recipe_path), machine))
 
 
 def planned(

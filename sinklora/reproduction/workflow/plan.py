@@ -86,17 +86,17 @@ def make_plan(
     specs: dict[str, TrainSpec] = {}
     resources: dict[str, Resources] = {}
     jobs: dict[str, NotebookJob] = {}
-    for experiment, given in chosen:
-        parameters = all_parameters(experiment, given, places.notebooks)
+    for experiment, overrides in chosen:
+        parameters = all_parameters(experiment, overrides, places.notebooks)
         if recipe and "recipe" in parameters:
             parameters["recipe"] = recipe
-        mine = {job_name(spec): spec for spec in fine_tunes(experiment.notebook, parameters)}
-        for name, spec in mine.items():
+        notebook_specs = {job_name(spec): spec for spec in fine_tunes(experiment.notebook, parameters)}
+        for name, spec in notebook_specs.items():
             if name not in resources:
                 resources[name] = of_fine_tune(spec, machine, shapes, places.runs)
-        specs |= mine
-        asked = of_notebook([resources[name] for name in mine], parameters, machine)
-        jobs[experiment.notebook] = NotebookJob(given, tuple(mine), base_of(parameters), asked)
+        specs |= notebook_specs
+        asked = of_notebook([resources[name] for name in notebook_specs], parameters, machine)
+        jobs[experiment.notebook] = NotebookJob(overrides, tuple(notebook_specs), base_of(parameters), asked)
     return WorkflowPlan(profile, specs, resources, jobs, _bases(jobs.values(), shapes))
 
 

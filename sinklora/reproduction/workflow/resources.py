@@ -106,10 +106,8 @@ def _step(spec: TrainSpec, pattern: str, shapes: Mapping[str, str]) -> Any:
 
 def _step_cost(step: Any, runs: Path) -> dict[str, Any]:
     key = {**step.key(), "estimated_by": {name: version(name) for name in ("torch", "sinklora")}}
-    found: dict[str, Any] = remember(
-        key, partial(_estimated, step), runs=runs, prefix="estimate", name="step"
-    )
-    return found
+    cost: dict[str, Any] = remember(key, partial(_estimated, step), runs=runs, prefix="estimate", name="step")
+    return cost
 
 
 def _estimated(step: Any) -> dict[str, int]:

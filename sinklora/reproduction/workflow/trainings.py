@@ -28,8 +28,8 @@ def all_parameters(experiment: Experiment, given: Parameters, notebooks: Path) -
 
 def fine_tunes(notebook: str, parameters: Parameters) -> tuple[TrainSpec, ...]:
     """The training runs of a notebook that are known before it runs, each once. `parameters`: all of them."""
-    found = STUDIES.get(notebook)
-    return tuple(dict.fromkeys(found(parameters))) if found else ()
+    specs_of = STUDIES.get(notebook)
+    return tuple(dict.fromkeys(specs_of(parameters))) if specs_of else ()
 
 
 def _perplexity(parameters: Parameters) -> Iterator[TrainSpec]:

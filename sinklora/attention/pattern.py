@@ -168,8 +168,8 @@ def document_spans(document_ids: Tensor, num_tokens: int) -> tuple[Tensor, Tenso
     A document is a maximal run of equal `document_ids` [B, N] (int) in a row. ValueError for anything else.
     """
     if not isinstance(document_ids, Tensor) or document_ids.ndim != 2 or document_ids.shape[1] != num_tokens:
-        found = list(document_ids.shape) if isinstance(document_ids, Tensor) else type(document_ids).__name__
-        raise ValueError(f"document_ids must be a tensor [B, N] with N = {num_tokens} tokens, got {found}")
+        actual = list(document_ids.shape) if isinstance(document_ids, Tensor) else type(document_ids).__name__
+        raise ValueError(f"document_ids must be a tensor [B, N] with N = {num_tokens} tokens, got {actual}")
     if document_ids.is_floating_point() or document_ids.is_complex():
         raise ValueError(f"document_ids must be integers, got {document_ids.dtype}")
     token = torch.arange(num_tokens, device=document_ids.device).expand(document_ids.shape)

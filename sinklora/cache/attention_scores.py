@@ -77,10 +77,10 @@ class AttentionScores:
     def step(self, columns: dict[str, Tensor], new: NewToken) -> None:
         """Account for one query a row: what was before fades, its attention is added."""
         assert new.weights is not None
-        mine = columns["scores"][..., : new.weights.shape[-1]]
+        scores = columns["scores"][..., : new.weights.shape[-1]]
         if self.rule.decay < 1:
-            mine.mul_(self.rule.decay)
-        mine.add_(new.weights.sum(-2))
+            scores.mul_(self.rule.decay)
+        scores.add_(new.weights.sum(-2))
 
     def rank(self, scores: Tensor, positions: Tensor, seen: Any) -> Tensor:
         """What decides between tokens when so many have been `seen`; the lowest is evicted first."""

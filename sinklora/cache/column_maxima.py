@@ -103,6 +103,6 @@ def replay_maxima_in_blocks(
             scores.masked_fill_(~valid[row, part, None], float("-inf"))
         shares = scores.sub_(scores.amax(-1, keepdim=True)).exp_()
         shares.div_(shares.sum(-1, keepdim=True))
-        mine = maxima[row, part]
-        torch.maximum(mine, shares.amax(1), out=mine)
+        part_maxima = maxima[row, part]
+        torch.maximum(part_maxima, shares.amax(1), out=part_maxima)
     return maxima

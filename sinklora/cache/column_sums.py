@@ -33,13 +33,15 @@ def sum_columns(
     from sinklora.cache.column_sums_kernel import sum_columns_kernel
 
     query, key, log_sum_exp = query.contiguous(), key.contiguous(), log_sum_exp.float().contiguous()
-    given = query.new_empty(0, dtype=torch.float32) if weights is None else weights.float().contiguous()
+    query_weights = (
+        query.new_empty(0, dtype=torch.float32) if weights is None else weights.float().contiguous()
+    )
     sums = torch.empty(batch, kv_heads, length, dtype=torch.float32, device=query.device)
     sum_columns_kernel[(batch * kv_heads, triton.cdiv(length, COLUMNS))](
         query,
         key,
         log_sum_exp,
-        given,
+        query_weights,
         sums,
         kv_heads,
         queries,

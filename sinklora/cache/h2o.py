@@ -40,14 +40,14 @@ class H2O(CachePolicy):
     scoring: Score = SUMMED
 
     def __post_init__(self) -> None:
-        given = {name: getattr(self, name) for name in ("budget", "heavy", "recent")}
-        given = {name: value for name, value in given.items() if value is not None}
-        if set(given) not in ({"budget"}, {"budget", "recent"}, {"heavy", "recent"}):
-            raise ValueError(f"{given}: give budget, budget and recent, or heavy and recent")
-        for name, value in given.items():
+        sizes = {name: getattr(self, name) for name in ("budget", "heavy", "recent")}
+        sizes = {name: value for name, value in sizes.items() if value is not None}
+        if set(sizes) not in ({"budget"}, {"budget", "recent"}, {"heavy", "recent"}):
+            raise ValueError(f"{sizes}: give budget, budget and recent, or heavy and recent")
+        for name, value in sizes.items():
             check_budget(name, value, zero=name != "budget")
-        if len({isinstance(value, float) for value in given.values()}) > 1:
-            raise ValueError(f"{given}: give all of them in tokens (int) or all as fractions (float)")
+        if len({isinstance(value, float) for value in sizes.values()}) > 1:
+            raise ValueError(f"{sizes}: give all of them in tokens (int) or all as fractions (float)")
         if self.budget is not None and self.recent is not None and self.recent > self.budget:
             raise ValueError(
                 f"recent={self.recent!r} is larger than budget={self.budget!r}, of which it is a part"

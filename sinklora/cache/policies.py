@@ -167,8 +167,8 @@ def policy_key(policy: CachePolicy | None) -> dict[str, Any] | None:
     if policy is None:
         return None
     names, kind = policy.stored_names, type(policy).__name__
-    given = {names.get(name, name): value for name, value in asdict(policy).items()}
-    return {"kind": names.get(kind, kind), **given}
+    values = {names.get(name, name): value for name, value in asdict(policy).items()}
+    return {"kind": names.get(kind, kind), **values}
 
 
 def policy_text(policy: CachePolicy | None) -> str:
@@ -176,8 +176,8 @@ def policy_text(policy: CachePolicy | None) -> str:
     if policy is None:
         return "None"
     names, kind = policy.stored_names, type(policy).__name__
-    given = [f"{names.get(f.name, f.name)}={getattr(policy, f.name)!r}" for f in fields(policy)]
-    return f"{names.get(kind, kind)}({', '.join(given)})"
+    arguments = [f"{names.get(f.name, f.name)}={getattr(policy, f.name)!r}" for f in fields(policy)]
+    return f"{names.get(kind, kind)}({', '.join(arguments)})"
 
 
 def in_tokens(share: float | int, tokens: int) -> int:

@@ -64,9 +64,9 @@ def _head_by_head(
         scores = torch.addmm(nothing, queries, keys.T, beta=0, alpha=scale)
         if visible is not None:
             scores = scores.masked_fill(~visible[begin : begin + len(keys)], float("-inf"))
-        mine = scores.softmax(-1, dtype=weights.dtype)
-        weights[:, begin : begin + len(keys)] = mine
-        outputs.append(mine.to(values.dtype) @ values)
+        head_weights = scores.softmax(-1, dtype=weights.dtype)
+        weights[:, begin : begin + len(keys)] = head_weights
+        outputs.append(head_weights.to(values.dtype) @ values)
     return torch.stack(outputs)
 
 
@@ -89,5 +89,5 @@ def _all_heads(
     exponents = (scores - most.gather(1, at)).exp()
     sums = torch.zeros_like(most).scatter_add_(1, at, exponents)
     torch.div(exponents, sums.gather(1, at), out=weights)
-    given = weights.T.to(value.dtype)[..., None] * value[:, None]
-    return torch.zeros_like(grouped).index_add_(0, head, given)
+    weighted_values = weights.T.to(value.dtype)[..., None] * value[:, None]
+    return torch.zeros_like(grouped).index_add_(0, head, weighted_values)

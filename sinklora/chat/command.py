@@ -70,12 +70,12 @@ def _talk(document: Path | None, policy: CachePolicy, names: ModelNames, setting
 
     if document is None:
         raise ValueError("document: give one (--document FILE), or open one in the browser (--page)")
-    given = read_document(document)  # before the model, which takes longer
+    contents = read_document(document)  # before the model, which takes longer
     logging.disable_progress_bar()
     model, tokenizer = chat_model(*names)
     terminal = Terminal(Conversation(model, tokenizer, policy, **settings), Console())
     try:
-        terminal.read(given)
+        terminal.read(contents)
     except Stopped:
         raise typer.Exit(130) from None
     terminal.run(asked_lines(terminal.console) if sys.stdin.isatty() else sys.stdin)

@@ -159,10 +159,10 @@ class Conversation:
         room = self.answer_tokens
         if self._trained is not None and self.cache is not None and self.cache.positions == "text":
             room = min(room, self._trained - len(ids))
-        given = torch.tensor([ids], device=self.model.device)
+        prompt = torch.tensor([ids], device=self.model.device)
         written: Any = self.model.generate(  # type: ignore[operator]
-            given,
-            attention_mask=torch.ones_like(given),
+            prompt,
+            attention_mask=torch.ones_like(prompt),
             past_key_values=self.cache,
             use_cache=True,
             max_new_tokens=room,

@@ -78,16 +78,16 @@ def read_questions(path: str | Path) -> list[DocumentQuestion]:
 
     Raises FileNotFoundError, or ValueError with file and line for what is no question.
     """
-    found = []
+    questions = []
     for place, fields in json_lines(Path(path)):
         texts = [fields.get(name) for name in ("id", "context", "question")]
         if not all(isinstance(text, str) and text.strip() for text in texts):
             raise ValueError(f"{place}: expected texts in 'id', 'context' and 'question'")
         name, document, question = map(str, texts)
-        found.append(DocumentQuestion(name, document, question, texts_of(fields, "answers", place)))
-    if not found:
+        questions.append(DocumentQuestion(name, document, question, texts_of(fields, "answers", place)))
+    if not questions:
         raise ValueError(f"{path}: holds no questions")
-    return found
+    return questions
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ def answer_questions(
         ids_written = read.greedy(spec.answer_tokens, ends)
         written = str(tokenizer.decode(ids_written, skip_special_tokens=True)).strip()
         nats = [(sum(losses), len(losses)) for losses in read.nats(ids.answers)]
-        total, count = min(nats, key=lambda found: found[0] / found[1])
+        total, count = min(nats, key=lambda sum_and_count: sum_and_count[0] / sum_and_count[1])
         rows.append(
             {
                 "question": question.id,

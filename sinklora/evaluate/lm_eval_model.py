@@ -109,8 +109,8 @@ class LMEvalModel(HFLM):
             raise ValueError(f"peft={peft!r}: is for pretrained by name; give a model that has its adapter")
         elif arguments.get("tokenizer") is None and not pretrained.name_or_path:
             raise ValueError("tokenizer: the model has no name to find one by; give tokenizer=")
-        given = _NotTied(pretrained) if isinstance(pretrained, PeftModel) else pretrained
-        super().__init__(pretrained=given, backend="causal", max_length=length, **arguments)
+        model = _NotTied(pretrained) if isinstance(pretrained, PeftModel) else pretrained
+        super().__init__(pretrained=model, backend="causal", max_length=length, **arguments)
         if isinstance(self._model, _NotTied):
             self._model = self._model.model.eval()
         if self.prefix_token_id is None:

@@ -93,6 +93,6 @@ def answers(
             one.set_config(key="num_fewshot", value=few_shot)
         one.set_fewshot_seed(seed=FEW_SHOT_SEED)
     # Not simple_evaluate, which asks a dozen programs what this machine is like, each time.
-    found: Any = evaluate(model, loaded, limit=limit, bootstrap_iters=0)
-    [samples] = found["samples"].values()
+    results: Any = evaluate(model, loaded, limit=limit, bootstrap_iters=0)
+    [samples] = results["samples"].values()
     return {str(sample["doc_id"]): bool(sample[metric]) for sample in samples}

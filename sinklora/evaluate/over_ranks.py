@@ -48,9 +48,9 @@ def balanced(costs: Sequence[float], shares: int) -> list[list[int]]:
     whoever has least (Graham 1969).
     """
     heap: list[tuple[float, int]] = [(0.0, share) for share in range(shares)]
-    found: list[list[int]] = [[] for _ in range(shares)]
+    by_share: list[list[int]] = [[] for _ in range(shares)]
     for place in sorted(range(len(costs)), key=lambda place: -costs[place]):
         total, share = heapq.heappop(heap)
-        found[share].append(place)
+        by_share[share].append(place)
         heapq.heappush(heap, (total + costs[place], share))
-    return [sorted(places) for places in found]
+    return [sorted(places) for places in by_share]

@@ -117,8 +117,8 @@ def _filler(tokenizer: PreTrainedTokenizerBase) -> Any:
 
 def _read(model: PreTrainedModel, ids: Tensor, mask: Tensor, cache: Cache) -> None:
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
-    given = {"attention_mask": mask, "position_ids": positions, "past_key_values": cache}
-    model(ids, **given, use_cache=True, logits_to_keep=1)
+    inputs = {"attention_mask": mask, "position_ids": positions, "past_key_values": cache}
+    model(ids, **inputs, use_cache=True, logits_to_keep=1)
 
 
 def pass_key_accuracy(

@@ -136,13 +136,13 @@ def recalled_facts(
     if len({len(passage.ids) for passage in passages}) != 1:
         raise ValueError("passages: expected at least one, and all of the same number of tokens")
     read = _asked_later if question_later else _asked_at_once
-    found: dict[tuple[int, int], FactAnswer] = {}
+    recalled: dict[tuple[int, int], FactAnswer] = {}
     batches = [range(b, min(b + batch_size, len(passages))) for b in range(0, len(passages), batch_size)]
     for batch in tqdm(batches, desc="planted facts", disable=not progress):
-        for places, cache, given in read(model, tokenizer, passages, batch, make_cache):
+        for places, cache, ids in read(model, tokenizer, passages, batch, make_cache):
             answers = [_ids(tokenizer, " " + passages[p].facts[f].answer) for p, f in places]
-            found |= dict(zip(places, _answers(model, cache, given, answers), strict=True))
-    return [tuple(found[p, f] for f in range(len(passage.facts))) for p, passage in enumerate(passages)]
+            recalled |= dict(zip(places, _answers(model, cache, ids, answers), strict=True))
+    return [tuple(recalled[p, f] for f in range(len(passage.facts))) for p, passage in enumerate(passages)]
 
 
 Asked = Iterator[tuple[list[tuple[int, int]], Cache, Tensor]]
@@ -191,18 +191,18 @@ def _by_question(
 
 
 def _answers(
-    model: PreTrainedModel, cache: Cache, given: Tensor, answers: Sequence[list[int]]
+    model: PreTrainedModel, cache: Cache, ids: Tensor, answers: Sequence[list[int]]
 ) -> list[FactAnswer]:
-    """Reads `given` [B, N], then each row's answer; one that has ended repeats its last token, unscored."""
+    """Reads `ids` [B, N], then each row's answer; one that has ended repeats its last token, unscored."""
     longest = max(map(len, answers))
-    targets = torch.tensor([a + a[-1:] * (longest - len(a)) for a in answers], device=given.device)
+    targets = torch.tensor([a + a[-1:] * (longest - len(a)) for a in answers], device=ids.device)
     nats, greedy = [], []
     for place in range(longest):
-        logits = model(given, past_key_values=cache, use_cache=True, logits_to_keep=1).logits[:, -1].float()
+        logits = model(ids, past_key_values=cache, use_cache=True, logits_to_keep=1).logits[:, -1].float()
         target = targets[:, place]
         nats.append(torch.nn.functional.cross_entropy(logits, target, reduction="none").double())
         greedy.append(logits.argmax(-1) == target)
-        given = target[:, None]
+        ids = target[:, None]
     losses, right = torch.stack(nats, 1).cpu(), torch.stack(greedy, 1).cpu()
     return [
         FactAnswer(float(losses[row, : len(a)].sum()), bool(right[row, : len(a)].all()))

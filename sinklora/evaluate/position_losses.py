@@ -37,7 +37,7 @@ def losses_by_position(
         raise ValueError(
             f"documents[{short[0]}] has {len(documents[short[0]])} tokens: expected context={context}"
         )
-    found = []
+    bucket_losses = []
     with evaluation_mode(model), torch.inference_mode():
         logits_of = logits_function(model)
         for document in tqdm(documents, desc=f"positions to {context}", disable=not progress):
@@ -46,5 +46,5 @@ def losses_by_position(
             scored = torch.ones(1, context - 1, dtype=torch.bool, device=ids.device)
             unpredicted = torch.full((1,), torch.nan, dtype=torch.float64)
             losses = torch.cat([unpredicted, scored_losses(logits_of, ids, scored)])
-            found.append(losses.view(-1, bucket).nanmean(-1).numpy())
-    return np.array(found)
+            bucket_losses.append(losses.view(-1, bucket).nanmean(-1).numpy())
+    return np.array(bucket_losses)

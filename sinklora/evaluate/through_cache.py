@@ -43,17 +43,17 @@ def continuation_nll(
     if not documents or min(map(len, documents)) < needed:
         raise ValueError(f"documents: expected at least one, each of {needed} tokens or more")
     rows = torch.from_numpy(np.stack([np.asarray(d[:needed], dtype=np.int64) for d in documents]))
-    found = []
+    batch_losses = []
     for batch in tqdm(rows.to(model.device).split(batch_size), desc="continuations", disable=not progress):
-        cache, given = make_cache(), batch[:, :prompt_tokens]
+        cache, ids = make_cache(), batch[:, :prompt_tokens]
         losses = []
         for position in range(prompt_tokens, needed):
-            logits = model(given, past_key_values=cache, use_cache=True, logits_to_keep=1).logits[:, -1]
+            logits = model(ids, past_key_values=cache, use_cache=True, logits_to_keep=1).logits[:, -1]
             target = batch[:, position]
             losses.append(torch.nn.functional.cross_entropy(logits.float(), target, reduction="none"))
-            given = target[:, None]
-        found.append(torch.stack(losses, 1).cpu())
-    return torch.cat(found).numpy()
+            ids = target[:, None]
+        batch_losses.append(torch.stack(losses, 1).cpu())
+    return torch.cat(batch_losses).numpy()
 
 
 def pass_keys(

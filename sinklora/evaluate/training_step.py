@@ -157,8 +157,8 @@ def in_turn(specs: Sequence[StepSpec], rounds: int) -> list[list[float]]:
         place: partial(timed, training_step(spec, training_model(spec, spec.device)), spec.device)
         for place, spec in enumerate(specs)
     }
-    found = in_rounds(steps, rounds=rounds, progress=False)
-    return [[lap.wall for lap in found[place]] for place in steps]
+    laps = in_rounds(steps, rounds=rounds, progress=False)
+    return [[lap.wall for lap in laps[place]] for place in steps]
 
 
 def in_turn_as_json(specs: Sequence[dict[str, Any]], rounds: int) -> list[list[float]]:

@@ -55,7 +55,7 @@ class AttentionSwitch:
 
     def enter(self, module: PreTrainedModel, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """The hook before a call."""
-        cache = next((given for given in (*kwargs.values(), *args) if isinstance(given, CalledCache)), None)
+        cache = next((value for value in (*kwargs.values(), *args) if isinstance(value, CalledCache)), None)
         if cache is not None and cache is self._cache and module is not self._called:
             return  # within the call of the model around this one
         self._restore()

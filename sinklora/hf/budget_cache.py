@@ -241,8 +241,8 @@ class BudgetCache(CalledCache):
 
 def _asked(model: PreTrainedModel, options: Mapping[str, Any], name: str) -> Any:
     """What a call asks for, by its argument or else by the model's config."""
-    given = options.get(name)
-    return getattr(model.config, name, None) if given is None else given
+    option = options.get(name)
+    return getattr(model.config, name, None) if option is None else option
 
 
 def cache_factory(model: nn.Module, kv: str, budget: float | int | None) -> Callable[[], Cache] | None:

@@ -98,8 +98,8 @@ def _loaded(operator: CompiledOperator) -> Callable[..., Any] | None:
         # A compiler's message is in the error's output.
         logger.debug("%s is not compiled: %s\n%s", name, error, getattr(error, "stderr", None) or "")
         return None
-    found: Callable[..., Any] = getattr(torch.ops.sinklora, name).default
-    return found
+    compiled: Callable[..., Any] = getattr(torch.ops.sinklora, name).default
+    return compiled
 
 
 @cache

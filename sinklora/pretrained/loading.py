@@ -65,6 +65,6 @@ def fast_dtype(device: str = "cpu") -> torch.dtype:
 
 def _product_seconds(dtype: torch.dtype) -> float:
     """Median time of a product of the size that small language models have."""
-    given = {"left": torch.ones(512, 576, dtype=dtype), "right": torch.ones(1536, 576, dtype=dtype)}
-    timer = Timer("left @ right.T", globals=given, num_threads=torch.get_num_threads())
+    operands = {"left": torch.ones(512, 576, dtype=dtype), "right": torch.ones(1536, 576, dtype=dtype)}
+    timer = Timer("left @ right.T", globals=operands, num_threads=torch.get_num_threads())
     return float(timer.blocked_autorange(min_run_time=0.05).median)

@@ -129,11 +129,11 @@ class ConversationTemplate:
         return text[: text.index(word) + len(word)], ids[: stop + 1]
 
     def _render(self, messages: Sequence[Message], asks: bool) -> str:
-        given = [message._asdict() for message in messages]
+        plain_messages = [message._asdict() for message in messages]
         try:
             return str(
                 self.tokenizer.apply_chat_template(
-                    given, chat_template=self._source, tokenize=False, add_generation_prompt=asks
+                    plain_messages, chat_template=self._source, tokenize=False, add_generation_prompt=asks
                 )
             )
         except TemplateError as error:

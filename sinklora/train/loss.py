@@ -98,9 +98,9 @@ def _check_config(config: Any) -> None:
 
 @torch.no_grad()
 def _check_head(head: torch.nn.Module, hidden: torch.Tensor, logits: torch.Tensor) -> None:
-    expected, given = head(hidden).float(), logits[:, -1:].float()
+    expected, last_logits = head(hidden).float(), logits[:, -1:].float()
     # Relative to the whole row: autocast may have rounded one of the two to bfloat16.
-    if (expected - given).norm() > 0.03 * given.norm():
+    if (expected - last_logits).norm() > 0.03 * last_logits.norm():
         raise ValueError(
             "model: its logits are not its output embedding applied to the last hidden states "
             "(soft-capping or scaling); "

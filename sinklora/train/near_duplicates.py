@@ -37,8 +37,8 @@ class SeenText:
     """
 
     def __init__(self, texts: Iterable[str] = ()) -> None:
-        found = [word_runs(text) for text in texts]
-        self._parts: list[NDArray[np.uint64]] = [np.unique(np.concatenate(found))] if found else []
+        text_runs = [word_runs(text) for text in texts]
+        self._parts: list[NDArray[np.uint64]] = [np.unique(np.concatenate(text_runs))] if text_runs else []
 
     def share(self, text: str) -> float:
         """The share of a text's runs of words that were seen, 0 to 1; of a text without one: 0."""
@@ -76,5 +76,5 @@ def _among(part: NDArray[np.uint64], runs: NDArray[np.uint64]) -> NDArray[np.boo
     if not len(part):
         return np.zeros(len(runs), bool)
     places = np.minimum(np.searchsorted(part, runs), len(part) - 1)
-    found: NDArray[np.bool_] = part[places] == runs
-    return found
+    present: NDArray[np.bool_] = part[places] == runs
+    return present

@@ -60,8 +60,8 @@ def package_prose(root: Path, prefix: str) -> Iterator[tuple[str, str]]:
             text = path.read_bytes().decode("utf-8")
         except (OSError, ValueError):
             continue
-        found = docstrings(text) if path.suffix == ".py" else [text]
-        kept = [p for p in prose_paragraphs(found) if _is_new(p, seen)]
+        texts = docstrings(text) if path.suffix == ".py" else [text]
+        kept = [p for p in prose_paragraphs(texts) if _is_new(p, seen)]
         if kept:
             yield f"{prefix}{inside.as_posix()}", "\n\n".join(kept) + "\n"
 

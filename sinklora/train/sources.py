@@ -179,10 +179,10 @@ def read_documents(spec: CorpusSpec) -> tuple[list[Document], dict[str, int]]:
     skipped = {"wrong encoding or binary": 0, "too short": 0, "too long": 0}
     taken: list[Document] = []
     characters = 0
-    found: Iterable[tuple[str, Path | str]] = READERS[kind](argument, spec)
+    named_contents: Iterable[tuple[str, Path | str]] = READERS[kind](argument, spec)
     if kind != "hub":  # a stream comes in its own order: sorting it would download all of it
-        found = sorted(found, key=lambda item: _bucket(item[0]))
-    for name, content in found:
+        named_contents = sorted(named_contents, key=lambda item: _bucket(item[0]))
+    for name, content in named_contents:
         try:
             text = _read_text(content) if isinstance(content, Path) else content
         except ValueError:  # UnicodeDecodeError is one

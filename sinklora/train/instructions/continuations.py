@@ -22,11 +22,11 @@ def cut_words(text: str, most_given: int, most_next: int) -> Cut | None:
     are; of a shorter text the last quarter at most is what comes next. None where that is too short.
     """
     ends = [word.end() for word in re.finditer(r"\S+", text)]
-    given = min(most_given, len(ends) - min(most_next, len(ends) // 4))
-    following = ends[given : given + most_next]
-    if given < 1 or len(following) < LEAST_WORDS:
+    given_count = min(most_given, len(ends) - min(most_next, len(ends) // 4))
+    following = ends[given_count : given_count + most_next]
+    if given_count < 1 or len(following) < LEAST_WORDS:
         return None
-    middle = ends[given - 1]
+    middle = ends[given_count - 1]
     return Cut(text[:middle].strip(), text[middle : following[-1]].strip())
 
 
@@ -37,9 +37,9 @@ def cut_paragraphs(text: str, characters: int) -> Iterator[Cut]:
     paragraphs = [p.strip() for p in re.split(r"\n\s*\n", text) if p.strip()]
     place = 0
     while place < len(paragraphs):
-        given: list[str] = []
-        while place < len(paragraphs) and sum(map(len, given)) < characters:
-            given.append(paragraphs[place])
+        piece: list[str] = []
+        while place < len(paragraphs) and sum(map(len, piece)) < characters:
+            piece.append(paragraphs[place])
             place += 1
         following: list[str] = []
         while place < len(paragraphs) and _words([*following, paragraphs[place]]) <= MOST_WORDS:
@@ -50,7 +50,7 @@ def cut_paragraphs(text: str, characters: int) -> Iterator[Cut]:
                 return
             continue
         if _words(following) >= LEAST_WORDS:
-            yield Cut("\n\n".join(given), "\n\n".join(following))
+            yield Cut("\n\n".join(piece), "\n\n".join(following))
 
 
 def _words(paragraphs: list[str]) -> int:

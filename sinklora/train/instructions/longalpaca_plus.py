@@ -92,7 +92,7 @@ def build_longalpaca_plus(
         )
         for name in MIX
     }
-    examples = _table([one for found in samples.values() for one in found.examples])
+    examples = _table([one for drawn in samples.values() for one in drawn.examples])
     counted = with_lengths(examples, tokenizer, progress=progress)
     record = {
         "total": total,
@@ -120,11 +120,11 @@ def _table(examples: list[Example]) -> pd.DataFrame:
     return pd.DataFrame([example.to_dict() for example in examples])
 
 
-def _source_record(files: list[SourceFile], found: Sample) -> dict[str, Any]:
+def _source_record(files: list[SourceFile], drawn: Sample) -> dict[str, Any]:
     return {
         "files": {file.name: file.sha256 for file in files},
-        "examples": len(found.examples),
-        "rows": found.rows,
-        "unusable": found.unusable,
-        "near_duplicates": found.near_duplicates,
+        "examples": len(drawn.examples),
+        "rows": drawn.rows,
+        "unusable": drawn.unusable,
+        "near_duplicates": drawn.near_duplicates,
     }

@@ -95,7 +95,7 @@ def _examples(half: Half, total: int) -> tuple[list[Example], list[Asked]]:
     """All examples of a half, kind by kind, and the questions about documents among them."""
     wanted = {KINDS[source]: count for source, count in mixed_counts(total).items()}
     asked = {kind: asked_of(half, kind, wanted[kind]) for kind in (QUESTION, SUMMARY, LONG_QUESTION)}
-    made = {kind: [as_example(half, kind, one) for one in found] for kind, found in asked.items()}
+    made = {kind: [as_example(half, kind, one) for one in questions] for kind, questions in asked.items()}
     made[CONTINUATION] = continuations(half, wanted[CONTINUATION])
     return [one for kind in wanted for one in made[kind]], [*asked[QUESTION], *asked[LONG_QUESTION]]
 

@@ -50,11 +50,11 @@ def read_booksum(row: Mapping[str, Any], place: str) -> Pair | Unusable:
     for name, text in zip(names, texts, strict=True):
         if text is None:
             raise ValueError(f"{place}: {name!r} is {row.get(name)!r:.80}, expected text")
-    given, output = str(texts[0]).strip(), str(texts[1]).strip()
-    if not given or not output:
+    chapter_text, output = str(texts[0]).strip(), str(texts[1]).strip()
+    if not chapter_text or not output:
         return NO_SUMMARY
     book = str(row.get("book_id") or row.get("bid") or "")
-    return Pair(SUMMARIZE.format(chapter=given), output, text_hash(given, output), book)
+    return Pair(SUMMARIZE.format(chapter=chapter_text), output, text_hash(chapter_text, output), book)
 
 
 def _joined(value: Any) -> str | None:

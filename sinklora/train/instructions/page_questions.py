@@ -103,10 +103,10 @@ def ask_of_several(pages: Sequence[Page], characters: int, rng: random.Random) -
     share = characters // len(pages)
     chosen = [around(page, rng.randrange(len(page.entries)), share, rng) for page in pages]
     text = "\n\n".join(shown(page, entries) for page, entries in zip(pages, chosen, strict=True))
-    found = _which_file(pages, chosen, rng) if rng.random() < 0.5 else _both_types(chosen, rng)
-    if found is None:
+    parts = _which_file(pages, chosen, rng) if rng.random() < 0.5 else _both_types(chosen, rng)
+    if parts is None:
         return None
-    what, question, answer = found
+    what, question, answer = parts
     return Asked(text, question, answer, what, ", ".join(page.name for page in pages), pages[0].package)
 
 

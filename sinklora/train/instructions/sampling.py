@@ -87,20 +87,20 @@ def sample(
     capacity, looked = int(count * SPARE) + 1, 0
     taken: list[Example] = []
     while True:
-        found = _candidates(reader, files, capacity, seed, most_rows, progress)
-        for example in found.examples[looked:]:
+        candidates = _candidates(reader, files, capacity, seed, most_rows, progress)
+        for example in candidates.examples[looked:]:
             if len(taken) == count:
                 break
             looked += 1
             if repetitions.is_new(example):
                 taken.append(example)
-        if len(taken) == count or found.usable <= capacity:
+        if len(taken) == count or candidates.usable <= capacity:
             break
         capacity *= 2
     duplicates = looked - len(taken)
     if len(taken) < count:
-        raise ValueError(_too_few(reader.name, count, len(taken), duplicates, found))
-    return Sample(taken, found.rows, dict(found.unusable), duplicates)
+        raise ValueError(_too_few(reader.name, count, len(taken), duplicates, candidates))
+    return Sample(taken, candidates.rows, dict(candidates.unusable), duplicates)
 
 
 @dataclass(frozen=True)
@@ -164,10 +164,10 @@ def _hash(text: str) -> int:
     return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8], "big")
 
 
-def _too_few(name: str, count: int, taken: int, duplicates: int, found: _Candidates) -> str:
-    reasons = "".join(f", {number:,} {reason}" for reason, number in sorted(found.unusable.items()))
+def _too_few(name: str, count: int, taken: int, duplicates: int, candidates: _Candidates) -> str:
+    reasons = "".join(f", {number:,} {reason}" for reason, number in sorted(candidates.unusable.items()))
     return (
         f"source {name} ({TITLES[name]}): {count:,} examples are wanted and {taken:,} are there, "
-        f"{count - taken:,} too few (rows read {found.rows:,}{reasons}, {duplicates:,} near-duplicates); "
-        "give more of it, or a smaller total"
+        f"{count - taken:,} too few (rows read {candidates.rows:,}{reasons}, {duplicates:,} "
+        "near-duplicates); give more of it, or a smaller total"
     )

@@ -38,8 +38,8 @@ def source_files(source: str, place: str) -> list[SourceFile]:
         raise FileNotFoundError(
             f"source {source}: {place!r} is not there; give a file, a folder or {HUB}NAME"
         )
-    found = sorted(path.rglob("*")) if path.is_dir() else [path]
-    readable = [file for file in found if file.is_file() and _ending(file) in READERS]
+    paths = sorted(path.rglob("*")) if path.is_dir() else [path]
+    readable = [file for file in paths if file.is_file() and _ending(file) in READERS]
     if not readable:
         raise ValueError(f"source {source}: {place!r} holds none of {', '.join(READERS)}")
     root = path if path.is_dir() else path.parent

@@ -32,7 +32,9 @@ MARKS = {
     "replay": ("black", "--", "v"),
 }
 
-DODGE = 1.06  # of budgets, from policy to policy
+DODGE = 1.06  # of budgets, from policy to policy; less where there are many
+
+ASIDE = 1.25  # of a budget, at most
 
 # Of text: black letters can be read on most of them.
 GROUNDS = LinearSegmentedColormap.from_list("grounds", ["1", "0.25"])
@@ -74,15 +76,23 @@ def _measures_figure(lines: pd.DataFrame, titles: Mapping[str, str]) -> Figure:
             bounded = [policy for policy in marks(points.policy) if policy != "full"]
             for policy, mark in marks(points.policy).items():
                 # side by side, so that bars at one budget do not cover each other
-                place = bounded.index(policy) - (len(bounded) - 1) / 2 if policy in bounded else 0
-                _line(axis, points[points.policy == policy].sort_values("budget"), policy, mark, DODGE**place)
+                beside = _beside(bounded.index(policy), len(bounded)) if policy in bounded else 1.0
+                _line(axis, points[points.policy == policy].sort_values("budget"), policy, mark, beside)
             _budget_axis(axis, lines.budget)
             _value_axis(axis, measure, points.chance.iloc[0])
             axis.set(title=title, xlabel="budget (% of the prompt)")
         handles, labels = axes[0].get_legend_handles_labels()
-        above: dict[str, Any] = {"loc": "outside upper center", "ncols": 5, "frameon": False}
+        columns = 5 if len(labels) <= 10 else 3  # of many some have long names
+        above: dict[str, Any] = {"loc": "outside upper center", "ncols": columns, "frameon": False}
         figure.legend(handles, labels, title="bars: 95 % intervals", title_fontsize=7, **above)
     return figure
+
+
+def _beside(place: int, count: int) -> float:
+    """By what to multiply a budget for one of so many policies."""
+    middle = (count - 1) / 2
+    step = min(DODGE, ASIDE ** (1 / middle)) if middle else 1.0
+    return float(step ** (place - middle))
 
 
 def _value_axis(axis: Axes, measure: str, chance: float) -> None:

@@ -23,7 +23,7 @@ from sinklora.reproduction.report.claims import Claim, claims_to_json, told_toge
 from sinklora.reproduction.report.experiments import PROFILES
 from sinklora.reproduction.report.shown import Legend, ShownFigure, ShownTable
 
-LONGEST_TABLE = 100  # rows that are written as text: longer ones are measurements, for programs
+LONGEST_TABLE = 150  # rows that are written as text: longer ones are measurements, for programs
 
 
 def from_repository_root() -> Path:
@@ -73,7 +73,7 @@ class Report:
         """Write a table and its record; what it returns shows the table, its caption and its verdict.
 
         The csv holds all numbers of its frame (not the index), Markdown and LaTeX what its columns show; of
-        `raw` measurements, one row an item or round, and of a table of more than 100 rows the csv is all.
+        `raw` measurements, one row an item or round, and of a table of more than 150 rows the csv is all.
         `data` describes the data, `runs` are the records of the runs that it was made of (`run_records`);
         without them the frame's `attrs` of these names do, where there are any.
         """

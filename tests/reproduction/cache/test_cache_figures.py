@@ -10,8 +10,9 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from figure_data import darkness, error_bars, grey_of, image, unlabelled, xy
 from helpers import assert_close
 from sinklora.evaluate.statistics import Accuracy, interval
-from sinklora.reproduction.cache.figures import budget_figure, kept_text_figure
+from sinklora.reproduction.cache.figures import budget_figure, estimates_figure, kept_text_figure
 from sinklora.reproduction.cache.study import CHANCE, PERPLEXITY, QUESTIONS
+from sinklora.reproduction.names import CACHES
 
 NATS = {("h2o", 0.1): [2.0, 2.4], ("h2o", 0.5): [1.0, 1.2], ("full", 1.0): [0.5, 0.7]}
 ANSWERS = {("h2o", 0.1): [1.0, 0.0, 0.0, 0.0], ("h2o", 0.5): [1.0, 1.0, 1.0, 0.0], ("full", 1.0): [1.0] * 4}
@@ -51,6 +52,24 @@ def test_the_full_cache_and_chance_are_levels() -> None:
     assert perplexity.get_yscale() == "log" and perplexity.get_ylabel().startswith("perplexity")
     assert perplexity.get_title() == "perplexity (n = 2 documents)"
     assert questions.get_title() == "questions (n = 4 questions)"
+
+
+def test_many_policies_stay_beside_their_budget_and_in_the_legend() -> None:
+    names = [name for name in CACHES if name != "full"]
+    lines = [{"measure": PERPLEXITY, "policy": "full", "budget": 1.0, "value": 1.0, "chance": math.nan}]
+    lines += [lines[0] | {"policy": name, "budget": at} for name in names for at in (0.1, 0.2)]
+    frame = pd.DataFrame(lines).assign(items=64, clusters=8)
+    figure = estimates_figure(frame.assign(**{"value (low)": 0.9, "value (high)": 1.1}))
+    [axis] = figure.axes
+    low, high = axis.get_xlim()
+    places = [x for _, points in error_bars(axis) for x, *_ in points]
+    assert len(places) == 2 * len(names) and low < min(places) < 10 < 20 < max(places) < high
+    at_ten = [x for x in places if x < math.sqrt(10 * 20)]
+    assert len(at_ten) == len(names), "no budget's marks reach the next one's"
+    figure.draw_without_rendering()
+    [legend] = figure.legends
+    shown = legend.get_window_extent()
+    assert shown.x0 >= 0 and shown.x1 <= figure.bbox.x1
 
 
 @pytest.fixture(scope="module")

@@ -41,7 +41,7 @@ def report(tmp_path: Path) -> Report:
     frame = pd.DataFrame({"a|b": ["1 | 2"], "nats": [1.25]})
     facts = {"caption": "Two\n\n# lines.", "verdict": "See the table.", "runs": [RUN]}
     report.table("values", frame, paper_item="Table 7", **facts)  # type: ignore[arg-type]
-    many = pd.DataFrame({"nats": range(101)})
+    many = pd.DataFrame({"nats": range(151)})
     report.table(
         "long", many, paper_item="Table 7, Fig. 1", caption="Every <i>.", verdict="Raw.", seeds=[0, 1]
     )
@@ -90,8 +90,8 @@ def test_a_page_shows_its_outputs_long_ones_last(report: Report) -> None:
     assert text.startswith("# Table 7\n") and text.count("\n# ") == 0
     assert "![picture](../figures/picture.png)" in text
     assert markdown(pd.DataFrame({"a|b": ["1 | 2"], "nats": [1.25]})) in text
-    assert "\nTwo # lines.\n" in text and "101 rows: [csv](../tables/long.csv)" in text
-    assert "101 rows: [parquet](../rows/trials.parquet)" in text
+    assert "\nTwo # lines.\n" in text and "151 rows: [csv](../tables/long.csv)" in text
+    assert "151 rows: [parquet](../rows/trials.parquet)" in text
     assert text.count("See the table.") == 1, "the same verdict is told once"
     assert "**Verdict:** –" in text, "nothing is decided without a claim"
     assert "[provenance](../provenance/values.json)" in text and "[runs](../made_of/values.csv)" in text
@@ -231,7 +231,7 @@ def test_the_report_holds_everything_and_escapes_it(report: Report) -> None:
     text = html_report(report.root / "full", pages["full"], scoreboard(pages))
     assert len(check_report(text).sources) == 1
     assert "Every &lt;i&gt;." in text and "1 | 2" in text and "+0.31 (+0.25 to +0.37)" in text
-    assert text.count("101 rows, in tables/long.csv") == 1, "an output of two items is shown once"
+    assert text.count("151 rows, in tables/long.csv") == 1, "an output of two items is shown once"
     assert text.count('Shown under <a href="#output-long">Table 7</a>.') == 1, "the first of them has it"
 
 

@@ -123,7 +123,7 @@ def test_a_notebook_shows_each_output_once_with_its_caption(tmp_path: Path) -> N
     shows = [
         f"{first}report.figure('one', draw(), **facts)",
         "display(report.figure('two', draw(), **facts))\nfigure = draw()",
-        "report.table('three', pd.DataFrame({'nats': range(101)}), **facts)",
+        "report.table('three', pd.DataFrame({'nats': range(151)}), **facts)",
     ]
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in shows])
     NotebookClient(notebook, kernel_name="python3", timeout=60).execute()
@@ -135,6 +135,6 @@ def test_a_notebook_shows_each_output_once_with_its_caption(tmp_path: Path) -> N
     assert "<b>Fig. 1, one.</b> x &lt; y." in one[1]["text/html"]
     assert "**Seeds.** 0, 1\n\n**Verdict.** Held." in one[1]["text/markdown"]
     [table] = three
-    assert "The first 5 of 101 rows; three.csv has all." in table["text/plain"]
+    assert "The first 5 of 151 rows; three.csv has all." in table["text/plain"]
     assert table["text/html"].count("<tr") == 6 and "<b>Verdict.</b> Held." in table["text/html"]
     assert table["text/markdown"].count("\n|") == 6

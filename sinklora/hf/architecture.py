@@ -110,7 +110,7 @@ def check_cacheable(config: PreTrainedConfig) -> None:
     if others:
         raise ValueError(
             f"{config.model_type} stores more than the keys and values of each layer (transformers gives it "
-            f"{', '.join(others)}), which a BudgetCache cannot hold: use transformers' DynamicCache"
+            f"{', '.join(sorted(others))}), which a BudgetCache cannot hold: use transformers' DynamicCache"
         )
 
 

@@ -34,9 +34,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_collection_finish() -> None:
-    """Let no later garbage collection go through the million objects that collecting the tests has made."""
+    """Let garbage collections be few, and none go through the million objects that collecting the tests has
+    made: together they took an eighth of the suite's time.
+    """
     gc.collect()
     gc.freeze()
+    gc.set_threshold(20_000)
 
 
 @pytest.fixture(autouse=True)

@@ -2,8 +2,8 @@
 
 H2O (arXiv 2306.14048), Algorithm 1, for every policy with scores whose heads have slots of their own. After
 a prompt, a turn or a chunk `choose_kept` takes the best at once; in decoding one token enters, so that one
-leaves: `lowest_slot` says which, called by `next_slot` while rows grow (`growing_step`) and directly where
-none does (`filling_step`, `steady_step`). A policy without scores evicts the oldest, in a ring (`rows`).
+leaves: `lowest_slot` says which, called by `next_slot` in a `growing_step` and directly in a `steady_step`
+and the `filling_step` that is made of it. A policy without scores evicts the oldest, in a ring (`rows`).
 Where heads share slots, `sharing.keep_shared` chooses for all of them, and `ragged_eviction.leaving_slots`
 in decoding.
 """

@@ -2,8 +2,8 @@
 
 What is evicted matters for the next token alone, so it can wait until the last layer has attended: a handful
 of operators for all layers in place of a handful for each. `growing_step` is for layers with a row that has
-not used up its budget, `filling_step` where all have as many free slots, `steady_step` where none has any,
-`ragged_step` where heads hold different numbers of tokens.
+not used up its budget, `filling_step` for such layers of constant size, `steady_step` where all rows are
+full, `ragged_step` where heads hold different numbers of tokens.
 """
 
 from __future__ import annotations

@@ -105,8 +105,11 @@ def measure_perplexity(
         ) as bar:
             return _scores(model, documents, places, read, bar)
 
-    costs = [_tokens_read(lengths[index], context, stride) for index in chosen]
-    scores = scores_of(chosen) if group is None else shared(scores_of, chosen, costs, group)
+    if group is None:
+        scores = scores_of(chosen)
+    else:
+        costs = [_tokens_read(lengths[index], context, stride) for index in chosen]
+        scores = shared(scores_of, chosen, costs, group)
     tokens = sum(score.tokens for score in scores)
     nll = math.fsum(score.nll * score.tokens for score in scores) / tokens
     return PerplexityResult(

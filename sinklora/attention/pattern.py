@@ -7,11 +7,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, ClassVar, overload
 
 import torch
 from torch import Tensor
+
+from sinklora.ranges import check_count, check_tokens
 
 if TYPE_CHECKING:
     from sinklora.attention.kinds.windows import AttentionPattern
@@ -50,7 +51,7 @@ class Pattern(ABC):
         KINDS[kind] = cls
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "group_size", _check_group_size(self.group_size))
+        object.__setattr__(self, "group_size", check_tokens("group_size", self.group_size, "the document"))
         # The simplest fraction near: 0.1 of 30 tokens is 3, not ceil(3.0000000000000004). As integers, with
         # which compilers compute for documents of any length.
         ratio = Fraction(max(self.group_size, 1e-6)).limit_denominator(10**6)
@@ -101,8 +102,8 @@ class Pattern(ABC):
         `document_ids` [B, N] (int), on the device of the indices: runs of equal ids are documents, which
         never see each other; windows, sinks and wrapping then count from the start of each document.
         """
-        check_integer("num_heads", num_heads, minimum=1)
-        check_integer("num_tokens", num_tokens, minimum=1)
+        check_count("num_heads", num_heads, least=1)
+        check_count("num_tokens", num_tokens, least=1)
         if document_ids is None:
             sizes = {"num_heads": num_heads, "group": self.group_tokens(num_tokens), "length": num_tokens}
             return lambda b, h, q_idx, kv_idx: self.sees(h, q_idx, kv_idx, **sizes)
@@ -184,32 +185,6 @@ def document_spans(document_ids: Tensor, num_tokens: int) -> tuple[Tensor, Tenso
 def triangle(count: int) -> int:
     """Causal pairs among `count` tokens."""
     return count * (count + 1) // 2
-
-
-def check_integer(name: str, value: Any, minimum: int) -> int:
-    """`value` as int. ValueError that names it when it is not an integer or below `minimum`."""
-    if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < minimum:
-        raise ValueError(f"{name} must be an integer >= {minimum}, got {value!r}")
-    return int(value)
-
-
-def _check_group_size(value: Any) -> int | float:
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise ValueError(
-            f"group_size must be tokens (int) or a fraction of the document (float), got {value!r}"
-        )
-    if isinstance(value, Integral):
-        return check_integer("group_size", value, minimum=1)
-    if not 0 < float(value) <= 1:
-        raise ValueError(f"group_size must be in (0, 1] as a fraction, got {value!r}: for tokens pass an int")
-    return float(value)
-
-
-def check_share(name: str, value: Any) -> float:
-    """`value` as float. ValueError that names it when it is not a number in [0, 1]."""
-    if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= float(value) <= 1:
-        raise ValueError(f"{name} must be a share of the heads in [0, 1], got {value!r}")
-    return float(value)
 
 
 def _draw(mask: Tensor, own: Tensor) -> Any:

@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sinklora.cache.checks import check_count, check_decay
 from sinklora.cache.scored_attention import attention_rows
 from sinklora.cache.scores import NewToken, NewTokens
 from sinklora.cache.slots import like
+from sinklora.ranges import check_count, check_decay, plain_fields
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,7 @@ class Score:
     average: bool = False
 
     def __post_init__(self) -> None:
+        plain_fields(self)
         check_decay(self.decay)
         check_count("window", self.window)
         if (self.decay < 1) + (self.window > 0) + self.average > 1:

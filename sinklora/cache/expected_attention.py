@@ -8,12 +8,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from sinklora.cache.checks import check_count, check_fraction, check_sharing, check_sinks, check_weight
+from sinklora.cache.checks import check_sharing, check_sinks
 from sinklora.cache.policies import CachePolicy, Sharing, Split, budget_in_tokens, in_tokens, split_with_sinks
 from sinklora.cache.prompt_scores import PromptScores
 from sinklora.cache.rotation import Rotation
 from sinklora.cache.scored_attention import precise
 from sinklora.cache.scores import NewTokens, Scorer
+from sinklora.ranges import check_count, check_fraction, check_weight
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,10 @@ from typing import ClassVar
 from torch import Tensor
 
 from sinklora.cache.attention_scores import SUMMED, AttentionScores, Score, WindowScores
-from sinklora.cache.checks import check_budget, check_sinks
+from sinklora.cache.checks import check_sinks
 from sinklora.cache.policies import CachePolicy, Split, budget_in_tokens, in_tokens, split_with_sinks
 from sinklora.cache.scores import Scorer
+from sinklora.ranges import check_tokens, plain_fields
 
 
 @dataclass(frozen=True)
@@ -40,12 +41,13 @@ class H2O(CachePolicy):
     scoring: Score = SUMMED
 
     def __post_init__(self) -> None:
+        plain_fields(self)
         sizes = {name: getattr(self, name) for name in ("budget", "heavy", "recent")}
         sizes = {name: value for name, value in sizes.items() if value is not None}
         if set(sizes) not in ({"budget"}, {"budget", "recent"}, {"heavy", "recent"}):
             raise ValueError(f"{sizes}: give budget, budget and recent, or heavy and recent")
         for name, value in sizes.items():
-            check_budget(name, value, zero=name != "budget")
+            check_tokens(name, value, "the prompt", zero=name != "budget")
         if len({isinstance(value, float) for value in sizes.values()}) > 1:
             raise ValueError(f"{sizes}: give all of them in tokens (int) or all as fractions (float)")
         if self.budget is not None and self.recent is not None and self.recent > self.budget:
@@ -53,7 +55,7 @@ class H2O(CachePolicy):
                 f"recent={self.recent!r} is larger than budget={self.budget!r}, of which it is a part"
             )
         if self.heavy is not None and self.recent is not None:
-            check_budget("heavy + recent", self.heavy + self.recent)
+            check_tokens("heavy + recent", self.heavy + self.recent, "the prompt")
         if not isinstance(self.scoring, Score):
             raise ValueError(f"scoring={self.scoring!r}: expected a Score, such as Score(decay=0.97)")
         check_sinks(self.sink_tokens, self._most())

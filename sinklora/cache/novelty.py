@@ -11,11 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sinklora.cache.checks import check_count, check_sinks
+from sinklora.cache.checks import check_sinks
 from sinklora.cache.policies import CachePolicy, Split, budget_in_tokens, in_tokens, split_with_sinks
 from sinklora.cache.scored_attention import blocks, precise
 from sinklora.cache.scores import NewToken, NewTokens, Scorer
 from sinklora.cache.slots import write_slot
+from sinklora.ranges import check_count
 
 
 @dataclass(frozen=True)

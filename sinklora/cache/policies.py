@@ -16,8 +16,8 @@ from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor
 
-from sinklora.cache.checks import check_budget
 from sinklora.cache.scores import Scorer
+from sinklora.ranges import check_tokens, plain_fields
 
 UNBOUNDED = 2**62
 
@@ -70,7 +70,8 @@ class CachePolicy:
             _register(cls)
 
     def __post_init__(self) -> None:
-        check_budget("budget", self.budget)
+        plain_fields(self)
+        check_tokens("budget", self.budget, "the prompt")
 
     def split(self, prompt_tokens: int) -> Split:
         """The budget in tokens for a prompt of so many tokens; at least one token."""

@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 from sinklora.cache.attention_scores import add_decayed, decayed_weights
-from sinklora.cache.checks import check_decay, check_fraction, check_sharing, check_sinks, check_weight
+from sinklora.cache.checks import check_sharing, check_sinks
 from sinklora.cache.column_maxima import replay_maxima
 from sinklora.cache.policies import CachePolicy, Sharing, Split, budget_in_tokens, in_tokens, split_with_sinks
 from sinklora.cache.scores import NewToken, NewTokens, Scorer
 from sinklora.cache.slots import write_slot
+from sinklora.ranges import check_decay, check_fraction, check_weight
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sinklora.cache.checks import check_count, check_sharing
+from sinklora.cache.checks import check_sharing
 from sinklora.cache.observation_window import window_attention
 from sinklora.cache.policies import CachePolicy, Sharing, Split, budget_in_tokens
 from sinklora.cache.prompt_scores import PromptScores
 from sinklora.cache.scores import NewTokens, Scorer
+from sinklora.ranges import check_count
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from sinklora.attention.pattern import Pattern, check_integer
+from sinklora.attention.pattern import Pattern
+from sinklora.ranges import check_count
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class FixedPattern(Pattern):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "summary_tokens", check_integer("summary_tokens", self.summary_tokens, 0))
+        object.__setattr__(self, "summary_tokens", check_count("summary_tokens", self.summary_tokens))
 
     def sees(
         self,

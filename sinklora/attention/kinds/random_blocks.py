@@ -7,7 +7,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from sinklora.attention.pattern import Pattern, check_integer
+from sinklora.attention.pattern import Pattern
+from sinklora.ranges import check_count
 
 
 @dataclass(frozen=True)
@@ -20,8 +21,8 @@ class RandomPattern(Pattern):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "block_tokens", check_integer("block_tokens", self.block_tokens, 1))
-        object.__setattr__(self, "seed", check_integer("seed", self.seed, 0))
+        object.__setattr__(self, "block_tokens", check_count("block_tokens", self.block_tokens, least=1))
+        object.__setattr__(self, "seed", check_count("seed", self.seed))
 
     def sees(
         self,

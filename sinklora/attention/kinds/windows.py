@@ -13,7 +13,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from sinklora.attention.pattern import Pattern, check_integer, check_share, triangle
+from sinklora.attention.pattern import Pattern, triangle
+from sinklora.ranges import check_count, check_fraction
 
 
 @dataclass(frozen=True)
@@ -101,8 +102,8 @@ class AttentionPattern(Pattern):
 
     def density(self, num_heads: int, num_tokens: int) -> float:
         """Visible pairs over causal pairs, all heads: the attention work as a share of full attention's."""
-        check_integer("num_heads", num_heads, minimum=1)
-        check_integer("num_tokens", num_tokens, minimum=1)
+        check_count("num_heads", num_heads, least=1)
+        check_count("num_tokens", num_tokens, least=1)
         shifted = self.shifted_heads(num_heads)
         seen = shifted * self._pairs(num_tokens, True) + (num_heads - shifted) * self._pairs(
             num_tokens, False
@@ -118,15 +119,15 @@ class AttentionPattern(Pattern):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "sink_tokens", check_integer("sink_tokens", self.sink_tokens, minimum=0))
-        shifted = check_share("shifted_fraction", self.shifted_fraction)
+        object.__setattr__(self, "sink_tokens", check_count("sink_tokens", self.sink_tokens))
+        shifted = check_fraction("shifted_fraction", self.shifted_fraction, "the heads")
         object.__setattr__(self, "shifted_fraction", shifted)
         if not isinstance(self.wrapped, bool):
-            raise ValueError(f"wrapped must be True or False, got {self.wrapped!r}")
+            raise ValueError(f"wrapped={self.wrapped!r}: expected True or False")
         if shifted and isinstance(self.group_size, int) and self.group_size % 2:
             raise ValueError(
-                f"group_size must be even when heads are shifted by half a group, got {self.group_size}: "
-                f"use {self.group_size + 1}, or shifted_fraction=0.0"
+                f"group_size={self.group_size}: must be even when heads are shifted by half a group; use "
+                f"{self.group_size + 1}, or shifted_fraction=0.0"
             )
         if self.wrapped and (self.sink_tokens or not shifted):
             raise ValueError(

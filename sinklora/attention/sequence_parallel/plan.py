@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sinklora.attention.kinds.windows import AttentionPattern
 from sinklora.attention.packed_windows import Windows, windows_of
-from sinklora.attention.pattern import check_integer
+from sinklora.ranges import check_count
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class SequencePlan:
 
     def __post_init__(self) -> None:
         for name in ("ranks", "heads", "kv_heads"):
-            check_integer(name, getattr(self, name), minimum=1)
+            check_count(name, getattr(self, name), least=1)
         if self.heads % self.kv_heads:
             raise ValueError(f"heads={self.heads} must be a multiple of kv_heads={self.kv_heads}")
         if self.document_ids.ndim != 2 or self.document_ids.shape[1] % self.ranks:

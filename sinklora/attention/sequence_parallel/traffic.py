@@ -7,8 +7,9 @@ from statistics import mean
 
 import torch
 
-from sinklora.attention.pattern import Pattern, check_integer
+from sinklora.attention.pattern import Pattern
 from sinklora.attention.sequence_parallel.plan import SequencePlan
+from sinklora.ranges import check_count
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class AttentionShape:
 
     def __post_init__(self) -> None:
         for name in ("heads", "kv_heads", "head_size", "bytes_each"):
-            check_integer(name, getattr(self, name), minimum=1)
+            check_count(name, getattr(self, name), least=1)
 
     @property
     def kv_bytes(self) -> int:
@@ -72,7 +73,7 @@ def ring_traffic(shape: AttentionShape, ranks: int) -> Traffic:
 
     Forward alone. Its backward pass sends keys, values and their gradients around: twice this.
     """
-    check_integer("ranks", ranks, minimum=1)
+    check_count("ranks", ranks, least=1)
     sent = float((ranks - 1) * shape.kv_bytes)
     return Traffic(sent, sent)
 
@@ -84,7 +85,7 @@ def ulysses_traffic(shape: AttentionShape, ranks: int) -> Traffic:
     Forward alone; the backward pass sends as much once more. ValueError for more ranks than key/value heads,
     among which it divides its work.
     """
-    check_integer("ranks", ranks, minimum=1)
+    check_count("ranks", ranks, least=1)
     if shape.kv_heads % ranks:
         raise ValueError(
             f"ranks={ranks} must divide the {shape.kv_heads} key/value heads, which are shared out"

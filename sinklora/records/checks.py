@@ -111,12 +111,14 @@ def read_fields(kind: type[T], values: Any) -> T:
 def check_counts(least: int = 1, **values: int) -> None:
     """Raise ValueError, or TypeError, unless every argument is a whole number of at least `least`."""
     for name, value in values.items():
-        check_value(name, value, Annotated[int, Field(ge=least)])
+        if type(value) is not int or value < least:  # only a refusal needs pydantic, which takes a while
+            check_value(name, value, Annotated[int, Field(ge=least)])
 
 
 def check_choice(name: str, value: str, choices: Collection[str]) -> None:
     """Raise ValueError, or TypeError, unless an argument is one of several texts."""
-    check_value(name, value, Annotated[str, one_of(choices)])
+    if type(value) is not str or value not in choices:
+        check_value(name, value, Annotated[str, one_of(choices)])
 
 
 def _validate(name: str, value: Any, hint: Any, adapter: TypeAdapter[Any]) -> None:

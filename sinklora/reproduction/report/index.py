@@ -152,15 +152,17 @@ def quoting_texts(repository: Path) -> list[Path]:
     return [repository / "README.md", *sorted((repository / "docs").glob("*.md"))]
 
 
-def quoted(text: str, pages: Pages, repository: Path) -> str:
-    """A text with the scoreboard, tables and numbers that it quotes as the results have them now.
+def quoted(texts: Mapping[Path, str], pages: Pages, repository: Path) -> dict[Path, str]:
+    """Texts with the scoreboard, tables and numbers that they quote as the results have them now.
 
     Raises ValueError for marks that are not whole, and for what no result is called.
     """
-    root = repository / "results"
+    root, numbers = repository / "results", read_numbers(repository / NUMBERS)
     scores = short_scoreboard(scoreboard(pages, repository / PAPER_NUMBERS))
-    text = quote_tables(quote_scoreboard(text, scores), root)
-    return quote_numbers(text, read_numbers(repository / NUMBERS), root)
+    return {
+        path: quote_numbers(quote_tables(quote_scoreboard(text, scores), root), numbers, root)
+        for path, text in texts.items()
+    }
 
 
 def write_index(repository: Path = Path()) -> None:
@@ -171,7 +173,7 @@ def write_index(repository: Path = Path()) -> None:
     experiments = load_experiments(repository / "notebooks" / "experiments.yaml")
     pages = all_pages(root, experiments, repository / PAPER_NUMBERS)
     texts = {path: path.read_text(encoding="utf-8") for path in quoting_texts(repository)}
-    quoting = {path: quoted(text, pages, repository) for path, text in texts.items()}
+    quoting = quoted(texts, pages, repository)
     for profile, profile_pages in pages.items():
         _write_pages(root, profile, profile_pages, repository / PAPER_NUMBERS)
     root.mkdir(exist_ok=True)

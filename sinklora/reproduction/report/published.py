@@ -1,6 +1,7 @@
 """The values that the paper published, as `data/paper_numbers.csv` holds them."""
 
 import re
+from functools import lru_cache
 from pathlib import Path
 
 import pandas as pd
@@ -22,13 +23,19 @@ def paper_values(item_prefix: str, path: Path = PAPER_NUMBERS) -> pd.DataFrame:
 
     "Table 1" is not the beginning of "Table 10". Raises ValueError where there are none.
     """
-    published = pd.read_csv(path, dtype=str)
+    published = _read(path, path.stat().st_mtime_ns)
     values = published[published.item.str.match(rf"{re.escape(item_prefix)}(?!\d)")]
     if not item_prefix or values.empty:
         raise ValueError(
             f"item_prefix={item_prefix!r}: no published value; {path} has {sorted(published.item.unique())}"
         )
     return values.reset_index(drop=True)
+
+
+@lru_cache
+def _read(path: Path, _modified: int) -> pd.DataFrame:
+    """All that a file holds; read once, however often it is asked for a value."""
+    return pd.read_csv(path, dtype=str)
 
 
 def published_text(item_prefix: str, row: str, column: str | None = None, path: Path = PAPER_NUMBERS) -> str:

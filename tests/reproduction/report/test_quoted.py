@@ -123,9 +123,10 @@ def test_a_line_of_the_short_scoreboard_names_small_and_real_where_it_has_both()
 def test_the_committed_texts_quote_the_committed_results() -> None:
     repository, numbers = Path(), read_numbers()
     pages, used = all_pages(Path("results"), load_experiments()), set()
-    for path in quoting_texts(repository):
-        text = path.read_text(encoding="utf-8")
-        assert quoted(text, pages, repository) == text, path
+    texts = {path: path.read_text(encoding="utf-8") for path in quoting_texts(repository)}
+    filled = quoted(texts, pages, repository)
+    for path, text in texts.items():
+        assert filled[path] == text, path
         assert MISSING not in text, path
         used |= {match[1] for match in QUOTED.finditer(text)}
     assert used == set(numbers)

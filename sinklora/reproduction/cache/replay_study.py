@@ -47,6 +47,8 @@ SHARED_RIVALS: dict[str, Callable[[float], CachePolicy]] = {
     "expected_attention_model": partial(ExpectedAttention, share="model", epsilon=0.01),
 }
 
+LONG_RIVALS = ("snapkv_model",)  # those of the others that are measured after long prompts too
+
 PROMPT = "prompt"
 
 
@@ -55,7 +57,8 @@ class ReplayStudy:
     """`text` after each of `prompts` tokens, in which facts are planted anew for each of `seeds`.
 
     `budgets` are fractions of a prompt, of Replay and of those that it is to replace (`OLD`); all others are
-    measured at `other_budgets`, which are some of them.
+    measured at `other_budgets`, which are some of them. After `long_prompts` (tokens; they take their time)
+    Replay, `OLD` and `LONG_RIVALS` are measured at `other_budgets` alone.
     """
 
     text: TextStudy
@@ -64,9 +67,19 @@ class ReplayStudy:
     seeds: tuple[int, ...]
     budgets: tuple[float, ...]
     other_budgets: tuple[float, ...] = ()
+    long_prompts: tuple[Count, ...] = ()
 
     def __post_init__(self) -> None:
         check_fields(self)
+        if self.long_prompts and not self.other_budgets:
+            raise ValueError(f"long_prompts={self.long_prompts}: are measured at other_budgets; give one")
+
+    def policies_at(self, prompt: int) -> dict[str, list[CachePolicy]]:
+        """Name -> the policies that are measured after a prompt of so many tokens."""
+        if prompt not in self.long_prompts:
+            return compared_policies(self)
+        chosen = compared_policies(replace(self, budgets=self.other_budgets))
+        return {name: chosen[name] for name in ("replay", *OLD, *LONG_RIVALS)}
 
 
 def compared_policies(study: ReplayStudy) -> dict[str, list[CachePolicy]]:
@@ -93,12 +106,11 @@ def measure_replay(
     """
     frames: list[pd.DataFrame] = []
     used: dict[str, dict[str, Any]] = {}
-    for prompt in study.prompts:
+    for prompt in (*study.prompts, *study.long_prompts):
         for number, seed in enumerate(study.seeds):
             text = replace(study.text, prompt_tokens=prompt, fact_tokens=prompt, seed=seed)
-            rows = measure_text(
-                text, study.corpus, compared_policies(study), runs=runs, cache=cache, progress=progress
-            )
+            chosen = study.policies_at(prompt)
+            rows = measure_text(text, study.corpus, chosen, runs=runs, cache=cache, progress=progress)
             kept = rows if number == 0 else rows[rows.measure != PERPLEXITY]
             frames.append(kept.assign(prompt=prompt, item=f"{seed}/" + kept["item"]))
             used |= {run["run"]: run for run in rows.attrs["runs"]}

@@ -1,5 +1,7 @@
 """Replay beside others: what is compared, what is claimed from rows by hand, and where answers stand."""
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +22,7 @@ from sinklora.reproduction.cache.fact_standing import (
     whole_answers_among_best,
 )
 from sinklora.reproduction.cache.replay_study import (
+    LONG_RIVALS,
     OLD,
     SHARED_RIVALS,
     ReplayStudy,
@@ -109,7 +112,10 @@ def test_quarters_of_a_passage_by_hand() -> None:
 
 def test_policies_have_equal_budgets_and_forms_their_own(tmp_path: Path) -> None:
     text = TextStudy("data/base", 48, 2, 2, 8, 48, 1, facts=1)
-    corpus = CorpusSpec("prose:peft", "train", 1000, max_characters=60_000)
+    (tmp_path / "texts" / "test").mkdir(parents=True)
+    for name in ("reproducing", "results", "chat"):
+        shutil.copy(f"docs/{name}.md", tmp_path / "texts" / "test" / f"{name}.txt")
+    corpus = CorpusSpec(f"dir:{tmp_path / 'texts'}", "test")
     study = ReplayStudy(text, corpus, (110, 120), (0, 1), (0.1, 0.2), (0.2,))
     chosen = compared_policies(study)
     later = [name for name in published_policies() if name not in OLD]
@@ -120,7 +126,14 @@ def test_policies_have_equal_budgets_and_forms_their_own(tmp_path: Path) -> None
     assert all([policy.budget for policy in chosen[name]] == [0.2] for name in later)
     assert [policy.budget for policy in chosen["h2o"]] == [0.1, 0.2]
     assert chosen["replay_head"] == [Replay(0.2, share="head")]
-    small = ReplayStudy(text, corpus, (110, 120), (0, 1), (0.2,))
+    longer = replace(study, long_prompts=(130,))
+    assert longer.policies_at(110) == chosen
+    few = longer.policies_at(130)
+    assert list(few) == ["replay", *OLD, *LONG_RIVALS]
+    assert all(few[name] == [policy for policy in chosen[name] if policy.budget == 0.2] for name in few)
+    with pytest.raises(ValueError, match=r"long_prompts=\(130,\): are measured at other_budgets"):
+        replace(longer, other_budgets=())
+    small = ReplayStudy(text, corpus, (), (0, 1), (), (0.2,), (110, 120))
     rows = measure_replay(small, runs=tmp_path, cache=tmp_path, progress=False)
     assert set(rows.prompt) == {110, 120}
     # Perplexity once, facts of both draws.
@@ -129,7 +142,7 @@ def test_policies_have_equal_budgets_and_forms_their_own(tmp_path: Path) -> None
     assert sorted({item[0] for item in of[of.measure == FACTS]["item"]}) == ["0", "1"]
     assert not of.duplicated(["measure", "item"]).any()
     names = [run["run"] for run in rows.attrs["runs"]]
-    assert len(names) == len(set(names)) == (2 + 4) * (2 + len(OLD))
+    assert len(names) == len(set(names)) == (2 + 4) * (2 + len(OLD) + len(LONG_RIVALS))
 
 
 def test_where_answers_stand() -> None:

@@ -19,7 +19,7 @@ from cache_simulation import (
     tokens,
     turn,
 )
-from helpers import assert_close
+from helpers import assert_close, every_pair
 from scaled_models import SCALINGS, scaled_model
 from sinklora.cache.h2o import H2O
 from sinklora.cache.layer import BudgetLayer
@@ -69,14 +69,17 @@ def compare_scores(
 # --- scores -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("share", "positions"), WAYS)
-@pytest.mark.parametrize("calls", [[17], CALLS, [5, 4], [1, 1, 9, 1]], ids=str)
-@pytest.mark.parametrize("chunk", [None, 4])
+@pytest.mark.parametrize(
+    ("calls", "way", "chunk"),
+    every_pair([(17,), tuple(CALLS), (5, 4), (1, 1, 9, 1)], WAYS, (None, 4)),
+    ids=str,
+)
 def test_scores_are_those_of_the_simulation(
-    chunk: int | None, calls: list[int], share: str, positions: str
+    calls: tuple[int, ...], way: tuple[str, str], chunk: int | None
 ) -> None:
+    share, positions = way
     chunk = None if share == "model" else chunk
-    compare_scores(tiny_model("llama-gqa").double(), POLICIES[share], calls, chunk, positions)
+    compare_scores(tiny_model("llama-gqa").double(), POLICIES[share], list(calls), chunk, positions)
 
 
 @pytest.mark.parametrize("share", POLICIES)
@@ -126,12 +129,13 @@ def test_where_a_text_begins_does_not_matter() -> None:
 TURNS = [[9, 4, 1], [1, 1, 3], [5, 1, 0], [1, 1, 1], [0, 7, 2], [1, 1, 1]]
 
 
-@pytest.mark.parametrize(("share", "positions"), WAYS)
-@pytest.mark.parametrize("chunk", [None, 4])
-@pytest.mark.parametrize("side", ["left", "right", "middle"])
+@pytest.mark.parametrize(
+    ("way", "side", "chunk"), every_pair(WAYS, ("left", "right", "middle"), (None, 4)), ids=str
+)
 def test_padded_rows_have_the_scores_that_they_have_alone(
-    side: str, chunk: int | None, share: str, positions: str
+    way: tuple[str, str], side: str, chunk: int | None
 ) -> None:
+    share, positions = way
     model, atol = tiny_model("llama-gqa").double(), 1e-9 if positions == "text" else 1e-5
     policy, chunk = POLICIES[share], None if share == "model" else chunk
     compare_turns(model, policy, TURNS, side, chunk, positions=positions, atol=atol, check=check_scores)

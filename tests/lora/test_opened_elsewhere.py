@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel, Trainer, TrainingArguments
 
 from adapted_models import logits_of, randomized
-from helpers import assert_close
+from helpers import assert_close, every_pair
 from sinklora.attention.patterns import SF
 from sinklora.hf.models import current_pattern, use_pattern
 from sinklora.hf.rope import extend_context
@@ -23,7 +23,6 @@ from tiny_models import make_batch, tiny_model
 
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 TIED = pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
-ARCHITECTURE = pytest.mark.parametrize("architecture", ["llama-mha", "qwen3-gqa"])
 
 LOADERS: dict[str, Callable[[PreTrainedModel, str], nn.Module]] = {
     "PeftModel": PeftModel.from_pretrained,
@@ -46,12 +45,13 @@ def messages(caught: list[warnings.WarningMessage]) -> str:
 # ----------------------------------------------------------------------------- peft and transformers
 
 
-@pytest.mark.parametrize("loader", LOADERS)
-@DTYPES
-@TIED
-@ARCHITECTURE
+@pytest.mark.parametrize(
+    ("loader", "dtype", "tied", "architecture"),
+    every_pair(LOADERS, (torch.float32, torch.bfloat16), (True, False), ("llama-mha", "qwen3-gqa")),
+    ids=str,
+)
 def test_other_loaders_give_the_same_logits(
-    architecture: str, tied: bool, dtype: torch.dtype, loader: str, tmp_path: Path
+    loader: str, dtype: torch.dtype, tied: bool, architecture: str, tmp_path: Path
 ) -> None:
     base = base_on_disk(tmp_path / "base", architecture, tie_word_embeddings=tied)
     model = randomized(lora_plus(use_pattern(base(dtype), SF))).eval()

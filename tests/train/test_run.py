@@ -213,6 +213,7 @@ def test_the_configurations_are_specs(path: Path) -> None:
     assert spec.batch_size > 0 and spec.pattern_at(0, 1).group_size
 
 
+@pytest.mark.slow  # as are all trainings in several processes
 def test_two_processes_train_one_run(place: Path) -> None:
     config = place / "two.yaml"
     config.write_text(yaml.safe_dump(dataclasses.asdict(spec_in(place, steps=2))))

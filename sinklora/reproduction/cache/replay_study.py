@@ -58,7 +58,7 @@ class ReplayStudy:
 
     `budgets` are fractions of a prompt, of Replay and of those that it is to replace (`OLD`); all others are
     measured at `other_budgets`, which are some of them. After `long_prompts` (tokens; they take their time)
-    Replay, `OLD` and `LONG_RIVALS` are measured at `other_budgets` alone.
+    Replay, `OLD` and `LONG_RIVALS` are measured at `other_budgets` alone, and facts asked for only later.
     """
 
     text: TextStudy
@@ -108,7 +108,9 @@ def measure_replay(
     used: dict[str, dict[str, Any]] = {}
     for prompt in (*study.prompts, *study.long_prompts):
         for number, seed in enumerate(study.seeds):
-            text = replace(study.text, prompt_tokens=prompt, fact_tokens=prompt, seed=seed)
+            at_once = prompt not in study.long_prompts
+            text = replace(study.text, prompt_tokens=prompt, fact_tokens=prompt, facts_at_once=at_once)
+            text = replace(text, seed=seed)
             chosen = study.policies_at(prompt)
             rows = measure_text(text, study.corpus, chosen, runs=runs, cache=cache, progress=progress)
             kept = rows if number == 0 else rows[rows.measure != PERPLEXITY]

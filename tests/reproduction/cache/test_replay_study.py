@@ -36,7 +36,7 @@ from sinklora.reproduction.cache.replay_study import (
     values_table,
 )
 from sinklora.reproduction.cache.study import PERPLEXITY, published_policies
-from sinklora.reproduction.cache.text_study import FACTS, FACTS_LATER, TextStudy
+from sinklora.reproduction.cache.text_study import FACTS, FACTS_LATER, NATS, TextStudy
 from sinklora.reproduction.names import CACHES
 from sinklora.train.sources import CorpusSpec
 
@@ -133,16 +133,25 @@ def test_policies_have_equal_budgets_and_forms_their_own(tmp_path: Path) -> None
     assert all(few[name] == [policy for policy in chosen[name] if policy.budget == 0.2] for name in few)
     with pytest.raises(ValueError, match=r"long_prompts=\(130,\): are measured at other_budgets"):
         replace(longer, other_budgets=())
-    small = ReplayStudy(text, corpus, (), (0, 1), (), (0.2,), (110, 120))
+    small = ReplayStudy(text, corpus, (110,), (0, 1), (0.2,))
     rows = measure_replay(small, runs=tmp_path, cache=tmp_path, progress=False)
-    assert set(rows.prompt) == {110, 120}
+    assert set(rows.policy) == {"full", "replay", *OLD} and set(rows.prompt) == {110}
     # Perplexity once, facts of both draws.
-    of = rows[(rows.policy == "replay") & (rows.prompt == 110)]
+    of = rows[rows.policy == "replay"]
     assert of[of.measure == PERPLEXITY]["item"].tolist() == ["0/0", "0/1"]
     assert sorted({item[0] for item in of[of.measure == FACTS]["item"]}) == ["0", "1"]
     assert not of.duplicated(["measure", "item"]).any()
     names = [run["run"] for run in rows.attrs["runs"]]
-    assert len(names) == len(set(names)) == (2 + 4) * (2 + len(OLD) + len(LONG_RIVALS))
+    assert len(names) == len(set(names)) == (1 + 2) * (2 + len(OLD))
+    later_alone = ReplayStudy(text, corpus, (), (0,), (), (0.2,), (110,))
+    long = measure_replay(later_alone, runs=tmp_path, cache=tmp_path, progress=False)
+    assert set(long.policy) == {"full", "replay", *OLD, *LONG_RIVALS}
+    assert set(long.measure) == {PERPLEXITY, FACTS_LATER, FACTS_LATER + NATS}
+    # Asked later is asked later, whether or not it was asked at once as well.
+    key = ["measure", "item", "policy"]
+    again = long[[*key, "value"]].merge(rows[[*key, "value"]], on=key, suffixes=("", " before"))
+    assert set(again.policy) == set(rows.policy) and set(again.measure) == set(long.measure)
+    assert (again.value == again["value before"]).all()
 
 
 def test_where_answers_stand() -> None:

@@ -46,20 +46,28 @@ def cached(**scores: list[float]) -> pd.DataFrame:
     )
 
 
+def frame_of(remark: str = "", chance: float = 0.0) -> pd.DataFrame:
+    """What `cache_table` says of the one data set."""
+    return pd.DataFrame({"data set": ["qasper"], "cache": ["full"], "remark": [remark], "chance": [chance]})
+
+
 def test_caches_decide_over_documents() -> None:
     scores = cached(full=[50.0, 60, 70, 80], H2O=[49.0, 61, 69, 79], Local=[20.0, 30, 50, 40])
-    measurable = pd.DataFrame({"data set": ["qasper"], "remark": [""]})
-    ahead, near = cache_claims(scores, measurable, "some model")
+    ahead, near = cache_claims(scores, frame_of(), "some model")
     assert (ahead.outcome, ahead.estimate, ahead.n) == ("held", pytest.approx(29.5), "4 documents")
     assert (near.outcome, near.estimate) == ("held", pytest.approx(-0.5))
     far = scores.assign(score=scores.score.where(scores.cache != "H2O", 0.0))
-    assert [claim.outcome for claim in cache_claims(far, measurable, "x")] == ["did not hold", "did not hold"]
-    [cannot] = cache_claims(scores, measurable.assign(remark=CANNOT), "some model")
+    assert [claim.outcome for claim in cache_claims(far, frame_of(), "x")] == ["did not hold", "did not hold"]
+    [cannot] = cache_claims(scores, frame_of(CANNOT), "some model")
     assert cannot.outcome == "cannot be measured here"
 
 
-@pytest.mark.parametrize(("behind", "outcome"), [(4.0, "held"), (6.0, "did not hold")])
-def test_five_points_are_near(behind: float, outcome: str) -> None:
+@pytest.mark.parametrize(
+    ("behind", "chance", "outcome"),
+    [(12.0, 0.0, "held"), (14.0, 0.0, "did not hold"), (4.0, 40.0, "held"), (6.0, 40.0, "did not hold")],
+)
+def test_a_fifth_of_what_is_beyond_chance_is_near(behind: float, chance: float, outcome: str) -> None:
+    """The full cache scores 65: 13 are a fifth of it, and 5 of what it scores beyond a chance of 40."""
     scores = cached(full=[50.0, 60, 70, 80], H2O=[at - behind for at in (50.1, 59.9, 70.1, 79.9)])
-    [near] = cache_claims(scores, pd.DataFrame({"data set": ["qasper"], "remark": [""]}), "some model")
+    [near] = cache_claims(scores, frame_of(chance=chance), "some model")
     assert (near.outcome, near.estimate) == (outcome, pytest.approx(-behind))

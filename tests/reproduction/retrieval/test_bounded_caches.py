@@ -142,6 +142,17 @@ def test_topics_stand_beside_chance() -> None:
     assert (hard.outcome, hard.estimate) == ("cannot be measured here", None)
 
 
+@pytest.mark.parametrize(("fewer", "outcome"), [(8, "held"), (20, "not decided"), (32, "did not hold")])
+def test_a_fifth_of_the_topics_beyond_chance_is_near(fewer: int, outcome: str) -> None:
+    """The full cache finds half of 400, a quarter more than chance, of which a fifth are 20."""
+    ranks = {
+        ("easy", "full"): [1] * 200 + [2] * 200,
+        ("easy", "H2O"): [2] * fewer + [1] * (200 - fewer) + [2] * 200,
+    }
+    [claim] = cached_topic_claims(topic_rows(ranks), "real")
+    assert (claim.outcome, claim.estimate) == (outcome, pytest.approx(-fewer / 400))
+
+
 def test_what_was_asked_once_has_one_line() -> None:
     wide = side_by_side(ROWS, ["tokens", "trial"], ["nats", "correct"])
     assert list(wide.columns[:5]) == ["tokens", "trial", "nats, full", "nats, H2O", "nats, Local"]

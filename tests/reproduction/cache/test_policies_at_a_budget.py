@@ -5,7 +5,7 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.container import ErrorbarContainer
 
-from sinklora.reproduction.cache.rivals_figure import APART, rivals_figure
+from sinklora.reproduction.cache.policies_at_a_budget import APART, rivals_figure
 from sinklora.reproduction.cache.study import PERPLEXITY
 from sinklora.reproduction.cache.text_study import FACTS_LATER
 from sinklora.reproduction.names import CACHES

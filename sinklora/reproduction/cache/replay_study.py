@@ -241,10 +241,10 @@ QUARTERS = ("first quarter", "second", "third", "last")
 
 
 def by_depth(rows: pd.DataFrame, budget: float) -> pd.DataFrame:
-    """Share of facts that are given back after eviction, by policy and by where in the passage they stood."""
+    """Share of facts given back after eviction, by prompt, policy and where in the passage they stood."""
     asked = rows[(rows.measure == FACTS_LATER) & rows.budget.isin([budget, 1.0])]
     quarter = (asked.depth * 4).astype(int).clip(0, 3).map(lambda number: QUARTERS[number])
     shares = asked.assign(quarter=quarter).pivot_table(
-        index="policy", columns="quarter", values="value", sort=False
+        index=[PROMPT, "policy"], columns="quarter", values="value", sort=False
     )
     return shares.reindex(columns=[name for name in QUARTERS if name in shares])

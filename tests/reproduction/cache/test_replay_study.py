@@ -103,11 +103,15 @@ def test_leads_are_of_items_that_both_have() -> None:
 
 
 def test_quarters_of_a_passage_by_hand() -> None:
-    found = by_depth(rows_of(LEVELS), budget=0.2)
+    lower = {**LEVELS, FACTS_LATER: {**LEVELS[FACTS_LATER], "replay": 0.3}}
+    rows = pd.concat([rows_of(LEVELS), rows_of(lower, prompts=(200,))])
+    found = by_depth(rows, budget=0.2)
     assert list(found.columns) == ["first quarter", "second", "third", "last"]
-    mine = rows_of(LEVELS)
-    mine = mine[(mine.measure == FACTS_LATER) & (mine.policy == "replay") & (mine.depth >= 0.75)]
-    assert found.loc["replay", "last"] == pytest.approx(mine.value.mean())
+    assert list(found.loc[100].index) == list(found.loc[200].index) == list(LEVELS[FACTS_LATER])
+    last = rows[(rows.measure == FACTS_LATER) & (rows.policy == "replay") & (rows.depth >= 0.75)]
+    for prompt, of_prompt in last[last.budget == 0.2].groupby("prompt"):
+        assert found.loc[(prompt, "replay"), "last"] == pytest.approx(of_prompt.value.mean())
+    assert found.loc[(100, "replay"), "last"] > found.loc[(200, "replay"), "last"]
 
 
 def test_policies_have_equal_budgets_and_forms_their_own(tmp_path: Path) -> None:

@@ -18,11 +18,9 @@ from sinklora.reproduction.cache.study import PERPLEXITY, QUESTIONS, RECALL, REC
 from sinklora.reproduction.cache.text_study import NATS
 from sinklora.reproduction.cache.verdict import percents
 from sinklora.reproduction.names import CACHES
-from sinklora.reproduction.report.claims import Claim, Tested, family
+from sinklora.reproduction.report.claims import LOST, Claim, Tested, family
 
 NEAR = 0.05  # nats a token: so far from the full cache's counts as near it
-
-LOST = 0.2  # of what the full cache answers beyond chance: so much less counts as near it
 
 UNANSWERED = "neither cache does better than chance"
 

@@ -6,10 +6,8 @@ import pandas as pd
 
 from sinklora.evaluate.paired_effects import effect, within
 from sinklora.reproduction.names import BASE
-from sinklora.reproduction.report.claims import Claim, Tested, family
+from sinklora.reproduction.report.claims import LOST, Claim, Tested, family
 from sinklora.reproduction.retrieval.bounded_caches import CANNOT, FULL
-
-LOST = 0.2  # of what the full cache scores beyond chance: so much less or more counts as equal
 
 RIVALS = {"s2": "S²-Attn", BASE: "no fine-tuning"}
 

@@ -23,7 +23,7 @@ def paper_values(item_prefix: str, path: Path = PAPER_NUMBERS) -> pd.DataFrame:
 
     "Table 1" is not the beginning of "Table 10". Raises ValueError where there are none.
     """
-    published = _read(path, path.stat().st_mtime_ns)
+    published = _read(path.resolve(), path.stat().st_mtime_ns)
     values = published[published.item.str.match(rf"{re.escape(item_prefix)}(?!\d)")]
     if not item_prefix or values.empty:
         raise ValueError(

@@ -10,13 +10,11 @@ from numpy.typing import NDArray
 from sinklora.evaluate.paired_effects import Effect, effect, within
 from sinklora.evaluate.statistics import Accuracy
 from sinklora.reproduction.names import BASE, UNTRAINED
-from sinklora.reproduction.report.claims import Claim, Tested, family
+from sinklora.reproduction.report.claims import LOST, Claim, Tested, family
 from sinklora.reproduction.retrieval.bounded_caches import CANNOT, FULL
 from sinklora.reproduction.retrieval.cache_tables import keys_table, topics_table
 
 MARGIN = 0.1  # of the keys: so far apart counts as equal
-
-LOST = 0.2  # of the topics that the full cache finds beyond chance: so many fewer or more count as equal
 
 RIVALS = {
     BASE: "the base model",

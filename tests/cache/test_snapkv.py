@@ -72,8 +72,9 @@ def test_each_row_has_a_window_of_its_own() -> None:
     new = prompt()
     both = window_attention(new, [2, 5])
     for row, window in enumerate((2, 5)):
-        assert torch.equal(both[row], window_attention(new, [window, window])[row])
-    assert not torch.equal(both[0], window_attention(new, [5, 5])[0])
+        # Rows are multiplied together or one by one, which some processors round differently.
+        assert_close(both[row], window_attention(new, [window, window])[row], atol=1e-12)
+    assert (both[0] - window_attention(new, [5, 5])[0]).abs().max() > 1e-3
 
 
 def test_heads_share_what_the_policy_says() -> None:

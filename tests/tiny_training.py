@@ -1,11 +1,18 @@
-"""A tiny base model and a corpus in a folder, and specs that train the one on the other in seconds."""
+"""A tiny base model and a corpus in a folder, specs that train the one on the other in seconds, and what says
+whether two such runs are one.
+"""
 
 from pathlib import Path
 
+import pandas as pd
 import torch
+from safetensors.torch import load_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from helpers import assert_close
+from sinklora.records.runs import RunDirectory
 from sinklora.reproduction.base_model.study import train_tokenizer
+from sinklora.train.run import train
 from sinklora.train.sources import CorpusSpec
 from sinklora.train.spec import TrainSpec
 
@@ -48,3 +55,19 @@ def spec_in(place: Path, **changes: object) -> TrainSpec:
         "loss_chunk": 16,
     }
     return TrainSpec(**(values | changes))  # type: ignore[arg-type]
+
+
+def train_alone(place: Path, spec: TrainSpec, root: str = "alone") -> RunDirectory:
+    """The run in this process; it goes on from the last checkpoint that there is."""
+    return train(spec, runs=place / root, cache=place / "cache", progress=False)
+
+
+def assert_same_training(run: Path, expected: Path, losses: float = 1e-4, weights: float = 1e-3) -> None:
+    """The same steps; their losses and the adapters differ by so much at most."""
+    curve, other = (pd.read_csv(path / "loss.csv") for path in (run, expected))
+    assert curve.step.tolist() == other.step.tolist()
+    assert_close(curve.loss.to_numpy(), other.loss.to_numpy(), atol=losses)
+    found, right = (load_file(path / "adapter/adapter_model.safetensors") for path in (run, expected))
+    assert found.keys() == right.keys()
+    for name, tensor in right.items():
+        assert_close(found[name], tensor, atol=weights)

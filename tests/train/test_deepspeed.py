@@ -10,14 +10,11 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from safetensors.torch import load_file
 from training_processes import STEPS, base_spec
 
-from helpers import assert_close
 from several_processes import run_together
 from sinklora.records.runs import RunDirectory
-from sinklora.train.run import train
-from tiny_training import make_place
+from tiny_training import assert_same_training, make_place, train_alone
 
 SCRIPT = Path(__file__).with_name("deepspeed_processes.py")
 
@@ -29,7 +26,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def alone(place: Path) -> RunDirectory:
-    return train(base_spec(place), runs=place / "alone", cache=place / "cache", progress=False)
+    return train_alone(place, base_spec(place))
 
 
 @pytest.mark.slow
@@ -45,10 +42,5 @@ def test_zero_trains_what_one_process_trains(
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")  # ninja
     run_together(SCRIPT, 2, place)
     [run] = (path.parent for path in place.glob(f"zero{stage}-{sequence_parallel}/*/finished.json"))
-    losses = pd.read_csv(run / "loss.csv").loss
-    assert len(losses) == STEPS
-    assert_close(losses.to_numpy(), pd.read_csv(alone.path / "loss.csv").loss.to_numpy(), atol=1e-4)
-    found, expected = (load_file(path / "adapter/adapter_model.safetensors") for path in (run, alone.path))
-    assert found.keys() == expected.keys()
-    for name, tensor in expected.items():
-        assert_close(found[name], tensor, atol=1e-4)
+    assert len(pd.read_csv(run / "loss.csv")) == STEPS
+    assert_same_training(run, alone.path, weights=1e-4)

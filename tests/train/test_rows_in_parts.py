@@ -1,0 +1,40 @@
+"""Rows cut into parts while several are held at once, killed and gone on with, against one process."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from training_processes import STEPS, base_spec
+
+from several_processes import run_together
+from sinklora.train.trainer import last_complete_checkpoint
+from tiny_training import assert_same_training, make_place, train_alone
+
+pytestmark = pytest.mark.slow  # four processes that train for a minute
+
+SCRIPT = Path(__file__).with_name("sequence_processes.py")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which four processes have made a run, and another one until one of them was killed."""
+    folder = make_place(tmp_path_factory.mktemp("training"))
+    said = run_together(SCRIPT, 4, folder, fails=True)
+    assert list(folder.glob("killed/*/checkpoints")), said
+    return folder
+
+
+def test_four_processes_train_what_one_trains(place: Path) -> None:
+    expected = train_alone(place, base_spec(place))
+    [run] = (path.parent for path in place.glob("whole/*/finished.json"))
+    assert len(pd.read_csv(run / "loss.csv")) == STEPS
+    assert_same_training(run, expected.path)
+
+
+def test_two_processes_go_on_where_one_of_four_was_killed(place: Path) -> None:
+    [work] = place.glob("killed/*/checkpoints")
+    checkpoint = last_complete_checkpoint(work)
+    assert checkpoint is not None and checkpoint.name == "checkpoint-8"
+    run_together(SCRIPT, 2, place)
+    [run] = (path.parent for path in place.glob("killed/*/finished.json"))
+    assert_same_training(run, train_alone(place, base_spec(place)).path)

@@ -1,16 +1,15 @@
 """Estimates of Fig. 6 from rows with clusters: values, paired differences, and what they say of H2O.
 
-The interval of every mean is that of a bootstrap over clusters (documents, passages, questions), so that
-items of one cluster do not count as independent.
+The interval of every mean is over clusters (documents, passages, questions), so that items of one cluster do
+not count as independent.
 """
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
-import numpy as np
 import pandas as pd
-from scipy import stats
 
+from sinklora.evaluate.clustered_means import MeanInterval, mean_interval, share_interval
 from sinklora.records.tables import Column, Estimate, Table, part
 from sinklora.reproduction.cache.paired_outcomes import outcomes
 from sinklora.reproduction.cache.study import CHANCE, PERPLEXITY, QUESTIONS
@@ -20,8 +19,6 @@ from sinklora.reproduction.cache.verdict import percents
 ORDER = (PERPLEXITY, QUESTIONS, FACTS, FACTS_LATER, FACTS + NATS, FACTS_LATER + NATS)
 
 RIVALS = ("streaming", "local")
-
-RESAMPLES = 9999
 
 NOT_MEASURED = "cannot be measured with this model"
 
@@ -38,23 +35,10 @@ def clustered(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(cluster=rows.cluster.fillna(rows["item"]))
 
 
-def cluster_interval(values: "pd.Series[float]", clusters: "pd.Series[str]") -> tuple[float, float]:
-    """Percentile bootstrap interval (95 %) of the mean of all values, whole clusters drawn; NaN for one."""
-    groups = values.groupby(clusters.to_numpy())
-    sums, counts = groups.sum().to_numpy(), groups.count().to_numpy()
-    if len(sums) < 2:
-        return math.nan, math.nan
-    result = stats.bootstrap(
-        (sums, counts),
-        lambda s, n, axis=-1: s.sum(axis) / n.sum(axis),
-        paired=True,
-        vectorized=True,
-        n_resamples=RESAMPLES,
-        batch=1000,
-        method="percentile",
-        rng=np.random.default_rng(0),
-    )
-    return float(result.confidence_interval.low), float(result.confidence_interval.high)
+def level_interval(measure: str, rows: pd.DataFrame) -> MeanInterval:
+    """The mean of a measure's values over clusters, with its 95 % interval: a share of answers, or nats."""
+    interval = mean_interval if smaller_is_better(measure) else share_interval
+    return interval(rows.value.tolist(), rows.cluster.tolist())
 
 
 def estimates(rows: pd.DataFrame) -> pd.DataFrame:
@@ -65,11 +49,11 @@ def estimates(rows: pd.DataFrame) -> pd.DataFrame:
     """
     lines = []
     for measure, policy, budget, group in _groups(clustered(rows)):
-        low, high = cluster_interval(group.value, group.cluster)
+        mean, low, high = level_interval(measure, group)
         chance = chance_of(measure, group)
         scale = math.exp if measure == PERPLEXITY else float
         line = {"measure": measure, "policy": policy, "budget": budget, "split": group.split.iloc[0]}
-        line |= {"value": scale(group.value.mean()), part("value", "low"): scale(low)}
+        line |= {"value": scale(mean), part("value", "low"): scale(low)}
         line |= {part("value", "high"): scale(high), "items": len(group), "chance": chance}
         note = _note(low, high, chance, measure, policy)
         lines.append({**line, "clusters": group.cluster.nunique(), "note": note})
@@ -97,10 +81,10 @@ def estimates_table(rows: pd.DataFrame) -> Table:
 def differences(rows: pd.DataFrame, policy: str = "h2o", rivals: Sequence[str] = RIVALS) -> pd.DataFrame:
     """How much better a policy is than others at each budget and than the full cache, paired by item.
 
-    `lead`: nats saved (a token, or an answer) or share of answers gained, with its 95 % interval, and the
-    outcome: "better", "worse" or "not decided", by Student's t over the means of clusters (a bootstrap of few
-    clusters is too sure), with Holm's correction for all lines together. Budgets at which only one of the two
-    was measured have no line.
+    `lead`: nats saved (a token, or an answer) or share of answers gained, with its 95 % interval (a share has
+    none where no document differs from another), and the outcome: "better", "worse" or "not decided", by
+    Student's t over the means of clusters, with Holm's correction for all lines together. Budgets at which
+    only one of the two was measured have no line.
     """
     by_cluster = clustered(rows)
     pairs = [
@@ -110,13 +94,15 @@ def differences(rows: pd.DataFrame, policy: str = "h2o", rivals: Sequence[str] =
         for rival in (*rivals, "full")
         if ((by_cluster.measure == measure) & (by_cluster.policy == rival)).any()
     ]
-    pairs = [pair for pair in pairs if pair[-1].lead.notna().any()]
+    pairs = [pair for pair in pairs if len(pair[-1])]
     means = [pair.groupby("cluster").lead.mean().to_numpy() for *_, pair in pairs]
     lines = []
     for (measure, budget, rival, pair), word in zip(pairs, outcomes(means), strict=True):
-        low, high = cluster_interval(pair.lead, pair.cluster)
+        lead, low, high = mean_interval(pair.lead.tolist(), pair.cluster.tolist())
+        if low == high and not smaller_is_better(measure):  # says nothing of how others would differ
+            low = high = math.nan
         line = {"measure": measure, "budget": budget, "policy": policy, "against": rival}
-        line |= {"lead": pair.lead.mean(), part("lead", "low"): low, part("lead", "high"): high}
+        line |= {"lead": lead, part("lead", "low"): low, part("lead", "high"): high}
         lines.append({**line, "items": len(pair), "outcome": word})
     return pd.DataFrame(lines)
 
@@ -189,7 +175,7 @@ def chance_of(measure: str, group: pd.DataFrame) -> float:
 
 
 def paired(rows: pd.DataFrame, measure: str, policy: str, budget: float, rival: str) -> pd.DataFrame:
-    """How much better a policy is than a rival at a budget, item by item: `lead`, and the item's `cluster`.
+    """How much better a policy is than a rival at a budget, by each item of both: `lead`, and its `cluster`.
 
     A rival called "full" is the whole cache, whatever the budget.
     """
@@ -197,4 +183,5 @@ def paired(rows: pd.DataFrame, measure: str, policy: str, budget: float, rival: 
     own = of[(of.policy == policy) & (of.budget == budget)]
     other = of[(of.policy == rival) & (of.budget == (1.0 if rival == "full" else budget))]
     lead = own.value - other.value
-    return pd.DataFrame({"lead": -lead if smaller_is_better(measure) else lead, "cluster": own.cluster})
+    lead = -lead if smaller_is_better(measure) else lead
+    return pd.DataFrame({"lead": lead, "cluster": own.cluster}).dropna(subset="lead")

@@ -11,7 +11,7 @@ from sinklora.evaluate.paired_effects import effect
 from sinklora.reproduction.cache.generation_study import DECODING, SETTING, whole_seconds
 from sinklora.reproduction.report.claims import Claim, Tested, family
 
-MORE, LESS = "% more tokens a second", "% less time"
+MORE, LESS = "% more tokens a second", "% of the time saved"
 
 
 def time_claims(rounds: pd.DataFrame, new_tokens: int, batch: int) -> list[Claim]:

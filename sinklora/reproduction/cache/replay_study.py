@@ -15,16 +15,11 @@ from sinklora.cache.expected_attention import ExpectedAttention
 from sinklora.cache.policies import CachePolicy, make_policy
 from sinklora.cache.replay import Replay
 from sinklora.cache.snapkv import SnapKV
+from sinklora.evaluate.clustered_means import mean_interval
 from sinklora.evaluate.paired_effects import Equivalence, effect, ratio_within
 from sinklora.records.checks import Count, check_fields
 from sinklora.records.tables import Column, Estimate, Table
-from sinklora.reproduction.cache.cell_estimates import (
-    cluster_interval,
-    clustered,
-    differences,
-    estimates,
-    paired,
-)
+from sinklora.reproduction.cache.cell_estimates import clustered, differences, estimates, paired
 from sinklora.reproduction.cache.study import PERPLEXITY, published_policies
 from sinklora.reproduction.cache.text_study import FACTS, FACTS_LATER, TextStudy, measure_text
 from sinklora.reproduction.cache.verdict import percents
@@ -156,49 +151,57 @@ TIMES = 2.5  # as many facts as the best of those
 
 
 def replay_claims(rows: pd.DataFrame, model: str, table: str) -> list[Claim]:
-    """Whether Replay is better than each other policy, and the two goals that it was made for.
+    """Whether Replay is better than each other policy at each budget, and the two goals that it was made for.
 
-    Each comparison is of all prompts and budgets together, over documents; one correction (Holm) for all, and
-    for how many times as many facts as the best of `OLD` it gives back. In how many settings one of those is
-    surely better is counted, not tested.
+    A comparison is of all prompts that both were measured after at that budget, over documents; one
+    correction (Holm) for all, and for how many times as many facts as the best of `OLD` it gives back after
+    each prompt. In how many settings one of those is surely better is counted, not tested.
     """
     by_cluster = clustered(rows)
     rivals = [name for name in dict.fromkeys(by_cluster.policy) if name not in ("full", "replay", *FORMS)]
     blank = Claim(ITEM, "", "not decided", table=table, model=model, restated=True)
-    goal, times = _times_as_many(by_cluster, blank)
-    effects: dict[Claim, Tested] = {} if times is None else {goal: times}
+    goals = [_times_as_many(of_prompt, prompt, blank) for prompt, of_prompt in by_cluster.groupby(PROMPT)]
+    effects: dict[Claim, Tested] = {goal: times for goal, times in goals if times is not None}
     for measure in (PERPLEXITY, FACTS_LATER, FACTS):
+        unit = "nats a token" if measure == PERPLEXITY else "of the answers"
         for rival in rivals:
-            unit = "nats a token" if measure == PERPLEXITY else "of the answers"
-            sentence = f"Replay is better than {CACHES.get(rival, rival)} in {measure}"
-            means = leads(by_cluster, measure, rival).groupby("cluster").lead.mean()
-            lead = effect(lambda mean: mean, means.to_numpy()[None])
-            n = f"{lead.documents} documents"
-            effects[replace(blank, sentence=sentence, unit=unit, n=n)] = lead
+            for budget, of_budget in leads(by_cluster, measure, rival).groupby("budget"):
+                prompts = ", ".join(map(str, of_budget[PROMPT].unique()))
+                sentence = (
+                    f"at {percents([float(str(budget))])} of {prompts} tokens Replay is better than "
+                    f"{CACHES.get(rival, rival)} in {measure}"
+                )
+                means = of_budget.groupby("cluster").lead.mean()
+                lead = effect(lambda mean: mean, means.to_numpy()[None])
+                n = f"{lead.documents} documents"
+                effects[replace(blank, sentence=sentence, unit=unit, n=n)] = lead
+    unmeasured = [goal for goal, times in goals if times is None]
     decided = family(effects)
-    goals = [goal if times is None else decided.pop(0), _nowhere_worse(by_cluster, blank)]
-    return [*goals, *decided]
+    tested = len(goals) - len(unmeasured)
+    return [*decided[:tested], *unmeasured, _nowhere_worse(by_cluster, blank), *decided[tested:]]
 
 
 def leads(rows: pd.DataFrame, measure: str, rival: str) -> pd.DataFrame:
-    """How much better Replay is than a rival, item by item of a measure, at all prompts and budgets."""
-    frames = []
-    for _, of_prompt in rows.groupby(PROMPT):
+    """How much better Replay is than a rival by each item of a measure, prompt and budget of both."""
+    frames = [pd.DataFrame({"lead": [], "cluster": [], "budget": [], PROMPT: []})]
+    for prompt, of_prompt in rows[rows.measure == measure].groupby(PROMPT):
         both = (of_prompt[of_prompt.policy == name].budget for name in ("replay", rival))
         for budget in sorted(set.intersection(*map(set, both))):
-            frames.append(paired(of_prompt, measure, "replay", budget, rival).assign(budget=budget))
-    return pd.concat(frames)
+            pairs = paired(of_prompt, measure, "replay", budget, rival)
+            frames.append(pairs.assign(budget=budget, **{PROMPT: prompt}))
+    return pd.concat(frames[1:] or frames)
 
 
-def _times_as_many(rows: pd.DataFrame, claim: Claim) -> tuple[Claim, Equivalence | None]:
-    """The claim that Replay gives back `TIMES` as many facts at 20 % as the best of the old ones, and what
-    decides it; None where it cannot be measured.
+def _times_as_many(rows: pd.DataFrame, prompt: Any, claim: Claim) -> tuple[Claim, Equivalence | None]:
+    """The claim that Replay gives back `TIMES` as many facts at 20 % of a prompt as the best of the old ones,
+    and what decides it; None where it cannot be measured.
     """
     asked = rows[(rows.measure == FACTS_LATER) & (rows.budget == 0.2)]
     sentence = (
-        f"at 20 % Replay gives back at least {TIMES:g} times as many facts as the best of {_named(OLD)}"
+        f"at 20 % of {prompt} tokens Replay gives back at least {TIMES:g} times as many facts as the best of "
+        f"{_named(OLD)}, asked after eviction"
     )
-    claim = replace(claim, sentence=f"{sentence}, asked after eviction", unit="times as many")
+    claim = replace(claim, sentence=sentence, unit="times as many")
     shares = asked.groupby("policy").value.mean()
     old = [name for name in OLD if name in shares]
     if "replay" not in shares or not old or not shares[old].max():
@@ -223,7 +226,7 @@ def _nowhere_worse(rows: pd.DataFrame, claim: Claim) -> Claim:
                 for rival in (name for name in OLD if name in set(of_measure.policy)):
                     pairs = paired(of_measure, measure, "replay", budget, rival)
                     count += 1
-                    high = cluster_interval(pairs.lead, pairs.cluster)[1]
+                    high = mean_interval(pairs.lead.tolist(), pairs.cluster.tolist()).high
                     unknown |= math.isnan(high)
                     if high < 0:
                         worse.append(f"{measure} at {percents([budget])} of {prompt} tokens ({rival})")

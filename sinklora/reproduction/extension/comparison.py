@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 import numpy as np
 import pandas as pd
@@ -157,7 +158,7 @@ def _shares(blank: Claim, measured: Losses, start: str) -> dict[Claim, Tested]:
     """
     if not blank.reason and start != BASE and not measured.lead("full", BASE).low > 0:
         blank = replace(blank, reason=NO_IMPROVEMENT.format("the base in windows of its own"))
-    blank = replace(blank, unit="of the improvement")
+    blank = replace(blank, unit=f"of the improvement in perplexity on {start}")
     shares: dict[Claim, Tested] = {}
     for method, row in SHARES.items():
         if method not in measured.by_method:
@@ -175,15 +176,23 @@ def _shares(blank: Claim, measured: Losses, start: str) -> dict[Claim, Tested]:
 
 
 def order_claims(
-    found: Losses, order: Sequence[tuple[str, str]], labels: Mapping[str, str], blank: Claim
+    found: Losses,
+    order: Sequence[tuple[str, str]],
+    labels: Mapping[str, str],
+    blank: Claim,
+    unmeasurable: Mapping[str, str] = MappingProxyType({}),
 ) -> list[Claim]:
-    """Claims that the first of each pair is better than the second, one correction for all."""
+    """Claims that the first of each pair is better than the second, one correction for all.
+
+    `unmeasurable`: why nothing can be said of a method.
+    """
     pairs = [pair for pair in order if set(pair) <= set(found.by_method)]
-    return family(
-        {
-            replace(blank, sentence=f"{labels[better]} is better than {labels[worse]}"): found.lead(
-                better, worse
-            )
-            for better, worse in pairs
-        }
-    )
+    leads: dict[Claim, Tested] = {}
+    for better, worse in pairs:
+        claim = replace(blank, sentence=f"{labels[better]} is better than {labels[worse]}")
+        named = [name for name in (better, worse) if name in unmeasurable]
+        if named:
+            reason = "; ".join(f"{labels[name]}: {unmeasurable[name]}" for name in named)
+            claim = replace(claim, outcome="cannot be measured here", reason=reason)
+        leads[claim] = found.lead(better, worse)
+    return family(leads)

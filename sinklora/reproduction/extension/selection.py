@@ -117,6 +117,18 @@ def chosen_rates(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
+def hardly_trained(rows: pd.DataFrame) -> dict[str, str]:
+    """Methods that validation texts leave next to untrained, and why: their best rate is the least tried."""
+    reason = "validation texts prefer the smallest learning rate tried ({:g}), next to no training"
+    found = {}
+    for method, group in mean_losses(rows).groupby("method"):
+        rates = group["learning rate"].tolist()
+        best = rates[int(group.nll.argmin())]
+        if len(rates) > 1 and best == min(rates):
+            found[str(method)] = reason.format(best)
+    return found
+
+
 def untrained_losses(rows: pd.DataFrame) -> dict[str, float]:
     """Mean nats of all that needs no training, the best first: the base at its own context, the others at the
     longest.

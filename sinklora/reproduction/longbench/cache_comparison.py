@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 from transformers import PreTrainedTokenizerBase
 
-from sinklora.evaluate.bootstrap import mean_interval
+from sinklora.evaluate.clustered_means import MeanInterval, mean_interval, share_interval
 from sinklora.evaluate.longbench.metrics import score_predictions
 from sinklora.evaluate.longbench.records import Prediction, Record
 from sinklora.evaluate.longbench.tasks import DATASETS, scored_as
@@ -68,7 +68,7 @@ def question_scores(sets: Mapping[str, Sequence[Record]], made: Made) -> pd.Data
 
 def cache_table(scores: pd.DataFrame, made: Made) -> Table:
     """Data sets by caches: score (0 to 100), chance, and how much less than with the full cache, in pairs
-    (bootstrap over documents, 95 %).
+    (95 % intervals over documents).
 
     Chance is the mean of the same answers shuffled over the records. `remark` marks data sets at which the
     full cache's score is within 95 % of its shuffles, and caches whose score is where the full cache's is
@@ -84,9 +84,12 @@ def cache_table(scores: pd.DataFrame, made: Made) -> Table:
             of_cache = of_cache.set_index("question")
             line: dict[str, Any] = {"data set": name, "category": DATASETS[scored_as(name)].category}
             line |= {"n": len(of_cache), "documents": of_cache.document.nunique(), "cache": cache}
-            line |= _estimate("score", of_cache.score, of_cache.document) | {"chance": mean}
+            documents = of_cache.document.tolist()
+            share = share_interval((of_cache.score / 100).tolist(), documents)
+            line |= _estimate("score", MeanInterval(*(100 * end for end in share))) | {"chance": mean}
             if cache != FULL:
-                line |= _estimate(LESS, full.loc[of_cache.index] - of_cache.score, of_cache.document)
+                less = full.loc[of_cache.index] - of_cache.score
+                line |= _estimate(LESS, mean_interval(less.tolist(), documents))
             beyond = measurable and of_cache.score.mean() > high
             lines.append(line | {"remark": "" if beyond else "at chance" if measurable else CANNOT})
     columns = [Column(name) for name in ("data set", "category", "n", "documents", "cache")]
@@ -94,19 +97,18 @@ def cache_table(scores: pd.DataFrame, made: Made) -> Table:
     return Table(pd.DataFrame(lines), shown)
 
 
-def _estimate(heading: str, values: "pd.Series[float]", documents: "pd.Series[str]") -> dict[str, float]:
-    mean, low, high = mean_interval(values.tolist(), documents.tolist())
-    return {heading: mean, part(heading, "low"): low, part(heading, "high"): high}
+def _estimate(heading: str, found: MeanInterval) -> dict[str, float]:
+    return {heading: found.mean, part(heading, "low"): found.low, part(heading, "high"): found.high}
 
 
 def cache_verdict(scores: pd.DataFrame, table: Table) -> str:
     """Over all data sets that can be measured: each bounded cache's loss, and H2O's lead over the others,
-    paired by question, with bootstrap intervals over documents.
+    paired by question, with 95 % intervals over documents; and every cache's mean with the other sets, too.
     """
     frame = table.frame
     lost = list(dict.fromkeys(frame[frame.remark == CANNOT]["data set"]))
     usable = scores[~scores.dataset.isin(lost)]
-    tail = f" {CANNOT[0].upper()}{CANNOT[1:]}: {', '.join(lost)}." if lost else ""
+    tail = f" {CANNOT[0].upper()}{CANNOT[1:]}: {', '.join(lost)}; {_all_means(scores)}." if lost else ""
     if usable.empty:
         return tail.strip()
     wide = usable.pivot(index=["document", "question"], columns="cache", values="score")
@@ -115,6 +117,13 @@ def cache_verdict(scores: pd.DataFrame, table: Table) -> str:
     pairs += [("H2O", name) for name in wide.columns if name not in (FULL, "H2O")]
     parts = [_lead(wide[first] - wide[second], documents, first, second) for first, second in pairs]
     return f"Over {usable.dataset.nunique()} data sets, {len(wide)} questions: {'; '.join(parts)}.{tail}"
+
+
+def _all_means(scores: pd.DataFrame) -> str:
+    """Every cache's mean score over all data sets, also those of which nothing can be said."""
+    means = scores.groupby("cache", sort=False).score.mean()
+    said = ", ".join(f"{cache} {mean:.1f}" for cache, mean in means.items())
+    return f"with these, means over all {len(scores) // len(means)} questions are {said}"
 
 
 def _lead(lead: "pd.Series[float]", documents: Sequence[str], first: str, second: str) -> str:

@@ -37,7 +37,7 @@ def definition_claims(num_tokens: int) -> list[Claim]:
         ),
         ("Fig. 4", "reassembled, all heads see the windows of unshifted ones", unsunk, short),
     ]
-    n = f"{HEADS} heads, {num_tokens} tokens"
+    n = f"by definition: {HEADS} heads, {num_tokens} tokens"
     claims = [
         Claim(item, sentence, _held(torch.equal(here, expected.expand_as(here))), n=n, restated=True)
         for item, sentence, here, expected in counted

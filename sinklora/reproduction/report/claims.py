@@ -65,8 +65,12 @@ def decide(tested: Tested, p: float | None = None) -> str:
 
 
 def with_effect(claim: Claim, effect: Effect) -> Claim:
-    """A claim with the numbers of an effect; its outcome stays, and its `n` where it has one."""
-    numbers = (effect.estimate, effect.low, effect.high)
+    """A claim with the numbers of an effect; its outcome stays, and its `n` where it has one.
+
+    Where no unit differs from another there is no interval: that says nothing of how others would.
+    """
+    ends = (math.nan, math.nan) if effect.error == 0 else (effect.low, effect.high)
+    numbers = (effect.estimate, *ends)
     estimate, low, high = (None if math.isnan(number) else number for number in numbers)
     return replace(claim, estimate=estimate, low=low, high=high, n=claim.n or effect.units)
 

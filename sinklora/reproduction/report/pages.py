@@ -159,9 +159,9 @@ def _described_code(record: Record) -> str:
 
 
 def in_short(claim: Claim) -> str:
-    """The numbers of a claim, or its outcome where it has none."""
+    """The numbers of a claim; where it has none what it was counted on, or its outcome."""
     if claim.estimate is None:
-        return claim.outcome
+        return claim.n or claim.outcome
     ends = ""
     if claim.low is not None and claim.high is not None:
         ends = f" ({claim.written(claim.low)} to {claim.written(claim.high)})"

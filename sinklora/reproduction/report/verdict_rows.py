@@ -86,8 +86,8 @@ def _is_real(output: Output) -> bool:
 
 
 def _cell(claims: Sequence[Claim], outputs: Sequence[Output]) -> str:
-    """The number of the first claim that decides as all of them together do, or else decides anything, and
-    how many more there are.
+    """The number of the first claim that decides as all of them together do, or else decides anything, why it
+    could not be decided where that is so, and how many more there are.
     """
     if not claims:
         return NO_CLAIM if outputs else NOT_MEASURED
@@ -96,7 +96,8 @@ def _cell(claims: Sequence[Claim], outputs: Sequence[Output]) -> str:
     alike = [claim for claim in estimated if claim.outcome == verdict]
     decided = [claim for claim in estimated if claim.outcome != "not decided"]
     first = (alike or decided or estimated)[0]
-    return in_short(first) + (f"; {len(claims) - 1} more" if len(claims) > 1 else "")
+    why = f" ({first.reason})" if first.reason and first.estimate is not None else ""
+    return in_short(first) + why + (f"; {len(claims) - 1} more" if len(claims) > 1 else "")
 
 
 def _verdict(small: Sequence[Claim], real: Sequence[Claim]) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from sinklora.evaluate.bootstrap import mean_interval
+from sinklora.evaluate.clustered_means import mean_interval
 from sinklora.evaluate.statistics import Accuracy
 from sinklora.records.tables import Column, Estimate, Table, part
 from sinklora.reproduction.retrieval.bounded_caches import CANNOT, FULL
@@ -32,7 +32,7 @@ def _mean(heading: str, values: "pd.Series[float]") -> dict[str, float]:
 
 def keys_table(rows: pd.DataFrame) -> Table:
     """Pass keys by length and cache: exact answers (Wilson intervals), nats of the digits, and how many more
-    than with the full cache, in pairs (bootstrap over passages, 95 %).
+    than with the full cache, in pairs (95 % intervals over passages).
 
     `remark` marks lengths at which the full cache's nats are not below chance (the interval reaches it), and
     caches whose are not where the full cache's are.

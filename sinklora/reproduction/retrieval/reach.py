@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from sinklora.reproduction.names import BASE
+from sinklora.reproduction.names import BASE, UNTRAINED
 from sinklora.reproduction.retrieval.tables import accuracies, only_interpolated
 
 HALF = 0.5  # of the keys: below this share a length counts as out of reach
@@ -36,7 +36,8 @@ def reach_in_words(rows: pd.DataFrame, context: int, patterns: Sequence[str], fu
 
     `further`: tokens to which the extensions' positions were interpolated without training as well; 0: none.
     """
-    reach = _reach(rows, (BASE, *patterns))
+    untrained = [UNTRAINED] if UNTRAINED in set(rows.model) else []
+    reach = _reach(rows, (BASE, *untrained, *patterns))
     beyond = [model for model in patterns if reach[model][0] > context]
     past = f"beyond the trained {context}: {', '.join(beyond)}" if beyond else f"none beyond {context}"
     return (

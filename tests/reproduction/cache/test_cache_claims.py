@@ -49,6 +49,7 @@ def test_h2o_is_ahead_of_local_and_near_the_full_cache(h2o: float, local: float,
     assert all(claim.restated for claim in claims), "the paper asks questions"
     assert claims[0].sentence == "H2O is better than Local in perplexity, at 20 % of the prompt"
     assert claims[0].unit == "nats a token" and claims[0].model == "some model"
+    assert [claim.headline for claim in claims] == [False, True, False], "that H2O stays near the full cache"
 
 
 @pytest.mark.parametrize("openbookqa", [True, False])

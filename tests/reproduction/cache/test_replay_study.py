@@ -72,8 +72,10 @@ def outcomes(rows: pd.DataFrame) -> dict[str, str]:
 
 def test_every_comparison_and_both_goals_are_claimed() -> None:
     found = outcomes(rows_of(LEVELS, prompts=(100, 200)))
-    assert len(found) == 2 + 3 * 3 and set(found.values()) == {"held"}
-    times = replay_claims(rows_of(LEVELS), "a model", "a table")[0]
+    assert len(found) == 2 + 1 + 3 * 3 and set(found.values()) == {"held"}
+    assert "at 20 % of 100, 200 tokens Replay is better than Local in perplexity" in found
+    first, times = replay_claims(rows_of(LEVELS, prompts=(100, 200)), "a model", "a table")[:2]
+    assert "of 100 tokens" in first.sentence and "of 200 tokens" in times.sentence
     assert times.estimate == pytest.approx(0.6 / 0.12, rel=0.3) and times.restated
 
 
@@ -85,7 +87,9 @@ def test_goals_that_are_missed_are_said_to_be() -> None:
     times, nowhere, *others = replay_claims(rows_of(worse), "a model", "a table")
     assert times.outcome == "held" and nowhere.outcome == "did not hold"
     assert nowhere.reason == "surely worse in 1 of 9 comparisons: perplexity at 20 % of 100 tokens (h2o)"
-    against = {claim.sentence: claim for claim in others}["Replay is better than H2O in perplexity"]
+    against = {claim.sentence: claim for claim in others}[
+        "at 20 % of 100 tokens Replay is better than H2O in perplexity"
+    ]
     assert against.outcome == "did not hold" and against.estimate == pytest.approx(-0.1, abs=0.01)
     alone = rows_of(LEVELS)
     assert replay_claims(alone[alone.cluster == BOOKS[0]], "", "")[1].outcome == "not decided"

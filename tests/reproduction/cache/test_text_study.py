@@ -10,15 +10,17 @@ from figure_data import error_bars
 from sinklora.cache.h2o import H2O
 from sinklora.cache.sliding_window import Local
 from sinklora.cache.streaming_llm import StreamingLLM
+from sinklora.evaluate.clustered_means import mean_interval, share_interval
+from sinklora.records.tables import part
 from sinklora.reproduction.cache.cell_estimates import (
     NOT_MEASURED,
-    cluster_interval,
     differences,
     differences_of_models,
     differences_table,
     estimates,
     estimates_table,
     leads_in_words,
+    level_interval,
 )
 from sinklora.reproduction.cache.figures import DODGE, estimates_figure
 from sinklora.reproduction.cache.study import PERPLEXITY, QUESTIONS
@@ -60,13 +62,24 @@ def rows_of(values: dict[tuple[str, str, float], list[float]], clusters: list[st
     )
 
 
-def test_items_of_a_cluster_are_drawn_together() -> None:
-    values = pd.Series([0.0] * 50 + [1.0] * 50)
-    alone = cluster_interval(values, pd.Series([str(i) for i in range(100)]))
-    assert alone == pytest.approx((0.4, 0.6), abs=0.02)  # 0.5 +- 1.96 * 0.05
-    # Two clusters: both of them 0, both 1, or one of each, in 1, 1 and 2 of 4 draws.
-    assert cluster_interval(values, pd.Series(["a"] * 50 + ["b"] * 50)) == (0, 1)
-    assert all(np.isnan(cluster_interval(values, pd.Series(["a"] * 100))))
+def test_items_of_a_cluster_do_not_count_as_independent() -> None:
+    values = [0.0, 1.0] * 32
+    for measure, interval in ((PERPLEXITY, mean_interval), (FACTS, share_interval)):
+        for clusters in ([str(i) for i in range(64)], [str(i // 8) for i in range(64)]):
+            found = level_interval(measure, pd.DataFrame({"value": values, "cluster": clusters}))
+            assert found == interval(values, clusters) or np.isnan(found.low)
+
+
+def test_no_answer_of_a_few_is_at_chance_and_not_worse() -> None:
+    # None of 16 right, where one of 20 is by chance, as happens in 44 % of 16 guesses.
+    rows = rows_of({(FACTS, "full", 1.0): [1.0] * 16, (FACTS, "h2o", 0.2): [0.0] * 16}, CLUSTERS[:16])
+    lines = estimates(rows.assign(chance=0.05)).set_index("policy")
+    assert lines.note.to_dict() == {"full": "", "h2o": "at chance"}
+    ends = lines.loc["h2o", [part("value", "low"), part("value", "high")]]
+    assert ends.iloc[0] == 0 < 0.05 < ends.iloc[1]
+    # No passage differs from another, which says nothing of how others would.
+    [against] = differences(rows).to_dict("records")
+    assert against["lead"] == -1 and np.isnan(against[part("lead", "low")])
 
 
 CLUSTERS = [str(i // 2) for i in range(40)]
@@ -96,7 +109,9 @@ def test_estimates_by_hand() -> None:
     assert found.loc[(PERPLEXITY, "full"), "clusters"] == 20 and found.loc[(FACTS, "h2o"), "items"] == 40
     assert found.loc[(QUESTIONS, "full"), "note"] == NOT_MEASURED  # 0.25 of four choices
     assert found.loc[(FACTS, "full"), "note"] == ""
-    assert found.loc[(FACTS, "h2o"), "note"] == "worse than chance"
+    assert found.loc[(FACTS, "h2o"), "note"] == "at chance"  # none of 40, which 13 % of guesses come to
+    worse = estimates(HAND.assign(chance=0.2)).set_index(["measure", "policy"])
+    assert worse.loc[(FACTS, "h2o"), "note"] == "worse than chance"
     assert found.loc[(FACTS, "h2o"), "chance"] == pytest.approx(0.05)
     assert estimates_table(HAND).written().value.tolist()[0].startswith("9.03 (")
 
@@ -148,7 +163,7 @@ def test_two_documents_of_one_mind_decide_nothing() -> None:
     values = {(PERPLEXITY, "h2o", 0.1): [2.0, 2.1], (PERPLEXITY, "local", 0.1): [2.5, 2.2]}
     values |= {(PERPLEXITY, "streaming", 0.1): [2.5, 2.3], (PERPLEXITY, "full", 1.0): [1.0, 1.0]}
     found = differences(rows_of(values, ["a", "b"])).set_index("against")
-    assert found.loc["local", "lead (low)"] > 0 and found.loc["local", "outcome"] == "not decided"
+    assert found.loc["local", "lead (low)"] < 0 and found.loc["local", "outcome"] == "not decided"
 
 
 def test_the_figure_shows_the_estimates() -> None:

@@ -186,3 +186,11 @@ def test_orders_are_claimed_pair_by_pair() -> None:
         ("A is better than B", "held"),
         ("B is better than C", "did not hold"),
     ]
+
+
+def test_a_method_of_which_nothing_can_be_said_is_not_compared() -> None:
+    blank, labels = Claim("Table 8", "", "not decided"), {"sf": "A", "s2": "B", "short": "C"}
+    pairs, why = [("sf", "s2"), ("s2", "short")], {"short": "it was not trained"}
+    first, second = order_claims(losses(HAND, "Table 1", 2048), pairs, labels, blank, why)
+    assert (first.outcome, first.reason) == ("held", "")
+    assert (second.outcome, second.reason) == ("cannot be measured here", "C: it was not trained")

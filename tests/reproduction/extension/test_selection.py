@@ -10,6 +10,7 @@ from sinklora.reproduction.extension.selection import (
     _beyond,
     best_untrained,
     chosen_rates,
+    hardly_trained,
     improvement,
     is_converged,
     is_valid,
@@ -45,6 +46,14 @@ def test_a_grid_goes_on_where_its_best_lies_at_the_end(best: float, next_rate: f
     grid = {0.0001: 2.5, 0.0003: 2.4, 0.001: 2.5} | {best: 1.8}
     assert not chosen_rates(rows(grid)).inside.item()
     assert _beyond(rows(grid), "full") == next_rate
+
+
+def test_what_validation_wants_next_to_untrained_is_named() -> None:
+    assert hardly_trained(rows({0.1: 2.5, 0.3: 1.8, 1.0: 2.2})) == {}
+    assert hardly_trained(rows({0.1: 2.2, 0.3: 2.3, 1.0: 1.8})) == {}, "at the other end"
+    assert hardly_trained(rows({0.1: 1.8})) == {}, "nothing was searched"
+    reason = "validation texts prefer the smallest learning rate tried (0.1), next to no training"
+    assert hardly_trained(rows({0.1: 1.8, 0.3: 2.0})) == {"full": reason}
 
 
 def test_no_training_counts_at_its_own_context_or_the_longest() -> None:

@@ -34,6 +34,8 @@ def answered(records: list[Record], texts: list[str]) -> list[Prediction]:
     ]
 
 
+T3 = 3.182446305  # Student's quantile at 97.5 %, of three degrees of freedom
+
 QASPER = [record(number, f"document {number // 2}") for number in range(8)]
 HOTPOT = [record(number, f"text {number}", "hotpotqa") for number in range(8)]
 SETS = {"qasper": QASPER, "hotpotqa": HOTPOT}
@@ -64,8 +66,9 @@ def test_scores_stand_beside_chance_and_the_full_cache() -> None:
     lines = cache_table(scores, MADE).frame.set_index(["data set", "cache"])
     h2o = lines.loc[("qasper", "H2O")]
     assert (h2o.n, h2o.documents, h2o.score, h2o[LESS]) == (8, 4, 75, 25)
-    # One document of four is lost as a whole: drawn 0 to 3 times of 4, with both its questions.
-    assert (h2o[part(LESS, "low")], h2o[part(LESS, "high")]) == (0, 75)
+    # One document of four is lost as a whole, with both its questions: a standard error of 25.
+    assert (h2o[part(LESS, "low")], h2o[part(LESS, "high")]) == pytest.approx((25 - 25 * T3, 25 + 25 * T3))
+    assert 0 < h2o[part("score", "low")] < 75 < h2o[part("score", "high")] < 100
     assert 5 < lines.loc[("qasper", "full"), "chance"] < 20  # one of eight shuffled answers is right
     assert lines.remark.to_dict() == {
         ("qasper", "full"): "",
@@ -79,13 +82,15 @@ def test_the_verdict_leaves_out_what_cannot_be_measured() -> None:
     scores = question_scores(SETS, MADE)
     said = cache_verdict(scores, cache_table(scores, MADE))
     assert said.startswith("Over 1 data sets, 8 questions: ")
-    assert "full not surely different from H2O (+25.0, 0.0 to 75.0)" in said
-    assert "full above Local (+100.0, 100.0 to 100.0)" in said and "H2O above Local (+75.0" in said
-    assert said.endswith("Cannot be measured with this model: hotpotqa.")
+    assert "full not surely different from H2O (+25.0, -54.6 to 104.6)" in said
+    assert "full above Local (+100.0, 100.0 to 100.0)" in said
+    assert "H2O not surely different from Local (+75.0" in said
+    tail = "with these, means over all 16 questions are full 50.0, H2O 87.5, Local 0.0."
+    assert said.endswith(f"Cannot be measured with this model: hotpotqa; {tail}")
     nothing = scores[scores.dataset == "hotpotqa"]
     made = {cache: {"hotpotqa": by_set["hotpotqa"]} for cache, by_set in MADE.items()}
     alone = cache_verdict(nothing, cache_table(nothing, made))
-    assert alone == "Cannot be measured with this model: hotpotqa."
+    assert alone.startswith("Cannot be measured with this model: hotpotqa; ")
 
 
 def test_generated_sets_stand_in_for_categories_without_documents(tmp_path: Path) -> None:

@@ -54,7 +54,11 @@ def frame_of(remark: str = "", chance: float = 0.0) -> pd.DataFrame:
 def test_caches_decide_over_documents() -> None:
     scores = cached(full=[50.0, 60, 70, 80], H2O=[49.0, 61, 69, 79], Local=[20.0, 30, 50, 40])
     ahead, near = cache_claims(scores, frame_of(), "some model")
-    assert (ahead.outcome, ahead.estimate, ahead.n) == ("held", pytest.approx(29.5), "4 documents")
+    assert (ahead.outcome, ahead.estimate, ahead.n) == (
+        "held",
+        pytest.approx(29.5),
+        "4 documents, 1 of 1 sets",
+    )
     assert (near.outcome, near.estimate) == ("held", pytest.approx(-0.5))
     far = scores.assign(score=scores.score.where(scores.cache != "H2O", 0.0))
     assert [claim.outcome for claim in cache_claims(far, frame_of(), "x")] == ["did not hold", "did not hold"]

@@ -138,3 +138,16 @@ def test_claims_are_read_as_they_were_written(tmp_path: Path) -> None:
 def test_an_unknown_outcome_is_refused() -> None:
     with pytest.raises(ValueError, match="outcome='yes': expected one of held, held in part"):
         Claim("Table 1", "x", "yes")
+
+
+def test_what_does_not_vary_has_no_interval() -> None:
+    same = difference(np.full((1, 8), 2.0), np.full((1, 8), 1.5))
+    claim = with_effect(BETTER, same)
+    assert (claim.estimate, claim.low, claim.high) == (0.5, None, None)
+    varied = with_effect(BETTER, effect_of(0.5, 0.1, 0.001))
+    assert (varied.low, varied.high) == (0.4, 0.6)
+
+
+def test_what_has_no_number_is_told_by_what_it_was_counted_on() -> None:
+    assert in_short(replace(BETTER, outcome="held", n="by definition: 4 heads")) == "by definition: 4 heads"
+    assert in_short(replace(BETTER, outcome="held")) == "held"

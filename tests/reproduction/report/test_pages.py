@@ -154,6 +154,13 @@ def test_the_papers_own_claim_is_shown_before_ours_and_the_headline_before_all(r
     assert "the share (headline: decides the verdict)" in page_text(pages_of(report, "table7"))
 
 
+def test_the_scoreboard_says_why_a_number_decides_nothing(report: Report) -> None:
+    why = "there is little to share"
+    report.claims([replace(HELD, outcome="not decided", reason=why), replace(HELD, sentence="b", reason=why)])
+    score = {line.item.name: line for line in scoreboard(all_pages(report.root, EXPERIMENTS))}
+    assert f"nats a token ({why}); 1 more" in score["Table 7"].small
+
+
 def test_the_scoreboard_says_what_is_not_scored_and_not_measured(report: Report) -> None:
     pages = all_pages(report.root, EXPERIMENTS)
     score = {line.item.name: line for line in scoreboard(pages)}

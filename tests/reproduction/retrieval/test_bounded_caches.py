@@ -102,7 +102,7 @@ def test_measurable_lengths_alone_decide() -> None:
     assert "full 100; H2O 100; Local none" in lengths_in_words(ROWS)
     [claim] = cached_key_claims(ROWS, "real")
     # At 100 tokens: (12 + 7 + 9 + 8) / 4 nats.
-    assert (claim.outcome, claim.estimate, claim.n) == ("held", pytest.approx(9.0), "4 keys")
+    assert (claim.outcome, claim.estimate, claim.n) == ("held", pytest.approx(9.0), "4 passages × 1 lengths")
     turned = ROWS.assign(cache=ROWS.cache.replace({"H2O": "Local", "Local": "H2O"}))
     assert cached_key_claims(turned, "real")[0].outcome == "did not hold"
     far = ROWS[ROWS.tokens == 900]

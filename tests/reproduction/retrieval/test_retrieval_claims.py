@@ -66,6 +66,9 @@ def test_training_is_compared_with_doing_nothing() -> None:
     claims = pass_key_claims(pd.concat([measured(ALL, ALL), nothing]), 2048, "small")
     [claim] = [claim for claim in claims if "without training" in claim.sentence]
     assert claim.restated and claim.estimate == 0 and claim.outcome != "held", "all come back untrained"
+    assert [claim for claim in claims if claim.headline] == [claim], "which the base cannot take from it"
+    said = reach_in_words(pd.concat([measured(ALL, ALL), nothing]), 2048, ["sf"])
+    assert f"base 512, {UNTRAINED} 2048, sf 2048" in said
 
 
 def test_training_seeds_are_units_too() -> None:

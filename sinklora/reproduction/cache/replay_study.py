@@ -151,16 +151,17 @@ TIMES = 2.5  # as many facts as the best of those
 
 
 def replay_claims(rows: pd.DataFrame, model: str, table: str) -> list[Claim]:
-    """Whether Replay is better than each other policy at each budget, and the two goals that it was made for.
+    """The two goals that Replay was made for (headlines), and whether it is better than each other policy.
 
-    A comparison is of all prompts that both were measured after at that budget, over documents; one
+    A comparison is at one budget, of all prompts that both were measured after, over documents; one
     correction (Holm) for all, and for how many times as many facts as the best of `OLD` it gives back after
     each prompt. In how many settings one of those is surely better is counted, not tested.
     """
     by_cluster = clustered(rows)
     rivals = [name for name in dict.fromkeys(by_cluster.policy) if name not in ("full", "replay", *FORMS)]
     blank = Claim(ITEM, "", "not decided", table=table, model=model, restated=True)
-    goals = [_times_as_many(of_prompt, prompt, blank) for prompt, of_prompt in by_cluster.groupby(PROMPT)]
+    goal = replace(blank, headline=True)
+    goals = [_times_as_many(of_prompt, prompt, goal) for prompt, of_prompt in by_cluster.groupby(PROMPT)]
     effects: dict[Claim, Tested] = {goal: times for goal, times in goals if times is not None}
     for measure in (PERPLEXITY, FACTS_LATER, FACTS):
         unit = "nats a token" if measure == PERPLEXITY else "of the answers"
@@ -178,7 +179,7 @@ def replay_claims(rows: pd.DataFrame, model: str, table: str) -> list[Claim]:
     unmeasured = [goal for goal, times in goals if times is None]
     decided = family(effects)
     tested = len(goals) - len(unmeasured)
-    return [*decided[:tested], *unmeasured, _nowhere_worse(by_cluster, blank), *decided[tested:]]
+    return [*decided[:tested], *unmeasured, _nowhere_worse(by_cluster, goal), *decided[tested:]]
 
 
 def leads(rows: pd.DataFrame, measure: str, rival: str) -> pd.DataFrame:

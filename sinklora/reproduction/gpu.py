@@ -39,12 +39,17 @@ REAL_MODEL = "09_real_model"  # whose runs share the card
 # The run that a base was copied from. No JSON: such files of a base decide the hash of what starts from it.
 MADE_FROM = "made_from.txt"
 
+RUNS = "{runs}"  # as an argument of a step: the folder where runs are kept
+
 LEAST_SECONDS = 20  # a step that could not even start is left for the next time
 
 
 @dataclass(frozen=True)
 class Step:
-    """Arguments of the Python interpreter, and what the step is called."""
+    """Arguments of the Python interpreter, with `{runs}` for the folder of runs, and what the step is called.
+
+    By these it is known, so that it is the same wherever runs are kept.
+    """
 
     name: str
     run: tuple[str, ...]
@@ -77,7 +82,7 @@ class GpuPlan:
         except (TypeError, ValueError, KeyError) as error:
             raise ValueError(f"{path}: {error}") from error
         folder = Path(values["base"]["folder"])
-        base = Step("base", ("-m", "sinklora", "gpu", "--base", "--config", str(path)))
+        base = Step("base", ("-m", "sinklora", "gpu", "--base", "--runs", RUNS, "--config", str(path)))
         apart, from_base = _notebook_steps(load_experiments(experiments), folder)
         steps = (*steps, *apart, base, *from_base)
         names = [step.name for step in steps]
@@ -93,7 +98,8 @@ def _notebook_steps(experiments: Sequence[Experiment], base: Path) -> tuple[list
     for experiment in experiments:
         if PROFILE in experiment.parameters:
             name = experiment.notebook
-            step = Step(name, ("-m", "sinklora", "reproduce", "--profile", PROFILE, "--only", name))
+            command = ("-m", "sinklora", "reproduce", "--runs", RUNS, "--profile", PROFILE, "--only", name)
+            step = Step(name, command)
             starts_from = base_of(experiment.parameters[PROFILE])
             if starts_from not in (None, base.as_posix()):
                 raise ValueError(
@@ -173,7 +179,8 @@ def run_steps(
 ) -> list[str]:
     """Run the steps that are left, at most so many minutes; returns the names of those not finished.
 
-    A failed step does not stop the next ones. The output of a finished step is kept in its run directory.
+    A failed step does not stop the next ones. The output of a finished step is kept in its run directory in
+    `runs`, where the steps keep their own runs too.
     Raises RuntimeError without a GPU, unless not `needs_gpu`.
     """
     if needs_gpu:
@@ -196,11 +203,12 @@ def run_steps(
 
 
 def _run(step: Step, run: RunDirectory, seconds: float, say: Callable[[str], None]) -> bool:
-    say(f"{step.name}: {' '.join(step.run)}")
+    arguments = [str(run.root) if argument == RUNS else argument for argument in step.run]
+    say(f"{step.name}: {' '.join(arguments)}")
     log = run.create() / "log.txt"
     with log.open("w", encoding="utf-8") as file:
         try:
-            code = _call(step.run, seconds, file)
+            code = _call(arguments, seconds, file)
         except subprocess.TimeoutExpired:
             say(f"{step.name}: stopped after {seconds:.0f} s; it goes on the next time")
             return False

@@ -130,6 +130,26 @@ def test_finished_steps_are_kept_failed_ones_run_again(tmp_path: Path) -> None:
     )
 
 
+def test_steps_keep_their_runs_where_the_plan_keeps_its_own_and_are_known_wherever_that_is(
+    tmp_path: Path,
+) -> None:
+    told, runs = tmp_path / "told", tmp_path / "elsewhere"
+    code = f"import sys; open({str(told)!r}, 'a').write(' '.join(sys.argv[1:]) + chr(10))"
+    step = Step("one", ("-c", code, "--runs", "{runs}"))
+    assert run_steps(plan(step), runs=runs, minutes=1, needs_gpu=False, say=lambda _: None) == []
+    moved = runs.rename(tmp_path / "moved")
+    said: list[str] = []
+    assert run_steps(plan(step), runs=moved, minutes=1, needs_gpu=False, say=said.append) == []
+    assert said == ["one: finished before"] and told.read_text() == f"--runs {runs}\n"
+
+
+def test_every_step_that_keeps_runs_is_told_where() -> None:
+    without = [step.name for step in COMMITTED.steps if "--runs" not in step.run]
+    assert without == ["tests", "attention", "kv_cache", "llama_attention"]
+    for step in COMMITTED.steps:
+        assert step.name in without or step.run[step.run.index("--runs") + 1] == "{runs}", step
+
+
 def test_the_time_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sinklora.reproduction.gpu.LEAST_SECONDS", 0)
     slow, later = Step("slow", ("-c", "import time; time.sleep(60)")), Step("later", ("-c", "pass"))

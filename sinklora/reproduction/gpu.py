@@ -181,16 +181,18 @@ def run_steps(
 
     A failed step does not stop the next ones. The output of a finished step is kept in its run directory in
     `runs`, where the steps keep their own runs too.
-    Raises RuntimeError without a GPU, unless not `needs_gpu`.
+    Raises RuntimeError without a GPU, unless not `needs_gpu`; ValueError where no step's name starts with
+    `only`.
     """
     if needs_gpu:
         check_gpu()
+    chosen = [step for step in plan.steps if step.name.startswith(only)]
+    if only and not chosen:
+        raise ValueError(f"only={only!r}: the steps are {', '.join(step.name for step in plan.steps)}")
     end = time.monotonic() + 60 * minutes
     commit = current_provenance()["commit"]
     left = []
-    for step in plan.steps:
-        if not step.name.startswith(only):
-            continue
+    for step in chosen:
         key = {"step": step.name, "run": list(step.run), "commit": commit}
         run = RunDirectory(runs, key, prefix=f"gpu-{step.name}")
         if run.state() == "finished":

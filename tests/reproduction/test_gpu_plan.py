@@ -130,6 +130,14 @@ def test_finished_steps_are_kept_failed_ones_run_again(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("only", ["God", "good,better"])
+def test_a_name_that_no_step_begins_with_is_refused(only: str, tmp_path: Path) -> None:
+    steps = plan(Step("good", ("-c", "pass")), Step("better", ("-c", "pass")))
+    with pytest.raises(ValueError, match=f"only='{only}': the steps are good, better"):
+        run_steps(steps, runs=tmp_path / "runs", minutes=1, only=only, needs_gpu=False)
+    assert not (tmp_path / "runs").exists()
+
+
 def test_steps_keep_their_runs_where_the_plan_keeps_its_own_and_are_known_wherever_that_is(
     tmp_path: Path,
 ) -> None:

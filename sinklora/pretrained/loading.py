@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -45,7 +46,8 @@ def fast_dtype(device: str = "cpu") -> torch.dtype:
     """bfloat16 on a GPU and where this processor multiplies it faster than float32 (AMX, AVX512-BF16), else
     float32.
 
-    Measured once for each processor and version of PyTorch, and remembered beside the fetched models.
+    Measured once for each processor and version of PyTorch, and remembered beside the fetched models if that
+    folder can be written.
     """
     if torch.device(device).type != "cpu":
         return torch.bfloat16
@@ -58,8 +60,9 @@ def fast_dtype(device: str = "cpu") -> torch.dtype:
     if known.get(key) not in ("bfloat16", "float32"):
         faster = _product_seconds(torch.bfloat16) < _product_seconds(torch.float32)
         known[key] = "bfloat16" if faster else "float32"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, known)
+        with suppress(OSError):  # where nothing can be written it is measured again the next time
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_json(path, known)
     return torch.bfloat16 if known[key] == "bfloat16" else torch.float32
 
 

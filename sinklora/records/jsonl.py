@@ -7,6 +7,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+from sinklora.records.damage import DAMAGED_GZIP
 from sinklora.records.files import atomic_write
 
 
@@ -25,7 +26,7 @@ def json_lines(
             place = f"{path}, line {number + 1}"
             try:
                 line = file.readline()
-            except (OSError, EOFError) as error:
+            except DAMAGED_GZIP as error:
                 raise ValueError(f"{place}: the packed file is damaged ({error})") from error
             if not line:
                 return

@@ -30,6 +30,15 @@ def current_provenance() -> dict[str, Any]:
     }
 
 
+def unchanged_commit(source: Path = Path(__file__)) -> str | None:
+    """The commit that the checkout of `source` is exactly; None where files changed since (as `dirty` in
+    `current_provenance`) or where it does not lie in one.
+    """
+    found = _git(source)
+    commit: str | None = None if found["dirty"] else found["commit"]
+    return commit
+
+
 def _git(source: Path) -> dict[str, Any]:
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(source.parent), *arguments]

@@ -4,9 +4,14 @@ Files of one JSON object a line are read in `jsonl`.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from sinklora.records.damage import DAMAGED_GZIP
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 CSV_BLOCK = 2**26  # bytes that are read at once: more than any row has
 
@@ -65,21 +70,45 @@ def parquet_rows(path: Path) -> PlacedRows:
         raise ValueError(f"{path}: damaged behind row {number} ({error})") from error
 
 
+def parquet_frame(path: Path) -> "pd.DataFrame":
+    """A parquet file as a table; ValueError for a damaged one."""
+    import pandas as pd
+    from pyarrow import ArrowException
+
+    try:
+        return pd.read_parquet(path)
+    except (ArrowException, OSError) as error:
+        raise ValueError(f"{path}: damaged ({error})") from error
+
+
 def hub_rows(name: str, split: str, asked: str) -> PlacedRows:
     """The rows of a split of a data set of the hub, or of a local folder in its format, as they come in.
 
     Code from the hub is never run. Raises FileNotFoundError, which begins with what `asked` for it, where
-    there is no such data set of plain files.
+    there is no such data set of plain files; ValueError where one of them is damaged or comes in no further.
     """
+    from pyarrow import ArrowException
+
+    number = 0
+    try:
+        for row in _hub_stream(name, split, asked):
+            number += 1
+            yield f"{name}, row {number}", dict(row)
+    except FileNotFoundError:
+        raise
+    except (ArrowException, ValueError, *DAMAGED_GZIP) as error:
+        raise ValueError(f"{name}: cannot be read behind row {number} ({error})") from error
+
+
+def _hub_stream(name: str, split: str, asked: str) -> Iterable[Mapping[str, Any]]:
     from datasets import load_dataset
 
     try:
-        rows = load_dataset(name, split=split, streaming=True)
+        rows: Iterable[Mapping[str, Any]] = load_dataset(name, split=split, streaming=True)
     except (ConnectionError, FileNotFoundError, ValueError, RuntimeError) as error:
         reason = str(error).strip().split("\n")[0]
         raise FileNotFoundError(
             f"{asked}: no data set {name!r} of plain files with a split {split!r} on the hub ({reason}); "
             "download its files and give their folder"
         ) from error
-    for number, row in enumerate(rows, 1):
-        yield f"{name}, row {number}", dict(row)
+    return rows

@@ -33,7 +33,11 @@ class DamagedRunError(RuntimeError):
 
 
 class RunLockedError(RuntimeError):
-    """Another process works in the same run directory."""
+    """Another process works in the same run directory; `holder` says which one in which."""
+
+    def __init__(self, holder: str) -> None:
+        super().__init__(f"{holder}; wait for it or stop it")
+        self.holder = holder
 
 
 @dataclass(frozen=True)
@@ -119,7 +123,8 @@ class RunDirectory:
 
         With `wait` it says on standard error for whom it waits, and waits; without, or where SINKLORA_WAIT is
         0, it raises RunLockedError with the other process's id. RuntimeError where a thread would wait for
-        itself. Under torchrun the process of rank 0 holds it for all ranks: they work on one run together.
+        itself. Under torchrun the process of rank 0 holds it for all ranks, which work on one run together
+        and do not wait here: `sinklora.train.shared_run` tells them when rank 0 has it.
         """
         if os.environ.get("RANK", "0") != "0":
             yield
@@ -127,7 +132,7 @@ class RunDirectory:
         self.root.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.root / f".{self.path.name}.lock")
         owner = self.root / f".{self.path.name}.owner"  # apart: who asks for a lock may empty its file
-        with self._acquired(lock, owner, wait and os.environ.get(WAIT, "1") != "0"):
+        with self._acquired(lock, owner, wait):
             atomic_write(owner, f"{os.getpid()} {socket.gethostname()}\n")
             try:
                 yield
@@ -139,10 +144,9 @@ class RunDirectory:
             return lock.acquire(blocking=False)
         except Timeout:
             holder = f"{_process_of(owner)} works in {self.path}"
-        if not wait:
-            raise RunLockedError(f"{holder}; wait for it or stop it")
-        # Told on standard error: what a notebook prints there is not kept in its results.
-        print(f"{WAITING} {holder} ({WAIT}=0: do not wait)", file=sys.stderr, flush=True)
+        if not may_wait(wait):
+            raise RunLockedError(holder)
+        say_waiting(holder)
         return lock.acquire()
 
     def reuse_or(self, work: Callable[[Path], Iterable[str | Path]], wait: bool = True) -> Path:
@@ -182,6 +186,18 @@ class RunDirectory:
     def _damage(self, name: str, what: str) -> DamagedRunError:
         advice = "delete the directory to run it again"
         return DamagedRunError(f"run {self.path} is damaged: {name} {what}; {advice}")
+
+
+def may_wait(wait: bool) -> bool:
+    """Whether to wait for a run that another process makes: `wait`, unless SINKLORA_WAIT is 0."""
+    return wait and os.environ.get(WAIT, "1") != "0"
+
+
+def say_waiting(holder: str) -> None:
+    """Say for whom this process waits, on standard error: what a notebook prints there is not kept in its
+    results.
+    """
+    print(f"{WAITING} {holder} ({WAIT}=0: do not wait)", file=sys.stderr, flush=True)
 
 
 def _process_of(owner: Path) -> str:

@@ -90,23 +90,6 @@ class Spread(Column):
 
 
 @dataclass(frozen=True)
-class Interval(Column):
-    """The ends of the interval of another column's values, `of`: "1.59 to 4.05"."""
-
-    of: str
-
-    def sources(self) -> tuple[str, ...]:
-        return part(self.of, "low"), part(self.of, "high")
-
-    def side(self, frame: pd.DataFrame) -> Side:
-        return "left"
-
-    def written(self, *values: Any) -> str:
-        low, high = values
-        return DASH if _is_missing(low) else f"{low:z.2f} to {high:z.2f}"
-
-
-@dataclass(frozen=True)
 class Estimate(Column):
     """A value with the ends of its interval in brackets, where it has one: "0.98 (0.91 to 1.00)"."""
 

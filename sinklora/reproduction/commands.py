@@ -134,11 +134,12 @@ def gpu_command(
     study: Annotated[bool, typer.Option("--study", help="the real model's runs and nothing else")] = False,
     workers: Annotated[int, typer.Option(min=1, help="processes that share the card, for --study")] = 3,
 ) -> None:
-    """Run everything that wants a GPU, into results/gpu; what is finished stays.
+    """Run everything that wants a GPU, into results/gpu; what this commit's code finished stays.
 
     Ends with exit code 1 where steps are left.
     """
     stop_when_told()
+    from sinklora.records.provenance import unchanged_commit
     from sinklora.reproduction.gpu import GpuPlan, make_gpu_base, make_real_study, run_steps
 
     _need_gpu()
@@ -152,7 +153,8 @@ def gpu_command(
     if study:
         left = make_real_study(runs=runs, minutes=minutes, workers=workers, say=typer.echo)
     else:
-        left = run_steps(plan, runs=runs, minutes=minutes, only=only, say=typer.echo)
+        commit = unchanged_commit()
+        left = run_steps(plan, runs=runs, minutes=minutes, commit=commit, only=only, say=typer.echo)
     if left:
         typer.echo(f"not finished: {', '.join(left)}")
         raise typer.Exit(1)

@@ -1,8 +1,9 @@
 """Everything that wants a GPU, step by step (`sinklora gpu`).
 
 `configs/gpu.yaml` says which steps come before the notebooks; the notebooks are those with a profile `gpu` in
-`notebooks/experiments.yaml`. A step that succeeded with this commit is not run again, one that was stopped
-goes on from what its training runs and measurements kept; `minutes` stops in time for a lease.
+`notebooks/experiments.yaml`. A step that succeeded with this commit, and no file changed since, is not run
+again; one that was stopped goes on from what its training runs and measurements kept; `minutes` stops in time
+for a lease.
 """
 
 import shutil
@@ -17,7 +18,6 @@ from typing import TextIO
 import torch
 
 from sinklora.records.checks import read_fields
-from sinklora.records.provenance import current_provenance
 from sinklora.records.runs import RunDirectory
 from sinklora.records.yaml_files import read_mapping
 from sinklora.reproduction.base_model.study import BaseRecipe, make_base
@@ -39,12 +39,17 @@ REAL_MODEL = "09_real_model"  # whose runs share the card
 # The run that a base was copied from. No JSON: such files of a base decide the hash of what starts from it.
 MADE_FROM = "made_from.txt"
 
+RUNS = "{runs}"  # as an argument of a step: the folder where runs are kept
+
 LEAST_SECONDS = 20  # a step that could not even start is left for the next time
 
 
 @dataclass(frozen=True)
 class Step:
-    """Arguments of the Python interpreter, and what the step is called."""
+    """Arguments of the Python interpreter, with `{runs}` for the folder of runs, and what the step is called.
+
+    By these it is known, so that it is the same wherever runs are kept.
+    """
 
     name: str
     run: tuple[str, ...]
@@ -77,7 +82,7 @@ class GpuPlan:
         except (TypeError, ValueError, KeyError) as error:
             raise ValueError(f"{path}: {error}") from error
         folder = Path(values["base"]["folder"])
-        base = Step("base", ("-m", "sinklora", "gpu", "--base", "--config", str(path)))
+        base = Step("base", ("-m", "sinklora", "gpu", "--base", "--runs", RUNS, "--config", str(path)))
         apart, from_base = _notebook_steps(load_experiments(experiments), folder)
         steps = (*steps, *apart, base, *from_base)
         names = [step.name for step in steps]
@@ -93,7 +98,8 @@ def _notebook_steps(experiments: Sequence[Experiment], base: Path) -> tuple[list
     for experiment in experiments:
         if PROFILE in experiment.parameters:
             name = experiment.notebook
-            step = Step(name, ("-m", "sinklora", "reproduce", "--profile", PROFILE, "--only", name))
+            command = ("-m", "sinklora", "reproduce", "--runs", RUNS, "--profile", PROFILE, "--only", name)
+            step = Step(name, command)
             starts_from = base_of(experiment.parameters[PROFILE])
             if starts_from not in (None, base.as_posix()):
                 raise ValueError(
@@ -167,26 +173,31 @@ def run_steps(
     *,
     runs: Path,
     minutes: float,
+    commit: str | None,
     only: str = "",
     say: Callable[[str], None] = print,
     needs_gpu: bool = True,
 ) -> list[str]:
     """Run the steps that are left, at most so many minutes; returns the names of those not finished.
 
-    A failed step does not stop the next ones. The output of a finished step is kept in its run directory.
-    Raises RuntimeError without a GPU, unless not `needs_gpu`.
+    A failed step does not stop the next ones. The output of a finished step is kept in its run directory in
+    `runs`, where the steps keep their own runs too. `commit`: whose code runs; None where files were changed
+    since, so that no step counts as finished. Raises RuntimeError without a GPU, unless not `needs_gpu`, and
+    ValueError where no step's name starts with `only`.
     """
     if needs_gpu:
         check_gpu()
+    chosen = [step for step in plan.steps if step.name.startswith(only)]
+    if only and not chosen:
+        raise ValueError(f"only={only!r}: the steps are {', '.join(step.name for step in plan.steps)}")
     end = time.monotonic() + 60 * minutes
-    commit = current_provenance()["commit"]
+    if commit is None:
+        say("the code is no commit's (files changed since, or no clone): steps that finished run again")
     left = []
-    for step in plan.steps:
-        if not step.name.startswith(only):
-            continue
+    for step in chosen:
         key = {"step": step.name, "run": list(step.run), "commit": commit}
         run = RunDirectory(runs, key, prefix=f"gpu-{step.name}")
-        if run.state() == "finished":
+        if commit is not None and run.state() == "finished":
             say(f"{step.name}: finished before")
             continue
         seconds = end - time.monotonic()
@@ -196,11 +207,12 @@ def run_steps(
 
 
 def _run(step: Step, run: RunDirectory, seconds: float, say: Callable[[str], None]) -> bool:
-    say(f"{step.name}: {' '.join(step.run)}")
+    arguments = [str(run.root) if argument == RUNS else argument for argument in step.run]
+    say(f"{step.name}: {' '.join(arguments)}")
     log = run.create() / "log.txt"
     with log.open("w", encoding="utf-8") as file:
         try:
-            code = _call(step.run, seconds, file)
+            code = _call(arguments, seconds, file)
         except subprocess.TimeoutExpired:
             say(f"{step.name}: stopped after {seconds:.0f} s; it goes on the next time")
             return False

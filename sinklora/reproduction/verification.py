@@ -20,6 +20,7 @@ from sinklora.hf.budget_cache import BudgetCache
 from sinklora.hf.device import default_device
 from sinklora.pretrained.fetch import model_path
 from sinklora.pretrained.loading import load
+from sinklora.records.row_files import parquet_frame
 from sinklora.reproduction.cache.study import PERPLEXITY, CacheStudy, base_dtype, measure
 from sinklora.reproduction.cache.text_study import passages_of
 from sinklora.reproduction.extension.readings import FULL, Reading, chosen_texts, piece_losses
@@ -105,7 +106,7 @@ def verify(
 
 
 def _read(source: Path) -> pd.DataFrame:
-    return pd.read_parquet(source) if source.suffix == ".parquet" else pd.read_csv(source)
+    return parquet_frame(source) if source.suffix == ".parquet" else pd.read_csv(source)
 
 
 def _untrained(draw: Draw, rows: pd.DataFrame) -> Iterator[Cell]:

@@ -34,6 +34,7 @@ from sinklora.train.instruction_spec import InstructionSpec
 from sinklora.train.pattern_schedules import find_schedule
 from sinklora.train.quantization import check_quantization, quantization_options
 from sinklora.train.sharded_rows import check_processes, process_count
+from sinklora.train.shared_run import held_by_all
 from sinklora.train.spec import TrainSpec
 from sinklora.train.trainer import (
     CheckGradients,
@@ -87,8 +88,8 @@ def train(
 
     Returns the run directory: `adapter/` or `model/`, `loss.csv` (step, loss, learning_rate,
     grad_norm), `spec.json`, `provenance.json`. Where another process trains the same, it waits for that
-    one's outcome; without `wait` it raises RunLockedError. Raises DamagedRunError if a finished run no longer
-    matches its record.
+    one's outcome, under torchrun in all processes; without `wait` all raise RunLockedError. Raises
+    DamagedRunError if a finished run no longer matches its record.
     """
     _check_deepspeed(spec.deepspeed)
     if isinstance(spec, InstructionSpec):
@@ -99,11 +100,8 @@ def train(
     data = training_data(spec, tokenizer, cache=cache, progress=progress)
     readable = re.sub(r"[^A-Za-z0-9._]+", "_", spec.pattern).strip("_")
     run = RunDirectory(runs, data.key, prefix=f"{readable}-{spec.context}")
-    if run.state() == "finished":
-        run.verify()
-        return run
-    with run.lock(wait):
-        if run.state() == "finished":  # by the process that was waited for
+    with held_by_all(run, wait) as state:
+        if state == "finished":
             run.verify()
         else:
             run.create()

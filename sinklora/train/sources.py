@@ -10,10 +10,11 @@ import importlib.util
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from sinklora.records.checks import Count, NotNegative, check_fields, one_of
 from sinklora.records.jsonl import json_lines
+from sinklora.records.placed_fields import field_of
 from sinklora.records.row_files import hub_rows
 from sinklora.train.prose import package_prose
 
@@ -152,19 +153,25 @@ def _jsonl(argument: str, spec: CorpusSpec) -> Iterator[tuple[str, Path | str]]:
             f"source: {argument!r} is not a file; give a file with one JSON object a line"
         )
     for place, row in json_lines(path):
-        if spec.text_column not in row:
-            raise ValueError(f"{place}: text_column={spec.text_column!r}: the line has {sorted(row)}")
+        text = _text_of(row, spec, place)
         name = place.rpartition(", ")[2]
         if _is_in(name, spec.split):
-            yield name, str(row[spec.text_column])
+            yield name, text
 
 
 def _hub(argument: str, spec: CorpusSpec) -> Iterator[tuple[str, Path | str]]:
     rows = hub_rows(argument, spec.split, f"source={spec.source!r}")
-    for number, (_, row) in enumerate(rows):
-        if spec.text_column not in row:
-            raise ValueError(f"text_column={spec.text_column!r}: {argument} has the columns {sorted(row)}")
-        yield f"row {number}", row[spec.text_column]
+    for number, (place, row) in enumerate(rows):
+        yield f"row {number}", _text_of(row, spec, place)
+
+
+def _text_of(row: dict[str, Any], spec: CorpusSpec, place: str) -> str:
+    """The text of a row; ValueError with its place where the column is missing or holds something else."""
+    try:
+        text: str = field_of(row, spec.text_column, str, place)
+    except ValueError as error:
+        raise ValueError(f"{error} (text_column={spec.text_column!r})") from error
+    return text
 
 
 READERS = {"installed": _installed, "prose": _prose, "dir": _directory, "jsonl": _jsonl, "hub": _hub}
@@ -173,7 +180,8 @@ READERS = {"installed": _installed, "prose": _prose, "dir": _directory, "jsonl":
 def read_documents(spec: CorpusSpec) -> tuple[list[Document], dict[str, int]]:
     """Documents of a corpus in the order of the hash of their names, and how many were skipped by reason.
 
-    Raises FileNotFoundError or ValueError where the source is missing, and ValueError where nothing is left.
+    Raises FileNotFoundError or ValueError where the source is missing, ValueError where nothing is left and,
+    with file and line, for a row whose `text_column` is missing or holds no text.
     """
     kind, _, argument = spec.source.partition(":")
     skipped = {"wrong encoding or binary": 0, "too short": 0, "too long": 0}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from tqdm import tqdm
 
 from sinklora.train.array_cache import kept_arrays
 from sinklora.train.sources import CorpusSpec, Document, content_hash, read_documents
+from sinklora.user_cache import user_cache
 
 if TYPE_CHECKING:  # a TrainSpec is read without loading transformers
     from transformers import PreTrainedTokenizerBase
@@ -47,8 +47,8 @@ def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def default_cache() -> Path:
-    """Where token caches lie: $SINKLORA_CACHE, else the user's cache folder."""
-    return Path(os.environ.get("SINKLORA_CACHE", "~/.cache/sinklora")).expanduser() / "tokens"
+    """Where token caches lie: `$SINKLORA_CACHE/tokens`, else `tokens` in sinklora's cache of the user."""
+    return user_cache("tokens")
 
 
 def tokenize_corpus(

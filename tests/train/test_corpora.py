@@ -1,6 +1,7 @@
 """Corpora, splits, the token cache and packed rows, on small local files in the real formats."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -116,6 +117,25 @@ def test_a_malformed_line_is_named_with_its_place(tmp_path: Path) -> None:
     path.write_text('{"text": "fine"}\n{"title": "no text"}\n')
     with pytest.raises(ValueError, match=r"bad.jsonl, line 2: .*'text'"):
         read_documents(CorpusSpec(f"jsonl:{path}", min_characters=0))
+
+
+@pytest.mark.parametrize("wrong", [None, ["a", "b"], 7], ids=repr)
+def test_a_line_whose_column_holds_no_text_is_named(wrong: object, tmp_path: Path) -> None:
+    path = tmp_path / "corpus.jsonl"
+    path.write_text("".join(json.dumps({"body": body}) + "\n" for body in ("fine", wrong)))
+    said = rf"corpus\.jsonl, line 2: 'body' is {re.escape(repr(wrong))}, expected str \(text_column='body'\)"
+    with pytest.raises(ValueError, match=said):
+        read_documents(CorpusSpec(f"jsonl:{path}", text_column="body", min_characters=0))
+
+
+@pytest.mark.parametrize("bodies", [["fine", None], [["a"], ["b", "c"]]], ids=["null", "list"])
+def test_a_row_of_a_data_set_whose_column_holds_no_text_is_named(
+    bodies: list[object], tmp_path: Path
+) -> None:
+    Dataset.from_dict({"body": bodies}).to_parquet(tmp_path / "train-00000.parquet")
+    said = r", row 2: 'body' is None" if bodies[-1] is None else r", row 1: 'body' is \['a'\]"
+    with pytest.raises(ValueError, match=said + r", expected str \(text_column='body'\)"):
+        read_documents(CorpusSpec(f"hub:{tmp_path}", text_column="body", min_characters=0))
 
 
 def test_every_document_begins_with_bos_and_decodes_to_its_text(

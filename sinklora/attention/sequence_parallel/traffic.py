@@ -82,8 +82,8 @@ def ulysses_traffic(shape: AttentionShape, ranks: int) -> Traffic:
     """DeepSpeed-Ulysses (arXiv 2309.14509, section 3): queries, keys, values and outputs change from shards
     of tokens to shards of heads and back, of which a share of 1/`ranks` stays.
 
-    Forward alone; the backward pass sends as much once more. ValueError for more ranks than key/value heads,
-    among which it divides its work.
+    Forward alone; the backward pass sends as much once more. ValueError for a number of ranks that does not
+    divide that of key/value heads, which are shared out among them.
     """
     check_count("ranks", ranks, least=1)
     if shape.kv_heads % ranks:

@@ -3,13 +3,13 @@ every fault.
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sinklora.records.files import atomic_write
-from sinklora.records.jsonl import json_lines, write_lines
+from sinklora.records.jsonl import json_lines
 from sinklora.records.placed_fields import field_of
 
 
@@ -27,19 +27,6 @@ class Record:
     language: str
     all_classes: tuple[str, ...] | None
     id: str
-
-    def to_dict(self) -> dict[str, Any]:
-        """The fields as LongBench's files name them."""
-        return {
-            "input": self.input,
-            "context": self.context,
-            "answers": list(self.answers),
-            "length": self.length,
-            "dataset": self.dataset,
-            "language": self.language,
-            "all_classes": None if self.all_classes is None else list(self.all_classes),
-            "_id": self.id,
-        }
 
 
 @dataclass(frozen=True)
@@ -95,11 +82,6 @@ def load_records(source: str | Path, dataset: str) -> list[Record]:
             f"gave: {error}"
         ) from error
     return [_record(dict(row), f"{source}, {dataset}, row {i}") for i, row in enumerate(rows, 1)]
-
-
-def write_records(path: str | Path, records: Iterable[Record]) -> None:
-    """Write records as a jsonl file, atomically."""
-    write_lines(Path(path), (record.to_dict() for record in records))
 
 
 def read_predictions(path: str | Path) -> list[Prediction]:

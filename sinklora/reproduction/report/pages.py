@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from sinklora.records.row_files import parquet_frame
 from sinklora.records.tables import DASH, markdown
 from sinklora.reproduction.report.claims import Claim, read_claims
 from sinklora.reproduction.report.experiments import Experiment
@@ -127,7 +128,7 @@ def _outputs(records: Sequence[Record], folder: Path) -> Iterator[Output]:
             continue
         if record["kind"] == "rows":
             file = folder / "rows" / f"{record['name']}.parquet"
-            yield Output(record, new, rows=len(pd.read_parquet(file)))
+            yield Output(record, new, rows=len(parquet_frame(file)))
             continue
         written = folder / "tables" / f"{record['name']}.md"
         text = written.read_text(encoding="utf-8").rstrip("\n") if written.is_file() else ""

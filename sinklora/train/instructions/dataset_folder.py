@@ -10,6 +10,7 @@ import pandas as pd
 from sinklora.lora.folder_replacement import replaced_files, valid_folder
 from sinklora.records.files import atomic_write, write_json
 from sinklora.records.jsonl import write_lines
+from sinklora.records.row_files import parquet_frame
 from sinklora.records.tables import Column, Number, Table, markdown
 from sinklora.train.instructions.lengths import length_table
 
@@ -44,11 +45,13 @@ def write_dataset(
 
 
 def read_split(folder: Path, split: str = "train") -> pd.DataFrame:
-    """The examples of a split of a folder that `write_dataset` wrote; FileNotFoundError where it has none."""
+    """The examples of a split of a folder that `write_dataset` wrote; FileNotFoundError where it has none,
+    ValueError for a damaged file.
+    """
     path = valid_folder(folder) / f"{split}.parquet"
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; `sinklora data` builds data sets")
-    return pd.read_parquet(path)
+    return parquet_frame(path)
 
 
 def _card(splits: Mapping[str, pd.DataFrame], title: str, about: Sequence[str]) -> str:

@@ -63,3 +63,5 @@ def test_what_has_no_plan_is_named() -> None:
         planned_traffic(LLAMA, RANDOM, 64, 2)
     with pytest.raises(ValueError, match="must divide the 8 key/value heads"):
         ulysses_traffic(AttentionShape(64, 8, 128), 16)
+    with pytest.raises(ValueError, match="ranks=3 must divide the 8 key/value heads"):
+        ulysses_traffic(AttentionShape(64, 8, 128), 3)

@@ -10,6 +10,7 @@ import torch
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerFast
 from typer.testing import CliRunner
 
+from longbench_records import fields_of, write_records
 from sinklora import CachePolicy, Local
 from sinklora.evaluate.longbench.commands import commands
 from sinklora.evaluate.longbench.predictions import chat_format, predict, prompt_ids
@@ -18,7 +19,6 @@ from sinklora.evaluate.longbench.records import (
     load_records,
     read_predictions,
     read_records,
-    write_records,
 )
 from sinklora.evaluate.longbench.tasks import DATASETS, task_of
 from sinklora.hf.budget_cache import BudgetCache
@@ -80,13 +80,10 @@ def test_records_come_back_as_written(tmp_path: Path) -> None:
     records = [record(1), Record("问", "文", ("答", "b"), 1, "lsht", "zh", ("答", "b"), "x")]
     write_records(tmp_path / "lsht.jsonl", records)
     assert load_records(tmp_path, "lsht") == records
-    fields = json.loads((tmp_path / "lsht.jsonl").read_text(encoding="utf-8").splitlines()[0])
-    expected = {"input", "context", "answers", "length", "dataset", "language", "all_classes", "_id"}
-    assert set(fields) == expected
 
 
 def test_the_question_may_be_called_so(tmp_path: Path) -> None:
-    fields = record(1).to_dict()
+    fields = fields_of(record(1))
     fields["question"] = fields.pop("input")
     (tmp_path / "a.jsonl").write_text(json.dumps(fields))
     assert read_records(tmp_path / "a.jsonl") == [record(1)]
@@ -108,9 +105,9 @@ def test_the_question_may_be_called_so(tmp_path: Path) -> None:
 def test_malformed_records_are_reported_with_their_line(
     tmp_path: Path, change: dict[str, Any], message: str
 ) -> None:
-    changed = {name: value for name, value in (record(2).to_dict() | change).items() if value is not ...}
+    changed = {name: value for name, value in (fields_of(record(2)) | change).items() if value is not ...}
     path = tmp_path / "qasper.jsonl"
-    path.write_text(f"{json.dumps(record(1).to_dict())}\n{json.dumps(changed)}\n")
+    path.write_text(f"{json.dumps(fields_of(record(1)))}\n{json.dumps(changed)}\n")
     with pytest.raises(ValueError, match=f"qasper.jsonl, line 2: {message}"):
         read_records(path)
 
@@ -118,7 +115,7 @@ def test_malformed_records_are_reported_with_their_line(
 @pytest.mark.parametrize("line", ["", "{", "[1]", '{"input": "\xff"}'])
 def test_lines_that_are_no_objects_are_reported(tmp_path: Path, line: str) -> None:
     path = tmp_path / "qasper.jsonl"
-    path.write_text(f"{json.dumps(record(1).to_dict())}\n{line}\n", encoding="latin-1")
+    path.write_text(f"{json.dumps(fields_of(record(1)))}\n{line}\n", encoding="latin-1")
     with pytest.raises(ValueError, match=r"line 2: (not a line of JSON|a list)"):
         read_records(path)
 
@@ -405,7 +402,7 @@ def test_a_wrong_request_is_refused_before_the_model_is_loaded(
     write_records(data / "qasper.jsonl", [record(1)])
     write_records(data / "trec.jsonl", [record(1)])
     write_records(data / "passage_retrieval_en.jsonl", [record(1, "passage_retrieval_en")])
-    (data / "musique.jsonl").write_text(json.dumps(record(1, "musique").to_dict()) + '\n{"input": "x"}\n')
+    (data / "musique.jsonl").write_text(json.dumps(fields_of(record(1, "musique"))) + '\n{"input": "x"}\n')
     common = ["predict", "--model", home, "--data", data, "--out", out, "--max-length", 40]
     asked = () if "--dataset" in arguments else ("--dataset", "qasper")
     result = command(*common, *asked, *arguments)
@@ -414,7 +411,7 @@ def test_a_wrong_request_is_refused_before_the_model_is_loaded(
 
 
 def test_a_folder_of_other_settings_is_refused_before_the_model_is_loaded(tmp_path: Path) -> None:
-    (tmp_path / "qasper.jsonl").write_text(json.dumps(record(1).to_dict()))
+    (tmp_path / "qasper.jsonl").write_text(json.dumps(fields_of(record(1))))
     (tmp_path / "settings.json").write_text('{"model": "another"}')
     common = ("predict", "--model", tmp_path / "none", "--data", tmp_path, "--out", tmp_path)
     result = command(*common, "--max-length", 40)

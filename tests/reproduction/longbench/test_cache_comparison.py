@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
-from sinklora.evaluate.longbench.records import Prediction, Record, write_records
+from longbench_records import write_records
+from sinklora.evaluate.longbench.records import Prediction, Record
 from sinklora.evaluate.longbench.tasks import SMALL
 from sinklora.records.tables import part
 from sinklora.reproduction.longbench.cache_comparison import (

@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helpers import assert_close
+from longbench_records import write_records
 from sinklora.evaluate.longbench.metrics import score
-from sinklora.evaluate.longbench.records import Record, load_records, write_records
+from sinklora.evaluate.longbench.records import Record, load_records
 from sinklora.evaluate.longbench.tasks import SMALL, task_of
 from sinklora.reproduction.longbench.python_sources import functions_of, window
 from sinklora.reproduction.longbench.synthetic_sets import synthetic_dataset

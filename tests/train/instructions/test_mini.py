@@ -148,6 +148,11 @@ def test_the_command_makes_the_folder(mini: MiniSet, books: Path, tmp_path: Path
     assert str(books.parent) not in record
     with pytest.raises(FileNotFoundError, match="validation"):
         read_split(tmp_path / "mini", "validation")
+    damaged = tmp_path / "mini" / "test.parquet"
+    whole = damaged.read_bytes()
+    damaged.write_bytes(whole[: len(whole) // 2] + whole[len(whole) // 2 + 1 :])
+    with pytest.raises(ValueError, match=r"test\.parquet: damaged \("):
+        read_split(tmp_path / "mini", "test")
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,6 @@ import os
 from pathlib import Path
 
 
-def user_cache(part: str) -> Path:
+def cache_folder(part: str) -> Path:
     """The folder `part` in `$SINKLORA_CACHE`, else in `~/.cache/sinklora`; an empty name counts as none."""
     return Path(os.environ.get("SINKLORA_CACHE") or "~/.cache/sinklora").expanduser() / part

@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 
-from sinklora.user_cache import user_cache
+from sinklora.user_cache import cache_folder
 
 # What PyTorch itself finds this processor to have, and the flags of its own kernels for it.
 INSTRUCTIONS = {
@@ -57,7 +57,7 @@ class CompiledOperator:
 
     def library_path(self) -> Path:
         """Where the library of this source, version of PyTorch and kind of processor lies."""
-        return user_cache("kernels") / _build_hash(self.source) / f"{self.source.stem}.so"
+        return cache_folder("kernels") / _build_hash(self.source) / f"{self.source.stem}.so"
 
     def compile(self, library: Path) -> None:
         """Compile the operator into a file; it appears whole or not at all.

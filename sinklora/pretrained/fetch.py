@@ -25,7 +25,7 @@ from tqdm.auto import tqdm
 from sinklora.pretrained.catalogue import PACKAGED_MODELS, PackagedModel, packaged_model
 from sinklora.records.damage import DAMAGED_ZIP
 from sinklora.records.files import file_hash, write_json
-from sinklora.user_cache import user_cache
+from sinklora.user_cache import cache_folder
 
 RECORD = "fetched.json"  # written last: hash and size of every file
 SPARE_BYTES = 50_000_000
@@ -39,7 +39,7 @@ class FetchError(RuntimeError):
 
 def models_folder() -> Path:
     """Where fetched models lie: `$SINKLORA_CACHE/models`, else `models` in sinklora's cache of the user."""
-    return user_cache("models")
+    return cache_folder("models")
 
 
 def model_path(name: str) -> str:

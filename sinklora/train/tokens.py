@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from sinklora.train.array_cache import kept_arrays
 from sinklora.train.sources import CorpusSpec, Document, content_hash, read_documents
-from sinklora.user_cache import user_cache
+from sinklora.user_cache import cache_folder
 
 if TYPE_CHECKING:  # a TrainSpec is read without loading transformers
     from transformers import PreTrainedTokenizerBase
@@ -48,7 +48,7 @@ def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
 
 def default_cache() -> Path:
     """Where token caches lie: `$SINKLORA_CACHE/tokens`, else `tokens` in sinklora's cache of the user."""
-    return user_cache("tokens")
+    return cache_folder("tokens")
 
 
 def tokenize_corpus(

@@ -98,11 +98,16 @@ class Conversation:
     def ask(self, question: str, *, stop: Event | None = None) -> Iterator[str]:
         """Pieces of the answer as they are written, greedily, until it ends or `stop` is set.
 
-        A stopped answer stays in the conversation as far as it came. Raises ValueError, before anything is
-        read, for an empty question, and where no room is left for an answer.
+        A stopped answer stays in the conversation as far as it came. One that fails ends the conversation:
+        the document has to be read again. Raises ValueError, before anything is read, without a document,
+        for an empty question, and where no room is left for an answer.
         """
         if self.cache is None:
-            raise ValueError("document=None: read one before asking")
+            raise ValueError(
+                "document=None: read one before asking"
+                if self.document is None
+                else f"document={self.document.name!r}: an answer about it failed half-way: read it again"
+            )
         if not question.strip():
             raise ValueError(f"question={question!r}: is empty")
         ids = [*self._ids, *self._next_turn(), *self.template.question(question.strip())]
@@ -138,6 +143,8 @@ class Conversation:
             try:
                 self._write(ids, streamer, stop, stamps)
             except BaseException as error:  # told where the answer is waited for
+                # It holds some of the turn, so that a further question would go on from another text.
+                self.cache = None
                 failed.append(error)
                 streamer.end()
 

@@ -1,6 +1,8 @@
 """A conversation is what its model says through its cache, turn by turn; nothing else changes it."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from threading import Event
 from typing import Any
 
@@ -118,6 +120,39 @@ def test_an_answer_that_nobody_waits_for_ends() -> None:
     answer.close()  # type: ignore[attr-defined]
     assert 1 <= talk.cost.written_tokens < 200
     assert said(talk, "And then?")
+
+
+@contextmanager
+def failing(talk: Conversation, calls: int) -> Iterator[None]:
+    """A model whose last layer fails once it was called so many times."""
+    left = [calls]
+
+    def count(*_: Any) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise RuntimeError("the device is gone")
+
+    hook = decoder_layers(talk.model)[-1].register_forward_hook(count)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+@pytest.mark.parametrize("calls", [0, 3])  # in the question, in the answer
+def test_after_a_failed_answer_the_document_is_read_again(calls: int) -> None:
+    talk = conversation(H2O(60))
+    talk.read(DOCUMENT)
+    first = said(talk, "def name_3(x):")
+    with failing(talk, calls), pytest.raises(RuntimeError, match="the device is gone"):
+        said(talk, "And then?")
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"document='code.txt': .* failed half-way: read it again"):
+            talk.ask("And then?")
+    assert talk.cost.cache_bytes == 0
+    assert talk.document is DOCUMENT
+    talk.read(talk.document)
+    assert said(talk, "def name_3(x):") == first
 
 
 def test_reading_is_told_and_stops_at_the_next_layer() -> None:

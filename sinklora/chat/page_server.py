@@ -117,6 +117,8 @@ def free_port(port: int) -> int:
 
     check_value("port", port, Annotated[int, Field(ge=0, lt=2**16)])
     with socket.socket() as probe:
+        if os.name == "posix":  # as the server does: connections that a page has left behind take no port
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((ADDRESS, port))
         except OSError as error:

@@ -19,7 +19,7 @@ from chat_models import LONG_TEXT, TEMPLATE, chat_base
 from sinklora.cache.h2o import H2O
 from sinklora.chat.documents import Document
 from sinklora.chat.engine import Conversation
-from sinklora.chat.page_server import ADDRESS
+from sinklora.chat.page_server import ADDRESS, free_port
 from sinklora.chat.terminal import HELP, Terminal, stopped_by_ctrl_c
 from sinklora.cli import application
 
@@ -148,3 +148,20 @@ def test_a_page_has_a_port_of_its_own() -> None:
         port = str(taken.getsockname()[1])
         shown = CliRunner().invoke(application, ["chat", "--page", "--port", port])
     assert shown.exit_code == 2 and f"Error: port={port}: is in use" in shown.output
+
+
+def test_a_port_whose_page_has_just_ended_is_free() -> None:
+    with socket.socket() as page:
+        page.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as web servers do
+        page.bind((ADDRESS, 0))
+        page.listen()
+        port = page.getsockname()[1]
+        with socket.create_connection((ADDRESS, port)) as browser:
+            connection, _ = page.accept()
+            with pytest.raises(ValueError, match=f"port={port}: is in use"):
+                free_port(port)
+            connection.close()  # who closes first waits for what may still be under way (TIME_WAIT)
+            assert browser.recv(1) == b""
+    with socket.socket() as strict, pytest.raises(OSError):
+        strict.bind((ADDRESS, port))
+    assert free_port(port) == port

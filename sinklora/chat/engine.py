@@ -18,7 +18,7 @@ from transformers import (
     TextIteratorStreamer,
 )
 
-from sinklora.cache.policies import CachePolicy, budget_in_tokens
+from sinklora.cache.policies import CachePolicy, fixed_budget
 from sinklora.chat.costs import Cost, full_cache_bytes
 from sinklora.chat.documents import Document
 from sinklora.chat.reading import Plan, Progress, plan_reading, policy_tokens, watched
@@ -76,7 +76,7 @@ class Conversation:
         """
         ids = self.template.opening(document.text)
         plan = plan_reading(self.policy, len(ids), self._trained, self.stream)
-        policy = in_tokens(self.policy, len(ids))
+        policy = fixed_budget(self.policy, len(ids))
         cache = BudgetCache(self.model, policy, positions=plan.positions)
         read = partial(self._read_into, cache, ids, plan, progress, stop or Event())
         seconds = timed(read, self.model.device).wall  # on a GPU until it is done, not until it is asked for
@@ -199,7 +199,7 @@ class Conversation:
                     f"budget={budget!r}: the cache has kept {now} of {read} tokens, and those it evicted are "
                     f"gone; read the document again to keep {then}"
                 )
-            self.cache.limit(in_tokens(wanted, read))
+            self.cache.limit(fixed_budget(wanted, read))
         self.policy = wanted
 
     def take_budget(self, budget: float | int) -> None:
@@ -235,10 +235,3 @@ class _When(StoppingCriteria):
         """See transformers: whether each row is done."""
         done = torch.full((len(input_ids),), self.halt(), device=input_ids.device, dtype=torch.bool)
         return done  # type: ignore[return-value]
-
-
-def in_tokens(policy: CachePolicy, tokens: int) -> CachePolicy:
-    """The policy with its budget as a number of tokens, where it is a fraction of so many."""
-    if not policy.bounded or not isinstance(policy.budget, float):
-        return policy
-    return replace(policy, budget=budget_in_tokens(policy.budget, tokens))

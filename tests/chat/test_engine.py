@@ -13,7 +13,7 @@ from transformers import DynamicCache
 from chat_models import LONG_TEXT, chat_base
 from sinklora.cache.full import Full
 from sinklora.cache.h2o import H2O
-from sinklora.cache.policies import CachePolicy
+from sinklora.cache.policies import POLICIES, CachePolicy, make_policy
 from sinklora.cache.replay import Replay
 from sinklora.cache.streaming_llm import StreamingLLM
 from sinklora.chat.documents import Document
@@ -75,6 +75,20 @@ def test_a_fraction_is_one_of_the_document() -> None:
     cost = talk.cost
     assert 0 < cost.cache_bytes < cost.full_bytes / 3
     assert cost.read_seconds > 0 and cost.written_tokens == 7 and cost.tokens_a_second > 0
+
+
+@pytest.mark.parametrize("name", [name for name, kind in POLICIES.items() if kind.bounded])
+def test_a_fraction_too_small_for_sinks_is_kept_all_the_same(name: str) -> None:
+    talk = conversation(make_policy(name, 0.02))
+    for _ in ("as it is read", "from the next question on"):
+        talk.read(DOCUMENT)
+        said(talk, "def name_1")
+        assert talk.cache is not None
+        kept = [(talk.cache.kept_positions(layer) >= 0).double().sum(-1).mean() for layer in range(4)]
+        assert sum(kept) / 4 == talk.cost.read_tokens // 50 < 4
+        talk = conversation(make_policy(name, 0.5))
+        talk.read(DOCUMENT)
+        talk.change_budget(0.02)
 
 
 def test_a_full_cache_is_as_large_as_a_full_cache() -> None:

@@ -77,7 +77,9 @@ class Conversation:
         ids = self.template.opening(document.text)
         plan = plan_reading(self.policy, len(ids), self._trained, self.stream)
         policy = fixed_budget(self.policy, len(ids))
-        cache = BudgetCache(self.model, policy, positions=plan.positions)
+        # Questions are read in such pieces, too: what the cache holds and a piece are what positions count.
+        pieces = plan.at_once if plan.positions == "cache" else None
+        cache = BudgetCache(self.model, policy, positions=plan.positions, prefill_chunk=pieces)
         read = partial(self._read_into, cache, ids, plan, progress, stop or Event())
         seconds = timed(read, self.model.device).wall  # on a GPU until it is done, not until it is asked for
         self.document, self.cache, self._ids, self._turns = document, cache, ids, 0

@@ -281,6 +281,25 @@ def test_a_stream_is_read_in_pieces_and_answered() -> None:
     assert talk.cache.budget_layers[0].longest_reach <= 512
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("policy", [StreamingLLM(200), H2O(200)], ids=str)
+def test_a_long_question_about_a_stream_is_read_in_pieces_too(policy: CachePolicy) -> None:
+    document, question = Document("long.txt", "\n".join(LONG_TEXT for _ in range(2))), LONG_TEXT
+    talk = conversation(policy, stream=True)
+    talk.read(document)
+    cache = BudgetCache(talk.model, policy, positions="cache")
+    for ids in (talk.template.opening(document.text), talk.template.question(question)):
+        assert len(ids) > 512
+        for piece in torch.tensor([ids]).split(512 - 200, 1):
+            logits = talk.model(piece, past_key_values=cache).logits
+    written = [int(logits[0, -1].argmax())]
+    while len(written) < 7:
+        logits = talk.model(torch.tensor([written[-1:]]), past_key_values=cache).logits
+        written.append(int(logits[0, -1].argmax()))
+    assert said(talk, question) == talk.tokenizer.decode(written, skip_special_tokens=True)
+    assert talk.cache is not None and talk.cache.budget_layers[0].longest_reach <= 512
+
+
 def test_it_stops_soon() -> None:
     # Not a measurement: an answer of a thousand tokens would take many seconds.
     talk, stop = conversation(H2O(60), answer_tokens=400), Event()

@@ -67,22 +67,30 @@ class Conversation:
     # --- reading --------------------------------------------------------------------------------------------
 
     def read(
-        self, document: Document, *, progress: Progress = lambda share: None, stop: Event | None = None
+        self,
+        document: Document,
+        policy: CachePolicy | None = None,
+        *,
+        progress: Progress = lambda share: None,
+        stop: Event | None = None,
     ) -> None:
-        """Read a document in place of what was read before; the conversation begins anew.
+        """Read a document in place of what was read before, and have that `policy` from now on if one is
+        given; the conversation begins anew.
 
         `progress` is told the share that is read. Raises `Stopped` within a layer's time once `stop` is set,
-        ValueError for a document that is too long; nothing is changed then.
+        ValueError for a document that is too long; nothing is changed then, the policy neither.
         """
+        policy = policy or self.policy
         ids = self.template.opening(document.text)
-        plan = plan_reading(self.policy, len(ids), self._trained, self.stream)
-        policy = fixed_budget(self.policy, len(ids))
+        plan = plan_reading(policy, len(ids), self._trained, self.stream)
         # Questions are read in such pieces, too: what the cache holds and a piece are what positions count.
         pieces = plan.at_once if plan.positions == "cache" else None
-        cache = BudgetCache(self.model, policy, positions=plan.positions, prefill_chunk=pieces)
+        fixed = fixed_budget(policy, len(ids))
+        cache = BudgetCache(self.model, fixed, positions=plan.positions, prefill_chunk=pieces)
         read = partial(self._read_into, cache, ids, plan, progress, stop or Event())
         seconds = timed(read, self.model.device).wall  # on a GPU until it is done, not until it is asked for
-        self.document, self.cache, self._ids, self._turns = document, cache, ids, 0
+        self.policy, self.document, self.cache = policy, document, cache
+        self._ids, self._turns = ids, 0
         self._spent = replace(self._spent, read_tokens=len(ids), read_seconds=seconds, written_tokens=0)
 
     @torch.inference_mode()
@@ -190,9 +198,9 @@ class Conversation:
         """Keep less from the next question on, or take another budget before anything is read.
 
         A fraction is one of the document's tokens. Raises EvictedError for more than the cache still has:
-        what was evicted is gone until the document is read again (`take_budget`, then `read`).
+        what was evicted is gone until the document is read again (`read` with `with_budget`).
         """
-        wanted = self._with_budget(budget)
+        wanted = self.with_budget(budget)
         if self.cache is not None:
             read = self._spent.read_tokens
             now, then = policy_tokens(self.cache.policy, read), policy_tokens(wanted, read)
@@ -204,11 +212,8 @@ class Conversation:
             self.cache.limit(fixed_budget(wanted, read))
         self.policy = wanted
 
-    def take_budget(self, budget: float | int) -> None:
-        """Have another budget from the next reading on."""
-        self.policy = self._with_budget(budget)
-
-    def _with_budget(self, budget: float | int) -> CachePolicy:
+    def with_budget(self, budget: float | int) -> CachePolicy:
+        """The policy with another budget. Raises ValueError for one that it cannot have."""
         if not self.policy.bounded:
             raise ValueError(f"budget={budget!r}: the {self.policy.name} cache has none")
         return replace(self.policy, budget=budget)

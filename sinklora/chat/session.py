@@ -160,15 +160,13 @@ class Session:
 
     def _read(self, document: Document, policy: CachePolicy, stop: Event) -> None:
         pieces = document_pieces(self._talk.tokenizer, document, self.limits.document_tokens)
-        self._document, before = document, self._talk.policy
+        self._document = document
         self._show(phase=READING, share=0.0)
-        self._talk.policy = policy
         try:
             if stop.is_set():
                 raise Stopped
-            self._talk.read(document, progress=lambda share: self._show(share=share), stop=stop)
+            self._talk.read(document, policy, progress=lambda share: self._show(share=share), stop=stop)
         except BaseException:
-            self._talk.policy = before
             self._show(again=True)  # perhaps with another policy, or budget
             raise
         self._pieces = pieces

@@ -180,9 +180,10 @@ def test_reading_is_told_and_stops_at_the_next_layer() -> None:
         stop.set()
 
     with pytest.raises(Stopped):
-        talk.read(OTHER, progress=once, stop=stop)
+        talk.read(OTHER, H2O(0.1), progress=once, stop=stop)
     # The conversation is what it was, and the model has none of the hooks.
-    assert talk.document is DOCUMENT and said(talk, "And?") and before
+    assert talk.document is DOCUMENT and talk.policy == H2O(0.5)
+    assert said(talk, "And?") and before
     assert not any(part._forward_hooks for layer in decoder_layers(talk.model) for part in layer.modules())
 
 
@@ -199,8 +200,7 @@ def test_a_smaller_budget_counts_from_the_next_question_on() -> None:
         EvictedError, match=rf"has kept {tokens // 10} of {tokens} tokens, .* to keep {tokens // 2}"
     ):
         talk.change_budget(0.5)
-    talk.take_budget(0.5)
-    talk.read(DOCUMENT)
+    talk.read(DOCUMENT, talk.with_budget(0.5))
     assert (talk.cache.kept_positions(0) >= 0).sum(-1).unique().tolist() == [tokens // 2]
 
 

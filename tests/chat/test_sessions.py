@@ -192,7 +192,7 @@ def test_questions_that_cannot_be_asked_are_sentences(tmp_path: Path) -> None:
 
 def test_a_fault_is_told_and_the_session_lives_on(tmp_path: Path) -> None:
     session = sessions().open("a")
-    session.read_file(given(tmp_path), None)  # type: ignore[arg-type]
+    session.read_file(given(tmp_path), "h2o")  # type: ignore[arg-type]
     assert idle(session).message == FAULT and not session.view.busy
 
 

@@ -60,6 +60,35 @@ def test_the_budget_is_changed_and_what_is_gone_is_said() -> None:
     assert HELP.splitlines()[0] in shown
 
 
+class PressesCtrlC(io.StringIO):
+    """A screen whose reader presses Ctrl-C once it shows a word."""
+
+    def __init__(self, word: str) -> None:
+        super().__init__()
+        self.word = word
+
+    def write(self, text: str) -> int:
+        if self.word and self.word in text:
+            self.word = ""
+            os.kill(os.getpid(), signal.SIGINT)
+        return super().write(text)
+
+
+def test_reading_again_changes_the_budget_only_where_it_comes_to_its_end() -> None:
+    model, tokenizer = chat_base()
+    talk = Conversation(model, tokenizer, H2O(0.5), stream=True, answer_tokens=5)
+    screen = PressesCtrlC("")
+    terminal = Terminal(talk, Console(file=screen, width=80, force_terminal=True))
+    terminal.read(Document("long.txt", LONG_TEXT))
+    terminal.run(["/again 0.99"])  # of which a stream would leave no room
+    assert "leaves no room" in screen.getvalue() and talk.policy == H2O(0.5)
+    screen.word = "reading"
+    terminal.run(["/again 0.3"])
+    assert "Stopped; nothing was read." in screen.getvalue() and talk.policy == H2O(0.5)
+    terminal.run(["def name_3", "/again 0.4"])
+    assert talk.policy == H2O(0.4)
+
+
 def test_ctrl_c_sets_an_event_and_is_what_it_was_afterwards() -> None:
     before = signal.getsignal(signal.SIGINT)
     with stopped_by_ctrl_c() as stop:

@@ -3,6 +3,7 @@
 import io
 import os
 import pty
+import re
 import select
 import signal
 import socket
@@ -16,10 +17,12 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from chat_models import LONG_TEXT, TEMPLATE, chat_base
+from sinklora.cache.full import Full
 from sinklora.cache.h2o import H2O
+from sinklora.cache.policies import make_policy, parse_budget
 from sinklora.chat.documents import Document
 from sinklora.chat.engine import Conversation
-from sinklora.chat.page_server import ADDRESS, free_port
+from sinklora.chat.page_server import ADDRESS, check_page, free_port
 from sinklora.chat.terminal import HELP, Terminal, stopped_by_ctrl_c
 from sinklora.cli import application
 
@@ -161,13 +164,27 @@ def test_questions_come_from_a_pipe(chat_folder: Path, tmp_path: Path) -> None:
         (["--document", "README.md", "--budget", "lots"], "budget='lots': expected a fraction"),
         ([], "document: give one (--document FILE), or open one in the browser (--page)"),
         (["--page", "--document", "README.md"], "document='README.md': leave it out"),
-        (["--page", "--budget", "400"], "budget=400: the page takes a fraction"),
+        (["--page", "--budget", "400"], "budget=400: the page takes whole per cent of a document"),
         (["--document", "README.md", "--base", "data/base"], "tokenizer='data/base': has no chat template"),
     ],
 )
 def test_what_is_wrong_is_a_sentence(arguments: list[str], words: str) -> None:
     shown = CliRunner().invoke(application, ["chat", *arguments])
     assert shown.exit_code == 2 and f"Error: {words}" in shown.output
+
+
+def test_all_whole_per_cent_are_a_pages() -> None:
+    for percent in range(1, 101):
+        for text in (f"{percent}%", f"{percent / 100:.2f}"):
+            assert check_page(make_policy("h2o", parse_budget(text)), 0) == percent
+    assert check_page(Full(), 0) == 100
+
+
+@pytest.mark.parametrize("budget", [0.125, 0.015, 0.001, 0.2005, 400])
+def test_no_other_budget_is_a_pages(budget: float | int) -> None:
+    words = f"budget={budget}: the page takes whole per cent of a document, 0.01 to 1.0"
+    with pytest.raises(ValueError, match=re.escape(words)):
+        check_page(H2O(budget), 0)
 
 
 def test_a_page_has_a_port_of_its_own() -> None:

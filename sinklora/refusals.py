@@ -34,8 +34,12 @@ def is_refusal(error: Exception) -> bool:
 def raised_by(error: Exception, package: str) -> bool:
     """Whether the last frame of an error that was raised is code of a package (or a module) of this name."""
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    name = frames[-1].f_globals.get("__name__", "") if frames else ""
-    return name == package or name.startswith(f"{package}.")
+    return bool(frames) and is_within(frames[-1].f_globals.get("__name__", ""), package)
+
+
+def is_within(module: str, package: str) -> bool:
+    """Whether a module of that dotted name is the package (or module) itself or belongs to it."""
+    return module == package or module.startswith(f"{package}.")
 
 
 def told_in_a_sentence(command: Callable[Arguments, Result]) -> Callable[Arguments, Result]:

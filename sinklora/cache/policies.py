@@ -10,7 +10,7 @@ others the `heavy` ones with the highest score, the heavy hitters. Everything el
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
 
@@ -190,6 +190,19 @@ def in_tokens(share: float | int, tokens: int) -> int:
 def budget_in_tokens(budget: float | int, prompt_tokens: int) -> int:
     """A budget in tokens, at least 1."""
     return max(1, in_tokens(budget, prompt_tokens))
+
+
+def fixed_budget(policy: CachePolicy, prompt_tokens: int) -> CachePolicy:
+    """The policy with its budget in tokens, where it is a fraction of a prompt of so many; its split stays.
+
+    Sink tokens that give way to a small fraction do so here, too.
+    """
+    if not policy.bounded or not isinstance(policy.budget, float):
+        return policy
+    changed = {"budget": budget_in_tokens(policy.budget, prompt_tokens)}
+    if "sink_tokens" in {field.name for field in fields(policy)}:
+        changed["sink_tokens"] = policy.split(prompt_tokens).protected
+    return replace(policy, **changed)
 
 
 def split_with_sinks(sink_tokens: int, heavy: int, recent: int) -> Split:

@@ -18,7 +18,7 @@ from transformers import (
     TextIteratorStreamer,
 )
 
-from sinklora.cache.policies import CachePolicy, budget_in_tokens
+from sinklora.cache.policies import CachePolicy, fixed_budget
 from sinklora.chat.costs import Cost, full_cache_bytes
 from sinklora.chat.documents import Document
 from sinklora.chat.reading import Plan, Progress, plan_reading, policy_tokens, watched
@@ -67,20 +67,30 @@ class Conversation:
     # --- reading --------------------------------------------------------------------------------------------
 
     def read(
-        self, document: Document, *, progress: Progress = lambda share: None, stop: Event | None = None
+        self,
+        document: Document,
+        policy: CachePolicy | None = None,
+        *,
+        progress: Progress = lambda share: None,
+        stop: Event | None = None,
     ) -> None:
-        """Read a document in place of what was read before; the conversation begins anew.
+        """Read a document in place of what was read before, and have that `policy` from now on if one is
+        given; the conversation begins anew.
 
         `progress` is told the share that is read. Raises `Stopped` within a layer's time once `stop` is set,
-        ValueError for a document that is too long; nothing is changed then.
+        ValueError for a document that is too long; nothing is changed then, the policy neither.
         """
+        policy = policy or self.policy
         ids = self.template.opening(document.text)
-        plan = plan_reading(self.policy, len(ids), self._trained, self.stream)
-        policy = in_tokens(self.policy, len(ids))
-        cache = BudgetCache(self.model, policy, positions=plan.positions)
+        plan = plan_reading(policy, len(ids), self._trained, self.stream)
+        # Questions are read in such pieces, too: what the cache holds and a piece are what positions count.
+        pieces = plan.at_once if plan.positions == "cache" else None
+        fixed = fixed_budget(policy, len(ids))
+        cache = BudgetCache(self.model, fixed, positions=plan.positions, prefill_chunk=pieces)
         read = partial(self._read_into, cache, ids, plan, progress, stop or Event())
         seconds = timed(read, self.model.device).wall  # on a GPU until it is done, not until it is asked for
-        self.document, self.cache, self._ids, self._turns = document, cache, ids, 0
+        self.policy, self.document, self.cache = policy, document, cache
+        self._ids, self._turns = ids, 0
         self._spent = replace(self._spent, read_tokens=len(ids), read_seconds=seconds, written_tokens=0)
 
     @torch.inference_mode()
@@ -98,11 +108,16 @@ class Conversation:
     def ask(self, question: str, *, stop: Event | None = None) -> Iterator[str]:
         """Pieces of the answer as they are written, greedily, until it ends or `stop` is set.
 
-        A stopped answer stays in the conversation as far as it came. Raises ValueError, before anything is
-        read, for an empty question, and where no room is left for an answer.
+        A stopped answer stays in the conversation as far as it came. One that fails ends the conversation:
+        the document has to be read again. Raises ValueError, before anything is read, without a document,
+        for an empty question, and where no room is left for an answer.
         """
         if self.cache is None:
-            raise ValueError("document=None: read one before asking")
+            raise ValueError(
+                "document=None: read one before asking"
+                if self.document is None
+                else f"document={self.document.name!r}: an answer about it failed half-way: read it again"
+            )
         if not question.strip():
             raise ValueError(f"question={question!r}: is empty")
         ids = [*self._ids, *self._next_turn(), *self.template.question(question.strip())]
@@ -138,6 +153,8 @@ class Conversation:
             try:
                 self._write(ids, streamer, stop, stamps)
             except BaseException as error:  # told where the answer is waited for
+                # It holds some of the turn, so that a further question would go on from another text.
+                self.cache = None
                 failed.append(error)
                 streamer.end()
 
@@ -181,9 +198,9 @@ class Conversation:
         """Keep less from the next question on, or take another budget before anything is read.
 
         A fraction is one of the document's tokens. Raises EvictedError for more than the cache still has:
-        what was evicted is gone until the document is read again (`take_budget`, then `read`).
+        what was evicted is gone until the document is read again (`read` with `with_budget`).
         """
-        wanted = self._with_budget(budget)
+        wanted = self.with_budget(budget)
         if self.cache is not None:
             read = self._spent.read_tokens
             now, then = policy_tokens(self.cache.policy, read), policy_tokens(wanted, read)
@@ -192,14 +209,11 @@ class Conversation:
                     f"budget={budget!r}: the cache has kept {now} of {read} tokens, and those it evicted are "
                     f"gone; read the document again to keep {then}"
                 )
-            self.cache.limit(in_tokens(wanted, read))
+            self.cache.limit(fixed_budget(wanted, read))
         self.policy = wanted
 
-    def take_budget(self, budget: float | int) -> None:
-        """Have another budget from the next reading on."""
-        self.policy = self._with_budget(budget)
-
-    def _with_budget(self, budget: float | int) -> CachePolicy:
+    def with_budget(self, budget: float | int) -> CachePolicy:
+        """The policy with another budget. Raises ValueError for one that it cannot have."""
         if not self.policy.bounded:
             raise ValueError(f"budget={budget!r}: the {self.policy.name} cache has none")
         return replace(self.policy, budget=budget)
@@ -228,10 +242,3 @@ class _When(StoppingCriteria):
         """See transformers: whether each row is done."""
         done = torch.full((len(input_ids),), self.halt(), device=input_ids.device, dtype=torch.bool)
         return done  # type: ignore[return-value]
-
-
-def in_tokens(policy: CachePolicy, tokens: int) -> CachePolicy:
-    """The policy with its budget as a number of tokens, where it is a fraction of so many."""
-    if not policy.bounded or not isinstance(policy.budget, float):
-        return policy
-    return replace(policy, budget=budget_in_tokens(policy.budget, tokens))

@@ -29,16 +29,22 @@ NEEDED = 'the page needs Gradio: pip install "sinklora[chat]"'
 def check_page(policy: CachePolicy, port: int) -> int:
     """The percentage of a document that a policy keeps, where a page can be served at all.
 
-    Raises ImportError without Gradio, ValueError for a port that is in use and for a budget in tokens.
+    Raises ImportError without Gradio, ValueError for a port that is in use and for a budget in tokens, or
+    one that is no whole per cent, between which the page's slider has no place.
     """
-    percent = 100
-    if policy.bounded:
-        if not isinstance(policy.budget, float) or policy.budget < 0.01:
-            raise ValueError(f"budget={policy.budget!r}: the page takes a fraction, 0.01 to 1.0")
-        percent = round(100 * policy.budget)
+    percent = _whole_percent(policy.budget) if policy.bounded else 100
     free_port(port)
     if importlib.util.find_spec("gradio") is None:
         raise ImportError(NEEDED)
+    return percent
+
+
+def _whole_percent(budget: float | int) -> int:
+    percent = round(100 * budget)
+    if not isinstance(budget, float) or percent < 1 or abs(100 * budget - percent) > 1e-9:
+        raise ValueError(
+            f"budget={budget!r}: the page takes whole per cent of a document, 0.01 to 1.0, such as 0.2"
+        )
     return percent
 
 
@@ -117,6 +123,8 @@ def free_port(port: int) -> int:
 
     check_value("port", port, Annotated[int, Field(ge=0, lt=2**16)])
     with socket.socket() as probe:
+        if os.name == "posix":  # as the server does: connections that a page has left behind take no port
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((ADDRESS, port))
         except OSError as error:

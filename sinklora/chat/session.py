@@ -23,12 +23,13 @@ from sinklora.hf.token_text import TokenPieces
 from sinklora.refusals import is_refusal
 
 IDLE, WAITING, OPENING, READING, WRITING = "idle", "waiting", "opening", "reading", "writing"
-FAULT = "That failed, and the program's log says how. Ask again, or read the document again."
+FAULT = "That failed, and the program's log says how. Read the document again, or open another."
+FAILED = "failed half-way"
 
 
 @dataclass(frozen=True)
 class Turn:
-    """A question and its answer, as far as it is written; `cost` once it is."""
+    """A question and its answer, as far as it is written; `cost` once it is, or FAILED."""
 
     question: str
     answer: str = ""
@@ -148,23 +149,24 @@ class Session:
         except (MemoryError, torch.OutOfMemoryError):
             self._show(message="There is not enough memory; take a smaller budget, or a shorter text.")
         except Exception as error:
-            if not is_refusal(error):
+            if is_refusal(error):
+                self._show(message=" ".join(str(error).split()))
+            else:
                 logging.getLogger(__name__).exception("a session's work failed")
-            self._show(message=" ".join(str(error).split()) if is_refusal(error) else FAULT)
+                self._show(message=FAULT, again=self._document is not None)
         finally:
-            self._show(phase=IDLE)
+            unread = self._document is not None and self._talk.cache is None
+            self._show(phase=IDLE, again=self._view.again or unread)
 
     def _read(self, document: Document, policy: CachePolicy, stop: Event) -> None:
         pieces = document_pieces(self._talk.tokenizer, document, self.limits.document_tokens)
-        self._document, before = document, self._talk.policy
+        self._document = document
         self._show(phase=READING, share=0.0)
-        self._talk.policy = policy
         try:
             if stop.is_set():
                 raise Stopped
-            self._talk.read(document, progress=lambda share: self._show(share=share), stop=stop)
+            self._talk.read(document, policy, progress=lambda share: self._show(share=share), stop=stop)
         except BaseException:
-            self._talk.policy = before
             self._show(again=True)  # perhaps with another policy, or budget
             raise
         self._pieces = pieces
@@ -175,9 +177,13 @@ class Session:
         pieces = self._talk.ask(question, stop=stop)
         turns, turn = self._view.turns, Turn(question)
         self._show(phase=WRITING, turns=(*turns, turn))
-        for piece in pieces:
-            turn = replace(turn, answer=turn.answer + piece)
-            self._show(turns=(*turns, turn))
+        try:
+            for piece in pieces:
+                turn = replace(turn, answer=turn.answer + piece)
+                self._show(turns=(*turns, turn))
+        except BaseException:  # which leaves no cache to ask, or to mark
+            self._show(turns=(*turns, replace(turn, cost=FAILED)), marked=None)
+            raise
         told = cost_in_words(self._talk.cost) + ("; stopped" if self._stopped else "")
         self._show(turns=(*turns, replace(turn, cost=told)), marked=self._marked())
 

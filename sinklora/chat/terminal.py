@@ -11,7 +11,7 @@ from types import FrameType
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from sinklora.cache.policies import needed_budget
+from sinklora.cache.policies import CachePolicy, needed_budget
 from sinklora.chat.cost_words import cost_in_words, read_in_words
 from sinklora.chat.documents import Document
 from sinklora.chat.engine import Conversation
@@ -32,15 +32,15 @@ class Terminal:
     def __init__(self, conversation: Conversation, console: Console) -> None:
         self.conversation, self.console = conversation, console
 
-    def read(self, document: Document) -> None:
-        """Read a document, with a bar where somebody watches."""
+    def read(self, document: Document, policy: CachePolicy | None = None) -> None:
+        """Read a document, under another policy if one is given, with a bar where somebody watches."""
         told = f"reading {document.name}"
         columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
         shown = Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal)
         with stopped_by_ctrl_c() as stop, shown as bar:
             task = bar.add_task(told, total=1.0)
             self.conversation.read(
-                document, progress=lambda share: bar.update(task, completed=share), stop=stop
+                document, policy, progress=lambda share: bar.update(task, completed=share), stop=stop
             )
         self.say(f"{read_in_words(document, self.conversation.cost)}. Ask; /help for more.")
 
@@ -69,9 +69,8 @@ class Terminal:
             self.conversation.change_budget(needed_budget(argument))
             self.say("From the next question on.")
         elif command == "/again" and self.conversation.document is not None:
-            if argument:
-                self.conversation.take_budget(needed_budget(argument))
-            self.read(self.conversation.document)
+            other = self.conversation.with_budget(needed_budget(argument)) if argument else None
+            self.read(self.conversation.document, other)
         elif command == "/cost":
             self.say(cost_in_words(self.conversation.cost))
         else:

@@ -5,6 +5,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
+from sinklora.refusals import is_within
 from sinklora.reproduction.places import Places
 
 MEMORY = re.compile(
@@ -97,8 +98,26 @@ def _cell_error(error: Any) -> tuple[str, int, str]:
     told = f"{name}: {' '.join(said.split())}".removesuffix(": ").rstrip(".")
     if MEMORY.search(told):
         return f"memory ran out ({told:.200}): {ADVICE}", FAILED, ""
-    files = re.findall(r"^File (.*?):\d+", trace, re.MULTILINE)
-    is_ours = bool(files) and "sinklora/" in files[-1].replace("\\", "/")
-    if name in ("RunLockedError", "DamagedRunError") or (name in REFUSALS and is_ours):
+    if name in ("RunLockedError", "DamagedRunError") or (name in REFUSALS and _raised_by(trace, "sinklora")):
         return told, REFUSED, ""
     return told, FAILED, trace
+
+
+def _raised_by(trace: str, package: str) -> bool:
+    """The same as `refusals.raised_by`, of a traceback as IPython writes it."""
+    frames = re.findall(r"^(?:File (.*?):\d+|Cell In)", trace, re.MULTILINE)  # a cell's frame has no file
+    return bool(frames and frames[-1]) and is_within(_module(Path(frames[-1])), package)
+
+
+def _module(file: Path) -> str:
+    """The dotted name of a file's module; IPython writes ~ for the home.
+
+    By the packages that hold the file, and not by a known place: a kernel imports the sources of the folder
+    that it runs in, which this process may not have.
+    """
+    file = file.expanduser()
+    names, folder = [file.stem], file.parent
+    while (folder / "__init__.py").is_file():
+        names.append(folder.name)
+        folder = folder.parent
+    return ".".join(reversed(names))

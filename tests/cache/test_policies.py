@@ -13,6 +13,7 @@ from sinklora.cache.novelty import Novelty
 from sinklora.cache.policies import (
     POLICIES,
     CachePolicy,
+    fixed_budget,
     make_policy,
     parse_budget,
     policy_key,
@@ -229,3 +230,19 @@ def test_wrong_policies_are_named(make: object, words: str) -> None:
 )
 def test_recent_tokens_give_way_to_sink_tokens(policy: CachePolicy, split: tuple[int, int, int]) -> None:
     assert policy.split(100) == split
+
+
+@pytest.mark.parametrize("name", [name for name, kind in POLICIES.items() if kind.bounded])
+def test_a_fraction_fixed_in_tokens_splits_as_the_fraction_does(name: str) -> None:
+    for share, tokens in [(0.002, 400), (0.01, 400), (0.02, 400), (0.7, 10), (0.25, 1000), (1.0, 3)]:
+        policy = make_policy(name, share)
+        fixed = fixed_budget(policy, tokens)
+        assert isinstance(fixed.budget, int) and type(fixed) is type(policy)
+        for later in (1, tokens, 100 * tokens):
+            assert fixed.split(later) == policy.split(tokens)
+
+
+def test_what_is_no_fraction_is_fixed_already() -> None:
+    for policy in (Full(), Replay(5), H2O(64)):
+        assert fixed_budget(policy, 100) is policy
+    assert fixed_budget(Replay(0.25), 400) == Replay(100)

@@ -1,6 +1,8 @@
 """A conversation is what its model says through its cache, turn by turn; nothing else changes it."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from threading import Event
 from typing import Any
 
@@ -11,7 +13,7 @@ from transformers import DynamicCache
 from chat_models import LONG_TEXT, chat_base
 from sinklora.cache.full import Full
 from sinklora.cache.h2o import H2O
-from sinklora.cache.policies import CachePolicy
+from sinklora.cache.policies import POLICIES, CachePolicy, make_policy
 from sinklora.cache.replay import Replay
 from sinklora.cache.streaming_llm import StreamingLLM
 from sinklora.chat.documents import Document
@@ -75,6 +77,20 @@ def test_a_fraction_is_one_of_the_document() -> None:
     assert cost.read_seconds > 0 and cost.written_tokens == 7 and cost.tokens_a_second > 0
 
 
+@pytest.mark.parametrize("name", [name for name, kind in POLICIES.items() if kind.bounded])
+def test_a_fraction_too_small_for_sinks_is_kept_all_the_same(name: str) -> None:
+    talk = conversation(make_policy(name, 0.02))
+    for _ in ("as it is read", "from the next question on"):
+        talk.read(DOCUMENT)
+        said(talk, "def name_1")
+        assert talk.cache is not None
+        kept = [(talk.cache.kept_positions(layer) >= 0).double().sum(-1).mean() for layer in range(4)]
+        assert sum(kept) / 4 == talk.cost.read_tokens // 50 < 4
+        talk = conversation(make_policy(name, 0.5))
+        talk.read(DOCUMENT)
+        talk.change_budget(0.02)
+
+
 def test_a_full_cache_is_as_large_as_a_full_cache() -> None:
     talk = conversation(Full())
     talk.read(DOCUMENT)
@@ -120,6 +136,39 @@ def test_an_answer_that_nobody_waits_for_ends() -> None:
     assert said(talk, "And then?")
 
 
+@contextmanager
+def failing(talk: Conversation, calls: int) -> Iterator[None]:
+    """A model whose last layer fails once it was called so many times."""
+    left = [calls]
+
+    def count(*_: Any) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise RuntimeError("the device is gone")
+
+    hook = decoder_layers(talk.model)[-1].register_forward_hook(count)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+@pytest.mark.parametrize("calls", [0, 3])  # in the question, in the answer
+def test_after_a_failed_answer_the_document_is_read_again(calls: int) -> None:
+    talk = conversation(H2O(60))
+    talk.read(DOCUMENT)
+    first = said(talk, "def name_3(x):")
+    with failing(talk, calls), pytest.raises(RuntimeError, match="the device is gone"):
+        said(talk, "And then?")
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"document='code.txt': .* failed half-way: read it again"):
+            talk.ask("And then?")
+    assert talk.cost.cache_bytes == 0
+    assert talk.document is DOCUMENT
+    talk.read(talk.document)
+    assert said(talk, "def name_3(x):") == first
+
+
 def test_reading_is_told_and_stops_at_the_next_layer() -> None:
     talk = conversation(H2O(0.5))
     shares: list[float] = []
@@ -131,9 +180,10 @@ def test_reading_is_told_and_stops_at_the_next_layer() -> None:
         stop.set()
 
     with pytest.raises(Stopped):
-        talk.read(OTHER, progress=once, stop=stop)
+        talk.read(OTHER, H2O(0.1), progress=once, stop=stop)
     # The conversation is what it was, and the model has none of the hooks.
-    assert talk.document is DOCUMENT and said(talk, "And?") and before
+    assert talk.document is DOCUMENT and talk.policy == H2O(0.5)
+    assert said(talk, "And?") and before
     assert not any(part._forward_hooks for layer in decoder_layers(talk.model) for part in layer.modules())
 
 
@@ -150,8 +200,7 @@ def test_a_smaller_budget_counts_from_the_next_question_on() -> None:
         EvictedError, match=rf"has kept {tokens // 10} of {tokens} tokens, .* to keep {tokens // 2}"
     ):
         talk.change_budget(0.5)
-    talk.take_budget(0.5)
-    talk.read(DOCUMENT)
+    talk.read(DOCUMENT, talk.with_budget(0.5))
     assert (talk.cache.kept_positions(0) >= 0).sum(-1).unique().tolist() == [tokens // 2]
 
 
@@ -230,6 +279,25 @@ def test_a_stream_is_read_in_pieces_and_answered() -> None:
     assert talk.cache is not None and talk.cache.positions == "cache"
     assert len(said(talk, "def name_3")) > 0
     assert talk.cache.budget_layers[0].longest_reach <= 512
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("policy", [StreamingLLM(200), H2O(200)], ids=str)
+def test_a_long_question_about_a_stream_is_read_in_pieces_too(policy: CachePolicy) -> None:
+    document, question = Document("long.txt", "\n".join(LONG_TEXT for _ in range(2))), LONG_TEXT
+    talk = conversation(policy, stream=True)
+    talk.read(document)
+    cache = BudgetCache(talk.model, policy, positions="cache")
+    for ids in (talk.template.opening(document.text), talk.template.question(question)):
+        assert len(ids) > 512
+        for piece in torch.tensor([ids]).split(512 - 200, 1):
+            logits = talk.model(piece, past_key_values=cache).logits
+    written = [int(logits[0, -1].argmax())]
+    while len(written) < 7:
+        logits = talk.model(torch.tensor([written[-1:]]), past_key_values=cache).logits
+        written.append(int(logits[0, -1].argmax()))
+    assert said(talk, question) == talk.tokenizer.decode(written, skip_special_tokens=True)
+    assert talk.cache is not None and talk.cache.budget_layers[0].longest_reach <= 512
 
 
 def test_it_stops_soon() -> None:

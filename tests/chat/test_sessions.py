@@ -13,6 +13,7 @@ from sinklora.cache.streaming_llm import StreamingLLM
 from sinklora.chat.documents import Document
 from sinklora.chat.engine import Conversation
 from sinklora.chat.limits import Limits
+from sinklora.chat.reading import decoder_layers
 from sinklora.chat.session import FAULT, READING, Session, View
 from sinklora.chat.sessions import FullError, Sessions
 
@@ -191,8 +192,37 @@ def test_questions_that_cannot_be_asked_are_sentences(tmp_path: Path) -> None:
 
 def test_a_fault_is_told_and_the_session_lives_on(tmp_path: Path) -> None:
     session = sessions().open("a")
-    session.read_file(given(tmp_path), None)  # type: ignore[arg-type]
+    session.read_file(given(tmp_path), "h2o")  # type: ignore[arg-type]
     assert idle(session).message == FAULT and not session.view.busy
+
+
+def test_after_a_failed_answer_reading_again_is_offered(tmp_path: Path) -> None:
+    session = sessions().open("a")
+    session.read_file(given(tmp_path), POLICY)
+    idle(session)
+    session.ask("def name_3", POLICY)
+    whole = idle(session).turns
+    hook = decoder_layers(session._talk.model)[-1].register_forward_hook(fail)
+    session.ask("And?", POLICY)
+    view = idle(session)
+    hook.remove()
+    assert view.message == FAULT and view.again and view.marked is None
+    assert "Ask again" not in FAULT
+    assert view.turns[:1] == whole and view.turns[1].cost == "failed half-way"
+    # The offer stays, whatever is done in its place.
+    session.ask("And?", POLICY)
+    assert idle(session).again and "read it again" in session.view.message
+    session.change(H2O(0.2))
+    assert idle(session).again
+    session.read_again(H2O(0.2))
+    view = idle(session)
+    assert view.turns == () and view.marked is not None and not view.again
+    session.ask("def name_3", H2O(0.2))
+    assert idle(session).turns[0].cost
+
+
+def fail(*_: object) -> None:
+    raise RuntimeError("the device is gone")
 
 
 # --- how many are kept --------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 import io
 import os
 import pty
+import re
 import select
 import signal
 import socket
@@ -16,10 +17,12 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from chat_models import LONG_TEXT, TEMPLATE, chat_base
+from sinklora.cache.full import Full
 from sinklora.cache.h2o import H2O
+from sinklora.cache.policies import make_policy, parse_budget
 from sinklora.chat.documents import Document
 from sinklora.chat.engine import Conversation
-from sinklora.chat.page_server import ADDRESS
+from sinklora.chat.page_server import ADDRESS, check_page, free_port
 from sinklora.chat.terminal import HELP, Terminal, stopped_by_ctrl_c
 from sinklora.cli import application
 
@@ -58,6 +61,35 @@ def test_the_budget_is_changed_and_what_is_gone_is_said() -> None:
     assert shown.count("code.txt: ") == 2
     assert "budget='': expected a fraction" in shown and "budget='x': expected a fraction" in shown
     assert HELP.splitlines()[0] in shown
+
+
+class PressesCtrlC(io.StringIO):
+    """A screen whose reader presses Ctrl-C once it shows a word."""
+
+    def __init__(self, word: str) -> None:
+        super().__init__()
+        self.word = word
+
+    def write(self, text: str) -> int:
+        if self.word and self.word in text:
+            self.word = ""
+            os.kill(os.getpid(), signal.SIGINT)
+        return super().write(text)
+
+
+def test_reading_again_changes_the_budget_only_where_it_comes_to_its_end() -> None:
+    model, tokenizer = chat_base()
+    talk = Conversation(model, tokenizer, H2O(0.5), stream=True, answer_tokens=5)
+    screen = PressesCtrlC("")
+    terminal = Terminal(talk, Console(file=screen, width=80, force_terminal=True))
+    terminal.read(Document("long.txt", LONG_TEXT))
+    terminal.run(["/again 0.99"])  # of which a stream would leave no room
+    assert "leaves no room" in screen.getvalue() and talk.policy == H2O(0.5)
+    screen.word = "reading"
+    terminal.run(["/again 0.3"])
+    assert "Stopped; nothing was read." in screen.getvalue() and talk.policy == H2O(0.5)
+    terminal.run(["def name_3", "/again 0.4"])
+    assert talk.policy == H2O(0.4)
 
 
 def test_ctrl_c_sets_an_event_and_is_what_it_was_afterwards() -> None:
@@ -132,13 +164,27 @@ def test_questions_come_from_a_pipe(chat_folder: Path, tmp_path: Path) -> None:
         (["--document", "README.md", "--budget", "lots"], "budget='lots': expected a fraction"),
         ([], "document: give one (--document FILE), or open one in the browser (--page)"),
         (["--page", "--document", "README.md"], "document='README.md': leave it out"),
-        (["--page", "--budget", "400"], "budget=400: the page takes a fraction"),
+        (["--page", "--budget", "400"], "budget=400: the page takes whole per cent of a document"),
         (["--document", "README.md", "--base", "data/base"], "tokenizer='data/base': has no chat template"),
     ],
 )
 def test_what_is_wrong_is_a_sentence(arguments: list[str], words: str) -> None:
     shown = CliRunner().invoke(application, ["chat", *arguments])
     assert shown.exit_code == 2 and f"Error: {words}" in shown.output
+
+
+def test_all_whole_per_cent_are_a_pages() -> None:
+    for percent in range(1, 101):
+        for text in (f"{percent}%", f"{percent / 100:.2f}"):
+            assert check_page(make_policy("h2o", parse_budget(text)), 0) == percent
+    assert check_page(Full(), 0) == 100
+
+
+@pytest.mark.parametrize("budget", [0.125, 0.015, 0.001, 0.2005, 400])
+def test_no_other_budget_is_a_pages(budget: float | int) -> None:
+    words = f"budget={budget}: the page takes whole per cent of a document, 0.01 to 1.0"
+    with pytest.raises(ValueError, match=re.escape(words)):
+        check_page(H2O(budget), 0)
 
 
 def test_a_page_has_a_port_of_its_own() -> None:
@@ -148,3 +194,20 @@ def test_a_page_has_a_port_of_its_own() -> None:
         port = str(taken.getsockname()[1])
         shown = CliRunner().invoke(application, ["chat", "--page", "--port", port])
     assert shown.exit_code == 2 and f"Error: port={port}: is in use" in shown.output
+
+
+def test_a_port_whose_page_has_just_ended_is_free() -> None:
+    with socket.socket() as page:
+        page.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as web servers do
+        page.bind((ADDRESS, 0))
+        page.listen()
+        port = page.getsockname()[1]
+        with socket.create_connection((ADDRESS, port)) as browser:
+            connection, _ = page.accept()
+            with pytest.raises(ValueError, match=f"port={port}: is in use"):
+                free_port(port)
+            connection.close()  # who closes first waits for what may still be under way (TIME_WAIT)
+            assert browser.recv(1) == b""
+    with socket.socket() as strict, pytest.raises(OSError):
+        strict.bind((ADDRESS, port))
+    assert free_port(port) == port

@@ -54,6 +54,52 @@ def test_an_error_in_a_cell(tmp_path: Path, cell: str, code: int, cause: str) ->
     assert "\x1b" not in trace and "papermill" not in trace
 
 
+def package(folder: Path) -> Path:
+    """The file of a package in a folder, both made."""
+    folder.mkdir(parents=True)
+    (folder / "__init__.py").touch()
+    return folder / "__init__.py"
+
+
+def test_a_librarys_error_in_a_checkout_called_sinklora_is_a_fault(tmp_path: Path) -> None:
+    root = tmp_path / "sinklora"
+    library = root / ".venv" / "site-packages"
+    use = f"import sys\nsys.path.append({str(library)!r})\nimport other\nother.fail()"
+    make_checkout(root, {"20_new": [use]})
+    package(library / "other").write_text("def fail():\n    raise ValueError('shapes differ')\n")
+    with pytest.raises(NotebookStoppedError, match="ValueError: shapes differ") as caught:
+        executed(root)
+    assert caught.value.exit_code == 1 and "other.fail()" in caught.value.trace
+
+
+@pytest.mark.parametrize(
+    ("last", "code"),
+    [
+        ("File {home}/sinklora/sinklora/records/checks.py:1, in check()", REFUSED),
+        ("File ~/sinklora/sinklora/records/checks.py:1, in check()", REFUSED),
+        ("File ~/sinklora/sinklora/__init__.py:1, in __getattr__()", REFUSED),
+        ("File {home}/sinklora/.venv/site-packages/other/__init__.py:1, in fail()", 1),
+        ("File ~/sinklora/.venv/site-packages/other/__init__.py:1, in fail()", 1),
+        ("Cell In[2], line 1, in <lambda>(x)", 1),  # which our code has called
+    ],
+)
+def test_whose_code_raised_is_told_by_its_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, last: str, code: int
+) -> None:
+    for folder in ("sinklora", "sinklora/records", ".venv/site-packages/other"):
+        package(tmp_path / "sinklora" / folder)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    ours = f"File {tmp_path}/sinklora/sinklora/records/checks.py:7, in f()"
+
+    class CellError(Exception):
+        ename, evalue = "ValueError", "n=0: expected at least 1"
+        traceback = (ours, last.format(home=tmp_path))
+
+    places = Places(tmp_path, tmp_path / "results", tmp_path / "runs")
+    told = stopped("20_new", tmp_path / "none", CellError(), None, places)
+    assert told.exit_code == code and bool(told.trace) == (code == 1)
+
+
 def alive(number: str) -> bool:
     with suppress(psutil.NoSuchProcess):
         return psutil.Process(int(number)).status() != psutil.STATUS_ZOMBIE

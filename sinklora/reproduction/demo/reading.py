@@ -11,7 +11,14 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache
 
-from sinklora.cache.policies import POLICIES, CachePolicy, budget_in_tokens, make_policy, needed_budget
+from sinklora.cache.policies import (
+    POLICIES,
+    CachePolicy,
+    budget_in_tokens,
+    fixed_budget,
+    make_policy,
+    needed_budget,
+)
 from sinklora.evaluate.generation_cost import Generation, generate
 from sinklora.evaluate.pass_keys import CacheFactory
 from sinklora.hf.budget_cache import BudgetCache
@@ -52,17 +59,40 @@ def check_request(policy: str, budget: str) -> int | float:
 
 
 def compared_policies(policy: str, budget: int | float, prompt_tokens: int) -> list[CachePolicy]:
-    """The chosen policy and all published ones, at one budget in tokens, the chosen one first.
+    """The chosen policy and the published ones, at one budget in tokens, the chosen one first.
 
-    ValueError where so large a budget evicts nothing.
+    Those that cannot have so small a budget are left out (`left_out`). ValueError where so large a budget
+    evicts nothing.
     """
-    tokens = budget_in_tokens(budget, prompt_tokens)
-    if tokens >= prompt_tokens:
+    if budget_in_tokens(budget, prompt_tokens) >= prompt_tokens:
         raise ValueError(
             f"budget={budget!r}: nothing is evicted of a prompt of {prompt_tokens} tokens; give less"
         )
-    published = [name for name, kind in POLICIES.items() if kind.bounded and kind.paper]
-    return [make_policy(name, tokens) for name in dict.fromkeys((policy, *published))]
+    others = [name for name in published() if name not in left_out(budget)]
+    return [
+        fixed_budget(make_policy(name, budget), prompt_tokens) for name in dict.fromkeys((policy, *others))
+    ]
+
+
+def published() -> list[str]:
+    """The bounded policies that a paper describes."""
+    return [name for name, kind in POLICIES.items() if kind.bounded and kind.paper]
+
+
+def left_out(budget: int | float) -> list[str]:
+    """The published policies that so few tokens leave no place beside those that they always keep.
+
+    None for a fraction, of which each policy says how it is split, however small.
+    """
+    return [name for name in published() if not _can_have(name, budget)]
+
+
+def _can_have(name: str, budget: int | float) -> bool:
+    try:
+        make_policy(name, budget)
+    except ValueError:
+        return False
+    return True
 
 
 def cache_maker(model: PreTrainedModel, policy: CachePolicy | None) -> CacheFactory:

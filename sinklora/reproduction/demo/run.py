@@ -16,6 +16,7 @@ from sinklora.reproduction.demo.page import cut_page, page_text
 from sinklora.reproduction.demo.reading import (
     check_request,
     compared_policies,
+    left_out,
     read_page,
     write_on,
 )
@@ -28,7 +29,7 @@ from sinklora.reproduction.demo.screen import (
     picture_console,
     save_picture,
 )
-from sinklora.reproduction.names import EMBEDDED, model_title
+from sinklora.reproduction.names import CACHES, EMBEDDED, model_title
 
 EMBEDDED_SAID = (
     "The embedded base has 4.5 million parameters and was trained on Python sources, 512 tokens at a time: "
@@ -66,12 +67,13 @@ def show_demo(request: DemoRequest, console: Console | None = None) -> None:
     text = page_text(request.text)
     model, tokenizer = _loaded(request.base, console)
     page = cut_page(token_pieces(tokenizer, text), trained_length(model.config))
-    chosen, *others = compared_policies(
-        request.policy, check_request(request.policy, request.budget), len(page.prompt)
-    )
+    budget = check_request(request.policy, request.budget)
+    chosen, *others = compared_policies(request.policy, budget, len(page.prompt))
     said = [Text(f"{model_title(request.base)} reads {len(page.prompt)} tokens.", style="bold")]
     if model_title(request.base) == EMBEDDED:
         said.append(Text(EMBEDDED_SAID))
+    if missing := [CACHES.get(name, name) for name in left_out(budget)]:
+        said.append(Text(f"Left out: {' and '.join(missing)}, for which budget={budget} is too small."))
     console.print(*said, sep="\n")
 
     with console.status("reading the page; the first time a kernel is compiled for this"):

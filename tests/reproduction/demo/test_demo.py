@@ -125,6 +125,13 @@ def test_all_published_policies_have_the_budget_of_the_chosen_one() -> None:
     assert [type(p) for p in compared_policies("h2o", 64, 500)].count(H2O) == 1
 
 
+def test_small_budgets_are_compared_where_they_can_be_had() -> None:
+    # A fraction is split as its policy says; of so few tokens some leave no place beside their first ones.
+    assert {StreamingLLM(2, sink_tokens=1), SlidingWindow(2)} <= set(compared_policies("replay", 0.004, 500))
+    names = [policy.name for policy in compared_policies("h2o", 4, 500)]
+    assert names == ["h2o", "local", "snapkv", "tova"]
+
+
 # --- the screen ---------------------------------------------------------------------------------------------
 
 
@@ -186,6 +193,19 @@ def test_the_command_shows_page_numbers_and_what_they_are_worth(tmp_path: Path) 
     assert "H2O writes on:" in words and "StreamingLLM" in words
     assert "@font-face" not in drawn and "url(http" not in drawn
     assert list(tmp_path.iterdir()) == [picture]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--budget", "4"), "Expected Attention and StreamingLLM, for which budget=4 is too small."),
+        (("--budget", "0.005", "--policy", "replay"), "1 first, 1 newest"),
+    ],
+)
+def test_a_small_budget_is_shown(arguments: Sequence[str], words: str) -> None:
+    shown = invoked("--base", "data/base", "--text", SOURCE, *arguments)
+    assert shown.exit_code == 0, shown.output
+    assert words in " ".join(shown.output.split())
 
 
 def text_file(folder: Path, content: bytes) -> Path:

@@ -18,6 +18,7 @@ from sinklora.records.checks import check_counts
 from sinklora.records.runs import run_records
 from sinklora.reproduction.efficiency.study import BASELINE, EAGER_STEP, SF, STEPS, check_methods
 from sinklora.reproduction.extension.comparison import NATS, NOT_VALID, losses
+from sinklora.reproduction.extension.tables import untrained_methods
 from sinklora.reproduction.names import LABELS
 from sinklora.reproduction.report.claims import Claim, combined, family
 
@@ -137,7 +138,9 @@ def context_verdict(frame: pd.DataFrame) -> str:
 def ladder_claims(
     rows: pd.DataFrame, test_set: str, *, valid: bool, model: str, method: str = "sf"
 ) -> list[Claim]:
-    """Claims that perplexity falls with every longer test context, as in the paper's Table 3, and of all."""
+    """Claims that perplexity falls with every longer test context, as in the paper's Table 3, and of all; and
+    that at the longest one training is better than each kind of none, where it may fall as well.
+    """
     contexts = sorted(map(int, rows[rows.method == method].context.unique()))
     blank = Claim(test_set, "", "not decided", unit=NATS, table="table3", model=model)
     blank = blank if valid else dataclasses.replace(blank, reason=NOT_VALID)
@@ -146,10 +149,16 @@ def ladder_claims(
         before, after = (losses(rows, test_set, context).by_method[method] for context in (short, long))
         sentence = f"with {LABELS[method]} {long} tokens of context are better than {short}"
         effects[dataclasses.replace(blank, sentence=sentence, restated=True)] = difference(before, after)
-    steps = family(effects)
+    at_longest = losses(rows, test_set, contexts[-1]).by_method
+    for name in untrained_methods(rows):
+        sentence = f"with {LABELS[method]} {contexts[-1]} tokens are better than no training ({name})"
+        none = dataclasses.replace(blank, sentence=sentence, restated=True)
+        effects[none] = difference(at_longest[name], at_longest[method])
+    decided = family(effects)
+    steps, over_none = decided[: len(contexts) - 1], decided[len(contexts) - 1 :]
     whole = dataclasses.replace(
         blank,
         sentence=f"with {LABELS[method]} perplexity falls with every longer context",
         outcome=combined(claim.outcome for claim in steps),
     )
-    return [whole, *steps]
+    return [whole, *steps, *over_none]

@@ -143,6 +143,28 @@ def test_the_ladder_says_whether_each_step_helps(values: tuple[float, ...], outc
     )
 
 
+@pytest.mark.parametrize(("untrained", "outcome"), [(2.0, "held"), (0.9, "did not hold")])
+def test_the_ladder_is_held_against_no_training(untrained: float, outcome: str) -> None:
+    """Which may fall with a longer context as well, and is read with the base in windows of its own."""
+    pieces = np.random.default_rng(0).normal(0, 0.3, 32)
+    level = {
+        name: [(pieces + value).tolist()] for name, value in (("base", untrained), ("yarn", 2.0), ("sf", 1.0))
+    }
+    rows = measured_rows(
+        {512: {"base": level["base"], "sf": level["base"]}, 2048: {"yarn": level["yarn"], "sf": level["sf"]}},
+        test_set="Table 3",
+        untrained=("base", "yarn"),
+    )
+    whole, step, base, yarn = ladder_claims(rows, "Table 3", valid=True, model="small")
+    assert (base.outcome, base.sentence) == (
+        outcome,
+        "with SF-Attn 2048 tokens are better than no training (base)",
+    )
+    assert base.estimate == pytest.approx(untrained - 1) and base.restated
+    assert (yarn.outcome, yarn.estimate) == ("held", pytest.approx(1.0))
+    assert (whole.outcome, step.estimate) == (step.outcome, pytest.approx(untrained - 1))
+
+
 def hand_rows() -> pd.DataFrame:
     lines = [
         (BASELINE, 4.0, 2.0, 2.0, 10.0, 8.0),

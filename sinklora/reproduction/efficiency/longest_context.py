@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 from tqdm.auto import tqdm
 
-from sinklora.evaluate.paired_effects import difference
+from sinklora.evaluate.paired_effects import Effect, difference
 from sinklora.evaluate.step_estimate import estimate
 from sinklora.evaluate.step_spec import StepSpec
 from sinklora.evaluate.training_step import measured
@@ -20,7 +20,7 @@ from sinklora.reproduction.efficiency.study import BASELINE, EAGER_STEP, SF, STE
 from sinklora.reproduction.extension.comparison import NATS, NOT_VALID, losses
 from sinklora.reproduction.extension.tables import untrained_methods
 from sinklora.reproduction.names import LABELS
-from sinklora.reproduction.report.claims import Claim, combined, family
+from sinklora.reproduction.report.claims import Claim, Tested, combined, family, with_effect
 
 
 def longest(fits: Callable[[int], bool], *, unit: int, most: int, near: int) -> int:
@@ -144,11 +144,13 @@ def ladder_claims(
     contexts = sorted(map(int, rows[rows.method == method].context.unique()))
     blank = Claim(test_set, "", "not decided", unit=NATS, table="table3", model=model)
     blank = blank if valid else dataclasses.replace(blank, reason=NOT_VALID)
-    effects = {}
+    effects: dict[Claim, Tested] = {}
+    falls: list[Effect] = []
     for short, long in pairwise(contexts):
         before, after = (losses(rows, test_set, context).by_method[method] for context in (short, long))
         sentence = f"with {LABELS[method]} {long} tokens of context are better than {short}"
-        effects[dataclasses.replace(blank, sentence=sentence, restated=True)] = difference(before, after)
+        falls.append(difference(before, after))
+        effects[dataclasses.replace(blank, sentence=sentence, restated=True)] = falls[-1]
     at_longest = losses(rows, test_set, contexts[-1]).by_method
     for name in untrained_methods(rows):
         sentence = f"with {LABELS[method]} {contexts[-1]} tokens are better than no training ({name})"
@@ -160,5 +162,8 @@ def ladder_claims(
         blank,
         sentence=f"with {LABELS[method]} perplexity falls with every longer context",
         outcome=combined(claim.outcome for claim in steps),
+        unit=f"{NATS} at the least step",
     )
+    if falls:
+        whole = with_effect(whole, min(falls, key=lambda fall: fall.low))
     return [whole, *steps, *over_none]

@@ -32,6 +32,7 @@ METHODS = ["full", "short", "s2", "s2_wrapped", "sf", "sf_shifted", "sf_then_ful
 MADE_OF = {
     "table1": "perplexity_measurements",
     "table2": "perplexity_measurements",
+    "table3": "longest_measurements",
     "table7": "ablation_measurements",
     "table8": "ablation_measurements",
     "table9": "ablation_lengths",
@@ -47,10 +48,11 @@ def made(name: str) -> Table:
     rows = rows[rows.attention == "full"]
     recipe = read_recipe("configs/recipes/embedded.yaml")
     target = recipe.training.context
-    if name in ("table1", "table2"):
+    if name in ("table1", "table2", "table3"):
+        target = int(rows.context.max())
         item = name.replace("table", "Table ")
         record = json.loads((FOLDER / "provenance" / f"{name}.json").read_text(encoding="utf-8"))
-        start = re.search(r"No training: (.*?)\.( Texts|$)", record["caption"])
+        start = re.search(r"No training: (.*?)\.( Texts| Published|$)", record["caption"])
         assert start is not None
         here = extension_table(rows[rows.method.isin(methods_of(rows))], item, METHODS, target, start[1])
         return here if name == "table1" else with_paper(here, paper_values(item), target)

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from helpers import assert_close
+from several_processes import run_together
 from sinklora.records.runs import RunDirectory
 from sinklora.reproduction.base_model.study import train_tokenizer
 from sinklora.train.run import train
@@ -39,6 +40,16 @@ def make_place(folder: Path) -> Path:
     )
     LlamaForCausalLM(config).save_pretrained(folder / "base")
     return folder
+
+
+def place_of_a_killed_run(folder: Path, script: Path, ranks: int) -> Path:
+    """The same, where so many processes of a script have worked until one of them was killed in a run of the
+    folder `killed`.
+    """
+    place = make_place(folder)
+    said = run_together(script, ranks, place, fails=True)
+    assert list(place.glob("killed/*/checkpoints")), said
+    return place
 
 
 def spec_in(place: Path, **changes: object) -> TrainSpec:

@@ -8,7 +8,7 @@ from training_processes import STEPS, base_spec
 
 from several_processes import run_together
 from sinklora.train.trainer import last_complete_checkpoint
-from tiny_training import assert_same_training, make_place, train_alone
+from tiny_training import assert_same_training, place_of_a_killed_run, train_alone
 
 pytestmark = pytest.mark.slow  # four processes that train for a minute
 
@@ -18,10 +18,7 @@ SCRIPT = Path(__file__).with_name("sequence_processes.py")
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which four processes have made a run, and another one until one of them was killed."""
-    folder = make_place(tmp_path_factory.mktemp("training"))
-    said = run_together(SCRIPT, 4, folder, fails=True)
-    assert list(folder.glob("killed/*/checkpoints")), said
-    return folder
+    return place_of_a_killed_run(tmp_path_factory.mktemp("training"), SCRIPT, 4)
 
 
 def test_four_processes_train_what_one_trains(place: Path) -> None:

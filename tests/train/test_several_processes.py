@@ -9,10 +9,9 @@ import pytest
 from training_processes import RUNS, STEPS, base_spec, plain_losses
 
 from helpers import assert_close
-from several_processes import run_together
 from sinklora.train.run import trainable_model
 from sinklora.train.trainer import last_complete_checkpoint
-from tiny_training import assert_same_training, make_place, spec_in, train_alone
+from tiny_training import assert_same_training, place_of_a_killed_run, spec_in, train_alone
 
 pytestmark = pytest.mark.slow  # two processes that train for a minute
 
@@ -22,10 +21,7 @@ SCRIPT = Path(__file__).with_name("training_processes.py")
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which two processes have made all runs, the second one having been killed in the last."""
-    folder = make_place(tmp_path_factory.mktemp("training"))
-    said = run_together(SCRIPT, 2, folder, fails=True)
-    assert list(folder.glob("killed/*/checkpoints")), said
-    return folder
+    return place_of_a_killed_run(tmp_path_factory.mktemp("training"), SCRIPT, 2)
 
 
 @pytest.mark.parametrize("root", RUNS)

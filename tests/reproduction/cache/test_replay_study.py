@@ -95,6 +95,17 @@ def test_goals_that_are_missed_are_said_to_be() -> None:
     assert replay_claims(alone[alone.cluster == BOOKS[0]], "", "")[1].outcome == "not decided"
 
 
+def test_each_budget_is_claimed_by_itself() -> None:
+    """A lead at one budget is none at another, and no mean of both hides that."""
+    behind = {**LEVELS, PERPLEXITY: {**LEVELS[PERPLEXITY], "h2o": 3.0}}
+    small, large = rows_of(behind), rows_of(LEVELS)
+    small = small[small.policy != "full"].assign(budget=0.1)
+    claims = {c.sentence: c for c in replay_claims(pd.concat([large, small]), "a model", "a table")}
+    for budget, outcome, lead in ((20, "held", 0.1), (10, "did not hold", -0.1)):
+        claim = claims[f"at {budget} % of 100 tokens Replay is better than H2O in perplexity"]
+        assert (claim.outcome, claim.estimate) == (outcome, pytest.approx(lead, abs=0.01))
+
+
 def test_leads_are_of_items_that_both_have() -> None:
     rows = rows_of(LEVELS, prompts=(100, 200))
     found = leads(rows, FACTS, "local")

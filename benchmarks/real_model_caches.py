@@ -109,15 +109,14 @@ def cell(options: RealModelOptions, compute: Callable[..., Any], *arguments: Any
 
 def caches(options: RealModelOptions) -> pd.DataFrame:
     """A row for each batch, prompt and cache. Memory first: its processes are forked."""
-    settings = [(batch, prompt) for batch in options.batches for prompt in options.prompts]
     peaks = {
         (*s, name): cell(options, measure_peak, *s, name)
-        for s in settings
+        for s in options.settings
         for name in options.compared_caches
     }
     operators = {name: cell(options, count_operators, name) for name in options.compared_caches}
     rows = []
-    for batch, prompt in settings:
+    for batch, prompt in options.settings:
         rounds = cell(options, measure_rounds, batch, prompt)
         read, decoded = ({name: [lap[i] for lap in own] for name, own in rounds.items()} for i in (0, 1))
         base = peaks[batch, prompt, DYNAMIC]

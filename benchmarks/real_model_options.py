@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import product
 from typing import Annotated
 
 import typer
@@ -59,6 +60,10 @@ class RealModelOptions:
     model: Annotated[str, typer.Option(help="a model's name, or its folder")] = "smollm2-135m"
     prompts: Annotated[Distinct[Count], typer.Option(help="tokens, separated by commas")] = (2048, 7936)
     batches: Annotated[Distinct[Count], typer.Option(help="rows, separated by commas")] = (1, 8)
+    most: Annotated[
+        Count | None,
+        typer.Option(help="tokens of a prompt, all rows together: larger ones are left out"),
+    ] = None
     contexts: Annotated[Distinct[Count], typer.Option(help="tokens of training, separated by commas")] = (
         16384,
     )
@@ -90,6 +95,12 @@ class RealModelOptions:
 
     def __post_init__(self) -> None:
         check_fields(self)
+
+    @property
+    def settings(self) -> list[tuple[int, int]]:
+        """Rows and tokens of the prompts that are read."""
+        pairs = product(self.batches, self.prompts)
+        return [(rows, tokens) for rows, tokens in pairs if self.most is None or rows * tokens <= self.most]
 
     @property
     def compared_caches(self) -> list[str]:

@@ -10,14 +10,13 @@ import weakref
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sinklora.cache.policies import CachePolicy
 from sinklora.cache.prompt_attention import attend_prompt
 from sinklora.cache.ragged_attention import attend_ragged
 from sinklora.cache.rotation import Rotation, ranks
-from sinklora.cache.scored_attention import attend_once
+from sinklora.cache.scored_attention import attend_newest, attend_once
 from sinklora.cache.slots import like
 from sinklora.cache.steps import step_together
 from sinklora.cache.storage import TokenStorage
@@ -219,14 +218,7 @@ class BudgetLayer(TokenStorage):
         elif stored.weights is not None:
             output = attend_once(query, keys, stored.values, scale, stored.weights, stored.visible)
         else:
-            output = F.scaled_dot_product_attention(
-                query,
-                keys,
-                stored.values,
-                attn_mask=stored.visible,
-                scale=scale,
-                enable_gqa=query.shape[1] != keys.shape[1],
-            )
+            output = attend_newest(query, keys, stored.values, scale, stored.visible)
         self.step.end(self, stored, value)
         return output
 

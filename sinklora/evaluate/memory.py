@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import multiprocessing
 import resource
@@ -24,11 +25,15 @@ ALLOCATION = 512  # bytes: CUDA's allocator rounds each tensor up to a multiple
 # be measured wrong with the other.
 KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "2000000000", "MALLOC_TRIM_THRESHOLD_": "8000000000"}
 
+RETURNED_FROM = 65536  # bytes
+
 RETURN_MEMORY = {
-    "MALLOC_MMAP_THRESHOLD_": "65536",
-    "MALLOC_TRIM_THRESHOLD_": "65536",
+    "MALLOC_MMAP_THRESHOLD_": str(RETURNED_FROM),
+    "MALLOC_TRIM_THRESHOLD_": str(RETURNED_FROM),
     "MALLOC_ARENA_MAX": "1",
 }
+
+MALLOC_OPTIONS = (-1, -3)  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of <malloc.h>, while a process runs
 
 
 class TensorMemory(TorchDispatchMode):
@@ -110,6 +115,7 @@ def peak_of_a_fork(prepare: Callable[[], Callable[[], object]]) -> int:
 def _send_peak(prepare: Callable[[], Callable[[], object]], sender: Connection) -> None:
     run = prepare()
     gc.collect()
+    _return_freed_memory()
     if sys.platform == "linux":
         before = resident_bytes()
         reset_resident_peak()
@@ -122,6 +128,18 @@ def _send_peak(prepare: Callable[[], Callable[[], object]], sender: Connection) 
         peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * unit
     sender.send(peak)
     del output
+
+
+def _return_freed_memory() -> None:
+    """Give back what was freed and go on so, in this process; what stayed would hide what a call adds."""
+    if sys.platform != "linux":
+        return
+    library = ctypes.CDLL(None)
+    if not hasattr(library, "malloc_trim"):  # another C library than glibc
+        return
+    for option in MALLOC_OPTIONS:
+        library.mallopt(option, RETURNED_FROM)
+    library.malloc_trim(0)
 
 
 def _proc(name: str) -> Path:

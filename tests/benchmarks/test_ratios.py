@@ -66,6 +66,12 @@ def test_the_real_models_benchmark_starts_anew_with_settings_of_the_c_library(
     assert environment.items() >= {**KEEP_MEMORY, "OF_THE_CALLER": "1"}.items()
 
 
+def test_settings_with_too_many_tokens_are_left_out() -> None:
+    options = RealModelOptions(prompts=(2048, 7936), batches=(1, 8), most=16384)
+    assert options.settings == [(1, 2048), (1, 7936), (8, 2048)]
+    assert len(RealModelOptions(prompts=(2048, 7936), batches=(1, 8)).settings) == 4
+
+
 def test_the_real_models_ratios_are_the_right_way_up(monkeypatch: pytest.MonkeyPatch) -> None:
     options = RealModelOptions(
         model="data/base",

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from sinklora.cache.scored_attention import attend_and_sum, blocks
+from sinklora.cache.scored_attention import attend_and_sum, attend_newest, attend_once, blocks
 
 # Batch, heads, key/value heads, queries, tokens: the last two take several blocks of queries and of heads.
 SHAPES = [(2, 4, 4, 7, 7), (1, 4, 2, 5, 40), (2, 8, 4, 300, 2100), (1, 6, 6, 257, 3000)]
@@ -49,6 +49,26 @@ def test_half_precision_is_as_exact_as_sdpa_and_does_not_overflow(dtype: torch.d
     sdpa = torch.nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True, scale=0.25)
     assert (output - exact).abs().max() <= 1.5 * (sdpa - exact).abs().max()
     assert_close(sums, expected.float(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("hiding", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kv_heads", [6, 2, 1])
+def test_one_query_a_row_sees_what_the_dense_softmax_sees(
+    kv_heads: int, dtype: torch.dtype, hiding: bool
+) -> None:
+    torch.manual_seed(0)
+    query = torch.randn(3, 1, 6, 16, dtype=dtype).transpose(1, 2)
+    key, value = torch.randn(2, 3, kv_heads, 50, 16, dtype=dtype)
+    visible = torch.rand(3, 1, 1, 50) > 0.3 if hiding else None
+    weights = torch.empty(3, kv_heads, 6 // kv_heads, 50)
+    scores = query.double() @ key.double().repeat_interleave(6 // kv_heads, 1).mT * 0.3
+    softmax = (scores if visible is None else scores.masked_fill(~visible, float("-inf"))).softmax(-1)
+    exact = (softmax @ value.double().repeat_interleave(6 // kv_heads, 1)).to(dtype)
+    close = {"rtol": 2e-2, "atol": 1e-2} if dtype == torch.bfloat16 else {}
+    assert_close(attend_newest(query, key, value, 0.3, visible), exact, **close)
+    assert_close(attend_once(query, key, value, 0.3, weights, visible), exact, **close)
+    assert_close(weights.flatten(1, 2)[:, :, None], softmax.float(), rtol=2e-2, atol=1e-3)
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import os
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +17,7 @@ from typer.testing import CliRunner
 import sinklora.evaluate.training_step as efficiency
 from sinklora.cli import application
 from sinklora.evaluate.memory import (
+    KEEP_MEMORY,
     TensorMemory,
     reset_resident_peak,
     resident_bytes,
@@ -68,6 +71,24 @@ def test_a_resident_peak_is_of_what_came_after_its_reset() -> None:
     assert resident_bytes() - before == pytest.approx(2 * unit, rel=0.1)
     del held
     assert resident_peak_bytes() - before == pytest.approx(2 * unit, rel=0.1)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux lets go of an earlier peak")
+def test_what_a_process_keeps_of_freed_memory_hides_no_peak() -> None:
+    program = """
+import torch
+from sinklora.evaluate.memory import peak_of_a_fork
+
+def prepare():
+    freed = [torch.ones(2**18) for _ in range(64)]  # 64 pieces of 1 MiB
+    freed.clear()
+    return lambda: [torch.ones(2**18) for _ in range(48)]
+
+print(peak_of_a_fork(prepare) / 2**20)
+"""
+    command, environment = [sys.executable, "-c", program], {**os.environ, **KEEP_MEMORY}
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True)
+    assert float(done.stdout) == pytest.approx(48, abs=2)
 
 
 def test_a_system_without_peaks_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

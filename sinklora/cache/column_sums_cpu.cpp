@@ -273,11 +273,27 @@ void check(const Tensor& query, const Tensor& key, const Tensor& log_sum_exp, bo
               log_sum_exp.sizes(), ", expected ", query.sizes().slice(0, 3));
 }
 
-// bfloat16 is multiplied as it is where the processor has tiles for it, else as float32.
+// Whether bfloat16 can be multiplied as it is: by tiles, or by pairs in vectors, of which oneDNN says by an
+// error that it may not.
+bool multiplies_pairs() {
+  if (at::native::cpublas::could_pack(at::kBFloat16)) return true;
+  if (!__builtin_cpu_supports("avx512bf16")) return false;
+  const std::vector<at::BFloat16> row(2, at::BFloat16(1.0f)), columns(2 * kKeys, at::BFloat16(1.0f));
+  std::vector<float> product(kKeys);
+  try {
+    at::native::cpublas::brgemm(1, kKeys, 2, 2, kKeys, kKeys, false, row.data(), columns.data(), product.data(), true);
+    at::native::cpublas::brgemm_release(true);
+  } catch (const c10::Error&) {
+    return false;
+  }
+  return true;
+}
+
+// What everything else is multiplied as is float32.
 at::ScalarType multiplied(const Tensor& query, const Tensor& key) {
-  const bool tiles = query.scalar_type() == at::kBFloat16 && key.scalar_type() == at::kBFloat16 &&
-      query.size(3) % 2 == 0 && at::native::cpublas::could_pack(at::kBFloat16);
-  return tiles ? at::kBFloat16 : at::kFloat;
+  const bool pairs = query.scalar_type() == at::kBFloat16 && key.scalar_type() == at::kBFloat16 &&
+      query.size(3) % 2 == 0;
+  return pairs && multiplies_pairs() ? at::kBFloat16 : at::kFloat;
 }
 
 template <Fold fold>

@@ -225,3 +225,13 @@ def test_shapes_of_maxima_that_do_not_go_together_are_named() -> None:
     for wrong in (key[:1], key[..., :8], torch.zeros(2, 3, 10, 16)):
         with pytest.raises(RuntimeError, match=r"key has shape .* does not go with query's"):
             max_columns_on_cpu(query, wrong, torch.zeros(2, 4, 10), 1.0)
+
+
+def test_bfloat16_is_summed_where_pytorch_may_not_use_onednn() -> None:
+    # Products of pairs are oneDNN's, so that float32 has to serve.
+    torch.manual_seed(0)
+    query, key, value = torch.randn(3, 1, 2, 1100, 16, dtype=torch.bfloat16)
+    log_sum_exp = flash_on_cpu(query, key, value, 0.25)[1]
+    sums = sum_columns_on_cpu(query, key, log_sum_exp, 0.25)
+    with torch.backends.mkldnn.flags(enabled=False):
+        assert_close(sum_columns_on_cpu(query, key, log_sum_exp, 0.25), sums, rtol=1e-4, atol=1e-5)

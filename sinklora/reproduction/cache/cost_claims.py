@@ -29,7 +29,7 @@ def time_claims(rounds: pd.DataFrame, new_tokens: int, batch: int) -> list[Claim
     sentence = (
         f"a prompt and {new_tokens} tokens after it take less time with H2O at 20 % than with the full cache"
     )
-    total = replace(blank, sentence=sentence, unit=LESS)
+    total = replace(blank, sentence=sentence, unit=LESS, restated=False)
     return family({**_faster(decoding, h2o, full), **_less_time(total, h2o, full, new_tokens)})
 
 

@@ -14,7 +14,7 @@ import sys
 import time
 import zipfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
@@ -211,12 +211,13 @@ def _watch(
 
 
 def _size(folder: Path) -> int:
+    """Bytes of the wheels below a folder, while pip writes, moves and removes what is there."""
     total = 0
-    for path in folder.rglob("*.whl"):  # pip writes what it will cache beside it
-        try:
-            total += path.stat().st_size if path.is_file() else 0
-        except OSError:  # pip moved it meanwhile
-            continue
+    for parent, _, names in os.walk(folder):  # it goes on where a folder is gone; Path.rglob raises
+        for name in names:
+            if name.endswith(".whl"):  # pip writes what it will cache beside it
+                with suppress(OSError):
+                    total += (Path(parent) / name).stat().st_size
     return total
 
 

@@ -4,12 +4,14 @@ import dataclasses
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
 import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
@@ -20,7 +22,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 from helpers import assert_close
 from package_index import PackageIndex
 from sinklora.pretrained.catalogue import PackagedModel, find_packaged_model
-from sinklora.pretrained.fetch import FetchError, fetch_model, is_intact, model_path
+from sinklora.pretrained.fetch import FetchError, _size, fetch_model, is_intact, model_path
 from sinklora.pretrained.loading import fast_dtype
 from sinklora.records.files import file_hash
 from wheels import write_wheel
@@ -308,3 +310,21 @@ def test_the_fast_dtype_is_found_where_nothing_can_be_remembered(
     monkeypatch.setenv("SINKLORA_CACHE", str(tmp_path / "file" / "cache"))
     assert fast_dtype() in (torch.bfloat16, torch.float32)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_what_pip_removes_while_its_bytes_are_counted_is_no_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "pip-download").mkdir()
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "tiny.whl").write_bytes(b"12345")
+    scan = os.scandir
+
+    def scan_late(place: str | Path | int) -> Any:
+        if not isinstance(place, int) and Path(place).name == "pip-download":
+            shutil.rmtree(place)
+        return scan(place)
+
+    monkeypatch.setattr(os, "scandir", scan_late)
+    assert _size(tmp_path) == 5
+    assert not (tmp_path / "pip-download").exists()

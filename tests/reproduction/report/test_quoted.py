@@ -137,7 +137,6 @@ def test_the_committed_texts_quote_the_committed_results() -> None:
 TYPED = {
     "README.md": {"3.11", "2.0", "95 %"},
     "docs/results.md": {"4.5", "11.5", "95 %", "92 %", "39 %", "0.003", "0.0003", "20 %", "9.09", "9.35"},
-    # The seconds of `benchmarks/real_model.py` are not committed, which the text says.
     "docs/replay.md": {"95 %", "2.5"},
 }
 

@@ -22,7 +22,7 @@ from script_options import (
 
 from sinklora.attention.patterns import PATTERNS
 from sinklora.cache.policies import POLICIES
-from sinklora.records.checks import Count, Distinct, check_fields, one_of
+from sinklora.records.checks import Count, Distinct, check_counts, check_fields, one_of
 from sinklora.reproduction.names import CACHES as TITLES
 
 DYNAMIC, STATIC, LOCAL = "DynamicCache", "StaticCache (budget)", "Local"
@@ -95,6 +95,8 @@ class RealModelOptions:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        if self.most is not None:  # a prompt has to be left
+            check_counts(min(self.batches) * min(self.prompts), most=self.most)
 
     @property
     def settings(self) -> list[tuple[int, int]]:

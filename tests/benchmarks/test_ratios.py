@@ -70,6 +70,8 @@ def test_settings_with_too_many_tokens_are_left_out() -> None:
     options = RealModelOptions(prompts=(2048, 7936), batches=(1, 8), most=16384)
     assert options.settings == [(1, 2048), (1, 7936), (8, 2048)]
     assert len(RealModelOptions(prompts=(2048, 7936), batches=(1, 8)).settings) == 4
+    with pytest.raises(ValueError, match="most=2047: expected at least 2048"):
+        RealModelOptions(prompts=(2048, 7936), batches=(1, 8), most=2047)
 
 
 def test_the_real_models_ratios_are_the_right_way_up(monkeypatch: pytest.MonkeyPatch) -> None:

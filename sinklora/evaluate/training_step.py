@@ -135,6 +135,33 @@ def measured_in_turn(
     return seconds
 
 
+def compared_costs(
+    specs: Sequence[StepSpec], *, runs: Path, rounds: int = 9, used: list[Path] | None = None
+) -> list[StepCost]:
+    """Cost of a step of each spec, to be compared: on the CPU `costs_in_turn`. On a GPU each is `measured`
+    alone, for a step may need all of its memory.
+    """
+    if all(spec.device == "cpu" for spec in specs):
+        return costs_in_turn(specs, runs=runs, rounds=rounds, used=used)
+    return [measured(spec, runs=runs, repeats=rounds, used=used) for spec in specs]
+
+
+def compared_rounds(
+    specs: Sequence[StepSpec], *, runs: Path, rounds: int = 9, used: list[Path] | None = None
+) -> list[list[float]]:
+    """Seconds of a step of each spec, to be compared: on the CPU `measured_in_turn`. On a GPU the median of
+    each alone, as one round. Raises RuntimeError for a step that does not fit.
+    """
+    if all(spec.device == "cpu" for spec in specs):
+        return measured_in_turn(specs, runs=runs, rounds=rounds, used=used)
+    seconds = []
+    for spec, cost in zip(specs, compared_costs(specs, runs=runs, rounds=rounds, used=used), strict=True):
+        if cost.seconds is None:
+            raise RuntimeError(f"a step of {spec.pattern}, {spec.context} tokens, {spec.shape}: does not fit")
+        seconds.append([cost.seconds])
+    return seconds
+
+
 def costs_in_turn(
     specs: Sequence[StepSpec], *, runs: Path, rounds: int = 9, used: list[Path] | None = None
 ) -> list[StepCost]:
@@ -167,6 +194,7 @@ def in_turn_as_json(specs: Sequence[dict[str, Any]], rounds: int) -> list[list[f
 
 
 def _on_cuda(spec: StepSpec, repeats: int) -> StepCost:
+    _give_back_device_memory()
     cost = _in_own_process(spec, repeats, {})
     if cost.certain or estimate(spec).peak_bytes > _device_bytes():
         return cost
@@ -178,6 +206,13 @@ def _on_cuda(spec: StepSpec, repeats: int) -> StepCost:
         f"the step of {spec} ran out of memory while other processes held more than "
         f"{IDLE_BYTES / 2**30:.0f} GiB of the device; run it again when they are gone"
     )
+
+
+def _give_back_device_memory() -> None:
+    """What this process trained and read before leaves memory with it that the step's own process needs."""
+    if torch.cuda.is_initialized():
+        gc.collect()
+        torch.cuda.empty_cache()
 
 
 def measure_as_json(spec: dict[str, Any], repeats: int) -> dict[str, Any]:

@@ -140,6 +140,13 @@ def test_a_fused_step_computes_no_product_twice(one_layer: str) -> None:
     assert estimate(spec).needed_flops == linear + again + logits + attention
 
 
+def test_only_on_the_cpu_a_fused_step_keeps_its_products(one_layer: str) -> None:
+    kept, again = (
+        estimate(StepSpec(one_layer, 64, "full", fused=True, device=device)) for device in ("cpu", "cuda")
+    )
+    assert kept.needed_flops < again.needed_flops
+
+
 class ProductDtypes(TorchDispatchMode):
     """The dtypes of all matrix products while it is entered."""
 
@@ -224,6 +231,7 @@ def test_sf_needs_half_of_full_attention_at_65k_tokens_and_seven_billion_paramet
         ({"context": 0}, "context=0"),
         ({"device": "tpu"}, "device='tpu'"),
         ({"fused": True, "bf16": False}, "fused=True: needs .* bf16=True"),
+        ({"fused": True, "half_base": False}, "fused=True: needs .* half_base=True"),
     ],
 )
 def test_wrong_steps_are_named(changes: dict[str, object], words: str) -> None:

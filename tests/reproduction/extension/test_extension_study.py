@@ -39,7 +39,7 @@ from sinklora.reproduction.extension.study import (
 )
 from sinklora.reproduction.extension.tables import untrained_methods
 from sinklora.reproduction.extension.texts import TextSet, texts_of
-from sinklora.reproduction.extension.timed_steps import step_costs, step_of
+from sinklora.reproduction.extension.timed_steps import step_costs
 from sinklora.reproduction.real_model.mechanism import by_position, sink_mass, uniform_share
 from sinklora.train.run import load_trained, train
 from sinklora.train.sources import CorpusSpec
@@ -142,7 +142,7 @@ def test_full_attention_gets_as_many_seconds(
         assert steps[0].pattern == "full" and steps[0].context == 64 and steps[0].batch == 1
         return rounds[steps[1].pattern]
 
-    monkeypatch.setattr("sinklora.reproduction.extension.equal_time.measured_in_turn", given)
+    monkeypatch.setattr("sinklora.reproduction.extension.equal_time.compared_rounds", given)
     rows, times = in_equal_time(asked, ["sf", "short"], runs=folder / "runs", progress=False)
     assert {name: (time.step_time, time.steps) for name, time in times.items()} == {
         "sf": (pytest.approx(0.55), 1),
@@ -187,8 +187,6 @@ def test_steps_cost_what_was_measured(
     found = step_costs(asked.training, ["full", "sf"], runs=tmp_path)
     assert found == {"full": StepCost(1.2, 4), "sf": StepCost(0.6, 2)}
     assert step_costs(asked.training, [], runs=tmp_path) == {}
-    for bf16 in (True, False):
-        assert step_of(dataclasses.replace(asked.training, bf16=bf16), "sf").bf16 is bf16
 
 
 def test_rates_are_searched_until_the_best_is_inside(study: tuple[ExtensionStudy, Path]) -> None:

@@ -24,11 +24,29 @@ from sinklora.evaluate.own_process import in_own_process
 from sinklora.evaluate.step_estimate import estimate
 from sinklora.evaluate.step_spec import StepCost, StepSpec, training_model, training_step
 from sinklora.evaluate.timing import in_rounds, timed
+from sinklora.records.files import sources_hash
 from sinklora.records.provenance import current_provenance
 from sinklora.records.runs import remember
 
 # Of a CUDA device: its driver, this process's libraries and the context of the one that started it hold less.
 IDLE_BYTES = 3 * 2**30
+
+PACKAGE = Path(__file__).parents[1]
+
+# What a step runs of the package, but for what checks arguments and finds a model's folder.
+STEP_SOURCES = (
+    "attention",
+    "cache/layer.py",
+    "hf",
+    "lora",
+    "operators",
+    "train",
+    "evaluate/memory.py",
+    "evaluate/own_process.py",
+    "evaluate/step_spec.py",
+    "evaluate/timing.py",
+    "evaluate/training_step.py",
+)
 
 RETRY_SECONDS = 60.0  # until a process that is ending has given back what it holds of a device
 
@@ -77,8 +95,8 @@ def measured(
     time_it: bool = True,
     used: list[Path] | None = None,
 ) -> StepCost:
-    """`measure` in a process of its own, kept in a run directory for this machine and these versions, which
-    is added to `used`.
+    """`measure` in a process of its own, kept in a run directory for this machine, these versions and these
+    sources, which is added to `used`: what other code took says nothing of this one.
 
     On the CPU memory and time are measured in two processes, since the C library's settings for one spoil the
     other; without `time_it` only the first (its seconds are then None).
@@ -103,9 +121,15 @@ def measured(
 
 
 def _machine(known: dict[str, Any]) -> dict[str, Any]:
-    """What decides how long a step takes, besides the step."""
+    """What decides what a step takes, besides the step."""
     versions = {name: known["versions"][name] for name in ("torch", "transformers", "peft")}
-    return {"versions": versions, "hardware": known["hardware"], "threads": known["threads"]}
+    sources = sources_hash(PACKAGE, STEP_SOURCES)
+    return {
+        "versions": versions,
+        "hardware": known["hardware"],
+        "threads": known["threads"],
+        "sources": sources,
+    }
 
 
 def measured_in_turn(

@@ -5,7 +5,7 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,22 @@ def file_hash(path: Path) -> str:
     """SHA-256 (64 hex digits) of a file, read in blocks."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sources_hash(package: Path, parts: Iterable[str] = (".",)) -> str:
+    """SHA-256 (64 hex digits) over the Python and C++ files of a package, or of some `parts` of it (folders,
+    files) alone: what a number is known by that other code would not give.
+
+    Raises FileNotFoundError for a part that is not there.
+    """
+    found: set[Path] = set()
+    for part in parts:
+        place = package / part
+        if not place.exists():
+            raise FileNotFoundError(f"part={part!r}: is not there in {package.name}")
+        found |= {path for path in (place, *place.rglob("*")) if path.suffix in (".py", ".cpp")}
+    told = [f"{path.relative_to(package).as_posix()} {file_hash(path)}" for path in sorted(found)]
+    return hashlib.sha256("\n".join(told).encode()).hexdigest()
 
 
 def are_unchanged(folder: Path, hashes: str) -> bool:

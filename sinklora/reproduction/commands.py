@@ -52,8 +52,7 @@ def reproduce_command(
     places = find_places(results, runs)
     experiments = load_experiments(places.sources / INDEX)
     chosen = plan(experiments, profile, only, read_list("seeds", seeds, int), places.notebooks)
-    if profile == "gpu":
-        _need_gpu()
+    need_gpu(profile)
     stop_when_told()
     ready_environment(wait)
     for experiment, parameters in chosen:
@@ -142,7 +141,7 @@ def gpu_command(
     from sinklora.records.provenance import unchanged_commit
     from sinklora.reproduction.gpu import GpuPlan, make_gpu_base, make_real_study, run_steps
 
-    _need_gpu()
+    need_gpu("gpu")
     _need_clone()
     if not config.is_file():
         raise FileNotFoundError(f"config={str(config)!r}: no such file; configs/gpu.yaml is one")
@@ -175,9 +174,13 @@ def _need_clone() -> None:
         raise FileNotFoundError(f"{index}: not there; run this at the root of a clone of the repository")
 
 
-def _need_gpu() -> None:
+def need_gpu(profile: str) -> None:
+    """ValueError where a profile is made on a GPU and this machine has none."""
     from sinklora.reproduction.gpu import check_gpu
+    from sinklora.reproduction.report.experiments import ON_GPU
 
+    if profile not in ON_GPU:
+        return
     try:
         check_gpu()
     except RuntimeError as error:

@@ -112,8 +112,8 @@ def test_without_a_gpu_nothing_is_run(tmp_path: Path, monkeypatch: pytest.Monkey
         signal, "signal", lambda number, handler: None
     )  # the tests' own process stays as it is
     kept = ["--runs", str(runs)]
-    notebook = ["reproduce", "--profile", "gpu", "--only", "02"]
-    for arguments in (["gpu", *kept], ["gpu", "--base", *kept], ["gpu", "--study", *kept], notebook):
+    notebooks = [["reproduce", "--profile", profile, "--only", "02"] for profile in ("gpu", "paper")]
+    for arguments in (["gpu", *kept], ["gpu", "--base", *kept], ["gpu", "--study", *kept], *notebooks):
         done = CliRunner().invoke(application, arguments)
         assert done.exit_code == 2 and "not available" in done.stderr, (arguments, done.output)
     assert not marker.exists() and not runs.exists()

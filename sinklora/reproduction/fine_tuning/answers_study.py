@@ -98,10 +98,13 @@ def divided(
     return [question for question in questions if file_of(question) in chosen], test
 
 
-def tuned(study: AnswersStudy, pattern: str, rate: float, seed: int, *, runs: Path) -> ModelUnderTest:
-    """A model tuned with a pattern; trained where it is missing."""
+def tuned(
+    study: AnswersStudy, pattern: str, rate: float, seed: int, *, runs: Path, used: list[Path]
+) -> ModelUnderTest:
+    """A model tuned with a pattern; trained where it is missing. Its run is added to `used`."""
     spec = study.spec(pattern, rate, seed)
     run = train(spec, runs=runs, progress=False)
+    used.append(run.path)
     load: Callable[[], nn.Module] = partial(load_trained, run, spec)
     return ModelUnderTest(pattern, seed, {"run": run.path.name}, load, study.base.dtype)
 
@@ -110,18 +113,21 @@ def validation_nats(
     study: AnswersStudy, questions: Sequence[DocumentQuestion], *, runs: Path
 ) -> pd.DataFrame:
     """Nats a token of the right answers with the full cache: columns `model`, `learning rate` (missing for
-    the base as it is), `file`, `nats_per_token`; the first seed.
+    the base as it is), `file`, `nats_per_token`; the first seed. `rows.attrs["runs"]`: of what they are made.
     """
+    used: list[Path] = []
     models: list[tuple[ModelUnderTest, float | None]] = [(study.base, None)]
     for pattern in study.patterns:
         for rate in study.rates:
-            models.append((tuned(study, pattern, rate, study.seeds[0], runs=runs), rate))
+            models.append((tuned(study, pattern, rate, study.seeds[0], runs=runs, used=used), rate))
     frames = []
     for model, learning_rate in models:
-        answers = _asked(study, _loader(study, model), model, questions, [Full()], runs, [])
+        answers = _asked(study, _loader(study, model), model, questions, [Full()], runs, used)
         frames.append(answers.assign(**{"learning rate": learning_rate}))
-    rows = pd.concat(frames, ignore_index=True)
-    return rows.reindex(columns=["model", "learning rate", "file", "nats_per_token"])
+    columns = ["model", "learning rate", "file", "nats_per_token"]
+    rows = pd.concat(frames, ignore_index=True).reindex(columns=columns)
+    rows.attrs["runs"] = run_records(used)
+    return rows
 
 
 def best_rates(rows: pd.DataFrame) -> dict[str, float]:
@@ -178,9 +184,7 @@ def _models(
     yield study.base
     for pattern in study.patterns:
         for seed in study.seeds:
-            model = tuned(study, pattern, rates[pattern], seed, runs=runs)
-            used.append(runs / str(model.key["run"]))
-            yield model
+            yield tuned(study, pattern, rates[pattern], seed, runs=runs, used=used)
 
 
 def _asked(

@@ -48,10 +48,12 @@ def training_data(
     if isinstance(spec, InstructionSpec):
         return _of_instructions(spec, tokenizer, cache, progress)
     corpus = tokenize_corpus(spec.corpus, tokenizer, cache=cache, progress=progress)
-    rows: Rows = PackedRows(corpus, spec.context, separate_documents=spec.separate_documents)
+    packed = PackedRows(corpus, spec.context, separate_documents=spec.separate_documents)
+    rows: Rows = packed
     if spec.recall_share:
-        needles = NeedleRows(tokenizer, spec.context, len(rows), spec.seed)  # type: ignore[arg-type]
-        rows = MixedRows(rows, needles, spec.recall_share)
+        separate = spec.separate_documents
+        needles = NeedleRows(tokenizer, spec.context, len(packed), spec.seed, separate_documents=separate)
+        rows = MixedRows(packed, needles, spec.recall_share)
     return TrainingData(rows, None, spec.steps, identity(spec, corpus), corpus_record(spec.corpus, corpus))
 
 

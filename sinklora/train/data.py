@@ -15,7 +15,13 @@ from transformers import PreTrainedTokenizerBase
 
 from sinklora.train.conversations import ConversationTemplate
 from sinklora.train.examples import content_hash, read_examples
-from sinklora.train.instruction_rows import ExampleRows, TokenizedExamples, ragged_batch, tokenize_examples
+from sinklora.train.instruction_rows import (
+    ExampleRows,
+    TokenizedExamples,
+    ragged_batch,
+    template_record,
+    tokenize_examples,
+)
 from sinklora.train.instruction_spec import InstructionSpec, instruction_identity
 from sinklora.train.packing import best_fit_rows
 from sinklora.train.rows import MixedRows, NeedleRows, PackedRows
@@ -77,7 +83,7 @@ def _of_instructions(
     if progress:
         tqdm.write(told(record, spec.context))
     steps = math.ceil(spec.epochs * math.ceil(len(packed) / spec.batch_size))
-    key = instruction_identity(spec, template.record, record["sha256"])
+    key = instruction_identity(spec, template_record(examples, template), record["sha256"])
     return TrainingData(ExampleRows(tokens, packed), ragged_batch, steps, key, record)
 
 

@@ -2,9 +2,13 @@
 whether two such runs are one.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
+import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -16,6 +20,7 @@ from sinklora.reproduction.base_model.study import train_tokenizer
 from sinklora.train.run import train
 from sinklora.train.sources import CorpusSpec
 from sinklora.train.spec import TrainSpec
+from sinklora.train.trainer import MarkComplete, last_complete_checkpoint
 
 TEXTS = [f"def function_{i}(x):\n    return x * {i} + {i % 7}\n" * 30 for i in range(12)]
 
@@ -71,6 +76,27 @@ def spec_in(place: Path, **changes: object) -> TrainSpec:
 def train_alone(place: Path, spec: TrainSpec, root: str = "alone") -> RunDirectory:
     """The run in this process; it goes on from the last checkpoint that there is."""
     return train(spec, runs=place / root, cache=place / "cache", progress=False)
+
+
+@contextmanager
+def steps_done() -> Iterator[list[int]]:
+    """The steps that this process trains meanwhile, each by how many of its run lie behind it."""
+    steps: list[int] = []
+
+    class Counting(MarkComplete):
+        def on_step_begin(self, args: Any, state: Any, control: Any, **unused: Any) -> None:
+            steps.append(state.global_step)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sinklora.train.run.MarkComplete", Counting)
+        yield steps
+
+
+def steps_behind(run: Path) -> int:
+    """How many lie behind the last complete checkpoint of a run; there must be one."""
+    checkpoint = last_complete_checkpoint(run / "checkpoints")
+    assert checkpoint is not None
+    return int(checkpoint.name.rpartition("-")[2])
 
 
 def assert_same_training(run: Path, expected: Path, losses: float = 1e-4, weights: float = 1e-3) -> None:

@@ -115,7 +115,7 @@ def find_pattern(name_or_pattern: str | Pattern) -> Pattern:
         return known[name]
     try:
         call = ast.parse(f"f({fields}", mode="eval").body
-        if not isinstance(call, ast.Call) or call.args:
+        if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name) or call.args:
             raise SyntaxError
         values = {str(k.arg): ast.literal_eval(k.value) for k in call.keywords}
         return dataclasses.replace(known[name], **_present_names(type(known[name]), values))

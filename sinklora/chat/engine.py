@@ -23,6 +23,7 @@ from sinklora.chat.costs import Cost, full_cache_bytes
 from sinklora.chat.documents import Document
 from sinklora.chat.reading import Plan, Progress, plan_reading, policy_tokens, watched
 from sinklora.chat.template import ChatTemplate
+from sinklora.evaluate.read_prompt import end_tokens
 from sinklora.evaluate.timing import timed
 from sinklora.hf.budget_cache import BudgetCache
 from sinklora.hf.cache_positions import trained_length
@@ -120,17 +121,26 @@ class Conversation:
             )
         if not question.strip():
             raise ValueError(f"question={question!r}: is empty")
-        ids = [*self._ids, *self._next_turn(), *self.template.question(question.strip())]
+        ids = [*self._before_next_turn(), *self.template.question(question.strip())]
         self._check_room(len(ids))
         return self._answer(ids, stop or Event())
 
-    def _next_turn(self) -> list[int]:
-        """What stands between the last answer, which may have ended itself, and a question."""
+    def _before_next_turn(self) -> list[int]:
+        """All that stands before a further question; an answer is ended once, as the template does it."""
         if not self._turns:
-            return []
-        between = self.template.next_turn()
-        ended = self._ids[-1] == between[0] if between else False
-        return between[1:] if ended else between
+            return self._ids
+        between, end, last = self.template.next_turn(), self.template.end_place, self._ids[-1]
+        if end is not None and last == between[end]:
+            return [*self._ids, *between[end + 1 :]]
+        # The model's other ends stand in no conversation. The cache has not read the last token yet.
+        answered = self._ids[:-1] if last in end_tokens(self.model) else self._ids
+        return [*answered, *between]
+
+    def _ends(self) -> list[int]:
+        """Tokens that end an answer: the model's own, and the template's, which a tuned model writes."""
+        place = self.template.end_place
+        of_template = [] if place is None else [self.template.next_turn()[place]]
+        return sorted({*end_tokens(self.model), *of_template})
 
     def _check_room(self, tokens: int) -> None:
         cache = self.cache
@@ -184,6 +194,7 @@ class Conversation:
             use_cache=True,
             max_new_tokens=room,
             do_sample=False,
+            eos_token_id=self._ends() or None,
             streamer=streamer,
             stopping_criteria=StoppingCriteriaList([_When(halt)]),
             pad_token_id=self.tokenizer.pad_token_id or 0,

@@ -39,7 +39,10 @@ def plan_reading(policy: CachePolicy, tokens: int, trained: int | None, stream: 
     room = 0 if trained is None else trained // ROOM
     if trained is None or tokens + room <= trained:
         return Plan("text", tokens)
-    beyond = f"the document has {tokens} tokens, and the model was trained for {trained}"
+    beyond = (
+        f"the document has {tokens} tokens, and the model was trained for {trained}, of which {room} are "
+        "kept for questions and answers"
+    )
     if not stream:
         raise ValueError(
             f"{beyond}: read it as a stream (positions inside the cache), give a shorter one, or a model "

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
-from sinklora.hf.template_pieces import cut_at, plain_tokens, template_tokens
+from sinklora.hf.template_pieces import cut_at, end_place, plain_tokens, template_tokens
 
 INSTRUCTION = "Read this document. Questions about it follow."
 
@@ -69,6 +69,11 @@ class ChatTemplate:
     def next_turn(self) -> list[int]:
         """Tokens between an answer and the next question."""
         return self._of_template(self.answered)
+
+    @property
+    def end_place(self) -> int | None:
+        """Which token of `next_turn` ends the answer before it; None where none does."""
+        return end_place(self.tokenizer, self.next_turn())
 
     def plain(self, text: str) -> list[int]:
         """Tokens of a text from outside, in which what is spelled like a special token is letters."""

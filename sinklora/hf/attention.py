@@ -67,7 +67,7 @@ def sinklora_attention(
     pattern = settings.pattern if module.training or settings.evaluate_with_pattern else FULL
     shard = arguments.get("sequence_shard")
     if shard is not None:
-        check_sharded_call(module, query, key, dropout, shard, arguments)
+        check_sharded_call(module, query, key, attention_mask, dropout, shard, arguments)
         return attend_shard(query, key, value, pattern, shard, scale=scaling).transpose(
             1, 2
         ).contiguous(), None
@@ -143,7 +143,7 @@ def document_mask(
     newest_alone = q_length == kv_length == 1 and offset == -1
     if newest_alone or (q_length == kv_length and arguments.get("q_offset", 0) == offset):
         mask = arguments.get("attention_mask")
-        own = mask if mask is None else mask[:, -1:] if newest_alone else mask[:, offset : offset + kv_length]
+        own = None if mask is None else mask[:, -1:] if newest_alone else _newest(mask, offset, kv_length)
         causal, ids = find_document_ids(batch_size, kv_length, **{**arguments, "attention_mask": own})
         if causal:
             return ids
@@ -151,6 +151,16 @@ def document_mask(
         batch_size=batch_size, q_length=q_length, kv_length=kv_length, config=config, **arguments
     )
     return full
+
+
+def _newest(mask: Tensor, seen: int, length: int) -> Tensor:
+    """The part of a padding mask that belongs to `length` tokens after `seen` ones."""
+    if mask.shape[1] < seen + length:
+        raise ValueError(
+            f"attention_mask covers {mask.shape[1]} tokens, expected {seen + length}: the {seen} in the "
+            f"cache and the {length} new ones"
+        )
+    return mask[:, seen : seen + length]
 
 
 for _name in (ATTENTION_NAME, CACHE_NAME):

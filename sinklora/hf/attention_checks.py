@@ -48,9 +48,18 @@ def check_pattern_call(
 
 
 def check_sharded_call(
-    module: Any, query: Tensor, key: Tensor, dropout: float, shard: SequenceShard, arguments: dict[str, Any]
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    mask: Tensor | None,
+    dropout: float,
+    shard: SequenceShard,
+    arguments: dict[str, Any],
 ) -> None:
-    """ValueError where attention over cut rows would answer another question."""
+    """ValueError where attention over cut rows would answer another question.
+
+    What sees what is told by the shard's document ids alone: a `mask` may say nothing that they do not.
+    """
     _check_scores(module, arguments, "no pattern supports")
     _check_causal(module, arguments, "patterns are")
     _check_dropout(module, dropout)
@@ -61,14 +70,29 @@ def check_sharded_call(
             f"{key.shape[2]} keys and sliding_window={window} in rows of {tokens}: leave caches out, and "
             f"load the model with {full_attention_argument(module.config)}"
         )
-    positions = arguments.get("position_ids")
-    if positions is None or not _is_first(module):
+    if mask is not None and (mask.ndim != 2 or bool((mask == 0).any())):
+        raise ValueError(
+            "attention_mask cannot be combined with sequence_shard: leave it out, and give padding document "
+            "ids of its own in the shard's document_ids"
+        )
+    if _is_first(module):
+        _check_sharded_starts(query.shape[2], shard, arguments.get("position_ids"))
+
+
+def _check_sharded_starts(length: int, shard: SequenceShard, positions: Tensor | None) -> None:
+    if positions is None:
         return
-    starts = shard.part(document_spans(shard.document_ids, tokens)[0])
-    if bool(((starts[:, 0] < shard.rank * query.shape[2]) & (positions[:, 0] == 0)).any()):
+    starts = shard.part(document_spans(shard.document_ids, shard.document_ids.shape[1])[0])
+    if bool(((starts[:, 0] < shard.rank * length) & (positions[:, 0] == 0)).any()):
         raise ValueError(
             "position_ids begin at 0 within a document, whose earlier tokens other processes hold: pass "
             "those that sequence_shard.part takes of whole rows"
+        )
+    filled = shard.part(shard.document_ids) < 0  # positions mean nothing there
+    if has_restarts((starts + 1).masked_fill(filled, 0), positions):
+        raise LostDocumentsError(
+            "position_ids restart inside what the document_ids of sequence_shard call one document: give "
+            "each document an id of its own, for instance (position_ids == 0).cumsum(1) of whole rows"
         )
 
 

@@ -34,7 +34,9 @@ def use_pattern(
 
     The pattern is stored in `model.config`; after `save_pretrained`, `from_pretrained` restores it once
     `import sinklora.hf` has run. Without that import transformers says that `attn_implementation="sinklora"`
-    is not supported; with `attn_implementation="sdpa"` such a model loads without its pattern.
+    is not supported; with `attn_implementation="sdpa"` such a model loads without its pattern. transformers
+    drops a part of what is stored while it loads: call `use_pattern(model, current_pattern(model))` before
+    a loaded model is saved again without having been called.
 
     Two forward passes over a few tokens check that every layer really uses the pattern and receives padding
     and document starts. `probe=False` skips them, for weights that cannot run yet (partitioned by ZeRO-3, on

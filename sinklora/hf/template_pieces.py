@@ -48,6 +48,19 @@ def _in_the_middle(tokenizer: PreTrainedTokenizerBase, text: str, **options: boo
     return list(tokenizer.encode(text, add_special_tokens=False, **options))
 
 
+def end_place(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> int | None:
+    """Which of the tokens behind an answer ends it: the first special one.
+
+    None where there is none, or where that one begins what comes next.
+    """
+    special = {token for token, added in tokenizer.added_tokens_decoder.items() if added.special}
+    special |= set(tokenizer.all_special_ids)
+    place = next((place for place, token in enumerate(ids) if token in special), None)
+    if place is not None and ids[place] == tokenizer.bos_token_id != tokenizer.eos_token_id:
+        return None
+    return place
+
+
 def cut_at(text: str, marks: Sequence[str]) -> list[str] | None:
     """What stands between marks that follow each other; None where one is missing or changed."""
     parts = []

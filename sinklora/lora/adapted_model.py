@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from sinklora.lora.adapter_card import write_model_card
 from sinklora.lora.adapter_files import complete_folder
+from sinklora.lora.folder_replacement import finish_replacement
 from sinklora.lora.trained_modules import is_tied
 
 
@@ -35,6 +36,8 @@ class LoraPlusModel(PeftModelForCausalLM):
         **options: Any,
     ) -> None:
         """Write as peft does, then `sinklora.json`; `save_adapter` also keeps the last good files."""
+        if is_main_process:
+            finish_replacement(Path(save_directory))
         super().save_pretrained(
             save_directory,
             safe_serialization=safe_serialization,

@@ -8,12 +8,14 @@ from typing import Any
 
 from huggingface_hub import ModelCardData
 from peft import LoraConfig, PeftModel
+from peft.utils import ModulesToSaveWrapper
 from torch import nn
 
 from sinklora.hf.models import current_pattern
 from sinklora.hf.rope import ROPE_KEYS, find_transformer, rope_state
 from sinklora.lora.base_model import describe_base
 from sinklora.lora.plain_peft import describe_rope, has_other_positions, lost_with_peft
+from sinklora.lora.trained_modules import is_norm
 from sinklora.pretrained.catalogue import PackagedModel
 from sinklora.pretrained.fetch import packaged_in
 from sinklora.records.files import atomic_write
@@ -50,8 +52,8 @@ def model_card(model: PeftModel) -> str:
     sections = [
         f"---\n{metadata.to_yaml()}\n---\n{MARK}",
         f"# LoRA+ adapter of {packaged.title if packaged else name or 'a local model'}",
-        "Made with sinklora: LoRA on the attention projections, with embeddings and normalization layers "
-        "trained in full (LongLoRA, arXiv 2309.12307).",
+        "Made with sinklora, after LongLoRA (arXiv 2309.12307): LoRA on the attention projections, and some "
+        "layers trained in full.",
         _contents(model),
         _opening(model, name or "path/of/the/base/model", packaged),
     ]
@@ -75,10 +77,12 @@ def _contents(model: PeftModel) -> str:
 def _adapter_line(model: PeftModel, adapter: str, config: LoraConfig) -> str:
     projections = sum(name.endswith(f".lora_A.{adapter}") for name, _ in model.named_modules())
     whole = [
-        (name, value) for name, value in model.named_parameters() if f".modules_to_save.{adapter}." in name
+        module.modules_to_save[adapter]
+        for module in model.modules()
+        if isinstance(module, ModulesToSaveWrapper) and adapter in module.modules_to_save
     ]
-    norms = sum(name.endswith("weight") and value.ndim == 1 for name, value in whole)
-    tables = sum(value.ndim == 2 for _, value in whole)
+    norms = sum(is_norm(layer) for layer in whole)
+    tables = len({layer.weight for layer in whole if not is_norm(layer)})  # tied ones are one
     return (
         f"LoRA of rank {config.r}, alpha {config.lora_alpha} on {projections} projections; trained in full: "
         f"{norms} normalization layers, {tables} embedding or output layers"

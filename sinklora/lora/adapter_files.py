@@ -82,6 +82,8 @@ def read_state(folder: Path) -> AdapterState:
         values = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} is damaged: {error}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} is damaged: it holds a {type(values).__name__}, expected an object")
     if values.pop("format", None) != FORMAT:
         raise ValueError(f"{path} is of another format than {FORMAT}, which this version reads")
     try:

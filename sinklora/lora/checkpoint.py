@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
 from sinklora.attention.patterns import pattern_from_dict
-from sinklora.hf.models import use_pattern
+from sinklora.hf.models import remove_pattern, use_pattern
 from sinklora.hf.rope import restore_rope
 from sinklora.lora.adapted_model import LoraPlusModel, lora_model, wrap
 from sinklora.lora.adapter import set_weights
@@ -99,7 +99,9 @@ def load_adapter(
     _activate(model, state)
     if not trainable:
         model.requires_grad_(False).eval()
-    if state.pattern is not None:
+    if state.pattern is None:
+        remove_pattern(base_model)
+    else:
         use_pattern(
             model, pattern_from_dict(state.pattern), evaluate_with_pattern=state.evaluate_with_pattern
         )

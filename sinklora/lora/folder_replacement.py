@@ -28,7 +28,7 @@ def replaced_files(folder: Path) -> Iterator[Path]:
     One process at a time; what a killed one left is put right first.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    _put_in_place(folder)
+    finish_replacement(folder)
     new = folder / WRITING
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir()
@@ -41,7 +41,7 @@ def replaced_files(folder: Path) -> Iterator[Path]:
         raise
     new.rename(folder / WRITTEN)
     sync(folder)
-    _put_in_place(folder)
+    finish_replacement(folder)
 
 
 def valid_folder(folder: Path) -> Path:
@@ -49,7 +49,8 @@ def valid_folder(folder: Path) -> Path:
     return folder / WRITTEN if (folder / WRITTEN).is_dir() else folder
 
 
-def _put_in_place(folder: Path) -> None:
+def finish_replacement(folder: Path) -> None:
+    """Move complete new files to their places, where a killed process left some: they hide later ones."""
     new, done = folder / WRITTEN, folder / DONE
     shutil.rmtree(done, ignore_errors=True)
     if not new.is_dir():

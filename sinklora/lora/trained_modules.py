@@ -49,11 +49,13 @@ def norm_layers(model: PreTrainedModel) -> list[str]:
 
     A block that merely carries "LayerNorm" in its name holds other layers with weights, and is none.
     """
-    return [
-        name
-        for name, module in model.named_modules()
-        if NORM.search(type(module).__name__) and _has_vectors_alone(module)
-    ]
+    return [name for name, module in model.named_modules() if is_norm(module)]
+
+
+def is_norm(module: nn.Module) -> bool:
+    """Whether a module is a normalization layer with weights, all of them its own."""
+    own = len(list(module.parameters(recurse=False)))
+    return bool(NORM.search(type(module).__name__)) and own == len(list(module.parameters())) > 0
 
 
 def embedding_name(model: PreTrainedModel) -> str:
@@ -87,11 +89,6 @@ def check_tying(model: PreTrainedModel) -> None:
             f"peft cannot keep the embeddings of {type(model).__name__} tied ({reason}): pass "
             "train_embeddings=False"
         )
-
-
-def _has_vectors_alone(module: nn.Module) -> bool:
-    own = list(module.parameters(recurse=False))
-    return len(own) == len(list(module.parameters())) > 0 and all(value.ndim <= 1 for value in own)
 
 
 def _name_of(model: PreTrainedModel, wanted: nn.Module) -> str:

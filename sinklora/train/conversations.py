@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
-from sinklora.hf.template_pieces import cut_at, plain_tokens, template_tokens
+from sinklora.hf.template_pieces import cut_at, end_place, plain_tokens, template_tokens
 from sinklora.train.chat_templates import TEMPLATE_NAMES, template_text
 
 Kind = Literal["template", "prompt", "answer", "end"]
@@ -38,23 +38,28 @@ class ConversationTemplate:
     blank that a template puts before a text becomes its own, as where all is tokenized at once; so one
     between a question and its answer is the model's to write. Raises ValueError for a template that the
     tokenizer lacks or that cannot be cut so: one that changes texts or their order, that writes an answer
-    elsewhere than where it is asked for, or that ends it without a special token of the tokenizer, so that a
-    model would never learn to stop.
+    elsewhere than where it is asked for, that ends it without a special token of the tokenizer, so that a
+    model would never learn to stop, or that writes the day's date, by which a run would be another tomorrow.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, template: str | None = None) -> None:
         self.tokenizer, self.name = tokenizer, template
         self._source = _template_source(tokenizer, template)
-        self._special = {i for i, added in tokenizer.added_tokens_decoder.items() if added.special}
-        self._special |= set(tokenizer.all_special_ids)
+        if template is None and "strftime_now" in str(tokenizer.chat_template):
+            raise self._refusal("writes the day's date, by which a run would be another tomorrow")
         self._frames: dict[tuple[str, ...], list[_Part]] = {}
         self._frame(("user", "assistant"))
 
-    @property
-    def record(self) -> str:
-        """All that the template writes around a question and two answers: what a run is known by."""
+    def record(self, *, system: bool = False) -> str:
+        """All that the template writes around two questions and answers, which tokens and runs are known by;
+        with `system` also what it writes around the same behind a message of the system.
+        """
         roles = ("user", "assistant", "user", "assistant")
-        return self._render([Message(role, f"<<{i}>>") for i, role in enumerate(roles)], False)
+        wholes = [roles, ("system", *roles)] if system else [roles]
+        return "\n".join(
+            self._render([Message(role, f"<<{i}>>") for i, role in enumerate(whole)], False)
+            for whole in wholes
+        )
 
     def pieces(self, messages: Sequence[Message]) -> list[Piece]:
         """A conversation, from its beginning to the end of its last answer.
@@ -122,8 +127,8 @@ class ConversationTemplate:
     def _end(self, text: str) -> tuple[str, list[int]]:
         """The text behind an answer up to its first special token, and the tokens of it."""
         ids = template_tokens(self.tokenizer, text)
-        stop = next((place for place, token in enumerate(ids) if token in self._special), None)
-        if stop is None or _only_begins(self.tokenizer, ids[stop]):
+        stop = end_place(self.tokenizer, ids)
+        if stop is None:
             raise self._refusal("ends an answer without a special token of the tokenizer")
         word = str(self.tokenizer.convert_ids_to_tokens(ids[stop]))
         return text[: text.index(word) + len(word)], ids[: stop + 1]
@@ -166,10 +171,6 @@ def check_messages(messages: Sequence[Message]) -> None:
     for number, message in enumerate(messages):
         if not message.content.strip():
             raise ValueError(f"messages[{number}] ({message.role}) is empty: leave the example out")
-
-
-def _only_begins(tokenizer: PreTrainedTokenizerBase, token: int) -> bool:
-    return bool(token == tokenizer.bos_token_id != tokenizer.eos_token_id)
 
 
 def _template_source(tokenizer: PreTrainedTokenizerBase, name: str | None) -> str | None:

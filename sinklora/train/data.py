@@ -15,7 +15,13 @@ from transformers import PreTrainedTokenizerBase
 
 from sinklora.train.conversations import ConversationTemplate
 from sinklora.train.examples import content_hash, read_examples
-from sinklora.train.instruction_rows import ExampleRows, TokenizedExamples, ragged_batch, tokenize_examples
+from sinklora.train.instruction_rows import (
+    ExampleRows,
+    TokenizedExamples,
+    ragged_batch,
+    template_record,
+    tokenize_examples,
+)
 from sinklora.train.instruction_spec import InstructionSpec, instruction_identity
 from sinklora.train.packing import best_fit_rows
 from sinklora.train.rows import MixedRows, NeedleRows, PackedRows
@@ -48,10 +54,12 @@ def training_data(
     if isinstance(spec, InstructionSpec):
         return _of_instructions(spec, tokenizer, cache, progress)
     corpus = tokenize_corpus(spec.corpus, tokenizer, cache=cache, progress=progress)
-    rows: Rows = PackedRows(corpus, spec.context, separate_documents=spec.separate_documents)
+    packed = PackedRows(corpus, spec.context, separate_documents=spec.separate_documents)
+    rows: Rows = packed
     if spec.recall_share:
-        needles = NeedleRows(tokenizer, spec.context, len(rows), spec.seed)  # type: ignore[arg-type]
-        rows = MixedRows(rows, needles, spec.recall_share)
+        separate = spec.separate_documents
+        needles = NeedleRows(tokenizer, spec.context, len(packed), spec.seed, separate_documents=separate)
+        rows = MixedRows(packed, needles, spec.recall_share)
     return TrainingData(rows, None, spec.steps, identity(spec, corpus), corpus_record(spec.corpus, corpus))
 
 
@@ -75,7 +83,7 @@ def _of_instructions(
     if progress:
         tqdm.write(told(record, spec.context))
     steps = math.ceil(spec.epochs * math.ceil(len(packed) / spec.batch_size))
-    key = instruction_identity(spec, template.record, record["sha256"])
+    key = instruction_identity(spec, template_record(examples, template), record["sha256"])
     return TrainingData(ExampleRows(tokens, packed), ragged_batch, steps, key, record)
 
 

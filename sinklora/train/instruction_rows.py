@@ -58,7 +58,8 @@ def tokenize_examples(
     prompt is left out. Made once: later calls read the memory-mapped cache. Raises ValueError naming an
     example's place where it is no conversation, and where none is left.
     """
-    made_of = [content_hash(examples), tokenizer_hash(template.tokenizer), template.record, context]
+    written = template_record(examples, template)
+    made_of = [content_hash(examples), tokenizer_hash(template.tokenizer), written, context]
     key = hashlib.sha256(repr([*made_of, long_examples]).encode()).hexdigest()[:24]
     kept = kept_arrays(
         (cache or default_cache()) / f"examples-{key}",
@@ -66,6 +67,18 @@ def tokenize_examples(
     )
     truncated, dropped = kept["counts"].tolist()
     return TokenizedExamples(kept["tokens"], kept["labels"], kept["starts"], truncated, dropped)
+
+
+def template_record(examples: Sequence[Example], template: ConversationTemplate) -> str:
+    """What the template writes around conversations such as these: what tokens and runs are known by.
+
+    Around a message of the system only where one begins with it: not every template takes them.
+    """
+    with_system = next((e for e in examples if e.turns and e.turns[0][0] == "system"), None)
+    if with_system is None:
+        return template.record()
+    _pieces(with_system, template)  # refused here, an example is named with its place
+    return template.record(system=True)
 
 
 def _arrays(

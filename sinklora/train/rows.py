@@ -39,11 +39,7 @@ class PackedRows(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         first = index * self.context
         ids = torch.from_numpy(self.corpus.tokens[first : first + self.context].astype(np.int64))
         row = {"input_ids": ids, "labels": ids.clone()}
-        if self.separate_documents:
-            positions = self._positions(first)
-            row["position_ids"] = positions
-            row["labels"][positions == 0] = -100
-        return row
+        return _separated(row, self._positions(first)) if self.separate_documents else row
 
     def _positions(self, first: int) -> torch.Tensor:
         index = np.arange(first, first + self.context)
@@ -52,14 +48,29 @@ class PackedRows(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         return torch.from_numpy(index - np.maximum(start_of, first))
 
 
+def _separated(row: dict[str, torch.Tensor], positions: torch.Tensor) -> dict[str, torch.Tensor]:
+    """A row whose documents begin where `positions` are 0; nothing precedes what stands there."""
+    return row | {"position_ids": positions, "labels": row["labels"].masked_fill(positions == 0, -100)}
+
+
 class NeedleRows(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
     """Rows of `context` tokens made of retrieval documents, each after a BOS, each row from its own seed.
 
     Half the rows are one long pass-key document and shorter ones after it, half are key-value documents.
+    With `separate_documents` they are separate as in `PackedRows`.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, context: int, rows: int, seed: int) -> None:
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        context: int,
+        rows: int,
+        seed: int,
+        *,
+        separate_documents: bool = False,
+    ) -> None:
         self.tokenizer, self.context, self.rows, self.seed = tokenizer, context, rows, seed
+        self.separate_documents = separate_documents
 
     def __len__(self) -> int:
         return self.rows
@@ -69,11 +80,15 @@ class NeedleRows(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
             raise IndexError(index)
         rng = random.Random(f"{self.seed}/{index}")
         ids: list[int] = []
+        positions: list[int] = []
         while len(ids) < self.context:
             left = self.context - len(ids) - 1
-            ids += [self.tokenizer.bos_token_id, *self._document(rng, left, pass_key=index % 2 == 0)]
-        row = torch.tensor(ids[: self.context])
-        return {"input_ids": row, "labels": row.clone()}
+            document = self._document(rng, left, pass_key=index % 2 == 0)
+            ids += [self.tokenizer.bos_token_id, *document]
+            positions += range(1 + len(document))
+        ids_of_row = torch.tensor(ids[: self.context])
+        row = {"input_ids": ids_of_row, "labels": ids_of_row.clone()}
+        return _separated(row, torch.tensor(positions[: self.context])) if self.separate_documents else row
 
     def _document(self, rng: random.Random, left: int, pass_key: bool) -> list[int]:
         if pass_key and left >= 96:

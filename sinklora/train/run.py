@@ -30,12 +30,14 @@ from sinklora.records.provenance import current_provenance
 from sinklora.records.runs import RunDirectory
 from sinklora.train.chat_templates import TEMPLATE_FILE, template_text
 from sinklora.train.data import TrainingData, training_data
+from sinklora.train.divergence import StopWhereDiverged
 from sinklora.train.instruction_spec import InstructionSpec
 from sinklora.train.pattern_schedules import find_schedule
 from sinklora.train.quantization import check_quantization, quantization_options
 from sinklora.train.sharded_rows import check_processes, process_count
 from sinklora.train.shared_run import held_by_all
 from sinklora.train.spec import TrainSpec
+from sinklora.train.spent_seconds import SpentSeconds
 from sinklora.train.trainer import (
     CheckGradients,
     ChunkedLossTrainer,
@@ -89,7 +91,8 @@ def train(
     Returns the run directory: `adapter/` or `model/`, `loss.csv` (step, loss, learning_rate,
     grad_norm), `spec.json`, `provenance.json`. Where another process trains the same, it waits for that
     one's outcome, under torchrun in all processes; without `wait` all raise RunLockedError. Raises
-    DamagedRunError if a finished run no longer matches its record.
+    DamagedRunError if a finished run no longer matches its record, DivergedError where loss or gradient are
+    no finite numbers any more.
     """
     _check_deepspeed(spec.deepspeed)
     if isinstance(spec, InstructionSpec):
@@ -118,18 +121,19 @@ def _check_deepspeed(config: str | None) -> None:
 
 def _train(spec: Spec, run: RunDirectory, data: TrainingData, progress: bool) -> None:
     work = run.path / "checkpoints"
+    checkpoint = last_complete_checkpoint(work) if work.is_dir() else None
+    spent = SpentSeconds(checkpoint)
     follow = [FollowPatternSchedule(spec)] if find_schedule(spec.pattern) else []
     trainer = ChunkedLossTrainer(
         model=trainable_model(spec),
         args=training_arguments(spec, data.steps, work, progress),
         train_dataset=data.rows,
         data_collator=data.collate,
-        callbacks=[MarkComplete(), CheckGradients(), *follow],
+        callbacks=[spent, MarkComplete(), CheckGradients(), StopWhereDiverged(spec), *follow],
         spec=spec,
     )
     if not progress:
         trainer.remove_callback(PrinterCallback)  # which takes the place of the bar, a line for each step
-    checkpoint = last_complete_checkpoint(work) if work.is_dir() else None
     result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     model = trainer.accelerator.unwrap_model(trainer.model)
     if spec.pattern == "full":
@@ -144,7 +148,7 @@ def _train(spec: Spec, run: RunDirectory, data: TrainingData, progress: bool) ->
         **current_provenance(),
         **packaged_record(spec.base),
         "data": data.record,
-        "seconds": result.metrics["train_runtime"],
+        "seconds": spent.with_those_before(result.metrics["train_runtime"]),
         "processes": {"all": trainer.args.world_size, "to_a_row": trainer.groups.size},
     }
     atomic_write(run.path / "provenance.json", json.dumps(record, indent=1))

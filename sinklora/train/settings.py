@@ -36,10 +36,11 @@ class TrainingSettings:
     `context` and `loss_chunk` in tokens, `batch_size` in rows of at most `context` tokens a step over all
     devices, `micro_batch_size` in rows a device holds at once. `context` beyond the base's own extends it by
     `rope`. `pattern`: a pattern's name (see `find_pattern`) or a pattern schedule's. `lr_schedule`: how the
-    learning rate goes after `warmup_steps` (one of LR_SCHEDULES). `base_dtype`: what the frozen base is held
-    and computed in; "auto" is bfloat16 for LoRA+ with `bf16` on a packaged model, else float32
-    (`frozen_dtype`). `sequence_parallel`: how many processes of torchrun hold a row together, each an equal
-    part of its tokens; the numbers are those of one process, so that runs are not known by it.
+    learning rate goes after `warmup_steps` (one of LR_SCHEDULES, of which "constant" has none). `base_dtype`:
+    what the frozen base is held and computed in; "auto" is bfloat16 for LoRA+ with `bf16` on a packaged
+    model, else float32 (`frozen_dtype`). `sequence_parallel`: how many processes of torchrun hold a row
+    together, each an equal part of its tokens; the numbers are those of one process, so that runs are not
+    known by it.
     Raises TypeError or ValueError naming the field.
     """
 
@@ -76,6 +77,11 @@ class TrainingSettings:
             raise ValueError(
                 f"micro_batch_size={self.micro_batch_size}: "
                 f"expected a divisor of batch_size={self.batch_size}"
+            )
+        if self.lr_schedule == "constant" and self.warmup_steps:
+            raise ValueError(
+                f"warmup_steps={self.warmup_steps}: lr_schedule='constant' has none; write 0, or take "
+                "lr_schedule='constant_with_warmup'"
             )
         if self.base_dtype == "bfloat16" and (self.method != "lora_plus" or not self.bf16):
             raise ValueError(

@@ -61,7 +61,10 @@ def base_hash(base: str) -> str:
     folder = Path(base)
     if not folder.is_dir():
         return base
-    names = sorted(p for p in folder.iterdir() if p.suffix in {".json", ".safetensors", ".model"})
+    suffixes = {".json", ".jinja", ".safetensors", ".model"}
+    if not any(folder.glob("*.safetensors")):  # which are what is loaded where there are both
+        suffixes.add(".bin")
+    names = sorted(p for p in folder.iterdir() if p.suffix in suffixes)
     if not names:
         raise FileNotFoundError(f"base={base!r}: the folder holds no model")
     return hashlib.sha256("".join(f"{p.name} {file_hash(p)}\n" for p in names).encode()).hexdigest()

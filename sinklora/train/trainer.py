@@ -81,7 +81,7 @@ class MarkComplete(TrainerCallback):
         if torch.distributed.is_initialized():
             torch.distributed.barrier()  # each process writes files of its own
         if state.is_world_process_zero:
-            folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
+            folder = saved_checkpoint(args, state)
             hashes = {p.relative_to(folder).as_posix(): file_hash(p) for p in files_below(folder)}
             atomic_write(folder / COMPLETE, json.dumps(hashes))
 
@@ -110,6 +110,11 @@ class FollowPatternSchedule(TrainerCallback):
         pattern = self.spec.pattern_at(state.global_step, state.max_steps)
         if current_pattern(model) != pattern:
             use_pattern(model, pattern, probe=False)
+
+
+def saved_checkpoint(args: TrainingArguments, state: Any) -> Path:
+    """The folder of the checkpoint that was saved last."""
+    return Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
 
 
 def files_below(folder: Path) -> list[Path]:
@@ -143,7 +148,7 @@ def training_arguments(spec: TrainingSettings, steps: int, folder: Path, progres
             f"batch_size={spec.batch_size}: expected a multiple of micro_batch_size × devices"
             f"{' / sequence_parallel' if rows < world else ''} = {spec.micro_batch_size} × {rows}"
         )
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(folder),
         max_steps=steps,
         per_device_train_batch_size=spec.micro_batch_size,
@@ -168,7 +173,11 @@ def training_arguments(spec: TrainingSettings, steps: int, folder: Path, progres
         dataloader_pin_memory=cuda,
         ddp_backend="gloo" if world > 1 and not cuda else None,
         deepspeed=spec.deepspeed,
+        logging_nan_inf_filter=False,  # which would log a diverged loss as 0
     )
+    if arguments.n_gpu > 1:  # one process that sees several cards would lay batch_size rows on each
+        arguments._n_gpu = 1
+    return arguments
 
 
 @contextmanager

@@ -457,6 +457,8 @@ def test_find_pattern() -> None:
     for wrong in ("SF", "", None, 3):
         with pytest.raises(ValueError, match="sf_shifted"):
             find_pattern(wrong)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="expected a name with fields"):
+        find_pattern("sf(sink_tokens=8)(group_size=16)")
 
 
 def test_patterns_are_values() -> None:

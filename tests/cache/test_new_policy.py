@@ -22,7 +22,7 @@ from sinklora.reproduction.cache.figures import budget_figure, kept_share
 from sinklora.reproduction.cache.real_model import compared
 from sinklora.reproduction.cache.study import policies, policies_of_figure_6
 from sinklora.reproduction.cache.tables import summary, table
-from sinklora.reproduction.cache.verdict import leads_over_local
+from sinklora.reproduction.cache.verdict import notes_on_ours
 from tiny_models import tiny_model
 
 PUBLISHED = ["expected_attention", "h2o", "local", "snapkv", "streaming", "tova"]
@@ -84,9 +84,8 @@ def test_a_new_policy_is_in_the_study_and_its_figure(added: type[CachePolicy]) -
         ]
     ).assign(split="some")
     assert "longest" in set(summary(rows).policy) and "longest" in set(table(rows, "perplexity").frame.policy)
-    assert "novelty, not published: " in leads_over_local(
-        rows
-    ) and "longest, not published: worse than" in leads_over_local(rows)
+    said = notes_on_ours(rows)
+    assert "novelty, not published: " in said and "longest, not published: worse than" in said
     figure = budget_figure(rows)
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert labels[:6] == ["full cache", "H2O", "Local", "StreamingLLM", "Novelty", "Replay (ours)"]

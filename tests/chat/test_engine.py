@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import DynamicCache
+from transformers import AutoTokenizer, DynamicCache, LlamaConfig, LlamaForCausalLM
 
 from chat_models import LONG_TEXT, chat_base
 from sinklora.cache.full import Full
@@ -19,7 +19,10 @@ from sinklora.cache.streaming_llm import StreamingLLM
 from sinklora.chat.documents import Document
 from sinklora.chat.engine import Conversation, EvictedError
 from sinklora.chat.reading import PIECE, ROOM, Plan, Stopped, decoder_layers, plan_reading
+from sinklora.chat.template import INSTRUCTION
 from sinklora.hf.budget_cache import BudgetCache
+from sinklora.pretrained.loading import LoadedModel
+from sinklora.train.chat_templates import template_text
 
 DOCUMENT = Document("code.txt", LONG_TEXT[:400])
 OTHER = Document("more.txt", LONG_TEXT[400:900])
@@ -134,6 +137,55 @@ def test_an_answer_that_nobody_waits_for_ends() -> None:
     answer.close()  # type: ignore[attr-defined]
     assert 1 <= talk.cost.written_tokens < 200
     assert said(talk, "And then?")
+
+
+def tiny_chat(template: str) -> LoadedModel:
+    """A random model with a chat template of TEMPLATE_NAMES; it ends with another token than Llama-3's."""
+    tokenizer: Any = AutoTokenizer.from_pretrained("data/base")
+    names = ["<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
+    tokenizer.add_special_tokens({"additional_special_tokens": names})
+    tokenizer.chat_template = template_text(template)
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
+    ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    config = LlamaConfig(vocab_size=len(tokenizer), max_position_embeddings=512, **sizes, **ends)
+    return LoadedModel(LlamaForCausalLM(config).eval(), tokenizer)
+
+
+@contextmanager
+def writing(model: Any, tokens: list[int]) -> Iterator[None]:
+    """A model that writes these tokens whatever it reads, and fails where it is asked for more."""
+    left = iter(tokens)
+
+    def write(module: Any, inputs: Any, logits: torch.Tensor) -> torch.Tensor:
+        likely = torch.nn.functional.one_hot(torch.tensor(next(left)), logits.shape[-1])
+        return likely.float().expand_as(logits)
+
+    hook = model.lm_head.register_forward_hook(write)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+@pytest.mark.parametrize(
+    ("template", "end"), [("llama-3", "<|eot_id|>"), ("llama-3", "</s>"), ("llama-2", "</s>")]
+)
+def test_an_answer_ends_once_with_the_token_of_its_template(template: str, end: str) -> None:
+    """Also where the model has another, and where the template puts a blank before its own."""
+    model, tokenizer = tiny_chat(template)
+    talk = Conversation(model, tokenizer, Full(), answer_tokens=20)
+    talk.read(Document("a.txt", "A text."))
+    answer = [*tokenizer.encode("So.", add_special_tokens=False), tokenizer.convert_tokens_to_ids(end)]
+    for question in ("Why?", "And?"):
+        with writing(model, answer):
+            assert said(talk, question) == "So."
+    turns = [
+        {"role": "user", "content": f"{INSTRUCTION}\n\nA text.\n\nWhy?"},
+        {"role": "assistant", "content": "So."},
+        {"role": "user", "content": "And?"},
+    ]
+    whole = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    assert "".join(tokenizer.decode(talk._ids).split()) == "".join(f"{whole}So.{end}".split())
 
 
 @contextmanager
@@ -257,7 +309,7 @@ def test_plans_by_hand() -> None:
 @pytest.mark.parametrize(
     ("policy", "stream", "words"),
     [
-        (H2O(0.1), False, "has 20000 tokens, and the model was trained for 8192: read it as a stream"),
+        (H2O(0.1), False, "has 20000 tokens, and the model was trained for 8192, .*: read it as a stream"),
         (Replay(0.1), True, "policy='replay': .* cannot read a stream; take h2o or streaming"),
         (Full(), True, "policy='full': "),
         (H2O(0.5), True, "budget=0.5: keeps 10000 tokens, .* give at most 7679"),
@@ -266,6 +318,14 @@ def test_plans_by_hand() -> None:
 def test_plans_that_cannot_be(policy: CachePolicy, stream: bool, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         plan_reading(policy, 20_000, 8192, stream)
+
+
+def test_a_document_that_leaves_too_little_room_is_told_how_much_it_must_leave() -> None:
+    fits = 8192 - 8192 // ROOM
+    assert plan_reading(H2O(0.2), fits, 8192, stream=False) == Plan("text", fits)
+    words = rf"has {fits + 1} tokens, .* for 8192, of which 512 are kept for questions and answers: read it"
+    with pytest.raises(ValueError, match=words):
+        plan_reading(H2O(0.2), fits + 1, 8192, stream=False)
 
 
 def test_a_stream_is_read_in_pieces_and_answered() -> None:

@@ -23,7 +23,7 @@ from sinklora.hf.budget_cache import BudgetCache
 from sinklora.reproduction.cache.figures import budget_figure, kept_share, kept_text_figure
 from sinklora.reproduction.cache.study import CacheStudy, h2o_variants, measure, policies
 from sinklora.reproduction.cache.tables import duels, summary, summary_table, table
-from sinklora.reproduction.cache.verdict import cost_verdict, leads_over_local, variants_verdict
+from sinklora.reproduction.cache.verdict import cost_verdict, notes_on_ours, variants_verdict
 from sinklora.train.retrieval_documents import NeedleDocument
 from sinklora.train.sources import CorpusSpec
 
@@ -182,10 +182,10 @@ def test_duels_are_paired_with_the_best_rival() -> None:
     assert found.loc["perplexity", "lead"] == pytest.approx(0.0)
     assert found.loc["recall", "lead"] == pytest.approx(0.5)
     assert (found.outcome == "not decided").all()
-    assert "nowhere surely worse" in leads_over_local(HAND)
+    assert "nowhere surely worse" in notes_on_ours(HAND)
     lost = HAND.copy()
     lost.loc[(lost.measure == "perplexity") & (lost.policy == "novelty"), "value"] = [5.0, 5.2]
-    said = leads_over_local(lost)
+    said = notes_on_ours(lost)
     assert (
         "novelty, not published: worse than the best of h2o, local, streaming in perplexity at 10 %, 1 of 3"
         in said

@@ -324,6 +324,23 @@ def test_a_refused_call_leaves_the_cache_as_it_was() -> None:
     assert_close(torch.cat([first, run(cache, model, ids[:, 9:], [1, 1, 1])], 1), expected, atol=1e-9)
 
 
+@pytest.mark.parametrize("padded", [False, True])
+@torch.no_grad()
+def test_a_mask_of_the_new_turn_alone_is_refused(padded: bool) -> None:
+    model, ids = tiny_model("llama-gqa"), tokens(2, 12)
+    cache = BudgetCache(model, H2O(8))
+    model(ids[:, :5], past_key_values=cache)
+    turn = torch.ones(2, 7, dtype=torch.long)
+    turn[1, :3] = int(not padded)
+    with pytest.raises(ValueError, match="attention_mask covers 7 tokens, expected 12: the 5 in the cache"):
+        model(ids[:, 5:], attention_mask=turn, past_key_values=cache)
+    whole = torch.cat([torch.ones(2, 5, dtype=torch.long), turn], 1)
+    found = model(ids[:, 5:], attention_mask=whole, past_key_values=cache).logits
+    other = BudgetCache(model, H2O(8))
+    model(ids[:, :5], past_key_values=other)
+    assert torch.equal(found, model(ids[:, 5:], attention_mask=whole, past_key_values=other).logits)
+
+
 @torch.no_grad()
 def test_unsupported_uses_are_refused() -> None:
     model = tiny_model("llama-gqa")

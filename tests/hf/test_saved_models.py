@@ -32,6 +32,13 @@ def test_reloaded_model_trains_with_its_pattern(tmp_path) -> None:
     assert current_pattern(plain) is None
 
 
+def test_a_model_saved_again_before_its_first_call_is_given_its_pattern(tmp_path: Path) -> None:
+    use_pattern(tiny_model("llama-gqa"), SF).save_pretrained(tmp_path / "first")
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "first")
+    use_pattern(loaded, current_pattern(loaded)).save_pretrained(tmp_path / "second")
+    assert current_pattern(AutoModelForCausalLM.from_pretrained(tmp_path / "second")) == SF
+
+
 LOAD_BEFORE_AND_AFTER_THE_IMPORT = """
 import sys
 from transformers import AutoModelForCausalLM

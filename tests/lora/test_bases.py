@@ -10,6 +10,7 @@ from transformers import (
     AutoModel,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
+    CohereConfig,
     DeepseekV3Config,
     FalconConfig,
     Gemma3Config,
@@ -95,6 +96,11 @@ ARCHITECTURES: dict[str, tuple[Callable[[], PreTrainedConfig], set[str], set[str
         {"q_proj", "k_proj", "v_proj", "o_proj"},
         {"q_norm", "k_norm", "input_layernorm", "post_attention_layernorm", "norm"},
     ),
+    "cohere": (  # a vector of each head's own in the norms of queries and keys
+        lambda: CohereConfig(**GROUPED, use_qk_norm=True),
+        {"q_proj", "k_proj", "v_proj", "o_proj"},
+        {"q_norm", "k_norm", "input_layernorm", "norm"},
+    ),
     "olmo": (lambda: OlmoConfig(**GROUPED), {"q_proj", "k_proj", "v_proj", "o_proj"}, set()),  # no weights
     "roberta-prelayernorm": (  # whose blocks are named ...LayerNorm... as well
         lambda: RobertaPreLayerNormConfig(**SIZES, is_decoder=True),
@@ -127,7 +133,7 @@ def test_projections_and_norms_of_other_architectures(name: str) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 @pytest.mark.parametrize(
-    "name", ["phi3", "gpt2", "falcon", "mixtral", "deepseek_v3", "nemotron", "qwen3_next"]
+    "name", ["phi3", "gpt2", "falcon", "mixtral", "deepseek_v3", "nemotron", "qwen3_next", "cohere"]
 )
 def test_other_architectures_train_save_load_and_merge(name: str, dtype: torch.dtype, tmp_path) -> None:
     before = logits_of(build(name, dtype)).float()

@@ -9,7 +9,7 @@ import pytest
 import torch
 from peft import AutoPeftModelForCausalLM, PeftModel
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PreTrainedModel, Trainer, TrainingArguments
+from transformers import AutoModelForCausalLM, CohereConfig, PreTrainedModel, Trainer, TrainingArguments
 
 from adapted_models import logits_of, randomized
 from helpers import assert_close, every_pair
@@ -140,6 +140,26 @@ def test_the_card_describes_the_adapter(tmp_path: Path) -> None:
     ):
         assert text in card
     assert "More Information Needed" not in card
+
+
+@pytest.mark.parametrize(
+    ("tied", "trained", "norms", "tables"), [(False, True, 5, 1), (True, True, 5, 1), (False, False, 0, 0)]
+)
+def test_the_card_counts_what_is_trained_in_full(
+    tied: bool, trained: bool, norms: int, tables: int, tmp_path: Path
+) -> None:
+    base = tiny_model("llama-gqa", tie_word_embeddings=tied)
+    save_adapter(lora_plus(base, train_embeddings=trained, train_norms=trained), tmp_path)
+    card = (tmp_path / "README.md").read_text()
+    assert f"{norms} normalization layers, {tables} embedding or output layers" in card
+    assert "embeddings and normalization layers trained in full" not in card
+
+
+def test_norms_with_a_vector_for_each_head_are_counted_as_norms(tmp_path: Path) -> None:
+    sizes = {"hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 2, "num_hidden_layers": 1}
+    config = CohereConfig(vocab_size=64, intermediate_size=48, use_qk_norm=True, **sizes)
+    save_adapter(lora_plus(AutoModelForCausalLM.from_config(config)), tmp_path)
+    assert "4 normalization layers, 1 embedding" in (tmp_path / "README.md").read_text()
 
 
 def test_the_card_names_no_path_of_a_machine(tmp_path: Path) -> None:

@@ -34,9 +34,11 @@ def files_of(folder: Path) -> set[str]:
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
 
 
-def with_reference(tied: bool = False) -> tuple[PeftModel, Tensor, Tensor]:
+def with_reference(
+    tied: bool = False, dtype: torch.dtype = torch.float32
+) -> tuple[PeftModel, Tensor, Tensor]:
     """A model with a second adapter, as trainers add one to compare with; the logits of both."""
-    model = randomized(lora_plus(extend_context(base(tied), 128)))
+    model = randomized(lora_plus(extend_context(base(tied).to(dtype), 128)))
     model.add_adapter("ref", model.peft_config["default"])
     model.set_adapter("ref")
     reference = logits_of(randomized(model, seed=6).eval())
@@ -145,6 +147,15 @@ def test_a_first_save_that_is_interrupted_is_not_loaded(disk: Disk, tmp_path: Pa
     assert refused >= 5
 
 
+def test_a_later_plain_save_is_what_is_loaded(tmp_path: Path) -> None:
+    old, new = randomized(lora_plus(base()), seed=4).eval(), randomized(lora_plus(base()), seed=6).eval()
+    save_adapter(old, tmp_path / ".written")  # as a process leaves them that is killed before it moves them
+    assert torch.equal(logits_of(load_adapter(base(), tmp_path)), logits_of(old))
+    new.save_pretrained(str(tmp_path))  # as the Trainer saves
+    assert torch.equal(logits_of(load_adapter(base(), tmp_path)), logits_of(new))
+    assert files_of(tmp_path) == FILES
+
+
 # ----------------------------------------------------------------------------- several adapters
 
 
@@ -167,16 +178,13 @@ def test_several_adapters_come_back(active: str, tied: bool, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 def test_an_adapter_of_another_name_comes_back(dtype: torch.dtype, tmp_path: Path) -> None:
-    model, _, _ = with_reference()
+    model, _, _ = with_reference(dtype=dtype)
     model.set_adapter("ref")
     model.delete_adapter("default")
     save_adapter(model, tmp_path)
     loaded = load_adapter(base().to(dtype), tmp_path)
     assert list(loaded.peft_config) == ["ref"] and "adapter_model.safetensors" not in files_of(tmp_path)
-    again = load_adapter(base().to(dtype), tmp_path)
-    assert torch.equal(logits_of(loaded), logits_of(again))
-    if dtype == torch.float32:
-        assert torch.equal(logits_of(loaded), logits_of(model))
+    assert torch.equal(logits_of(loaded), logits_of(model))
 
 
 def test_two_adapters_active_at_once(tmp_path: Path) -> None:
@@ -254,6 +262,21 @@ def test_a_torn_state_is_noticed(tmp_path: Path) -> None:
     (tmp_path / "sinklora.json").write_text(text[: len(text) // 2])
     with pytest.raises(ValueError, match=r"sinklora.json is damaged"):
         load_adapter(base(), tmp_path)
+
+
+def test_a_state_that_is_no_object_is_noticed(tmp_path: Path) -> None:
+    save_adapter(lora_plus(base()), tmp_path)
+    (tmp_path / "sinklora.json").write_text("[]")
+    with pytest.raises(ValueError, match=r"sinklora.json is damaged: it holds a list"):
+        load_adapter(base(), tmp_path)
+
+
+@pytest.mark.parametrize("evaluates", [True, False])
+def test_an_adapter_without_a_pattern_is_loaded_without_one(evaluates: bool, tmp_path: Path) -> None:
+    model = randomized(lora_plus(base())).eval()
+    save_adapter(model, tmp_path)
+    loaded = load_adapter(use_pattern(base(), S2, evaluate_with_pattern=evaluates), tmp_path)
+    assert current_pattern(loaded) is None and torch.equal(logits_of(loaded), logits_of(model))
 
 
 def test_an_adapter_of_the_first_release_is_read(tmp_path: Path) -> None:

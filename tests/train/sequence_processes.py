@@ -1,9 +1,11 @@
 """What each process of `test_rows_in_parts.py` does.
 
-Four hold two rows at once, in two parts each: a whole run, and one that is killed; two go on with that one.
+Four hold two rows at once, in two parts each: a whole run, and one that is killed; two go on with that one,
+and write down which steps they did.
 """
 
 import dataclasses
+import json
 import os
 import sys
 from pathlib import Path
@@ -12,6 +14,7 @@ from training_processes import KilledAfterCheckpoint, base_spec
 
 import sinklora.train.run
 from sinklora.train.run import train
+from tiny_training import steps_done
 
 
 def main(place: Path) -> None:
@@ -23,7 +26,11 @@ def main(place: Path) -> None:
     if os.environ["WORLD_SIZE"] == "4":
         run("whole")
         sinklora.train.run.MarkComplete = KilledAfterCheckpoint  # type: ignore[misc]
-    run("killed")
+        run("killed")
+        return
+    with steps_done() as steps:
+        run("killed")
+    (place / f"steps-{os.environ['RANK']}.json").write_text(json.dumps(steps))
 
 
 if __name__ == "__main__":

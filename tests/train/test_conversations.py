@@ -125,6 +125,7 @@ def test_a_question_is_read_as_in_a_chat() -> None:
             "writes an answer elsewhere than where it is asked for",
         ),
         (TEMPLATE.replace("{{ eos_token }}", ""), None, "ends an answer without a special"),
+        ("{{ strftime_now('%d %b %Y') }}" + TEMPLATE, None, "its own chat template writes the day's date"),
     ],
 )
 def test_templates_that_cannot_be_cut_are_refused(source: str | None, name: str | None, words: str) -> None:

@@ -9,18 +9,22 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel
 
+from chat_models import TEMPLATE
 from helpers import assert_close
 from sinklora.hf.models import use_pattern
+from sinklora.records.files import json_hash
 from sinklora.train.conversations import ConversationTemplate, Piece
-from sinklora.train.examples import Example
+from sinklora.train.examples import Example, ExampleSource
 from sinklora.train.instruction_rows import (
     LEAST_PROMPT,
     ExampleRows,
     TokenizedExamples,
     ragged_batch,
+    template_record,
     tokenize_examples,
     without_middle,
 )
+from sinklora.train.instruction_spec import InstructionSpec, instruction_identity
 from sinklora.train.loss import ChunkedLoss
 from tiny_models import VOCABULARY, tiny_model
 
@@ -127,6 +131,33 @@ def test_answers_and_their_ends_are_the_labels(template: ConversationTemplate, t
     kept = len(list(tmp_path.iterdir()))
     tokenized(template, [example("Five?", "Six!")], tmp_path)
     assert len(list(tmp_path.iterdir())) == kept + 1
+
+
+@pytest.mark.parametrize("says_system", [True, False])
+def test_what_a_template_writes_around_a_system_message_counts_where_there_is_one(
+    tmp_path: Path, says_system: bool
+) -> None:
+    """Two templates that differ there alone: other tokens and another run, or the same of both."""
+    turns = [("user", "Why?"), ("assistant", "So.")]
+    given = [Example("x", (("system", "Be brief."), *turns) if says_system else tuple(turns))]
+    spec = InstructionSpec(base="gpt2", examples=ExampleSource("jsonl:x"))
+    texts, keys = set(), set()
+    for begin in ("", "{% if messages[0]['role'] == 'system' %}RULES: {% endif %}"):
+        tokenizer: Any = AutoTokenizer.from_pretrained("data/base")
+        tokenizer.chat_template = begin + TEMPLATE
+        own = ConversationTemplate(tokenizer)
+        texts.add(tokenizer.decode(tokenized(own, given, tmp_path).tokens))
+        keys.add(json_hash(instruction_identity(spec, template_record(given, own), "0")))
+    assert len(texts) == len(keys) == 1 + says_system
+
+
+def test_a_template_without_system_messages_is_refused_with_the_place(tmp_path: Path) -> None:
+    tokenizer: Any = AutoTokenizer.from_pretrained("data/base")
+    check = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('none') }}{% endif %}"
+    tokenizer.chat_template = check + TEMPLATE
+    given = Example("line 4", (("system", "Be brief."), ("user", "Why?"), ("assistant", "So.")))
+    with pytest.raises(ValueError, match=r"^line 4: .* does not take messages of system, user, assistant"):
+        tokenized(ConversationTemplate(tokenizer), [given], tmp_path)
 
 
 def test_long_examples_are_what_the_spec_says(template: ConversationTemplate, tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from sinklora.train.pattern_schedules import PATTERN_SCHEDULES
 from sinklora.train.run import load_trained, train, trainable_model
 from sinklora.train.spec import TrainSpec
 from sinklora.train.trainer import COMPLETE
+from tiny_training import steps_behind, steps_done
 
 FUNCTIONS = ["sum", "list", "range", "print", "sorted", "len"]
 
@@ -134,7 +135,11 @@ def test_killed_and_started_again_it_ends_with_the_same_weights(
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not list(place.glob("killed/*/finished.json"))
-    run = train(spec, runs=place / "killed", cache=place / "shared" / "tokens")
+    [found] = place.glob("killed/sf-*")
+    behind = steps_behind(found)
+    with steps_done() as steps:
+        run = train(spec, runs=place / "killed", cache=place / "shared" / "tokens")
+    assert behind > 0 and steps == list(range(behind, len(pd.read_csv(undisturbed.path / "loss.csv"))))
     assert "6 examples in" in capfd.readouterr().out
     run.verify()
     ours, theirs = weights(run), weights(undisturbed)

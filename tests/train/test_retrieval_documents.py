@@ -73,6 +73,20 @@ def test_recall_rows_are_full_and_reproducible(tokenizer: PreTrainedTokenizerFas
     assert not torch.equal(rows[0]["input_ids"], other[0]["input_ids"])
 
 
+def test_recall_rows_of_separate_documents_begin_anew_at_each(tokenizer: PreTrainedTokenizerFast) -> None:
+    joined, separate = (NeedleRows(tokenizer, 256, 6, 1, separate_documents=apart) for apart in (False, True))
+    documents = 0
+    for index in range(6):
+        row, plain = separate[index], joined[index]
+        begins = row["input_ids"] == tokenizer.bos_token_id
+        documents += int(begins.sum())
+        assert torch.equal(row["position_ids"] == 0, begins)
+        assert set(row["position_ids"].diff()[~begins[1:]].tolist()) == {1}
+        assert torch.equal(row["labels"], plain["labels"].masked_fill(begins, -100))
+        assert set(plain) == {"input_ids", "labels"} and torch.equal(row["input_ids"], plain["input_ids"])
+    assert documents > 6
+
+
 class Numbers(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
     def __init__(self, count: int, sign: int) -> None:
         self.count, self.sign = count, sign

@@ -1,5 +1,6 @@
 """Rows cut into parts while several are held at once, killed and gone on with, against one process."""
 
+import json
 from pathlib import Path
 
 import pandas as pd
@@ -33,5 +34,7 @@ def test_two_processes_go_on_where_one_of_four_was_killed(place: Path) -> None:
     checkpoint = last_complete_checkpoint(work)
     assert checkpoint is not None and checkpoint.name == "checkpoint-8"
     run_together(SCRIPT, 2, place)
+    for rank in range(2):
+        assert json.loads((place / f"steps-{rank}.json").read_text()) == list(range(8, STEPS))
     [run] = (path.parent for path in place.glob("killed/*/finished.json"))
     assert_same_training(run, train_alone(place, base_spec(place)).path)

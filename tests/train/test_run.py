@@ -8,18 +8,28 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import yaml
+from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
+from transformers.training_args import ParallelMode
 
+from sinklora.records.files import file_hash
 from sinklora.records.runs import DamagedRunError, RunDirectory
 from sinklora.train.command import read_spec
 from sinklora.train.run import load_trained, train
 from sinklora.train.spec import TrainSpec
-from sinklora.train.trainer import COMPLETE, last_complete_checkpoint
-from tiny_training import TEXTS, make_place, spec_in
+from sinklora.train.spent_seconds import SECONDS, SpentSeconds
+from sinklora.train.trainer import (
+    COMPLETE,
+    MarkComplete,
+    last_complete_checkpoint,
+    training_arguments,
+)
+from tiny_training import TEXTS, make_place, spec_in, steps_behind, steps_done
 
 
 @pytest.fixture(scope="module")
@@ -116,13 +126,46 @@ def test_killed_and_started_again_it_ends_with_the_same_weights(
     process.wait()
     [work] = place.glob("killed/*/checkpoints")
     assert not list(place.glob("killed/*/finished.json"))
+    behind = steps_behind(work.parent)
+    assert behind > 0
     torn = work / "checkpoint-5"  # as if the kill had come while a later one was written
     torn.mkdir(exist_ok=True)
     (torn / "trainer_state.json").write_text("{")
-    run = train_in(place, "killed", spec_in(place))
+    with steps_done() as steps:
+        run = train_in(place, "killed", spec_in(place))
+    assert steps == list(range(behind, 6))
     assert [path.parent for path in place.glob("killed/*/finished.json")] == [run.path]
     run.verify()
     assert_same_weights(run, undisturbed)
+
+
+def test_seconds_of_a_resumed_run_are_those_of_all_its_parts(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It stops while its second checkpoint is written, and the first one says that it took an hour."""
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="stopped here"):
+        patch.setattr("sinklora.train.run.MarkComplete", StoppedAtSecondCheckpoint)
+        train_in(place, "hours", spec_in(place))
+    [first] = place.glob("hours/*/checkpoints/checkpoint-2")
+    said = json.loads((first / SECONDS).read_text())
+    assert 0 < said < 600
+    (first / SECONDS).write_text("3600.0")
+    hashes = {**json.loads((first / COMPLETE).read_text()), SECONDS: file_hash(first / SECONDS)}
+    (first / COMPLETE).write_text(json.dumps(hashes))
+    run = train_in(place, "hours", spec_in(place))
+    assert 3600 < json.loads((run.path / "provenance.json").read_text())["seconds"] < 4200
+
+
+class StoppedAtSecondCheckpoint(MarkComplete):
+    def on_save(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        if state.global_step > 2:
+            raise RuntimeError("stopped here")
+        super().on_save(args, state, control, **given)
+
+
+def test_what_an_older_checkpoint_does_not_say_is_not_known(tmp_path: Path) -> None:
+    assert SpentSeconds(None).with_those_before(5.0) == 5.0
+    assert SpentSeconds(tmp_path).with_those_before(5.0) is None
 
 
 def test_torn_checkpoints_are_removed(tmp_path: Path) -> None:
@@ -143,6 +186,36 @@ def test_full_fine_tuning_and_the_loss_falls(place: Path) -> None:
     losses = [float(line.split(",")[1]) for line in _column(run.path / "loss.csv", ("step", "loss"))]
     assert sum(losses[-3:]) < sum(losses[:3])
     assert load_trained(run, spec_in(place, method="full", pattern="s2")).training is False
+
+
+def test_a_training_that_diverges_stops_there_and_never_finishes(place: Path) -> None:
+    spec = spec_in(place, learning_rate=1e30, bf16=False)
+    for _ in range(2):
+        with pytest.raises(ArithmeticError, match=r"learning_rate=1e\+30: .* diverged at step [2-6] of 6"):
+            train_in(place, "diverged", spec)
+    assert not list(place.glob("diverged/*/finished.json"))
+
+
+def test_a_machine_of_several_cards_trains_the_same_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without torchrun one process trains on one card; the Trainer alone would lay rows on each."""
+    for name, value in {"is_available": True, "device_count": 2, "set_device": None}.items():
+        monkeypatch.setattr(torch.cuda, name, lambda *_, value=value: value)
+    spec = TrainSpec(base="gpt2", batch_size=4, micro_batch_size=2, bf16=False)
+    try:
+        arguments = training_arguments(spec, 5, tmp_path, progress=False)
+        assert arguments.train_batch_size * arguments.gradient_accumulation_steps == spec.batch_size
+        assert arguments.parallel_mode == ParallelMode.NOT_PARALLEL
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)  # else later trainings have such a card
+
+
+def test_retrieval_documents_stand_among_separate_ones(place: Path) -> None:
+    """In each micro-batch there are rows of both, so that what one kind lacks would be seen."""
+    changes = {"separate_documents": True, "recall_share": 0.5, "micro_batch_size": 2, "context": 128}
+    run = train_in(place, "mixed", spec_in(place, **changes, steps=3))
+    assert len((run.path / "loss.csv").read_text().splitlines()) == 1 + 3
 
 
 def _column(path: Path, names: tuple[str, str]) -> list[str]:

@@ -11,7 +11,7 @@ from training_processes import RUNS, STEPS, base_spec, plain_losses
 from helpers import assert_close
 from sinklora.train.run import trainable_model
 from sinklora.train.trainer import last_complete_checkpoint
-from tiny_training import assert_same_training, place_of_a_killed_run, spec_in, train_alone
+from tiny_training import assert_same_training, place_of_a_killed_run, spec_in, steps_done, train_alone
 
 pytestmark = pytest.mark.slow  # two processes that train for a minute
 
@@ -39,7 +39,10 @@ def test_one_process_goes_on_where_one_of_two_was_killed(place: Path) -> None:
     [work] = place.glob("killed/*/checkpoints")
     checkpoint = last_complete_checkpoint(work)
     assert checkpoint is not None and checkpoint.name == "checkpoint-8"
-    run, expected = train_alone(place, base_spec(place), "killed"), train_alone(place, base_spec(place))
+    with steps_done() as steps:
+        run = train_alone(place, base_spec(place), "killed")
+    assert steps == list(range(8, STEPS))
+    expected = train_alone(place, base_spec(place))
     run.verify()
     assert_same_training(run.path, expected.path)
 

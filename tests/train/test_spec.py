@@ -9,8 +9,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 import yaml
-from transformers import SchedulerType
+from transformers import SchedulerType, get_scheduler
 
 from recipes import recipe_of
 from sinklora.evaluate.step_spec import StepSpec
@@ -25,7 +26,7 @@ from sinklora.train.examples import ExampleSource
 from sinklora.train.instruction_spec import InstructionSpec
 from sinklora.train.settings import LR_SCHEDULES
 from sinklora.train.sources import CorpusSpec
-from sinklora.train.spec import TrainSpec, identity
+from sinklora.train.spec import TrainSpec, base_hash, identity
 
 # Hashes of the keys that the first runs were made under; every one of them must be found again.
 GOLDEN: dict[str, tuple[dict[str, Any], str]] = {
@@ -114,6 +115,35 @@ def test_configurations_that_cannot_be_trained_are_named(values: Any, words: str
 
 def test_the_trainer_knows_every_schedule_of_the_learning_rate() -> None:
     assert set(LR_SCHEDULES) <= {kind.value for kind in SchedulerType}
+
+
+@pytest.mark.parametrize("name", LR_SCHEDULES)
+def test_every_schedule_warms_up_or_refuses_to(name: str) -> None:
+    optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    first = get_scheduler(name, optimizer, num_warmup_steps=5, num_training_steps=9).get_last_lr()
+    if first == [0.0]:
+        assert TrainSpec(lr_schedule=name, warmup_steps=5).lr_schedule == name
+        return
+    with pytest.raises(ValueError, match=rf"warmup_steps=5: lr_schedule='{name}' has none"):
+        TrainSpec(lr_schedule=name, warmup_steps=5)
+    assert TrainSpec(lr_schedule=name, warmup_steps=0).warmup_steps == 0
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "chat_template.jinja", "config.json", "a.safetensors"])
+def test_a_base_whose_files_change_is_another_base(tmp_path: Path, name: str) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    for file in {name, "pytorch_model.bin"}:
+        (tmp_path / file).write_text("one")
+    before = base_hash(str(tmp_path))
+    (tmp_path / name).write_text("two")
+    assert base_hash(str(tmp_path)) != before
+
+
+def test_weights_beside_safetensors_are_not_read_and_do_not_count(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_text("one")
+    before = base_hash(str(tmp_path))
+    (tmp_path / "pytorch_model.bin").write_text("two")
+    assert base_hash(str(tmp_path)) == before
 
 
 CORPUS = CorpusSpec()

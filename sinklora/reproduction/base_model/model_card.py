@@ -123,7 +123,8 @@ def _made_on(made: dict[str, Any]) -> str:
     device = ", ".join(hardware["gpus"]) or f"{hardware['cpu']}, {made['threads']} threads"
     versions = ", ".join(f"{name} {version}" for name, version in made["versions"].items() if version)
     commit = (made["commit"] or "no commit")[:10]
-    return f"{device}, {made['seconds'] / 60:.0f} minutes; {versions}; commit {commit}"
+    took = "" if made["seconds"] is None else f", {made['seconds'] / 60:.0f} minutes"
+    return f"{device}{took}; {versions}; commit {commit}"
 
 
 def publish(model_folder: Path, table: pd.DataFrame, destination: Path) -> None:

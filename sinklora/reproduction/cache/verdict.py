@@ -1,4 +1,4 @@
-"""What the measurements say of H2O, of Local, of unpublished policies, and of what generation costs."""
+"""What the measurements say of unpublished policies, of H2O's variants, and of what generation costs."""
 
 from collections.abc import Sequence
 
@@ -10,23 +10,9 @@ from sinklora.reproduction.cache.tables import duels, lead, measures
 from sinklora.reproduction.report.published import published_value
 
 
-def leads_over_local(rows: pd.DataFrame) -> str:
-    """At which budgets H2O is better or worse than Local, by measure, with Holm's correction for all of them;
-    and a note on unpublished policies.
-    """
-    sentences = []
-    budgets = sorted(rows[rows.policy == "h2o"].budget.unique())
-    places = [(measure, budget) for measure in measures(rows) for budget in budgets]
-    decided = outcomes([lead(rows, measure, "h2o", "local", budget).to_numpy() for measure, budget in places])
-    by_place = dict(zip(places, decided, strict=True))
-    for measure in measures(rows):
-        won, lost = (
-            percents([budget for budget in budgets if by_place[measure, budget] == word])
-            for word in (BETTER, WORSE)
-        )
-        sentences.append(f"{measure}: H2O is better than Local at {won}, worse at {lost}.")
-    ours = [_note_on(name, rows) for name in our_policies() if name in set(rows.policy)]
-    return " ".join([*sentences, *ours])
+def notes_on_ours(rows: pd.DataFrame) -> str:
+    """Whether each unpublished policy is anywhere worse than the best published one; "" for none of them."""
+    return " ".join(_note_on(name, rows) for name in our_policies() if name in set(rows.policy))
 
 
 def _note_on(policy: str, rows: pd.DataFrame) -> str:

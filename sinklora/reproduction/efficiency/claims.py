@@ -46,8 +46,8 @@ def _at_every_length(claim: Claim, ratios: "pd.Series[float]", least: float) -> 
         return replace(claim, reason="there is no length that both fit")
     reached = ratios >= least
     outcome = "held" if reached.all() else "held in part" if reached.any() else "did not hold"
-    spread = f"{ratios.min():.2f} to {ratios.max():.2f}"
-    unit = f"times, mean over {ratios.index[0]} to {ratios.index[-1]} tokens ({spread})"
+    ends = f"least {ratios.min():.2f}, most {ratios.max():.2f}"
+    unit = f"times, mean over {ratios.index[0]} to {ratios.index[-1]} tokens ({ends})"
     return replace(
         claim, outcome=outcome, estimate=float(ratios.mean()), unit=unit, n=f"{len(ratios)} lengths"
     )

@@ -11,7 +11,7 @@ from matplotlib.ticker import ScalarFormatter
 
 from sinklora.reproduction.extension.comparison import Losses, losses
 from sinklora.reproduction.extension.perplexity_axes import cover_as_many_nats, name_ends, on_log_scales
-from sinklora.reproduction.extension.selection import mean_losses, untrained_losses
+from sinklora.reproduction.extension.selection import RATES, mean_losses, untrained_losses
 from sinklora.reproduction.extension.tables import untrained_methods
 from sinklora.reproduction.names import BASE, label
 from sinklora.reproduction.report.style import MARKS, figure_style, panels
@@ -127,14 +127,16 @@ def _draw_line(axis: Axes, values: Mapping[int, Point], method: str) -> None:
 def rates_figure(rows: pd.DataFrame) -> Figure:
     """Validation perplexity against the learning rate, a line a pattern; dotted: all that needs no training.
 
-    What is more than `OFF_SCALE` times the best is named with its value in place of a line.
+    What is more than `OFF_SCALE` times the best is named with its value in place of a line, and so are rates
+    at which the training diverged.
     """
-    untrained = untrained_losses(rows)
+    untrained, tried = untrained_losses(rows), mean_losses(rows)
+    diverged = np.isinf(tried.nll)
     most = min(untrained.values()) + math.log(OFF_SCALE)
     with figure_style():
         figure, [axis] = panels(1, 2.4)
         ends = {}
-        for method, group in mean_losses(rows).groupby("method", sort=False):
+        for method, group in tried[~diverged].groupby("method", sort=False):
             grey, line, mark = MARKS.get(str(method), ("0.5", "-", "."))
             at, values = group["learning rate"], np.exp(group.nll)
             axis.plot(at, values, color=grey, linestyle=line, marker=mark, markersize=3.5)
@@ -144,7 +146,10 @@ def rates_figure(rows: pd.DataFrame) -> Figure:
                 axis.axhline(math.exp(nats), color="0.6", linestyle=":")
                 ends[name] = (max(rows["learning rate"].dropna()), math.exp(nats))
         beyond = [f"{label(name)} ({math.exp(nats):.0f})" for name, nats in untrained.items() if nats > most]
-        axis.set_title(f"above: {', '.join(beyond)}" if beyond else "", fontsize=7)
+        of_diverged = tried.loc[diverged, RATES].itertuples(index=False, name=None)
+        ended = [f"{label(method)} at {rate:g}" for method, rate in of_diverged]
+        said = {"above": beyond, "diverged": ended}
+        axis.set_title("\n".join(f"{k}: {', '.join(v)}" for k, v in said.items() if v), fontsize=7)
         axis.set_xscale("log")
         axis.set_yscale("log")
         axis.yaxis.set_major_formatter(ScalarFormatter())

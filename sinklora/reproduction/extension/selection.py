@@ -2,16 +2,18 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from sinklora.evaluate.paired_effects import Effect, difference
-from sinklora.reproduction.extension.readings import joined, made_of
+from sinklora.reproduction.extension.readings import FULL, joined, made_of, read
 from sinklora.reproduction.extension.recipe import VALIDATION, Recipe
-from sinklora.reproduction.extension.study import ExtensionStudy, measure
+from sinklora.reproduction.extension.study import ExtensionStudy, baselines, measure
 from sinklora.reproduction.names import BASE
+from sinklora.train.divergence import DivergedError
 from sinklora.train.spec import TrainSpec
 
 RATES = ["method", "learning rate"]
@@ -35,19 +37,41 @@ def validation_losses(
     and in `attrs` what all were made of.
 
     `rates`: the recipe's grid unless given; `texts`: which validation texts; `changes`: fields of TrainSpec.
-    No training has no rate.
+    No training has no rate. A rate at which a pattern's training diverges is infinitely bad: one row a seed.
     """
     frames = []
     for rate in recipe.grid if rates is None else rates:
         pairs = (*changes.items(), ("learning_rate", rate))
         contexts = tuple({recipe.original_context, recipe.spec("full", **changes).context})
         study = ExtensionStudy(recipe, tuple(patterns), tuple(seeds), (texts,), contexts, changes=pairs)
-        frames.append(measure(study, runs=runs, progress=False).assign(**{"learning rate": rate}))
+        frames.append(_measured(study, runs).assign(**{"learning rate": rate}))
     rows = joined(frames)
     untrained = rows.seed.isna()
     rows["learning rate"] = rows["learning rate"].where(~untrained)
     same = [name for name in rows.columns if name != "learning rate"]
     return joined([rows[~untrained], rows[untrained].drop_duplicates(same)])
+
+
+def _measured(study: ExtensionStudy, runs: Path) -> pd.DataFrame:
+    """Rows of `measure`; of a pattern that diverges, a row a seed whose nats are infinite."""
+    try:
+        return measure(study, runs=runs, progress=False)
+    except DivergedError as error:
+        diverged = error.spec.pattern
+    lines = [
+        {"method": diverged, "seed": seed, "test_set": study.test_sets[0], "context": max(study.contexts)}
+        for seed in study.seeds
+    ]
+    infinite = pd.DataFrame(lines).assign(nll=math.inf, attention=FULL).astype({"seed": "Int64"})
+    others = tuple(pattern for pattern in study.patterns if pattern != diverged)
+    measured = _measured(replace(study, patterns=others), runs) if others else _untrained(study, runs)
+    rows = pd.concat([measured, infinite], ignore_index=True)
+    rows.attrs = measured.attrs
+    return rows
+
+
+def _untrained(study: ExtensionStudy, runs: Path) -> pd.DataFrame:
+    return read(study.recipe, study.test_sets, baselines(study), runs=runs, progress=False)
 
 
 def search_rates(
@@ -94,7 +118,8 @@ def at_own_rates(
 def _beyond(rows: pd.DataFrame, pattern: str) -> float:
     """The rate next to the best one, outside of those tried; half a decade away, in round numbers."""
     means = mean_losses(rows)
-    of_pattern = means[means.method == pattern].sort_values("nll")
+    # Where all diverge, the smallest is next to what may not.
+    of_pattern = means[means.method == pattern].sort_values(["nll", "learning rate"])
     best = float(of_pattern["learning rate"].iloc[0])
     factor = math.sqrt(10) if best == of_pattern["learning rate"].max() else 1 / math.sqrt(10)
     return float(f"{best * factor:.0e}")
@@ -111,9 +136,8 @@ def chosen_rates(rows: pd.DataFrame) -> pd.DataFrame:
     lines = []
     for method, group in mean_losses(rows).groupby("method", sort=False):
         rates = group["learning rate"]
-        rate, nll = next(
-            group.sort_values("nll")[["learning rate", "nll"]].itertuples(index=False, name=None)
-        )
+        in_order = group.sort_values(["nll", "learning rate"])[["learning rate", "nll"]]
+        rate, nll = next(in_order.itertuples(index=False, name=None))
         inside = bool(rates.min() < rate < rates.max())
         lines.append({"method": method, "learning rate": rate, "nll": nll, "inside": inside})
     return pd.DataFrame(lines)
@@ -164,7 +188,12 @@ def _by_piece(rows: pd.DataFrame) -> "pd.Series[float]":
 
 def is_valid(rows: pd.DataFrame, reference: str = "full") -> bool:
     """Whether the recipe counts: `improvement` is surely more than 0."""
-    return improvement(rows, reference).low > 0
+    return not _always_diverged(rows, reference) and improvement(rows, reference).low > 0
+
+
+def _always_diverged(rows: pd.DataFrame, method: str) -> bool:
+    means = mean_losses(rows)
+    return bool(means.nll[means.method == method].min() == math.inf)
 
 
 def losses_by_steps(
@@ -182,6 +211,8 @@ def losses_by_steps(
 
 def validity(rows: pd.DataFrame) -> str:
     """Whether the recipe counts, and by how much; in words."""
+    if _always_diverged(rows, "full"):
+        return "Not valid: full attention diverged at every learning rate tried."
     saved, start = improvement(rows), best_untrained(rows)[0]
     outcome = "Valid" if is_valid(rows) else "Not valid"
     return (

@@ -18,6 +18,17 @@ NOT_READ: "pd.Series[float]" = pd.Series(dtype=float)
 METHOD, SAVED, ABOVE, SHARE = "trained with", "nats below no training", "nats above full", "share (%)"
 
 
+class OrDiverged(Column):
+    """A column of losses, infinite where the training diverged."""
+
+    def written(self, *values: Any) -> str:
+        return "diverged" if values[0] == math.inf else super().written(*values)
+
+
+class NumberOrDiverged(OrDiverged, Number):
+    """The same in a format of its own."""
+
+
 def untrained_methods(rows: pd.DataFrame) -> list[str]:
     """What needs no training, the base as it is first."""
     return list(dict.fromkeys(rows[rows.seed.isna()].method))
@@ -180,7 +191,13 @@ def rates_table(rows: pd.DataFrame) -> Table:
     frame = means.assign(chosen=["chosen" if best else "" for best in is_best])
     frame = pd.concat([first, frame], ignore_index=True)
     return Table(
-        frame, [Column("method"), Number("learning rate"), Number("perplexity", ".3f"), Column("chosen")]
+        frame,
+        [
+            Column("method"),
+            Number("learning rate"),
+            NumberOrDiverged("perplexity", ".3f"),
+            Column("chosen"),
+        ],
     )
 
 
@@ -192,7 +209,7 @@ def steps_table(by_steps: pd.DataFrame, start: float) -> Table:
     untrained = pd.DataFrame([{"steps": 0, "learning rate": math.nan, "nll": start}])
     frame = pd.concat([untrained, by_steps], ignore_index=True)
     frame = frame.assign(perplexity=frame.nll.map(math.exp))
-    return Table(frame, [Column("steps"), Number("learning rate"), Number("perplexity", ".3f")])
+    return Table(frame, [Column("steps"), Number("learning rate"), NumberOrDiverged("perplexity", ".3f")])
 
 
 def with_paper(measured: Table, published: pd.DataFrame, target: int) -> Table:

@@ -7,6 +7,7 @@ import pandas as pd
 
 from sinklora.evaluate.paired_effects import Effect
 from sinklora.records.tables import Column, Estimate, Number, Table, part
+from sinklora.reproduction.extension.tables import OrDiverged
 from sinklora.reproduction.fine_tuning.answers_study import AS_IT_IS, FULL_CACHE
 from sinklora.reproduction.fine_tuning.claims import mean_effect, nats
 from sinklora.reproduction.names import LABELS
@@ -65,7 +66,7 @@ def tuning_rates_table(rows: pd.DataFrame, chosen: dict[str, float]) -> Table:
         for model, rate, mean_nats in means.itertuples(index=False, name=None)
     ]
     return Table(
-        pd.DataFrame(lines), [Column(MODEL), Number("learning rate"), Column(NATS), Column("chosen")]
+        pd.DataFrame(lines), [Column(MODEL), Number("learning rate"), OrDiverged(NATS), Column("chosen")]
     )
 
 

@@ -3,12 +3,14 @@
 Learning rates are chosen on questions about other files than those of the test.
 """
 
+import math
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from torch import nn
 from transformers import AutoTokenizer
@@ -28,6 +30,7 @@ from sinklora.records.runs import run_records
 from sinklora.reproduction.model_under_test import ModelUnderTest
 from sinklora.reproduction.names import CACHES
 from sinklora.reproduction.retrieval.bounded_caches import pretrained_model
+from sinklora.train.divergence import DivergedError
 from sinklora.train.instruction_spec import InstructionSpec
 from sinklora.train.run import load_trained, train
 
@@ -113,17 +116,23 @@ def validation_nats(
     study: AnswersStudy, questions: Sequence[DocumentQuestion], *, runs: Path
 ) -> pd.DataFrame:
     """Nats a token of the right answers with the full cache: columns `model`, `learning rate` (missing for
-    the base as it is), `file`, `nats_per_token`; the first seed. `rows.attrs["runs"]`: of what they are made.
+    the base as it is), `file`, `nats_per_token`; the first seed. At a rate at which tuning diverges they are
+    infinite, one row a file. `rows.attrs["runs"]`: of what the others are made.
     """
     used: list[Path] = []
-    models: list[tuple[ModelUnderTest, float | None]] = [(study.base, None)]
+
+    def answers_of(model: ModelUnderTest) -> pd.DataFrame:
+        return _asked(study, _loader(study, model), model, questions, [Full()], runs, used)
+
+    files = sorted({file_of(question) for question in questions})
+    frames = [answers_of(study.base).assign(**{"learning rate": math.nan})]
     for pattern in study.patterns:
         for rate in study.rates:
-            models.append((tuned(study, pattern, rate, study.seeds[0], runs=runs, used=used), rate))
-    frames = []
-    for model, learning_rate in models:
-        answers = _asked(study, _loader(study, model), model, questions, [Full()], runs, used)
-        frames.append(answers.assign(**{"learning rate": learning_rate}))
+            try:
+                frame = answers_of(tuned(study, pattern, rate, study.seeds[0], runs=runs, used=used))
+            except DivergedError:
+                frame = pd.DataFrame({"model": pattern, "file": files, "nats_per_token": math.inf})
+            frames.append(frame.assign(**{"learning rate": rate}))
     columns = ["model", "learning rate", "file", "nats_per_token"]
     rows = pd.concat(frames, ignore_index=True).reindex(columns=columns)
     rows.attrs["runs"] = run_records(used)
@@ -143,6 +152,8 @@ def is_valid(rows: pd.DataFrame, rates: Mapping[str, float]) -> bool:
         return False
     files = rows.groupby(["model", "learning rate", "file"], dropna=False).nats_per_token.mean()
     base, full = files[AS_IT_IS].droplevel(0), files["full", rates["full"]]
+    if np.isinf(full).any():
+        return False
     return difference(base.to_numpy(), full.loc[base.index].to_numpy()).low > 0
 
 

@@ -29,6 +29,8 @@ RULES = 1  # another number, another set: raised where the rules by which it is 
 
 OWN_PAGE = "sinklora/reproduction/demo/alice.txt"
 
+PUBLIC_DOMAIN = "public domain"  # as our own page is
+
 
 def present_books(place: str) -> str:
     """A folder of books, or the page of one that the package has where it is not on this machine."""
@@ -41,10 +43,12 @@ def small_set(spec: MiniSpec, tokenizer: str, *, runs: Path, used: list[Path] | 
     It is found again by its spec, the versions of its packages, its books and the tokenizer. It is added to
     `used`.
     """
+    if spec.books == OWN_PAGE:
+        spec = replace(spec, books_licence=PUBLIC_DOMAIN)
     loaded = AutoTokenizer.from_pretrained(model_path(tokenizer))
     key = {
         "rules": RULES,
-        "spec": asdict(replace(spec, books="")),
+        "spec": _known_by(spec),
         "packages": [described_package(package) for package in spec.packages],
         "books": {book.name: book.sha256 for book in read_books(spec.books)},
         "tokenizer": tokenizer_hash(loaded),
@@ -59,6 +63,14 @@ def small_set(spec: MiniSpec, tokenizer: str, *, runs: Path, used: list[Path] | 
     if used is not None:
         used.append(folder)
     return folder
+
+
+def _known_by(spec: MiniSpec) -> dict[str, Any]:
+    """Its fields, but where the books lie on this machine."""
+    fields = asdict(replace(spec, books=""))
+    if not spec.books or spec.books_licence == PUBLIC_DOMAIN:
+        del fields["books_licence"]  # the first sets said so of all books, and are known without it
+    return fields
 
 
 def data_record(small: Path) -> dict[str, Any]:

@@ -53,7 +53,7 @@ PAPER_ITEMS = (
     ),
     PaperItem(
         "Table 3",
-        "Two A100s train 16,384 tokens with SF-Attn, and perplexity falls with every longer context.",
+        "Fine-tuned with SF-Attn, a model's perplexity falls with every longer context.",
         "perplexity {} at 2048, {} at 16,384 tokens",
         [("Table 3", "7B Llama2", "2048"), ("Table 3", "7B Llama2", "16384")],
     ),

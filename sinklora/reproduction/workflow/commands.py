@@ -131,16 +131,19 @@ def planned(
 def fine_tune_command(
     name: str, plan: PlanFile, mark: Annotated[Path, typer.Option(help="written when it is done")]
 ) -> None:
-    """Train one fine-tune of a plan, go on with it, or find it finished; then leave its mark."""
+    """Train one fine-tune of a plan, go on with it, or find it finished; then leave its mark.
+
+    One that diverges is done, too: a notebook that needs it says so.
+    """
     from sinklora.records.files import write_json
-    from sinklora.train.run import train
+    from sinklora.reproduction.workflow.trainings import mark_of
     from sinklora.train.spec import TrainSpec
 
     mark = mark.absolute()  # the working directory changes
     values, places = _read_for_work(plan)
-    run = train(TrainSpec.from_dict(values["fine_tunes"][name]["spec"]), runs=places.runs, progress=False)
-    write_json(mark, {"run": str(run.path)})
-    typer.echo(run.path)
+    said = mark_of(TrainSpec.from_dict(values["fine_tunes"][name]["spec"]), places.runs)
+    write_json(mark, said)
+    typer.echo(" ".join(said.values()))
 
 
 @commands.command("notebook", hidden=True)

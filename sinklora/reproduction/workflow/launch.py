@@ -58,8 +58,8 @@ def forget_lost_runs(folder: Path) -> list[str]:
     """Remove the marks of fine-tunes whose runs are no longer there; returns their names."""
     lost = []
     for mark in sorted((folder / "fine_tunes").glob("*.done")):
-        run = Path(json.loads(mark.read_text(encoding="utf-8"))["run"])
-        if not (run / "finished.json").is_file():
+        run = json.loads(mark.read_text(encoding="utf-8")).get("run")  # none of a training that diverged
+        if run is not None and not (Path(run) / "finished.json").is_file():
             mark.unlink()
             lost.append(mark.stem)
     return lost

@@ -16,6 +16,8 @@ from sinklora.reproduction.longbench.study import extended_models
 from sinklora.reproduction.real_model.study import study_of as real_study_of
 from sinklora.reproduction.report.experiments import Experiment, declared_parameters
 from sinklora.reproduction.retrieval.study import study_of as retrieval_study_of
+from sinklora.train.divergence import DivergedError
+from sinklora.train.run import train
 from sinklora.train.spec import TrainSpec
 
 Parameters = Mapping[str, Any]
@@ -30,6 +32,17 @@ def fine_tunes(notebook: str, parameters: Parameters) -> tuple[TrainSpec, ...]:
     """The training runs of a notebook that are known before it runs, each once. `parameters`: all of them."""
     specs_of = STUDIES.get(notebook)
     return tuple(dict.fromkeys(specs_of(parameters))) if specs_of else ()
+
+
+def mark_of(spec: TrainSpec, runs: Path) -> dict[str, str]:
+    """Train a fine-tune, go on with it, or find it finished: its mark, which says where the `run` is.
+
+    One that diverges has none, but how it `diverged`: where rates are searched for that is an outcome.
+    """
+    try:
+        return {"run": str(train(spec, runs=runs, progress=False).path)}
+    except DivergedError as error:
+        return {"diverged": str(error)}
 
 
 def _perplexity(parameters: Parameters) -> Iterator[TrainSpec]:

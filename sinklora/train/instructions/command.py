@@ -61,14 +61,17 @@ def mini_command(
         typer.Option(help="installed package whose documentation is read; repeat; default: five of them"),
     ] = None,
     books: Annotated[str, typer.Option(help="folder of texts (*.txt), or a text, to be continued")] = "",
+    books_licence: Annotated[str, typer.Option(help="of these texts; default: not stated")] = "",
     seed: Seed = 0,
     tokenizer: Tokenizer = "",
 ) -> None:
     """Make a small set of the same mix from installed documentation, without a network."""
+    from sinklora.train.instructions.documentation import NOT_STATED
     from sinklora.train.instructions.mini import PACKAGES, MiniSpec
     from sinklora.train.instructions.mini_folder import build_mini
 
-    spec = MiniSpec(train, test, tuple(package or PACKAGES), books, seed)
+    licence = books_licence or NOT_STATED
+    spec = MiniSpec(train, test, tuple(package or PACKAGES), books, seed, licence)
     typer.echo(build_mini(spec, out=out, tokenizer=_tokenizer(tokenizer)))
 
 

@@ -15,6 +15,8 @@ from sinklora.train.near_duplicates import SHARE, SeenText
 from sinklora.train.prose import LEFT_OUT, named_docstrings
 from sinklora.train.sources import package_root
 
+NOT_STATED = "not stated"  # a licence
+
 UNDERLINE = re.compile(r"^-{3,}$")
 
 PARAMETER = re.compile(r"^(?P<name>[A-Za-z_]\w*) : (?P<type>\S.*)$")
@@ -178,8 +180,8 @@ def licence_of(package: str) -> str:
     try:
         about = metadata(package)
     except PackageNotFoundError:
-        return "not stated"
+        return NOT_STATED
     classified = [c for c in about.get_all("Classifier") or [] if c.startswith("License ::")]
     short = (about["License"] or "").split("\n")[0]
     licence = about["License-Expression"] or (classified[0].rpartition(":: ")[2] if classified else short)
-    return str(licence) or "not stated"
+    return str(licence) or NOT_STATED

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from sinklora.records.checks import Count, Distinct, NotNegative, check_fields
 from sinklora.records.files import file_hash
-from sinklora.train.instructions.documentation import read_pages
+from sinklora.train.instructions.documentation import NOT_STATED, read_pages
 from sinklora.train.instructions.examples import (
     CONTINUATION,
     KINDS,
@@ -34,6 +34,7 @@ HELD_OUT_PERCENT = 25  # of the documents
 class MiniSpec:
     """What the small set is made of: `train` and `test` examples, `books` a folder of texts or one text.
 
+    `books_licence`: what the set says of the licence of these texts.
     Raises TypeError or ValueError naming the field, FileNotFoundError for books that are not there.
     """
 
@@ -42,6 +43,7 @@ class MiniSpec:
     packages: Distinct[str] = PACKAGES
     books: str = ""
     seed: NotNegative = 0
+    books_licence: str = NOT_STATED
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -74,7 +76,7 @@ def make_mini(spec: MiniSpec) -> MiniSet:
 
     Raises ValueError where they do not hold as many examples of a kind.
     """
-    books = read_books(spec.books)
+    books = read_books(spec.books, spec.books_licence)
     pages, repeated = read_pages(spec.packages)
     halves = [
         Half(
@@ -100,8 +102,8 @@ def _examples(half: Half, total: int) -> tuple[list[Example], list[Asked]]:
     return [one for kind in wanted for one in made[kind]], [*asked[QUESTION], *asked[LONG_QUESTION]]
 
 
-def read_books(place: str) -> Sequence[Book]:
-    """The texts of a folder (*.txt), or the one text; of no place, none.
+def read_books(place: str, licence: str = NOT_STATED) -> Sequence[Book]:
+    """The texts of a folder (*.txt), or the one text, of a licence; of no place, none.
 
     Raises ValueError for what is not UTF-8 and for a folder without a text.
     """
@@ -111,7 +113,7 @@ def read_books(place: str) -> Sequence[Book]:
     files = sorted(path.rglob("*.txt")) if path.is_dir() else [path]
     if not files:
         raise ValueError(f"books={place!r}: holds no text (*.txt)")
-    return [Book(file.name, _text(file), file_hash(file)) for file in files]
+    return [Book(file.name, _text(file), file_hash(file), licence) for file in files]
 
 
 def _text(file: Path) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from sinklora.train.instructions.continuations import INSTRUCTION, Cut, cut_paragraphs
-from sinklora.train.instructions.documentation import Page, described_package, licence_of
+from sinklora.train.instructions.documentation import NOT_STATED, Page, described_package, licence_of
 from sinklora.train.instructions.examples import CONTINUATION, LONG_QUESTION, QUESTION, SUMMARY, Example
 from sinklora.train.instructions.page_questions import (
     Asked,
@@ -32,16 +32,15 @@ TRIES = 60  # for each question over several files
 
 ASKED = "Read this documentation and answer the question below it.\n\n{context}\n\nQuestion: {question}"
 
-PUBLIC_DOMAIN = "public domain"
-
 
 @dataclass(frozen=True)
 class Book:
-    """A text that is not documentation."""
+    """A text that is not documentation, and its licence in a few words."""
 
     name: str
     text: str
     sha256: str
+    licence: str = NOT_STATED
 
 
 @dataclass(frozen=True)
@@ -126,7 +125,7 @@ def continuations(half: Half, count: int) -> list[Example]:
     Raises ValueError where there are not as many.
     """
     books = [
-        _continuation(cut, f"{book.name}#{number}", book.name, book.name, PUBLIC_DOMAIN, book.sha256)
+        _continuation(cut, f"{book.name}#{number}", book.name, book.name, book.licence, book.sha256)
         for book in half.books
         for number, cut in enumerate(cut_paragraphs(book.text, _length(half.rng("book", book.name))))
     ]

@@ -45,3 +45,6 @@ def test_the_card_counts_what_was_seen() -> None:
     assert f"| parameters | {parameters:,} |" in text
     assert "hidden size 256, 4 heads of 64, context 512 tokens" in text
     assert pytest.approx(2 * parameters, rel=0.01) == record["bytes"], "two bytes a weight"
+    assert " minutes; " in text
+    unknown = {**record, "provenance": {**record["provenance"], "seconds": None}}
+    assert " minutes; " not in card_text(unknown, measured), "of a run whose checkpoint said nothing"

@@ -104,6 +104,20 @@ def test_rates_are_a_line_a_pattern() -> None:
     assert not axis.get_title()
 
 
+def test_rates_at_which_training_diverged_are_named_in_place_of_a_point() -> None:
+    tried = pd.concat(
+        [
+            measured_rows({2048: {name: [[nll, nll]]}}).assign(**{"learning rate": rate})
+            for name, rate, nll in (("sf", 0.1, 2.0), ("sf", 0.3, math.inf), ("s2", 0.3, math.inf))
+        ]
+        + [ROWS[ROWS.method == "base"].assign(**{"learning rate": math.nan})]
+    )
+    [axis] = rates_figure(tried).axes
+    assert axis.lines[0].get_xdata().tolist() == [0.1]
+    assert axis.get_title() == f"diverged: {LABELS['s2']} at 0.3, {LABELS['sf']} at 0.3"
+    assert {text.get_text() for text in axis.texts} == {LABELS["sf"], LABELS["base"]}
+
+
 def test_rates_stand_beside_every_way_not_to_train() -> None:
     tried = measured_rows({2048: {"sf": [[2.0, 2.0]]}}).assign(**{"learning rate": 0.1})
     at_target = {"yarn": [[2.4, 2.4]], "dynamic": [[2.6, 2.6]], "linear": [[4.0, 4.0]]}

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -30,14 +31,23 @@ from sinklora.reproduction.extension.equal_time import (
 )
 from sinklora.reproduction.extension.readings import OWN, chosen_texts, made_of
 from sinklora.reproduction.extension.recipe import Recipe
-from sinklora.reproduction.extension.selection import at_own_rates, losses_by_steps, search_rates
+from sinklora.reproduction.extension.selection import (
+    RATES,
+    at_own_rates,
+    chosen_rates,
+    is_valid,
+    losses_by_steps,
+    mean_losses,
+    search_rates,
+    validity,
+)
 from sinklora.reproduction.extension.study import (
     ExtensionStudy,
     attention_cost,
     measure,
     training_curves,
 )
-from sinklora.reproduction.extension.tables import untrained_methods
+from sinklora.reproduction.extension.tables import rates_table, untrained_methods
 from sinklora.reproduction.extension.texts import TextSet, texts_of
 from sinklora.reproduction.extension.timed_steps import step_costs
 from sinklora.reproduction.real_model.mechanism import by_position, sink_mass, uniform_share
@@ -228,6 +238,25 @@ def test_rates_are_searched_until_the_best_is_inside(study: tuple[ExtensionStudy
     assert len(tried) == 3 and {0.001, 0.01} < set(tried)
     assert rows[rows.seed.isna()].groupby(["method", "context", "piece"]).size().max() == 1
     assert set(rows.test_set) == {"validation"}
+
+
+def test_a_rate_at_which_training_diverges_is_infinitely_bad(study: tuple[ExtensionStudy, Path]) -> None:
+    """The patterns that come to an end at another rate are chosen there; one that never does, nowhere."""
+    asked, folder = study
+    recipe = dataclasses.replace(asked.recipe, grid=(0.001, 1e30), widenings=0)
+    rows = search_rates(recipe, ["full", "sf"], runs=folder / "runs")
+    means = mean_losses(rows).set_index(RATES).nll
+    assert np.isfinite(means).to_dict() == {
+        ("full", 0.001): True,
+        ("full", 1e30): False,
+        ("sf", 0.001): True,
+        ("sf", 1e30): False,
+    }
+    assert chosen_rates(rows)["learning rate"].tolist() == [0.001, 0.001]
+    assert rates_table(rows).written().perplexity.tolist().count("diverged") == 2
+    hopeless = search_rates(dataclasses.replace(recipe, grid=(1e30,)), ["full"], runs=folder / "runs")
+    assert validity(hopeless) == "Not valid: full attention diverged at every learning rate tried."
+    assert not is_valid(hopeless)
 
 
 def test_without_a_search_each_pattern_has_the_recipes_rate(study: tuple[ExtensionStudy, Path]) -> None:

@@ -1,6 +1,7 @@
 """Models asked about documents (Fig. 9): what is asked of whom; tables, claims and marks of the answers."""
 
 import dataclasses
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -150,6 +151,21 @@ def test_the_base_is_asked_with_and_without_the_document(tmp_path: Path) -> None
     found = rows[rows.cache == NOTHING_READ]
     assert found.nats_per_token.tolist() == pytest.approx(wanted.nats_per_token.tolist(), abs=1e-4)
     assert rows.nats_per_token.groupby(rows.cache).mean()[FULL_CACHE] != found.nats_per_token.mean()
+
+
+def test_a_rate_at_which_tuning_diverges_is_infinitely_bad(tmp_path: Path) -> None:
+    examples = tmp_path / "two.jsonl"
+    examples.write_text("\n".join(json.dumps({"instruction": f"{n}?", "output": "Yes."}) for n in "ab"))
+    settings = {"bf16": False, "warmup_steps": 0, "batch_size": 1, "micro_batch_size": 1}
+    tuning = dataclasses.replace(TUNING, examples=ExampleSource(f"jsonl:{examples}"), **settings)
+    asking = AskingSpec(template="llama-2", answer_tokens=2)
+    study = AnswersStudy(tuning, ("full",), rates=(1e30, 1e-4), asking=asking)
+    rows = validation_nats(study, [question("f#1"), question("g#1")], runs=tmp_path / "runs")
+    assert best_rates(rows) == {"full": 1e-4}
+    shown = tuning_rates_table(rows, best_rates(rows)).written()
+    assert shown[NATS].tolist()[1] == "diverged" and shown.chosen.tolist() == ["", "", "chosen"]
+    hopeless = rows[rows["learning rate"] != 1e-4]
+    assert best_rates(hopeless) == {"full": 1e30} and not is_valid(hopeless, {"full": 1e30})
 
 
 def test_an_unknown_pattern_is_named_before_anything_runs() -> None:

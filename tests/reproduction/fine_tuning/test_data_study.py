@@ -1,5 +1,7 @@
 """What is shown of the data of fine-tuning: shares, lengths, claims, and the figure's bars and marks."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -119,6 +121,24 @@ def test_the_small_set_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert (first / "train.parquet").stat().st_mtime_ns == made_at
     assert small_set(MiniSpec(20, 10, ("documented_once",), seed=1), "data/base", runs=runs) != first
     assert (data_sets(first)[TRAIN].instruction_tokens > 0).all()
+
+
+def test_what_a_set_says_of_its_books_is_what_it_is_known_by(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first sets called all books public domain: that is true of our own page, and found again for it."""
+    write_package(tmp_path / "site", "documented_once")
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    own = MiniSpec(20, 10, ("documented_once",), OWN_PAGE)
+    copied = tmp_path / Path(OWN_PAGE).name
+    copied.write_bytes(Path(OWN_PAGE).read_bytes())
+    for spec, licence in ((own, "public domain"), (replace(own, books=str(copied)), "not stated")):
+        folder = small_set(spec, "data/base", runs=tmp_path / "runs")
+        examples = pd.concat(data_sets(folder).values())
+        assert set(examples[examples.document == copied.name].licence) == {licence}
+        known_by = json.loads((folder / "spec.json").read_text())["spec"]
+        assert known_by.get("books_licence", "public domain") == licence
+    assert len(list(tmp_path.glob("runs/mini-*/finished.json"))) == 2
 
 
 def test_books_that_are_not_there_are_the_packages_own_page(tmp_path: Path) -> None:

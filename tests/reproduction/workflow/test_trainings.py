@@ -22,8 +22,9 @@ from sinklora.reproduction.workflow.launch import (
 from sinklora.reproduction.workflow.listing import listed
 from sinklora.reproduction.workflow.plan import job_name, make_plan
 from sinklora.reproduction.workflow.resources import Machine, of_fine_tune, of_notebook
-from sinklora.reproduction.workflow.trainings import STUDIES, all_parameters, fine_tunes
+from sinklora.reproduction.workflow.trainings import STUDIES, all_parameters, fine_tunes, mark_of
 from sinklora.train.spec import TrainSpec
+from tiny_training import make_place, spec_in
 
 NOTEBOOKS = Path("notebooks")
 
@@ -132,6 +133,17 @@ def test_marks_of_lost_runs_are_forgotten(tmp_path: Path) -> None:
     (tmp_path / "kept" / "finished.json").touch()
     assert forget_lost_runs(tmp_path) == ["lost"]
     assert [path.stem for path in (tmp_path / "fine_tunes").iterdir()] == ["kept"]
+
+
+def test_a_fine_tune_that_diverges_stops_no_workflow(tmp_path: Path) -> None:
+    """Its notebook counts the rate as infinitely bad; a mark that says so outlasts a further start."""
+    spec = spec_in(make_place(tmp_path), learning_rate=1e30, bf16=False)
+    mark = mark_of(spec, tmp_path / "runs")
+    assert list(mark) == ["diverged"] and mark["diverged"].startswith("learning_rate=1e+30: ")
+    assert list(mark_of(dataclasses.replace(spec, learning_rate=1e-3), tmp_path / "runs")) == ["run"]
+    (tmp_path / "fine_tunes").mkdir()
+    (tmp_path / "fine_tunes" / "a.done").write_text(json.dumps(mark))
+    assert forget_lost_runs(tmp_path) == []
 
 
 def test_one_workflow_at_a_time(tmp_path: Path) -> None:

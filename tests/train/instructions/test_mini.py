@@ -37,7 +37,7 @@ def books(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def mini(package: Path, books: Path) -> MiniSet:
-    return make_mini(MiniSpec(30, 12, (NAME,), str(books)))
+    return make_mini(MiniSpec(30, 12, (NAME,), str(books), books_licence="CC0"))
 
 
 def test_kinds_come_in_the_papers_mix(mini: MiniSet) -> None:
@@ -45,7 +45,7 @@ def test_kinds_come_in_the_papers_mix(mini: MiniSet) -> None:
         "question": 13, "continuation": 8, "summary": 6, "long question": 3,
     }  # fmt: skip
     assert len(mini.test) == 12 and mini.repeated == 0
-    books = [example for example in mini.train if example.licence == "public domain"]
+    books = [example for example in mini.train if example.licence == "CC0"]
     assert len(books) == 4 and {example.kind for example in books} == {"continuation"}
 
 
@@ -71,7 +71,8 @@ def test_answers_stand_in_the_text_but_summaries_do_not(mini: MiniSet) -> None:
 
 
 def test_a_continuation_comes_next_in_its_text(mini: MiniSet, books: Path) -> None:
-    found = [example for example in mini.train if example.licence == "public domain"]
+    found = [example for example in mini.train if example.licence == "CC0"]
+    assert found
     for example in found:
         text = (books / example.document).read_text(encoding="utf-8")
         given = example.instruction.partition("\n\n")[2]
@@ -96,9 +97,11 @@ def test_the_questions_of_the_test_half_are_its_examples(mini: MiniSet) -> None:
 
 
 def test_the_same_spec_gives_the_same_set(mini: MiniSet, books: Path) -> None:
-    assert make_mini(MiniSpec(30, 12, (NAME,), str(books))) == mini
+    assert make_mini(MiniSpec(30, 12, (NAME,), str(books), books_licence="CC0")) == mini
     other = make_mini(MiniSpec(30, 12, (NAME,), str(books), seed=1))
     assert {example.id for example in other.train} != {example.id for example in mini.train}
+    licences = {example.licence for example in other.train if example.document.endswith(".txt")}
+    assert licences == {"not stated"}, "of books that come without one"
 
 
 def test_what_is_said_twice_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

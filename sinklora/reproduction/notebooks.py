@@ -69,7 +69,7 @@ def execute(experiment: Experiment, profile: str, parameters: dict[str, Any], pl
     declared = declared_parameters(source)
     where = {name: value for name, value in places.parameters.items() if name in declared}
     check_parameters(source, parameters)
-    folder = places.results / profile / "notebooks"
+    folder = places.executed(profile)
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
         executed = Path(scratch) / source.name

@@ -58,7 +58,7 @@ def run_command(
     Finished runs are reused; a killed workflow goes on. Ends with exit code 1 where jobs failed.
     """
     from sinklora.reproduction.places import find_places
-    from sinklora.reproduction.workflow.launch import folder_of, forget_lost_runs, only_workflow, snakemake
+    from sinklora.reproduction.workflow.launch import folder_of, forget_lost_marks, only_workflow, snakemake
 
     places = find_places(results, runs)
     os.chdir(places.sources)
@@ -66,9 +66,10 @@ def run_command(
     ready_environment(wait=True)
     folder = folder_of(places, profile)
     with only_workflow(folder, wait):
-        planned(places, profile, only, seeds, tflops).write(folder / "plan.json", places, sys.executable)
-        for name in forget_lost_runs(folder):
-            typer.echo(f"{name}: its run is gone; it is made again")
+        plan = planned(places, profile, only, seeds, tflops)
+        plan.write(folder / "plan.json", places, sys.executable)
+        for name in forget_lost_marks(places, plan):
+            typer.echo(f"{name}: what it made is gone; it is made again")
         options = ["--dry-run"] if dry_run else []
         options += ([f"--cores={jobs}"] if on == "local" else [f"--jobs={jobs}"]) if jobs else []
         resources = {"slurm_partition": partition, "slurm_account": account}
@@ -115,12 +116,12 @@ def planned(
 
     experiments = load_experiments(places.sources / INDEX)
     chosen = plan(experiments, profile, only, read_list("seeds", seeds, int), places.notebooks)
-    shapes = {}
+    bases = {}
     if profile == "gpu":
         base = GpuPlan.read(Path("configs/gpu.yaml"))
-        shapes = {str(base.folder): base.recipe.shape} if base.recipe else {}
+        bases = {str(base.folder): base.recipe} if base.recipe else {}
     machine = Machine.of_profile(profile, tflops)
-    return make_plan(chosen, profile, places, machine, shapes=shapes, recipe=recipe)
+    return make_plan(chosen, profile, places, machine, bases=bases, recipe=recipe)
 
 
 @commands.command("fine-tune", hidden=True)

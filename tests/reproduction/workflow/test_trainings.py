@@ -15,7 +15,6 @@ from sinklora.reproduction.places import Places
 from sinklora.reproduction.report.experiments import load_experiments
 from sinklora.reproduction.workflow.launch import (
     WorkflowRunningError,
-    forget_lost_runs,
     only_workflow,
     snakemake,
 )
@@ -122,16 +121,6 @@ def test_memory_and_time_are_those_of_the_estimate(tmp_path: Path) -> None:
 def test_a_base_that_nobody_knows_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="shape='nowhere'"):
         of_fine_tune(TrainSpec(base="nowhere"), Machine("cpu", 1.0), {}, tmp_path)
-
-
-def test_marks_of_lost_runs_are_forgotten(tmp_path: Path) -> None:
-    (tmp_path / "fine_tunes").mkdir()
-    for name in ("kept", "lost"):
-        (tmp_path / "fine_tunes" / f"{name}.done").write_text(json.dumps({"run": str(tmp_path / name)}))
-    (tmp_path / "kept").mkdir()
-    (tmp_path / "kept" / "finished.json").touch()
-    assert forget_lost_runs(tmp_path) == ["lost"]
-    assert [path.stem for path in (tmp_path / "fine_tunes").iterdir()] == ["kept"]
 
 
 def test_one_workflow_at_a_time(tmp_path: Path) -> None:

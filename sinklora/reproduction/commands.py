@@ -104,7 +104,7 @@ def verify_command(
 ) -> None:
     """Make a random few of the committed numbers again, from nothing, and compare them.
 
-    Ends with exit code 1 where one differs by more than its tolerance.
+    Ends with exit code 1 where one differs by more than its tolerance, and where none could be compared.
     """
     _need_clone()
     import secrets
@@ -114,14 +114,17 @@ def verify_command(
 
     drawn = secrets.randbelow(10_000) if seed < 0 else seed
     typer.echo(f"seed {drawn} of the draw; nats a token: committed, made again, tolerance")
-    different = 0
+    compared = different = 0
     with tempfile.TemporaryDirectory() as folder:
         for cell in verify(profile, cells=cells, seed=drawn, runs=Path(folder), only=only):
+            compared += not cell.reason
             different += not cell.agrees
             typer.echo(cell.told())
-    typer.echo("all agree" if not different else f"{different} differ")
-    if different:
-        raise typer.Exit(1)
+    if compared and not different:
+        typer.echo(f"all agree ({compared} compared)")
+        return
+    typer.echo(f"{different} of {compared} differ" if compared else "nothing was compared")
+    raise typer.Exit(1)
 
 
 @told_in_a_sentence

@@ -52,8 +52,7 @@ def reproduce_command(
     places = find_places(results, runs)
     experiments = load_experiments(places.sources / INDEX)
     chosen = plan(experiments, profile, only, read_list("seeds", seeds, int), places.notebooks)
-    if profile == "gpu":
-        _need_gpu()
+    need_gpu_for(profile)
     stop_when_told()
     ready_environment(wait)
     for experiment, parameters in chosen:
@@ -176,6 +175,14 @@ def _need_clone() -> None:
     index = Path("notebooks/experiments.yaml")
     if not index.is_file():
         raise FileNotFoundError(f"{index}: not there; run this at the root of a clone of the repository")
+
+
+def need_gpu_for(profile: str) -> None:
+    """Refuse a profile that is made for a GPU where there is none."""
+    from sinklora.reproduction.report.experiments import ON_GPU
+
+    if profile in ON_GPU:
+        _need_gpu()
 
 
 def _need_gpu() -> None:

@@ -160,7 +160,7 @@ def make_real_study(
 
 
 def check_gpu() -> None:
-    """RuntimeError where torch sees no GPU: results/gpu must not hold what a CPU took."""
+    """RuntimeError where torch sees no GPU: results/gpu, or paper, must not hold what a CPU took."""
     if not torch.cuda.is_available():
         raise RuntimeError(
             "torch.cuda is not available: this is for a machine with a GPU and a CUDA build of torch; "

@@ -13,6 +13,7 @@ from sinklora.refusals import told_in_a_sentence
 from sinklora.reproduction.commands import (
     ResultsFolder,
     RunsFolder,
+    need_gpu_for,
     ready_environment,
     stop_when_told,
     write_report,
@@ -60,6 +61,8 @@ def run_command(
     from sinklora.reproduction.places import find_places
     from sinklora.reproduction.workflow.launch import folder_of, forget_lost_marks, only_workflow, snakemake
 
+    if on == "local" and not dry_run:
+        need_gpu_for(profile)
     places = find_places(results, runs)
     os.chdir(places.sources)
     stop_when_told()
@@ -135,7 +138,7 @@ def fine_tune_command(
     from sinklora.train.spec import TrainSpec
 
     mark = mark.absolute()  # the working directory changes
-    values, places = _read(plan)
+    values, places = _read_job(plan)
     run = train(TrainSpec.from_dict(values["fine_tunes"][name]["spec"]), runs=places.runs, progress=False)
     write_json(mark, {"run": str(run.path)})
     typer.echo(run.path)
@@ -149,7 +152,7 @@ def notebook_command(name: str, plan: PlanFile) -> None:
     from sinklora.reproduction.places import INDEX
     from sinklora.reproduction.report.experiments import load_experiments
 
-    values, places = _read(plan)
+    values, places = _read_job(plan)
     [experiment] = [e for e in load_experiments(places.sources / INDEX) if e.notebook == name]
     typer.echo(execute(experiment, values["profile"], values["notebooks"][name]["parameters"], places))
 
@@ -160,7 +163,7 @@ def base_command(plan: PlanFile) -> None:
     """Make the base that notebooks of the profile `gpu` start from."""
     from sinklora.reproduction.gpu import GpuPlan, make_gpu_base
 
-    _, places = _read(plan)
+    _, places = _read_job(plan)
     typer.echo(make_gpu_base(GpuPlan.read(Path("configs/gpu.yaml")), runs=places.runs))
 
 
@@ -170,6 +173,13 @@ def report_of_plan_command(plan: PlanFile) -> None:
     """Write the pages of a plan's results, and print what became of each claim."""
     values, places = _read(plan)
     write_report(places, values["profile"])
+
+
+def _read_job(plan: Path) -> tuple[dict[str, Any], "Places"]:
+    """The same as `_read`, where there is what the profile is made for."""
+    values, places = _read(plan)
+    need_gpu_for(values["profile"])
+    return values, places
 
 
 def _read(plan: Path) -> tuple[dict[str, Any], "Places"]:

@@ -15,6 +15,8 @@ NATS, LOST, F1, EXACT = "nats a token", "nats above the full cache", "F1 (%)", "
 
 MODEL = "tuned with"
 
+QUARTILES = (0.25, 0.5, 0.75)
+
 
 def model_label(name: str) -> str:
     """What a table calls a model: the pattern that it was tuned with."""
@@ -69,13 +71,13 @@ def tuning_rates_table(rows: pd.DataFrame, chosen: dict[str, float]) -> Table:
     )
 
 
-def shown_questions(rows: pd.DataFrame, shares: tuple[float, ...] = (0.25, 0.5, 0.75)) -> list[str]:
+def shown_questions(rows: pd.DataFrame) -> list[str]:
     """Questions to show, by a rule that no text has a part in: those at the quartiles of all, ordered by how
     many nats a token the model as it is needs with the full cache for the right answer.
     """
     asked = rows[(rows.model == AS_IT_IS) & (rows.cache == FULL_CACHE)]
     ordered = asked.sort_values(["nats_per_token", "question"]).question.tolist()
-    return [str(ordered[round(share * (len(ordered) - 1))]) for share in shares]
+    return [str(ordered[round(share * (len(ordered) - 1))]) for share in QUARTILES]
 
 
 def side_by_side(rows: pd.DataFrame, answers: dict[str, tuple[str, ...]]) -> Table:

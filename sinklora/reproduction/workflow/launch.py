@@ -77,14 +77,7 @@ def _made(places: Places, plan: WorkflowPlan) -> Iterator[tuple[Path, Path]]:
     yield folder / "report.done", places.results / plan.profile / "report.html"
 
 
-def snakemake(
-    places: Places,
-    folder: Path,
-    on: str,
-    plan: Path,
-    targets: Sequence[str] = (),
-    options: Sequence[str] = (),
-) -> None:
+def snakemake(places: Places, folder: Path, on: str, plan: Path, options: Sequence[str] = ()) -> None:
     """Run the plan's jobs that are left. Raises ImportError without Snakemake, WorkflowFailedError."""
     check_choice("on", on, WHERE)
     if importlib.util.find_spec("snakemake") is None:
@@ -94,7 +87,7 @@ def snakemake(
     command += ["--directory", str(folder), "--workflow-profile", str(workflow / "profiles" / on)]
     command += ["--runtime-source-cache-path", str(folder / ".sources"), "--nolock", *options]
     command += ["--slurm-status-command", _status_command()] if on == "slurm" else []
-    command += ["--config", f"plan={plan}", "--", *targets]
+    command += ["--config", f"plan={plan}"]
     if subprocess.run(command, check=False).returncode:
         raise WorkflowFailedError(
             f"some jobs failed; their logs are in {folder / 'logs'}, what others finished is kept, and the "

@@ -2,13 +2,12 @@
 
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from sinklora.evaluate.paired_effects import Effect
 from sinklora.records.tables import Column, Estimate, Number, Table, part
 from sinklora.reproduction.fine_tuning.answers_study import AS_IT_IS, FULL_CACHE
-from sinklora.reproduction.fine_tuning.claims import mean_effect, nats
+from sinklora.reproduction.fine_tuning.claims import by_file, mean_effect, nats
 from sinklora.reproduction.names import LABELS
 
 NATS, LOST, F1, EXACT = "nats a token", "nats above the full cache", "F1 (%)", "exact (%)"
@@ -29,7 +28,7 @@ def answers_table(rows: pd.DataFrame) -> Table:
     """
     lines = []
     for (model, cache), group in rows.groupby(["model", "cache"], sort=False):
-        nats_by_file = nats(rows, str(model), str(cache))
+        nats_by_file = by_file(group, "nats_per_token")
         line: dict[str, Any] = {MODEL: model_label(str(model)), "cache": cache}
         line |= {"questions": group.question.nunique(), "files": nats_by_file.shape[1]}
         line |= _cells(NATS, mean_effect(nats_by_file))
@@ -41,12 +40,6 @@ def answers_table(rows: pd.DataFrame) -> Table:
     columns = [Column(MODEL), Column("cache"), Column("questions"), Column("files")]
     shown = [*columns, Estimate(NATS), Estimate(LOST), Estimate(F1), Number(EXACT, ".1f")]
     return Table(pd.DataFrame(lines), shown)
-
-
-def by_file(rows: pd.DataFrame, column: str, factor: float = 1.0) -> "np.ndarray[Any, Any]":
-    """Means of a column by file, of one model and cache: [seeds, files]."""
-    seeds = rows.assign(seed=rows.seed.fillna(-1), value=factor * rows[column].astype(float))
-    return np.asarray(seeds.pivot_table(index="seed", columns="file", values="value").sort_index(axis=1))
 
 
 def _cells(heading: str, effect: Effect) -> dict[str, float]:

@@ -13,6 +13,7 @@ from sinklora.attention.kinds.windows import AttentionPattern
 from sinklora.attention.pattern import Pattern
 from sinklora.attention.patterns import find_pattern
 from sinklora.reproduction.names import label
+from sinklora.reproduction.patterns.attention_study import SINKS
 from sinklora.reproduction.patterns.study import influence, segmentation_steps, sink_mass
 from sinklora.reproduction.report.explorer import explore, figure_html
 from sinklora.reproduction.report.style import (
@@ -162,7 +163,7 @@ def maps_figure(maps: Tensor) -> Figure:
             if layer >= len(maps):
                 axis.remove()
                 continue
-            head = int(sink_mass(maps, 4)[layer].argmax())
+            head = int(sink_mass(maps, SINKS)[layer].argmax())
             image = draw_weights(axis, maps[layer, head])
             axis.set_title(f"layer {layer}, head {head}")
             ticks = [0, maps.shape[-1] - 1]

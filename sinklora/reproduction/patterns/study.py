@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from sinklora.attention.dispatch import attend
 from sinklora.attention.pattern import Pattern
 from sinklora.attention.patterns import PATTERNS, find_pattern
-from sinklora.reproduction.patterns.attention_study import SINKS
+from sinklora.reproduction.patterns.attention_study import AFTER, SINKS
 from sinklora.reproduction.patterns.attention_weights import visit_attention
 
 FIRST = (1, 2, 4, 8)  # numbers of first tokens that a table of sinks has
@@ -97,14 +97,14 @@ def attention_maps(model: PreTrainedModel, ids: Sequence[int] | np.ndarray) -> T
     return torch.stack(maps)
 
 
-def sink_mass(maps: Tensor, tokens: int, after: int = 64) -> Tensor:
+def sink_mass(maps: Tensor, tokens: int, after: int = AFTER) -> Tensor:
     """Mean share of attention that queries from `after` on give to the first `tokens` tokens: [layers,
     H].
     """
     return maps[:, :, after:, :tokens].sum(-1).mean(-1)
 
 
-def uniform_mass(num_tokens: int, tokens: int, after: int = 64) -> float:
+def uniform_mass(num_tokens: int, tokens: int, after: int = AFTER) -> float:
     """The same share if every query attended evenly to all it can see."""
     return float(np.mean([min(tokens, i + 1) / (i + 1) for i in range(after, num_tokens)]))
 

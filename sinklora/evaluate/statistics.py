@@ -31,17 +31,17 @@ class Accuracy:
         return float(ends.low), float(ends.high)
 
 
-def interval(differences: "pd.Series[float]", level: float = 0.95) -> tuple[float, float]:
-    """Student's t-interval of the mean of paired differences; NaN for fewer than two.
+def interval(values: "pd.Series[float]", level: float = 0.95) -> tuple[float, float]:
+    """Student's t-interval of the mean of independent values; NaN for fewer than two.
 
-    It speaks of other seeds on the same test documents, not of other documents.
+    It speaks of other documents or trials, where the values are of such, and not of other seeds.
     """
-    values = differences.dropna()
-    if len(values) < 2:
+    known = values.dropna()
+    if len(known) < 2:
         return math.nan, math.nan
-    error = float(values.std(ddof=1)) / math.sqrt(len(values))
-    half = float(stats.t.ppf((1 + level) / 2, len(values) - 1)) * error
-    return float(values.mean()) - half, float(values.mean()) + half
+    error = float(known.std(ddof=1)) / math.sqrt(len(known))
+    half = float(stats.t.ppf((1 + level) / 2, len(known) - 1)) * error
+    return float(known.mean()) - half, float(known.mean()) + half
 
 
 def bonferroni(comparisons: int, level: float = 0.95) -> float:

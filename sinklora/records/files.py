@@ -44,6 +44,20 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def contents_hash(*paths: Path) -> str:
+    """SHA-256 over what files hold, and all files of folders, with their names there; hidden ones and what
+    Python compiled left out. A path where nothing is counts as an empty folder.
+    """
+    told = []
+    for path in paths:
+        for file in [path] if path.is_file() else sorted(path.rglob("*")):
+            place = file.relative_to(path.parent)
+            left_out = any(part == "__pycache__" or part.startswith(".") for part in place.parts)
+            if file.is_file() and not left_out:
+                told.append([place.as_posix(), file_hash(file)])
+    return json_hash(told)
+
+
 def are_unchanged(folder: Path, hashes: str) -> bool:
     """Whether `folder / hashes` (JSON, SHA-256 by name) is there and names files that are all as it says."""
     try:

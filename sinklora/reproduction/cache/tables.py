@@ -1,7 +1,6 @@
 """Tables of Fig. 6: values with intervals by measure, policy and budget, and differences paired by item."""
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -71,14 +70,14 @@ def lead(rows: pd.DataFrame, measure: str, policy: str, rival: str, budget: floa
     return -difference if measure == PERPLEXITY else difference
 
 
-def duels(rows: pd.DataFrame, policy: str = "novelty", rivals: Sequence[str] | None = None) -> pd.DataFrame:
-    """A policy against the best of its rivals at each budget, paired by item; rivals: the published ones.
+def duels(rows: pd.DataFrame, policy: str = "novelty") -> pd.DataFrame:
+    """A policy against the best of the published ones at each budget, paired by item.
 
     `lead` in nats a token or share of answers, with its 95 % t-interval; `outcome`: "better", "worse" or "not
     decided", with Holm's correction for all lines.
     """
     lines, compared = [], []
-    against = list(published_policies() if rivals is None else rivals)
+    against = published_policies()
     for measure in measures(rows):
         of_measure = rows[rows.measure == measure]
         for budget in sorted(of_measure[of_measure.policy == policy].budget.unique()):

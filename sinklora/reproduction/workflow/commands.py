@@ -13,6 +13,7 @@ from sinklora.refusals import told_in_a_sentence
 from sinklora.reproduction.commands import (
     ResultsFolder,
     RunsFolder,
+    need_gpu_for,
     ready_environment,
     stop_when_told,
     write_report,
@@ -58,17 +59,20 @@ def run_command(
     Finished runs are reused; a killed workflow goes on. Ends with exit code 1 where jobs failed.
     """
     from sinklora.reproduction.places import find_places
-    from sinklora.reproduction.workflow.launch import folder_of, forget_lost_runs, only_workflow, snakemake
+    from sinklora.reproduction.workflow.launch import folder_of, forget_lost_marks, only_workflow, snakemake
 
+    if on == "local" and not dry_run:
+        need_gpu_for(profile)
     places = find_places(results, runs)
     os.chdir(places.sources)
     stop_when_told()
     ready_environment(wait=True)
     folder = folder_of(places, profile)
     with only_workflow(folder, wait):
-        planned(places, profile, only, seeds, tflops).write(folder / "plan.json", places, sys.executable)
-        for name in forget_lost_runs(folder):
-            typer.echo(f"{name}: its run is gone; it is made again")
+        plan = planned(places, profile, only, seeds, tflops)
+        plan.write(folder / "plan.json", places, sys.executable)
+        for name in forget_lost_marks(places, plan):
+            typer.echo(f"{name}: what it made is gone; it is made again")
         options = ["--dry-run"] if dry_run else []
         options += ([f"--cores={jobs}"] if on == "local" else [f"--jobs={jobs}"]) if jobs else []
         resources = {"slurm_partition": partition, "slurm_account": account}
@@ -115,12 +119,12 @@ def planned(
 
     experiments = load_experiments(places.sources / INDEX)
     chosen = plan(experiments, profile, only, read_list("seeds", seeds, int), places.notebooks)
-    shapes = {}
+    bases = {}
     if profile == "gpu":
         base = GpuPlan.read(Path("configs/gpu.yaml"))
-        shapes = {str(base.folder): base.recipe.shape} if base.recipe else {}
+        bases = {str(base.folder): base.recipe} if base.recipe else {}
     machine = Machine.of_profile(profile, tflops)
-    return make_plan(chosen, profile, places, machine, shapes=shapes, recipe=recipe)
+    return make_plan(chosen, profile, places, machine, bases=bases, recipe=recipe)
 
 
 @commands.command("fine-tune", hidden=True)
@@ -137,7 +141,7 @@ def fine_tune_command(
     from sinklora.train.spec import TrainSpec
 
     mark = mark.absolute()  # the working directory changes
-    values, places = _read(plan)
+    values, places = _read_job(plan)
     said = mark_of(TrainSpec.from_dict(values["fine_tunes"][name]["spec"]), places.runs)
     write_json(mark, said)
     typer.echo(" ".join(said.values()))
@@ -151,7 +155,7 @@ def notebook_command(name: str, plan: PlanFile) -> None:
     from sinklora.reproduction.places import INDEX
     from sinklora.reproduction.report.experiments import load_experiments
 
-    values, places = _read(plan)
+    values, places = _read_job(plan)
     [experiment] = [e for e in load_experiments(places.sources / INDEX) if e.notebook == name]
     typer.echo(execute(experiment, values["profile"], values["notebooks"][name]["parameters"], places))
 
@@ -162,7 +166,7 @@ def base_command(plan: PlanFile) -> None:
     """Make the base that notebooks of the profile `gpu` start from."""
     from sinklora.reproduction.gpu import GpuPlan, make_gpu_base
 
-    _, places = _read(plan)
+    _, places = _read_job(plan)
     typer.echo(make_gpu_base(GpuPlan.read(Path("configs/gpu.yaml")), runs=places.runs))
 
 
@@ -172,6 +176,13 @@ def report_of_plan_command(plan: PlanFile) -> None:
     """Write the pages of a plan's results, and print what became of each claim."""
     values, places = _read(plan)
     write_report(places, values["profile"])
+
+
+def _read_job(plan: Path) -> tuple[dict[str, Any], "Places"]:
+    """The same as `_read`, where there is what the profile is made for."""
+    values, places = _read(plan)
+    need_gpu_for(values["profile"])
+    return values, places
 
 
 def _read(plan: Path) -> tuple[dict[str, Any], "Places"]:

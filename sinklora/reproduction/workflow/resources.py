@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sinklora.records.runs import remember
+from sinklora.reproduction.report.experiments import ON_GPU
 from sinklora.train.spec import TrainSpec
 
 # Names on the hub whose shapes are known without fetching them.
@@ -59,8 +60,8 @@ class Machine:
 
     @classmethod
     def of_profile(cls, profile: str, tflops: float = 0.0) -> "Machine":
-        """What a profile is made for: `gpu` and `paper` a GPU. 0 stands for SUSTAINED."""
-        device = "cuda" if profile in ("gpu", "paper") else "cpu"
+        """What a profile is made for: those ON_GPU a GPU. 0 stands for SUSTAINED."""
+        device = "cuda" if profile in ON_GPU else "cpu"
         return cls(device, tflops or SUSTAINED[device])
 
 

@@ -49,7 +49,7 @@ from sinklora.reproduction.extension.study import (
 from sinklora.reproduction.extension.tables import rates_table, untrained_methods
 from sinklora.reproduction.extension.texts import TextSet, texts_of
 from sinklora.reproduction.extension.timed_steps import step_costs, step_of
-from sinklora.reproduction.real_model.mechanism import by_position, sink_mass, uniform_share
+from sinklora.reproduction.real_model.mechanism import by_position, sink_mass
 from sinklora.train.run import load_trained, train
 from sinklora.train.sources import CorpusSpec
 from sinklora.train.spec import TrainSpec
@@ -131,10 +131,6 @@ def test_positions_and_sinks_of_every_model(study: tuple[ExtensionStudy, Path]) 
     masses = sink_mass(asked, "A", 80, runs=folder / "runs", progress=False)
     assert masses.groupby(["method", "seed"], dropna=False).size().unique().tolist() == [3]
     assert masses.share.between(0, 1).all()
-
-
-def test_uniform_attention_by_hand() -> None:
-    assert uniform_share(66) == pytest.approx((4 / 65 + 4 / 66) / 2)
 
 
 def test_full_attention_gets_as_many_seconds(

@@ -177,7 +177,7 @@ def answer_table(
             "policy": policy_key(policy),
         }
         rows = pd.DataFrame(remember(key, work, runs=runs, prefix="answers", used=used))
-        budget = policy.budget if policy.bounded else 1.0
+        budget = policy.whole_budget if policy.bounded else 1.0
         return rows.assign(policy=policy.name, budget=budget)
 
     return pd.concat([rows_of(policy) for policy in policies], ignore_index=True)

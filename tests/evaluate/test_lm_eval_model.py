@@ -297,10 +297,13 @@ def test_positions_inside_the_cache_score_as_by_hand(tiny: PreTrainedModel) -> N
     assert abs(other - found) > 1e-4
 
 
-def test_rolling_scores_need_a_budget_in_tokens() -> None:
+def test_rolling_scores_need_a_budget_in_tokens(tiny: PreTrainedModel) -> None:
     text = [Instance("loglikelihood_rolling", {}, ("def add(first, second):\n    return first\n",), 0)]
-    with pytest.raises(ValueError, match="in tokens"):
-        LMEvalModel(BASE, kv="h2o", budget=0.3, **OPTIONS).loglikelihood_rolling(text, disable_tqdm=True)
+    for fraction in (H2O(0.25), H2O(heavy=0.125, recent=0.125), H2O(0.25, recent=0.125)):
+        with pytest.raises(ValueError, match=r"budget=0\.25: .* in tokens"):
+            through_a_cache(tiny, kv=fraction).loglikelihood_rolling(text, disable_tqdm=True)
+    by_parts = through_a_cache(tiny, kv=H2O(heavy=9, recent=9)).loglikelihood_rolling(text, disable_tqdm=True)
+    assert by_parts == through_a_cache(tiny, kv=H2O(18)).loglikelihood_rolling(text, disable_tqdm=True)
     [full] = LMEvalModel(BASE, **OPTIONS).loglikelihood_rolling(text, disable_tqdm=True)
     [kept] = LMEvalModel(BASE, kv="h2o", budget=200, **OPTIONS).loglikelihood_rolling(text, disable_tqdm=True)
     [lost] = LMEvalModel(BASE, kv="local", budget=2, **OPTIONS).loglikelihood_rolling(text, disable_tqdm=True)

@@ -150,7 +150,7 @@ class BudgetLayer(TokenStorage):
         """Have this policy's budget after the next turn, also where it is smaller."""
         self.policy = policy
         if self.rows is not None:
-            self.rows.limited = True
+            self.rows.limited = [True] * len(self.rows)
         if self.scorer is not None:  # how it chooses may depend on the budget
             state, self.scorer = self.scorer.state, self.new_scorer()
             assert self.scorer is not None

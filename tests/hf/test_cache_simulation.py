@@ -136,6 +136,26 @@ def test_a_limit_counts_from_the_next_turn_on(
     assert cache.policy is smaller
 
 
+@pytest.mark.parametrize(("policy", "smaller"), SMALLER.values(), ids=SMALLER)
+def test_a_limit_waits_for_the_next_turn_of_each_row(policy: CachePolicy, smaller: CachePolicy) -> None:
+    turns = [[15, 15, 15], [6, 1, 0], [1, 1, 1], [4, 4, 4], [1, 1, 1]]
+    compare_turns(tiny_model("llama-gqa").double(), policy, turns, "left", limit=(1, smaller))
+
+
+@torch.no_grad()
+def test_rows_that_change_places_take_their_limits_along() -> None:
+    model, ids, real = tiny_model("llama-gqa"), tokens(2, 25), torch.ones(2, 25, dtype=torch.long)
+    real[1, 15:20] = 0
+    cache = BudgetCache(model, H2O(12))
+    model(ids[:, :15], past_key_values=cache)
+    cache.limit(H2O(5))
+    model(ids[:, 15:21], attention_mask=real[:, :21], past_key_values=cache)
+    assert (cache.kept_positions(0) >= 0).sum(-1).tolist() == [[5, 5], [12, 12]]
+    cache.batch_select_indices(torch.tensor([1, 0]))
+    model(ids[:, 21:], attention_mask=real.flip(0), past_key_values=cache)
+    assert (cache.kept_positions(0) >= 0).sum(-1).tolist() == [[5, 5], [5, 5]]
+
+
 def test_a_limit_is_of_the_same_kind() -> None:
     cache = BudgetCache(tiny_model("llama-gqa"), H2O(8))
     with pytest.raises(ValueError, match=r"policy=StreamingLLM.*: this cache was filled under H2O"):

@@ -32,6 +32,7 @@ class H2O(CachePolicy):
 
     name: ClassVar[str] = "h2o"
     paper: ClassVar[str] = "arXiv 2306.14048"
+    sizes: ClassVar[tuple[str, ...]] = ("budget", "heavy", "recent", "sink_tokens")
     stored_names: ClassVar[Mapping[str, str]] = MappingProxyType({"sink_tokens": "protect", "scoring": "how"})
 
     budget: float | int | None = None  # type: ignore[assignment]

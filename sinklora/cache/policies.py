@@ -59,6 +59,7 @@ class CachePolicy:
     paper: ClassVar[str] = ""  # where it was published; "": it is ours
     bounded: ClassVar[bool] = True  # False: it evicts nothing and takes no budget
     moves_queries: ClassVar[bool] = False  # True: its scorer needs rotary position embeddings
+    sizes: ClassVar[tuple[str, ...]] = ("budget", "sink_tokens")  # fields that a filled cache may change
     # Class and fields under which finished runs are stored, where they had another name then.
     stored_names: ClassVar[Mapping[str, str]] = MappingProxyType({})
 
@@ -98,6 +99,13 @@ class CachePolicy:
         if "sink_tokens" in {field.name for field in fields(self)}:
             changed["sink_tokens"] = self.split(prompt_tokens).protected
         return replace(self, **changed)
+
+    def is_resized(self, other: CachePolicy) -> bool:
+        """Whether another policy is this one, but for its sizes."""
+        if type(other) is not type(self):
+            return False
+        others = [field.name for field in fields(self) if field.name not in self.sizes]
+        return all(getattr(self, name) == getattr(other, name) for name in others)
 
     @property
     def sharing(self) -> Sharing:

@@ -226,9 +226,9 @@ class BudgetCache(CalledCache):
         """Have the same policy with a smaller budget from the next turn (several tokens) on.
 
         Which tokens leave then is decided by the scores that they have. What was evicted before does not come
-        back under a larger budget. Raises ValueError for a policy of another kind.
+        back under a larger budget. Raises ValueError for a policy that differs in more than its sizes.
         """
-        if type(policy) is not type(self.policy) or policy.sharing != self.policy.sharing:
+        if not self.policy.is_resized(policy):
             raise ValueError(f"policy={policy}: this cache was filled under {self.policy}; make a new one")
         self.policy = policy
         for layer in self.budget_layers:

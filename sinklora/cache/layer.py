@@ -73,7 +73,6 @@ class BudgetLayer(TokenStorage):
         self.forget()
         self._module: weakref.ref[nn.Module] | None = None
         self.awaits_attention = self.has_attended = self.is_initialized = False
-        self.awaits_sharing = False  # whether it holds more than its budget, until all layers have read
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Get ready for keys and values like the first."""

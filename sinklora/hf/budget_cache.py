@@ -179,13 +179,15 @@ class BudgetCache(CalledCache):
                 f"layers {unused} took no notice of the cache: the model is an encoder, has no keys and "
                 "values to store, or skips layers; leave the BudgetCache out for this architecture"
             )
-        if not torch.compiler.is_compiling():
+        if self.budget_layers[0].awaits_sharing:  # no decoded token's, whose graph this would break
             self._share_slots()
+        if not torch.compiler.is_compiling():
             if self._need_steps():
                 self._prepare_layers()
             self._warn_of_positions()
         self._in_call = False
 
+    @torch.compiler.disable(reason=NO_GRAPH)
     @torch.no_grad()
     def _share_slots(self) -> None:
         """Let layers that share their slots evict together, once all of them have read a prompt."""

@@ -60,10 +60,10 @@ class H2O(CachePolicy):
         if not isinstance(self.scoring, Score):
             raise ValueError(f"scoring={self.scoring!r}: expected a Score, such as Score(decay=0.97)")
         check_sinks(self.sink_tokens, self.whole_budget)
-        if isinstance(self.recent, int) and self.sink_tokens > self.whole_budget - self.recent:
+        if isinstance(self.recent, int) and self.sink_tokens > (heavy := self.whole_budget - self.recent):
             raise ValueError(
-                f"sink_tokens={self.sink_tokens}: more than the {self.whole_budget - self.recent} heavy hitters "
-                f"beside recent={self.recent}, of which sink tokens are a part"
+                f"sink_tokens={self.sink_tokens}: more than the {heavy} heavy hitters beside "
+                f"recent={self.recent}, of which sink tokens are a part"
             )
 
     @property
@@ -86,8 +86,7 @@ class H2O(CachePolicy):
         if not self.is_fraction or self.recent is None:
             return super().with_fixed_budget(prompt_tokens)
         parts = self.split(prompt_tokens)
-        sizes = {"recent": parts.recent, "sink_tokens": parts.protected}
-        return replace(self, budget=parts.total, heavy=None, **sizes)
+        return replace(self, budget=parts.total, heavy=None, recent=parts.recent, sink_tokens=parts.protected)
 
     def make_scorer(self, empty: Tensor) -> Scorer:
         return (

@@ -14,8 +14,8 @@ def check_comparable(answers: Sequence[str], where: str) -> None:
     for answer in answers:
         if not library_metrics().normalize_answer(answer):
             raise ValueError(
-                f"{where}: of the answer {answer!r} nothing is left to compare, as case, punctuation, articles "
-                "and blanks do not count; write it out"
+                f"{where}: of the answer {answer!r} nothing is left to compare, as case, punctuation, "
+                "articles and blanks do not count; write it out"
             )
 
 

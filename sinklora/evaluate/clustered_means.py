@@ -34,8 +34,8 @@ def mean_interval(
 
 
 def share_interval(values: Sequence[float], documents: Sequence[Hashable] | None = None) -> MeanInterval:
-    """The same at 95 % of values between 0 and 1, with ends between them: Wilson's interval of as many independent
-    items as would say as much (Korn and Graubard 1998), or of all where documents do not differ.
+    """The same at 95 % of values between 0 and 1, with ends between them: Wilson's interval of as many
+    independent items as would say as much (Korn and Graubard 1998), or of all where documents do not differ.
 
     There are no ends for a single document. Raises ValueError as `mean_interval` does.
     """

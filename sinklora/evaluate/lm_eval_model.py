@@ -236,8 +236,8 @@ class LMEvalModel(HFLM):
         """Log-likelihood of whole texts, token by token. A fraction has no prompt here: raises ValueError."""
         if self.policy is not None and self.policy.is_fraction:
             raise ValueError(
-                f"budget={self.policy.whole_budget}: rolling log-likelihoods have no prompt to take a fraction "
-                "of; give the budget in tokens"
+                f"budget={self.policy.whole_budget}: rolling log-likelihoods have no prompt to take a "
+                "fraction of; give the budget in tokens"
             )
         scores: list[float] = super().loglikelihood_rolling(requests, disable_tqdm=disable_tqdm)
         return scores

@@ -1,4 +1,4 @@
-"""Calls with a BudgetCache that fail on their way: what was read goes on, what was read in part is refused."""
+"""Calls with a BudgetCache that fail on their way: what all layers have read goes on, else it is refused."""
 
 from collections.abc import Callable
 from typing import Any
@@ -94,7 +94,8 @@ def test_a_call_that_fails_in_an_attention_is_refused_until_the_cache_is_reset(
     cache = BudgetCache(model, policy)
     for part in PARTS[:place]:
         model(part, past_key_values=cache)
-    kind, name = (BudgetLayer, "_decode") if place == WHERE["decoded"] else (BudgetCacheLayer, "attend_and_grow")
+    decoded = place == WHERE["decoded"]
+    kind, name = (BudgetLayer, "_decode") if decoded else (BudgetCacheLayer, "attend_and_grow")
     with monkeypatch.context() as patch:
         patch.setattr(kind, name, failing(getattr(kind, name), after=layer))
         fail(model, cache, PARTS[place])

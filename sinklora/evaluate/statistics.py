@@ -1,9 +1,8 @@
-"""Intervals, tests and the words for them: how sure is a mean, a difference, a share?"""
+"""Shares of right answers with their intervals, and levels of several intervals together."""
 
 import math
 from dataclasses import dataclass
 
-import pandas as pd
 from scipy import stats
 
 
@@ -29,19 +28,6 @@ class Accuracy:
         level = math.erf(z / math.sqrt(2))
         ends = stats.binomtest(self.correct, self.trials).proportion_ci(level, method="wilson")
         return float(ends.low), float(ends.high)
-
-
-def interval(values: "pd.Series[float]", level: float = 0.95) -> tuple[float, float]:
-    """Student's t-interval of the mean of independent values; NaN for fewer than two.
-
-    It speaks of other documents or trials, where the values are of such, and not of other seeds.
-    """
-    known = values.dropna()
-    if len(known) < 2:
-        return math.nan, math.nan
-    error = float(known.std(ddof=1)) / math.sqrt(len(known))
-    half = float(stats.t.ppf((1 + level) / 2, len(known) - 1)) * error
-    return float(known.mean()) - half, float(known.mean()) + half
 
 
 def bonferroni(comparisons: int, level: float = 0.95) -> float:

@@ -5,7 +5,8 @@ from typing import Any
 
 import pandas as pd
 
-from sinklora.evaluate.statistics import Accuracy, interval
+from sinklora.evaluate.clustered_means import mean_interval
+from sinklora.evaluate.statistics import Accuracy
 from sinklora.records.tables import Column, Estimate, Number, Table, part
 from sinklora.reproduction.cache.paired_outcomes import outcomes
 from sinklora.reproduction.cache.study import CHANCE, MEASURES, PERPLEXITY, published_policies
@@ -25,7 +26,7 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
     for (measure, policy, budget), group in rows.groupby(["measure", "policy", "budget"], sort=False):
         values = group.value
         if measure == PERPLEXITY:
-            low, high = interval(values)
+            _, low, high = mean_interval(values.tolist())
             value, low, high = math.exp(values.mean()), math.exp(low), math.exp(high)
             error, chance = value * float(values.std()) / math.sqrt(len(values)), math.nan
         else:
@@ -85,8 +86,8 @@ def duels(rows: pd.DataFrame, policy: str = "novelty") -> pd.DataFrame:
             means = at_budget.groupby("policy").value.mean()
             best = means.idxmin() if measure == PERPLEXITY else means.idxmax()
             leads = lead(rows, measure, policy, best, budget)
-            low, high = interval(leads)
-            line = {"measure": measure, "budget": budget, "best rival": best, "lead": leads.mean()}
+            mean, low, high = mean_interval(leads.dropna().tolist())
+            line = {"measure": measure, "budget": budget, "best rival": best, "lead": mean}
             lines.append({**line, "low": low, "high": high, "n": len(leads)})
             compared.append(leads.to_numpy())
     return pd.DataFrame(lines).assign(outcome=outcomes(compared))

@@ -15,7 +15,6 @@ from sinklora.cache.policies import (
     POLICIES,
     CachePolicy,
     budget_in_tokens,
-    fixed_budget,
     make_policy,
     needed_budget,
 )
@@ -70,9 +69,8 @@ def compared_policies(policy: str, budget: int | float, prompt_tokens: int) -> l
             f"budget={budget!r}: nothing is evicted of a prompt of {prompt_tokens} tokens; give less"
         )
     others = [name for name in published_policies() if name not in left_out(budget)]
-    return [
-        fixed_budget(make_policy(name, budget), prompt_tokens) for name in dict.fromkeys((policy, *others))
-    ]
+    chosen = [make_policy(name, budget) for name in dict.fromkeys((policy, *others))]
+    return [each.with_fixed_budget(prompt_tokens) for each in chosen]
 
 
 def left_out(budget: int | float) -> list[str]:

@@ -371,15 +371,21 @@ def compare_turns(
     positions: str = "text",
     atol: float = 1e-9,
     check: Check | None = None,
+    limit: tuple[int, CachePolicy] | None = None,
 ) -> None:
-    """Turns of so many new tokens, row by row, in one padded batch: each row is what it is alone."""
+    """Turns of so many new tokens, row by row, in one padded batch: each row is what it is alone.
+
+    `limit`: what the cache is limited to before a turn, by the turn's number.
+    """
     lengths = [sum(turn[row] for turn in turns) for row in range(len(turns[0]))]
     ids = tokens(len(lengths), max(lengths))
     options = {} if positions == "text" else {"positions": positions}
     cache = BudgetCache(model, policy, prefill_chunk=chunk, **options)
     seen, mask = [0] * len(lengths), torch.zeros(len(lengths), 0, dtype=torch.long)
     logits: list[list[Tensor]] = [[] for _ in lengths]
-    for turn in turns:
+    for number, turn in enumerate(turns):
+        if limit is not None and number == limit[0]:
+            cache.limit(limit[1])
         new = torch.stack([_padded(count, max(turn), side) for count in turn])
         mask = torch.cat([mask, new], 1)
         places = torch.tensor(seen)[:, None] + (new.cumsum(1) - 1).clamp(min=0)
@@ -390,12 +396,24 @@ def compare_turns(
             logits[row].append(out[row, new[row].bool()])
             seen[row] += count
     for row, length in enumerate(lengths):
-        truth = Simulation(model, policy, chunk, score=score, positions=positions)
+        limits = _limits_of_row(turns, row, limit)
+        truth = Simulation(model, policy, chunk, score=score, positions=positions, limits=limits)
         expected = truth.run(ids[row, :length], [turn[row] for turn in turns if turn[row]])
         assert_close(torch.cat(logits[row]), expected, atol=atol)
         check_kept(cache, row, truth)
         if check is not None:
             check(cache, row, truth)
+
+
+def _limits_of_row(
+    turns: list[list[int]], row: int, limit: tuple[int, CachePolicy] | None
+) -> dict[int, CachePolicy]:
+    """When the row alone has to be limited: before its first call of several tokens from that turn on."""
+    if limit is None:
+        return {}
+    first, policy = limit
+    turn = next(turn for turn in range(first, len(turns)) if turns[turn][row] > 1)
+    return {sum(before[row] > 0 for before in turns[:turn]): policy}
 
 
 def _padded(count: int, width: int, side: str) -> Tensor:

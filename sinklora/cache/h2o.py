@@ -6,7 +6,7 @@ Here is the policy. Its scores are in `attention_scores`, who is evicted is deci
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import ClassVar
 
@@ -32,6 +32,7 @@ class H2O(CachePolicy):
 
     name: ClassVar[str] = "h2o"
     paper: ClassVar[str] = "arXiv 2306.14048"
+    sizes: ClassVar[tuple[str, ...]] = ("budget", "heavy", "recent", "sink_tokens")
     stored_names: ClassVar[Mapping[str, str]] = MappingProxyType({"sink_tokens": "protect", "scoring": "how"})
 
     budget: float | int | None = None  # type: ignore[assignment]
@@ -58,14 +59,16 @@ class H2O(CachePolicy):
             check_tokens("heavy + recent", self.heavy + self.recent, "the prompt")
         if not isinstance(self.scoring, Score):
             raise ValueError(f"scoring={self.scoring!r}: expected a Score, such as Score(decay=0.97)")
-        check_sinks(self.sink_tokens, self._most())
-        if isinstance(self.recent, int) and self.sink_tokens > self._most() - self.recent:
+        check_sinks(self.sink_tokens, self.whole_budget)
+        if isinstance(self.recent, int) and self.sink_tokens > (heavy := self.whole_budget - self.recent):
             raise ValueError(
-                f"sink_tokens={self.sink_tokens}: more than the {self._most() - self.recent} heavy hitters "
-                f"beside recent={self.recent}, of which sink tokens are a part"
+                f"sink_tokens={self.sink_tokens}: more than the {heavy} heavy hitters beside "
+                f"recent={self.recent}, of which sink tokens are a part"
             )
 
-    def _most(self) -> float | int:
+    @property
+    def whole_budget(self) -> float | int:
+        """The budget, or heavy hitters and newest tokens together."""
         return self.budget if self.budget is not None else (self.heavy or 0) + (self.recent or 0)
 
     def split(self, prompt_tokens: int) -> Split:
@@ -78,6 +81,12 @@ class H2O(CachePolicy):
             recent = total - total // 2 if self.recent is None else in_tokens(self.recent, prompt_tokens)
             heavy = total - recent
         return split_with_sinks(self.sink_tokens, heavy, recent)
+
+    def with_fixed_budget(self, prompt_tokens: int) -> CachePolicy:
+        if not self.is_fraction or self.recent is None:
+            return super().with_fixed_budget(prompt_tokens)
+        parts = self.split(prompt_tokens)
+        return replace(self, budget=parts.total, heavy=None, recent=parts.recent, sink_tokens=parts.protected)
 
     def make_scorer(self, empty: Tensor) -> Scorer:
         return (

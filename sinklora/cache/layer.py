@@ -73,7 +73,6 @@ class BudgetLayer(TokenStorage):
         self.forget()
         self._module: weakref.ref[nn.Module] | None = None
         self.awaits_attention = self.has_attended = self.is_initialized = False
-        self.awaits_sharing = False  # whether it holds more than its budget, until all layers have read
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Get ready for keys and values like the first."""
@@ -150,7 +149,7 @@ class BudgetLayer(TokenStorage):
         """Have this policy's budget after the next turn, also where it is smaller."""
         self.policy = policy
         if self.rows is not None:
-            self.rows.limited = True
+            self.rows.limited = [True] * len(self.rows)
         if self.scorer is not None:  # how it chooses may depend on the budget
             state, self.scorer = self.scorer.state, self.new_scorer()
             assert self.scorer is not None

@@ -59,6 +59,7 @@ class CachePolicy:
     paper: ClassVar[str] = ""  # where it was published; "": it is ours
     bounded: ClassVar[bool] = True  # False: it evicts nothing and takes no budget
     moves_queries: ClassVar[bool] = False  # True: its scorer needs rotary position embeddings
+    sizes: ClassVar[tuple[str, ...]] = ("budget", "sink_tokens")  # fields that a filled cache may change
     # Class and fields under which finished runs are stored, where they had another name then.
     stored_names: ClassVar[Mapping[str, str]] = MappingProxyType({})
 
@@ -73,9 +74,38 @@ class CachePolicy:
         plain_fields(self)
         check_tokens("budget", self.budget, "the prompt")
 
+    @property
+    def whole_budget(self) -> float | int:
+        """All that stays, as a fraction of the prompt or in tokens."""
+        return self.budget
+
+    @property
+    def is_fraction(self) -> bool:
+        """Whether what stays is a fraction of the prompt."""
+        return self.bounded and isinstance(self.whole_budget, float)
+
     def split(self, prompt_tokens: int) -> Split:
         """The budget in tokens for a prompt of so many tokens; at least one token."""
         raise NotImplementedError
+
+    def with_fixed_budget(self, prompt_tokens: int) -> CachePolicy:
+        """The same in tokens, where it is a fraction of a prompt of so many; its split stays.
+
+        Sink tokens that give way to a small fraction do so here, too.
+        """
+        if not self.is_fraction:
+            return self
+        changed = {"budget": budget_in_tokens(self.budget, prompt_tokens)}
+        if "sink_tokens" in {field.name for field in fields(self)}:
+            changed["sink_tokens"] = self.split(prompt_tokens).protected
+        return replace(self, **changed)
+
+    def is_resized(self, other: CachePolicy) -> bool:
+        """Whether another policy is this one, but for its sizes."""
+        if type(other) is not type(self):
+            return False
+        others = [field.name for field in fields(self) if field.name not in self.sizes]
+        return all(getattr(self, name) == getattr(other, name) for name in others)
 
     @property
     def sharing(self) -> Sharing:
@@ -190,19 +220,6 @@ def in_tokens(share: float | int, tokens: int) -> int:
 def budget_in_tokens(budget: float | int, prompt_tokens: int) -> int:
     """A budget in tokens, at least 1."""
     return max(1, in_tokens(budget, prompt_tokens))
-
-
-def fixed_budget(policy: CachePolicy, prompt_tokens: int) -> CachePolicy:
-    """The policy with its budget in tokens, where it is a fraction of a prompt of so many; its split stays.
-
-    Sink tokens that give way to a small fraction do so here, too.
-    """
-    if not policy.bounded or not isinstance(policy.budget, float):
-        return policy
-    changed = {"budget": budget_in_tokens(policy.budget, prompt_tokens)}
-    if "sink_tokens" in {field.name for field in fields(policy)}:
-        changed["sink_tokens"] = policy.split(prompt_tokens).protected
-    return replace(policy, **changed)
 
 
 def split_with_sinks(sink_tokens: int, heavy: int, recent: int) -> Split:

@@ -26,7 +26,7 @@ class Rows:
         self.evicting = [False] * batch  # whether a token must leave for the last decoded one
         self.shares = [False] * batch  # whether the last tokens were a prompt or a turn, which share slots
         self.leaving = [0] * batch  # tokens that the last ones were too much
-        self.limited = False  # whether the next turn's budget counts even where it is smaller
+        self.limited = [False] * batch  # whether the next turn's budget counts even where it is smaller
         self.longest_attended = 0  # the most tokens that any query has seen in the cache, itself included
 
     def __len__(self) -> int:
@@ -34,7 +34,8 @@ class Rows:
 
     def select(self, rows: list[int]) -> None:
         """Only these rows, in this order."""
-        for name in ("tokens", "stored", "splits", "next_slots", "evicting", "shares", "leaving"):
+        counts = ("tokens", "stored", "splits", "next_slots", "leaving")
+        for name in (*counts, "evicting", "shares", "limited"):
             values = getattr(self, name)
             setattr(self, name, [values[row] for row in rows])
 
@@ -51,8 +52,8 @@ class Rows:
             if self.shares[row]:
                 new = policy.split(self.tokens[row] + count)
                 larger = max(self.splits[row], new, key=lambda split: split.total)
-                self.splits[row] = new if self.limited else larger
-        self.limited = False
+                self.splits[row] = new if self.limited[row] else larger
+                self.limited[row] = False
 
     def count(self, counts: list[int]) -> None:
         """So many more tokens a row, of which no more stay than the budget allows."""

@@ -56,6 +56,7 @@ class TokenStorage:
         self.next_slot: int | Tensor = 0
         self.ragged: RaggedTokens | None = None
         self.uneven = False
+        self.awaits_sharing = False  # whether it holds more than its budget, until all layers have read
 
     def allocate(self, key: Tensor) -> None:
         """Get ready for keys and values like these, which are the first."""
@@ -134,7 +135,7 @@ class TokenStorage:
     def hold_ragged(self, tokens: RaggedTokens) -> None:
         """Hold these tokens of unequal heads instead."""
         self.step = self.keys = self.values = self.pair = self.positions = None
-        self.ragged, self.uneven = tokens, True
+        self.ragged, self.uneven, self.awaits_sharing = tokens, True, False
         if self.scorer is not None:
             self.scorer.state = {}
 

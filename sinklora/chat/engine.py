@@ -18,7 +18,7 @@ from transformers import (
     TextIteratorStreamer,
 )
 
-from sinklora.cache.policies import CachePolicy, fixed_budget
+from sinklora.cache.policies import CachePolicy
 from sinklora.chat.costs import Cost, full_cache_bytes
 from sinklora.chat.documents import Document
 from sinklora.chat.reading import Plan, Progress, plan_reading, policy_tokens, watched
@@ -86,7 +86,7 @@ class Conversation:
         plan = plan_reading(policy, len(ids), self._trained, self.stream)
         # Questions are read in such pieces, too: what the cache holds and a piece are what positions count.
         pieces = plan.at_once if plan.positions == "cache" else None
-        fixed = fixed_budget(policy, len(ids))
+        fixed = policy.with_fixed_budget(len(ids))
         cache = BudgetCache(self.model, fixed, positions=plan.positions, prefill_chunk=pieces)
         read = partial(self._read_into, cache, ids, plan, progress, stop or Event())
         seconds = timed(read, self.model.device).wall  # on a GPU until it is done, not until it is asked for
@@ -220,7 +220,7 @@ class Conversation:
                     f"budget={budget!r}: the cache has kept {now} of {read} tokens, and those it evicted are "
                     f"gone; read the document again to keep {then}"
                 )
-            self.cache.limit(fixed_budget(wanted, read))
+            self.cache.limit(wanted.with_fixed_budget(read))
         self.policy = wanted
 
     def with_budget(self, budget: float | int) -> CachePolicy:

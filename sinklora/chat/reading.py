@@ -55,8 +55,8 @@ def plan_reading(policy: CachePolicy, tokens: int, trained: int | None, stream: 
     budget = policy_tokens(policy, tokens)
     if budget + room >= trained:
         raise ValueError(
-            f"budget={policy.budget!r}: keeps {budget} tokens, which leaves no room in the {trained} that "
-            f"the model was trained for; give at most {trained - room - 1}"
+            f"budget={policy.whole_budget!r}: keeps {budget} tokens, which leaves no room in the {trained} "
+            f"that the model was trained for; give at most {trained - room - 1}"
         )
     return Plan("cache", min(PIECE, trained - budget))
 

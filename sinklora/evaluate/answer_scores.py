@@ -7,6 +7,18 @@ from collections.abc import Sequence
 from sinklora.evaluate.longbench.tasks import library_metrics
 
 
+def check_comparable(answers: Sequence[str], where: str) -> None:
+    """ValueError, saying `where`, for a right answer such as "A", of which case, punctuation, articles and
+    blanks leave nothing: no answer at all would count as right.
+    """
+    for answer in answers:
+        if not library_metrics().normalize_answer(answer):
+            raise ValueError(
+                f"{where}: of the answer {answer!r} nothing is left to compare, as case, punctuation, "
+                "articles and blanks do not count; write it out"
+            )
+
+
 def exact_match(written: str, answers: Sequence[str]) -> bool:
     """Whether a text is one of the right answers; case, punctuation, articles and blanks do not count.
 

@@ -13,27 +13,29 @@ from scipy import stats
 
 
 class MeanInterval(NamedTuple):
-    """A mean and the ends of its 95 % interval; NaN for those that cannot be told."""
+    """A mean and the ends of its interval; NaN for those that cannot be told."""
 
     mean: float
     low: float
     high: float
 
 
-def mean_interval(values: Sequence[float], documents: Sequence[Hashable] | None = None) -> MeanInterval:
+def mean_interval(
+    values: Sequence[float], documents: Sequence[Hashable] | None = None, *, level: float = 0.95
+) -> MeanInterval:
     """Mean of `values` and its interval over `documents`, the document of each value (None: each value is one
     of its own). A document weighs as much as it has values.
 
     There are no ends for a single document. Raises ValueError for no values, and where there are not as many
     documents as values.
     """
-    mean, error, quantile = _over_documents(values, documents)
+    mean, error, quantile = _over_documents(values, documents, level)
     return MeanInterval(mean, mean - quantile * error, mean + quantile * error)
 
 
 def share_interval(values: Sequence[float], documents: Sequence[Hashable] | None = None) -> MeanInterval:
-    """The same of values between 0 and 1, with ends between them: Wilson's interval of as many independent
-    items as would say as much (Korn and Graubard 1998), or of all where documents do not differ.
+    """The same at 95 % of values between 0 and 1, with ends between them: Wilson's interval of as many
+    independent items as would say as much (Korn and Graubard 1998), or of all where documents do not differ.
 
     There are no ends for a single document. Raises ValueError as `mean_interval` does.
     """
@@ -47,7 +49,7 @@ def share_interval(values: Sequence[float], documents: Sequence[Hashable] | None
 
 
 def _over_documents(
-    values: Sequence[float], documents: Sequence[Hashable] | None
+    values: Sequence[float], documents: Sequence[Hashable] | None, level: float = 0.95
 ) -> tuple[float, float, float]:
     """The mean of the values, its standard error over documents (that of a ratio of two sums, Cochran 1977,
     section 2.11; NaN for a single document) and Student's quantile.
@@ -65,4 +67,4 @@ def _over_documents(
     if np.abs(apart).max() <= 1e-12 * max(1.0, float(np.abs(sums).max())):  # rounding
         apart = np.zeros(number)
     error = math.sqrt(number / (number - 1) * float((apart**2).sum())) / float(counts.sum())
-    return mean, error, float(stats.t.ppf(0.975, number - 1))
+    return mean, error, float(stats.t.ppf((1 + level) / 2, number - 1))

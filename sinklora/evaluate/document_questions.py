@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sinklora.cache.policies import CachePolicy, policy_key
-from sinklora.evaluate.answer_scores import answer_f1, exact_match
+from sinklora.evaluate.answer_scores import answer_f1, check_comparable, exact_match
 from sinklora.evaluate.pass_keys import CacheFactory
 from sinklora.evaluate.read_prompt import ReadPrompt, end_tokens
 from sinklora.hf.budget_cache import BudgetCache
@@ -76,7 +76,8 @@ class AskingSpec:
 def read_questions(path: str | Path) -> list[DocumentQuestion]:
     """The questions of a jsonl file with `id`, `context` (the document), `question`, `answers` (texts).
 
-    Raises FileNotFoundError, or ValueError with file and line for what is no question.
+    Raises FileNotFoundError, or ValueError with file and line for what is no question, and for an answer that
+    nothing can be compared with (`check_comparable`).
     """
     questions = []
     for place, fields in json_lines(Path(path)):
@@ -84,7 +85,9 @@ def read_questions(path: str | Path) -> list[DocumentQuestion]:
         if not all(isinstance(text, str) and text.strip() for text in texts):
             raise ValueError(f"{place}: expected texts in 'id', 'context' and 'question'")
         name, document, question = map(str, texts)
-        questions.append(DocumentQuestion(name, document, question, texts_of(fields, "answers", place)))
+        answers = texts_of(fields, "answers", place)
+        check_comparable(answers, place)
+        questions.append(DocumentQuestion(name, document, question, answers))
     if not questions:
         raise ValueError(f"{path}: holds no questions")
     return questions
@@ -116,12 +119,13 @@ def answer_questions(
     right answer that is likeliest by token, without its end), its `answer_tokens`, `nats_per_token`,
     `document_tokens` (with what the template puts before it).
 
-    Every document is read once. Raises ValueError, before any is, in training mode and for a question whose
-    document, question and answer are longer than the model was trained for.
+    Every document is read once. Raises ValueError, before any is, in training mode, for a question whose
+    document, question and answer are longer than the model was trained for, and for an answer that nothing
+    can be compared with.
     """
     template = ConversationTemplate(tokenizer, spec.template)
     asked = [_asked(template, question, spec) for question in questions]
-    _check_room(model, questions, asked, spec)
+    _check_asked(model, questions, asked, spec)
     ends = {*end_tokens(model), template.stop}
     rows = []
     for question, ids in zip(tqdm(questions, desc="questions", disable=not progress), asked, strict=True):
@@ -177,7 +181,7 @@ def answer_table(
             "policy": policy_key(policy),
         }
         rows = pd.DataFrame(remember(key, work, runs=runs, prefix="answers", used=used))
-        budget = policy.budget if policy.bounded else 1.0
+        budget = policy.whole_budget if policy.bounded else 1.0
         return rows.assign(policy=policy.name, budget=budget)
 
     return pd.concat([rows_of(policy) for policy in policies], ignore_index=True)
@@ -193,13 +197,15 @@ def _asked(template: ConversationTemplate, question: DocumentQuestion, spec: Ask
     return _Asked(opening, later, [template.first_answer(answer) for answer in question.answers])
 
 
-def _check_room(
+def _check_asked(
     model: PreTrainedModel, questions: Sequence[DocumentQuestion], asked: Sequence[_Asked], spec: AskingSpec
 ) -> None:
     if model.training:
         raise ValueError("model: is in training mode, where a cache cannot be used; call model.eval()")
     if not questions:
         raise ValueError("questions: expected at least one")
+    for question in questions:
+        check_comparable(question.answers, f"question {question.id!r}")
     room = trained_length(model.config)
     for question, ids in zip(questions, asked, strict=True):
         needed = ids.length + max(spec.answer_tokens, *map(len, ids.answers))

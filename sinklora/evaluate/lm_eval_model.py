@@ -234,11 +234,10 @@ class LMEvalModel(HFLM):
 
     def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = False) -> list[float]:
         """Log-likelihood of whole texts, token by token. A fraction has no prompt here: raises ValueError."""
-        budget = self.policy.budget if self.policy is not None and self.policy.bounded else None
-        if isinstance(budget, float):
+        if self.policy is not None and self.policy.is_fraction:
             raise ValueError(
-                f"budget={budget}: rolling log-likelihoods have no prompt to take a fraction of; give the "
-                "budget in tokens"
+                f"budget={self.policy.whole_budget}: rolling log-likelihoods have no prompt to take a "
+                "fraction of; give the budget in tokens"
             )
         scores: list[float] = super().loglikelihood_rolling(requests, disable_tqdm=disable_tqdm)
         return scores

@@ -1,7 +1,7 @@
 """Pass-key retrieval: is a five-digit key, stated twice in filler, given back when asked for (paper 4.1.5)?
 
 Documents are drawn with the key at every depth in turn; a model answers them greedily, in batches, through
-any cache; the first number that it writes counts.
+any cache; the number that an answer begins with counts.
 """
 
 import random
@@ -49,7 +49,7 @@ def pass_key_documents(
 
 
 def is_right(answer: str, document: NeedleDocument) -> bool:
-    """Whether the first number that was written is the planted one, all its digits and no more."""
+    """Whether the number that the answer begins with is the planted one, all its digits and no more."""
     number = re.match(r"\s*(\d+)", answer)
     return number is not None and number[1] == document.answer
 

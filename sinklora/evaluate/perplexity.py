@@ -22,7 +22,7 @@ from sinklora.evaluate.over_ranks import shared
 from sinklora.evaluate.scored_logits import LogitsFunction, logits_function, scored_losses
 from sinklora.evaluate.sliding_windows import Window, batches, windows_of
 from sinklora.hf.models import current_pattern, evaluates_with_pattern
-from sinklora.hf.rope import find_transformer
+from sinklora.hf.rope import find_transformer, forget_longest_input
 from sinklora.records.checks import check_choice, check_counts
 
 Short = Literal["score", "skip", "error"]
@@ -143,8 +143,11 @@ def _scores(
     """The scores of the documents at the places `chosen`, whose windows come in batches."""
     sums = dict.fromkeys(chosen, 0.0)
     with evaluation_mode(model), torch.inference_mode():
-        losses = logits_function(model)
+        losses, length = logits_function(model), 0
         for batch in batches_read:
+            if batch[0].length != length:
+                forget_longest_input(model)
+                length = batch[0].length
             for window, loss in zip(batch, _window_losses(losses, model, documents, batch), strict=True):
                 sums[window.document] += loss
             bar.update(len(batch))

@@ -1,9 +1,8 @@
-"""Intervals, tests and the words for them: how sure is a mean, a difference, a share?"""
+"""Shares of right answers with their intervals, and levels of several intervals together."""
 
 import math
 from dataclasses import dataclass
 
-import pandas as pd
 from scipy import stats
 
 
@@ -29,19 +28,6 @@ class Accuracy:
         level = math.erf(z / math.sqrt(2))
         ends = stats.binomtest(self.correct, self.trials).proportion_ci(level, method="wilson")
         return float(ends.low), float(ends.high)
-
-
-def interval(differences: "pd.Series[float]", level: float = 0.95) -> tuple[float, float]:
-    """Student's t-interval of the mean of paired differences; NaN for fewer than two.
-
-    It speaks of other seeds on the same test documents, not of other documents.
-    """
-    values = differences.dropna()
-    if len(values) < 2:
-        return math.nan, math.nan
-    error = float(values.std(ddof=1)) / math.sqrt(len(values))
-    half = float(stats.t.ppf((1 + level) / 2, len(values) - 1)) * error
-    return float(values.mean()) - half, float(values.mean()) + half
 
 
 def bonferroni(comparisons: int, level: float = 0.95) -> float:

@@ -24,7 +24,7 @@ from sinklora.evaluate.own_process import in_own_process
 from sinklora.evaluate.step_estimate import estimate
 from sinklora.evaluate.step_spec import StepCost, StepSpec, training_model, training_step
 from sinklora.evaluate.timing import in_rounds, timed
-from sinklora.records.files import sources_hash
+from sinklora.records.files import contents_hash
 from sinklora.records.provenance import current_provenance
 from sinklora.records.runs import remember
 
@@ -123,7 +123,7 @@ def measured(
 def _machine(known: dict[str, Any]) -> dict[str, Any]:
     """What decides what a step takes, besides the step."""
     versions = {name: known["versions"][name] for name in ("torch", "transformers", "peft")}
-    sources = sources_hash(PACKAGE, STEP_SOURCES)
+    sources = contents_hash(*(PACKAGE / part for part in STEP_SOURCES))
     return {
         "versions": versions,
         "hardware": known["hardware"],

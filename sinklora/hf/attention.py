@@ -98,8 +98,7 @@ def _attend_cached(
 ) -> Tensor:
     layer = layer_of(key)
     assert layer is not None
-    expected, layer.awaits_attention = layer.awaits_attention, False
-    if not expected or layer_of(value) is not layer:
+    if not layer.awaits_attention or layer_of(value) is not layer:
         raise ValueError(
             f"{type(module).__name__} changes the values that it stores, or attends to the same keys more "
             "than once, so a BudgetCache cannot follow: use transformers' DynamicCache for this architecture"
@@ -112,6 +111,7 @@ def _attend_cached(
     if isinstance(layer.rotation, RotaryPositions):
         query, key = layer.rotation.unrotated(query, key, arguments.get("position_ids"))
     output = layer.attend(module, *_in_one_dtype(query, key, value), real, scale)
+    layer.awaits_attention = False
     return output.transpose(1, 2).contiguous()
 
 

@@ -120,7 +120,7 @@ class BudgetCache(CalledCache):
         """A model is called with this cache.
 
         ValueError where it was told not to use one, or to return attention, and where the call before was
-        interrupted on its way.
+        interrupted before all layers had attended.
         """
         if _asked(model, options, "use_cache") is False:
             raise ValueError(
@@ -132,17 +132,25 @@ class BudgetCache(CalledCache):
                 "output_attentions=True (an argument, or the model's config) with a BudgetCache, which "
                 "returns none: leave it out, or take transformers' DynamicCache"
             )
-        attended = [layer.has_attended for layer in self.budget_layers]
-        if self._in_call and any(attended) and not all(attended):
-            raise ValueError(
-                "the last call with this cache ended half-way, so its layers hold different tokens: call "
-                "reset() and begin again, or make a new BudgetCache"
-            )
+        if self._in_call:
+            self._finish_interrupted_call()
         self._in_call = True
         for layer in self.budget_layers:
             layer.has_attended = False
         if any(layer.step is None or not layer.step.constant for layer in self.budget_layers):
             self._prepare_layers()
+
+    @torch.compiler.disable(reason=NO_GRAPH)
+    def _finish_interrupted_call(self) -> None:
+        """Do what the last call left undone behind its last attention. ValueError where it ended before."""
+        layers = self.budget_layers
+        in_attention = any(layer.has_attended and layer.awaits_attention for layer in layers)
+        if in_attention or len({(layer.has_attended, layer.awaits_sharing) for layer in layers}) > 1:
+            raise ValueError(
+                "the last call with this cache ended half-way, so its layers hold different tokens: call "
+                "reset() and begin again, or make a new BudgetCache"
+            )
+        self._share_slots()
 
     @torch.compiler.disable(reason=NO_GRAPH)
     @torch.no_grad()
@@ -165,27 +173,27 @@ class BudgetCache(CalledCache):
 
     def end_call(self) -> None:
         """The call is over. ValueError where some layer did not attend through the cache."""
-        self._in_call = False
         unused = [i for i, layer in enumerate(self.budget_layers) if not layer.has_attended]
         if unused:
             raise ValueError(
                 f"layers {unused} took no notice of the cache: the model is an encoder, has no keys and "
                 "values to store, or skips layers; leave the BudgetCache out for this architecture"
             )
-        if not torch.compiler.is_compiling():
+        if self.budget_layers[0].awaits_sharing:  # no decoded token's, whose graph this would break
             self._share_slots()
+        if not torch.compiler.is_compiling():
             if self._need_steps():
                 self._prepare_layers()
             self._warn_of_positions()
+        self._in_call = False
 
+    @torch.compiler.disable(reason=NO_GRAPH)
     @torch.no_grad()
     def _share_slots(self) -> None:
         """Let layers that share their slots evict together, once all of them have read a prompt."""
         awaiting = [layer for layer in self.budget_layers if layer.awaits_sharing]
         if awaiting:
             keep_shared(awaiting)
-        for layer in awaiting:
-            layer.awaits_sharing = False
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
@@ -226,9 +234,9 @@ class BudgetCache(CalledCache):
         """Have the same policy with a smaller budget from the next turn (several tokens) on.
 
         Which tokens leave then is decided by the scores that they have. What was evicted before does not come
-        back under a larger budget. Raises ValueError for a policy of another kind.
+        back under a larger budget. Raises ValueError for a policy that differs in more than its sizes.
         """
-        if type(policy) is not type(self.policy) or policy.sharing != self.policy.sharing:
+        if not self.policy.is_resized(policy):
             raise ValueError(f"policy={policy}: this cache was filled under {self.policy}; make a new one")
         self.policy = policy
         for layer in self.budget_layers:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from sinklora.hf.rope_scaling import METHODS, extended_rope
+from sinklora.hf.rope_scaling import METHODS, extended_rope, rope_entries
 from sinklora.records.checks import check_choice, check_value
 
 ROPE_KEYS = ("rope_parameters", "max_position_embeddings", "original_max_position_embeddings")
@@ -62,6 +63,18 @@ def rope_of_config(config: PreTrainedConfig) -> dict[str, Any]:
     if getattr(config, "rope_parameters", None) is None:
         return {}
     return {key: copy.deepcopy(getattr(config, key)) for key in ROPE_KEYS if hasattr(config, key)}
+
+
+def forget_longest_input(model: nn.Module) -> None:
+    """Have `dynamic` positions of a model scaled by the next input alone, not by a longer one before it.
+
+    As transformers does when it meets a short input: such a model is called with one token.
+    """
+    transformer = find_transformer(model)
+    entries = rope_entries(getattr(transformer.config, "rope_parameters", None) or {})
+    if any(entry.get("rope_type") == "dynamic" for entry in entries.values()):
+        token = torch.zeros(1, 1, dtype=torch.long, device=transformer.device)
+        transformer.get_decoder()(input_ids=token, use_cache=False)
 
 
 def restore_rope(model: nn.Module, state: dict[str, Any]) -> nn.Module:

@@ -5,7 +5,7 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,20 +44,18 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def sources_hash(package: Path, parts: Iterable[str] = (".",)) -> str:
-    """SHA-256 (64 hex digits) over the Python and C++ files of a package, or of some `parts` of it (folders,
-    files) alone: what a number is known by that other code would not give.
-
-    Raises FileNotFoundError for a part that is not there.
+def contents_hash(*paths: Path) -> str:
+    """SHA-256 over what files hold, and all files of folders, with their names there; hidden ones and what
+    Python compiled left out. A path where nothing is counts as an empty folder.
     """
-    found: set[Path] = set()
-    for part in parts:
-        place = package / part
-        if not place.exists():
-            raise FileNotFoundError(f"part={part!r}: is not there in {package.name}")
-        found |= {path for path in (place, *place.rglob("*")) if path.suffix in (".py", ".cpp")}
-    told = [f"{path.relative_to(package).as_posix()} {file_hash(path)}" for path in sorted(found)]
-    return hashlib.sha256("\n".join(told).encode()).hexdigest()
+    told = []
+    for path in paths:
+        for file in [path] if path.is_file() else sorted(path.rglob("*")):
+            place = file.relative_to(path.parent)
+            left_out = any(part == "__pycache__" or part.startswith(".") for part in place.parts)
+            if file.is_file() and not left_out:
+                told.append([place.as_posix(), file_hash(file)])
+    return json_hash(told)
 
 
 def are_unchanged(folder: Path, hashes: str) -> bool:

@@ -52,7 +52,7 @@ def reproduce_command(
     places = find_places(results, runs)
     experiments = load_experiments(places.sources / INDEX)
     chosen = plan(experiments, profile, only, read_list("seeds", seeds, int), places.notebooks)
-    need_gpu(profile)
+    need_gpu_for(profile)
     stop_when_told()
     ready_environment(wait)
     for experiment, parameters in chosen:
@@ -103,7 +103,7 @@ def verify_command(
 ) -> None:
     """Make a random few of the committed numbers again, from nothing, and compare them.
 
-    Ends with exit code 1 where one differs by more than its tolerance.
+    Ends with exit code 1 where one differs by more than its tolerance, and where none could be compared.
     """
     _need_clone()
     import secrets
@@ -113,14 +113,17 @@ def verify_command(
 
     drawn = secrets.randbelow(10_000) if seed < 0 else seed
     typer.echo(f"seed {drawn} of the draw; nats a token: committed, made again, tolerance")
-    different = 0
+    compared = different = 0
     with tempfile.TemporaryDirectory() as folder:
         for cell in verify(profile, cells=cells, seed=drawn, runs=Path(folder), only=only):
+            compared += not cell.reason
             different += not cell.agrees
             typer.echo(cell.told())
-    typer.echo("all agree" if not different else f"{different} differ")
-    if different:
-        raise typer.Exit(1)
+    if compared and not different:
+        typer.echo(f"all agree ({compared} compared)")
+        return
+    typer.echo(f"{different} of {compared} differ" if compared else "nothing was compared")
+    raise typer.Exit(1)
 
 
 @told_in_a_sentence
@@ -141,7 +144,7 @@ def gpu_command(
     from sinklora.records.provenance import unchanged_commit
     from sinklora.reproduction.gpu import GpuPlan, make_gpu_base, make_real_study, run_steps
 
-    need_gpu("gpu")
+    _need_gpu()
     _need_clone()
     if not config.is_file():
         raise FileNotFoundError(f"config={str(config)!r}: no such file; configs/gpu.yaml is one")
@@ -174,13 +177,17 @@ def _need_clone() -> None:
         raise FileNotFoundError(f"{index}: not there; run this at the root of a clone of the repository")
 
 
-def need_gpu(profile: str) -> None:
-    """ValueError where a profile is made on a GPU and this machine has none."""
-    from sinklora.reproduction.gpu import check_gpu
+def need_gpu_for(profile: str) -> None:
+    """Refuse a profile that is made for a GPU where there is none."""
     from sinklora.reproduction.report.experiments import ON_GPU
 
-    if profile not in ON_GPU:
-        return
+    if profile in ON_GPU:
+        _need_gpu()
+
+
+def _need_gpu() -> None:
+    from sinklora.reproduction.gpu import check_gpu
+
     try:
         check_gpu()
     except RuntimeError as error:

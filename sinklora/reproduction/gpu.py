@@ -137,7 +137,7 @@ def make_gpu_base(plan: GpuPlan, *, runs: Path) -> Path:
 
 
 def make_real_study(
-    *, runs: Path, minutes: float, workers: int, say: Callable[[str], None] = print, profile: str = PROFILE
+    *, runs: Path, minutes: float, workers: int, say: Callable[[str], None] = print
 ) -> list[str]:
     """The runs and measurements of the real model's notebook, several at a time; names those not done.
 
@@ -146,7 +146,7 @@ def make_real_study(
     """
     [experiment] = [entry for entry in load_experiments() if entry.notebook == REAL_MODEL]
     source = Path("notebooks") / f"{REAL_MODEL}.ipynb"
-    study = study_of(declared_parameters(source) | experiment.parameters[profile])
+    study = study_of(declared_parameters(source) | experiment.parameters[PROFILE])
     check_texts(study.recipe)
     named = list(tasks(study, runs=runs))
     names = [name for name, _ in named]
@@ -160,7 +160,7 @@ def make_real_study(
 
 
 def check_gpu() -> None:
-    """RuntimeError where torch sees no GPU: results that say so must not hold what a CPU took."""
+    """RuntimeError where torch sees no GPU: results/gpu, or paper, must not hold what a CPU took."""
     if not torch.cuda.is_available():
         raise RuntimeError(
             "torch.cuda is not available: this is for a machine with a GPU and a CUDA build of torch; "

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sinklora.records.checks import check_choice
+from sinklora.records.comma_lists import read_list
 from sinklora.records.files import atomic_write
 from sinklora.records.runs import WAITING
 from sinklora.reproduction.kernel import private_kernel
@@ -36,7 +37,7 @@ def plan(
     check_choice("profile", profile, PROFILES)
     if len(set(seeds)) < len(seeds):
         raise ValueError(f"seeds={list(seeds)}: a seed is given twice")
-    beginnings = tuple(part.strip() for part in only.split(","))
+    beginnings = tuple(read_list("only", only, str)) or ("",)
     names = [e.notebook for e in experiments if profile in e.parameters]
     if idle := [part for part in beginnings if not any(name.startswith(part) for name in names)]:
         raise ValueError(
@@ -68,7 +69,7 @@ def execute(experiment: Experiment, profile: str, parameters: dict[str, Any], pl
     declared = declared_parameters(source)
     where = {name: value for name, value in places.parameters.items() if name in declared}
     check_parameters(source, parameters)
-    folder = places.results / profile / "notebooks"
+    folder = places.executed(profile)
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
         executed = Path(scratch) / source.name

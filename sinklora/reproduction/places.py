@@ -32,6 +32,10 @@ class Places:
         """The folder of the notebooks."""
         return self.sources / "notebooks"
 
+    def executed(self, profile: str) -> Path:
+        """The folder of a profile's executed notebooks."""
+        return self.results / profile / "notebooks"
+
     @property
     def parameters(self) -> dict[str, str]:
         """What a notebook has to be told: where runs are, unless that is where it looks anyway."""

@@ -20,13 +20,14 @@ from sinklora.hf.budget_cache import BudgetCache
 from sinklora.hf.device import default_device
 from sinklora.pretrained.fetch import model_path
 from sinklora.pretrained.loading import load
+from sinklora.records.checks import check_choice
 from sinklora.records.row_files import parquet_frame
 from sinklora.reproduction.cache.study import PERPLEXITY, CacheStudy, base_dtype, measure
 from sinklora.reproduction.cache.text_study import passages_of
 from sinklora.reproduction.extension.readings import FULL, Reading, chosen_texts, piece_losses
 from sinklora.reproduction.extension.recipe import read_recipe
 from sinklora.reproduction.extension.study import ExtensionStudy, baselines, trained
-from sinklora.reproduction.report.experiments import declared_parameters, load_experiments
+from sinklora.reproduction.report.experiments import PROFILES, declared_parameters, load_experiments
 from sinklora.train.sources import CorpusSpec, present_source
 from sinklora.train.tokens import tokenize_corpus
 
@@ -86,8 +87,9 @@ def verify(
 ) -> Iterator[Cell]:
     """Cells of a profile's committed results, one after the other; `only`: checks whose names start so.
 
-    Raises ValueError for a check that is not there.
+    Raises ValueError for a profile or a check that is not there.
     """
+    check_choice("profile", profile, PROFILES)
     chosen = {name: check for name, check in CHECKS.items() if name.startswith(only)}
     if not chosen:
         raise ValueError(f"only={only!r}: the checks are {', '.join(CHECKS)}")

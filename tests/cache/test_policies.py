@@ -1,6 +1,8 @@
 """What policies say of themselves: names, budgets, splits, and the keys under which runs are stored."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import pytest
@@ -13,7 +15,6 @@ from sinklora.cache.novelty import Novelty
 from sinklora.cache.policies import (
     POLICIES,
     CachePolicy,
-    fixed_budget,
     make_policy,
     parse_budget,
     policy_key,
@@ -232,17 +233,33 @@ def test_recent_tokens_give_way_to_sink_tokens(policy: CachePolicy, split: tuple
     assert policy.split(100) == split
 
 
-@pytest.mark.parametrize("name", [name for name, kind in POLICIES.items() if kind.bounded])
+FRACTIONS: dict[str, Callable[[float], CachePolicy]] = {
+    **{name: partial(make_policy, name) for name, kind in POLICIES.items() if kind.bounded},
+    "h2o by heavy and recent": lambda share: H2O(heavy=share / 4, recent=3 * share / 4),
+    "h2o by its recent": lambda share: H2O(share, recent=share / 4),
+    "h2o by its recent with sinks": lambda share: H2O(share, recent=3 * share / 4, sink_tokens=9),
+}
+
+
+@pytest.mark.parametrize("name", FRACTIONS)
 def test_a_fraction_fixed_in_tokens_splits_as_the_fraction_does(name: str) -> None:
     for share, tokens in [(0.002, 400), (0.01, 400), (0.02, 400), (0.7, 10), (0.25, 1000), (1.0, 3)]:
-        policy = make_policy(name, share)
-        fixed = fixed_budget(policy, tokens)
+        policy = FRACTIONS[name](share)
+        fixed = policy.with_fixed_budget(tokens)
+        assert policy.is_fraction and not fixed.is_fraction
         assert isinstance(fixed.budget, int) and type(fixed) is type(policy)
         for later in (1, tokens, 100 * tokens):
             assert fixed.split(later) == policy.split(tokens)
 
 
 def test_what_is_no_fraction_is_fixed_already() -> None:
-    for policy in (Full(), Replay(5), H2O(64)):
-        assert fixed_budget(policy, 100) is policy
-    assert fixed_budget(Replay(0.25), 400) == Replay(100)
+    for policy in (Full(), Replay(5), H2O(64), H2O(heavy=10, recent=20)):
+        assert policy.with_fixed_budget(100) is policy
+    assert Replay(0.25).with_fixed_budget(400) == Replay(100)
+    assert H2O(0.25).with_fixed_budget(400) == H2O(100), "as finished runs have stored it"
+
+
+def test_a_whole_budget_is_heavy_and_recent_tokens() -> None:
+    assert H2O(heavy=10, recent=20).whole_budget == 30
+    assert H2O(heavy=0.25, recent=0.5).whole_budget == 0.75
+    assert H2O(0.2, recent=0.1).whole_budget == Replay(0.2).whole_budget == 0.2

@@ -67,14 +67,17 @@ def test_answers_are_the_models_through_its_cache(policy: CachePolicy) -> None:
     assert [said(talk, question) for question in questions] == by_hand(policy, DOCUMENT, questions, 7)
 
 
-def test_a_fraction_is_one_of_the_document() -> None:
-    talk = conversation(H2O(0.25))
+@pytest.mark.parametrize(
+    "policy", [H2O(0.25), H2O(heavy=0.125, recent=0.125), H2O(0.25, recent=0.0625)], ids=str
+)
+def test_a_fraction_is_one_of_the_document(policy: CachePolicy) -> None:
+    talk = conversation(policy)
     talk.read(DOCUMENT)
-    tokens = talk.cost.read_tokens
+    kept = policy.split(talk.cost.read_tokens).total
     for question in ("def name_1", "and more"):
         said(talk, question)
         assert talk.cache is not None
-        assert (talk.cache.kept_positions(0) >= 0).sum(-1).unique().tolist() == [tokens // 4]
+        assert (talk.cache.kept_positions(0) >= 0).sum(-1).unique().tolist() == [kept]
     cost = talk.cost
     assert 0 < cost.cache_bytes < cost.full_bytes / 3
     assert cost.read_seconds > 0 and cost.written_tokens == 7 and cost.tokens_a_second > 0

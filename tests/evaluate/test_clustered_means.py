@@ -19,6 +19,28 @@ def test_of_a_value_a_document_it_is_students() -> None:
     assert_close(mean_interval(values.tolist())[1:], [expected.low, expected.high], atol=1e-9)
 
 
+# Two-sided quantiles of Student's t, to ten digits.
+@pytest.mark.parametrize(
+    ("freedom", "level", "t"),
+    [
+        (1, 0.95, 12.7062047362),
+        (2, 0.95, 4.3026527297),
+        (4, 0.95, 2.7764451052),
+        (30, 0.95, 2.0422724563),
+        (63, 0.95, 1.9983405425),
+        (2, 0.99, 9.9248432009),
+        (1, 0.5, 1.0),  # a Cauchy variable lies between -1 and 1 half of the time
+    ],
+)
+def test_intervals_have_students_quantiles(freedom: int, level: float, t: float) -> None:
+    # Alternating -1 and 1 or so: any values do, their standard error is taken by hand.
+    values = [float((-1) ** i) for i in range(freedom + 1)]
+    mean = math.fsum(values) / len(values)
+    error = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / freedom / len(values))
+    found = mean_interval(values, level=level)
+    assert_close(found, (mean, mean - t * error, mean + t * error), atol=1e-9, rtol=1e-9)
+
+
 def test_documents_count_and_not_their_items() -> None:
     # Two documents of mean 0 and 1: a standard error of 0.5 of their mean, however many items they have.
     for items in (1, 50):

@@ -138,6 +138,8 @@ def test_what_cannot_be_asked_is_named_before_any_reading(tmp_path: Path) -> Non
         ask([QUESTIONS[0], endless])
     with pytest.raises(ValueError, match="questions: expected at least one"):
         ask([])
+    with pytest.raises(ValueError, match=r"question 'choice': of the answer 'A' nothing is left to compare"):
+        ask([QUESTIONS[0], DocumentQuestion("choice", PAGE, "Which?", ("(B)", "A"))])
     for prompt in ("{document}", "{question} {document}", "{document} {question} {question}"):
         with pytest.raises(ValueError, match=r"prompt=.*expected text with \{document\} and"):
             AskingSpec(prompt=prompt)
@@ -145,12 +147,14 @@ def test_what_cannot_be_asked_is_named_before_any_reading(tmp_path: Path) -> Non
 
 def test_questions_are_read_from_lines(tmp_path: Path) -> None:
     path = tmp_path / "questions.jsonl"
-    good = {"id": "1", "context": "d", "question": "q", "answers": ["a", "b"], "licence": "CC0"}
+    good = {"id": "1", "context": "d", "question": "q", "answers": ["yes", "b"], "licence": "CC0"}
     path.write_text(json.dumps(good))
-    assert read_questions(path) == [DocumentQuestion("1", "d", "q", ("a", "b"))]
+    assert read_questions(path) == [DocumentQuestion("1", "d", "q", ("yes", "b"))]
     for bad, words in (
         (good | {"answers": []}, "'answers' is"),
-        (good | {"answers": ["a", " "]}, "'answers' is"),
+        (good | {"answers": ["yes", " "]}, "'answers' is"),
+        (good | {"answers": ["yes", "A"]}, "of the answer 'A' nothing is left to compare"),
+        (good | {"answers": ["The."]}, "of the answer 'The.' nothing is left to compare"),
         (good | {"question": 3}, "expected texts in"),
     ):
         path.write_text(json.dumps(good) + "\n" + json.dumps(bad))

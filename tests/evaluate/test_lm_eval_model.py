@@ -282,25 +282,30 @@ def test_numbers_arrive_as_text(tiny: PreTrainedModel) -> None:
     assert ours.loglikelihood(pairs, disable_tqdm=True) == same.loglikelihood(pairs, disable_tqdm=True)
 
 
-def test_positions_inside_the_cache_score_as_by_hand(tiny: PreTrainedModel) -> None:
-    reader = LMEvalModel(tiny, kv="streaming", budget=9, positions="cache", max_length=SHORT)
+@pytest.mark.parametrize("option", [{"positions": "cache"}, {"prefill_chunk": 7}], ids=str)
+def test_each_option_of_the_cache_scores_as_by_hand(tiny: PreTrainedModel, option: dict[str, Any]) -> None:
+    policy = StreamingLLM(9)
+    reader = LMEvalModel(tiny, kv=policy, max_length=SHORT, **option)
     context, continuation = list(range(5, 35)), [7, 8, 9]
     [(found, _)] = reader._loglikelihood_tokens([(None, context, continuation)], disable_tqdm=True)
-    cache = BudgetCache(tiny, StreamingLLM(9), positions="cache")
+    cache = BudgetCache(tiny, policy, **option)
     with torch.no_grad():
         logits = [tiny(torch.tensor([context]), past_key_values=cache).logits[0, -1]]
         logits += [tiny(torch.tensor([[t]]), past_key_values=cache).logits[0, -1] for t in continuation[:-1]]
     by_hand = sum(float(x.log_softmax(-1)[t]) for x, t in zip(logits, continuation, strict=True))
     assert found == pytest.approx(by_hand, abs=1e-5)
-    text = LMEvalModel(tiny, kv="streaming", budget=9, max_length=SHORT)
-    [(other, _)] = text._loglikelihood_tokens([(None, context, continuation)], disable_tqdm=True)
+    without = LMEvalModel(tiny, kv=policy, max_length=SHORT)
+    [(other, _)] = without._loglikelihood_tokens([(None, context, continuation)], disable_tqdm=True)
     assert abs(other - found) > 1e-4
 
 
-def test_rolling_scores_need_a_budget_in_tokens() -> None:
+def test_rolling_scores_need_a_budget_in_tokens(tiny: PreTrainedModel) -> None:
     text = [Instance("loglikelihood_rolling", {}, ("def add(first, second):\n    return first\n",), 0)]
-    with pytest.raises(ValueError, match="in tokens"):
-        LMEvalModel(BASE, kv="h2o", budget=0.3, **OPTIONS).loglikelihood_rolling(text, disable_tqdm=True)
+    for fraction in (H2O(0.25), H2O(heavy=0.125, recent=0.125), H2O(0.25, recent=0.125)):
+        with pytest.raises(ValueError, match=r"budget=0\.25: .* in tokens"):
+            through_a_cache(tiny, kv=fraction).loglikelihood_rolling(text, disable_tqdm=True)
+    by_parts = through_a_cache(tiny, kv=H2O(heavy=9, recent=9)).loglikelihood_rolling(text, disable_tqdm=True)
+    assert by_parts == through_a_cache(tiny, kv=H2O(18)).loglikelihood_rolling(text, disable_tqdm=True)
     [full] = LMEvalModel(BASE, **OPTIONS).loglikelihood_rolling(text, disable_tqdm=True)
     [kept] = LMEvalModel(BASE, kv="h2o", budget=200, **OPTIONS).loglikelihood_rolling(text, disable_tqdm=True)
     [lost] = LMEvalModel(BASE, kv="local", budget=2, **OPTIONS).loglikelihood_rolling(text, disable_tqdm=True)

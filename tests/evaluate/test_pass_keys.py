@@ -65,7 +65,7 @@ class Parrot:
         ("", False),
     ],
 )
-def test_the_first_number_counts_with_all_its_digits(answer: str, right: bool) -> None:
+def test_the_number_that_an_answer_begins_with_counts_with_all_its_digits(answer: str, right: bool) -> None:
     assert is_right(answer, NeedleDocument("What?", "01234")) is right
 
 

@@ -1,5 +1,6 @@
 """Sliding-window perplexity against a computation that runs the model once for every single token."""
 
+import copy
 import json
 import math
 from collections import Counter
@@ -24,6 +25,8 @@ from sinklora.evaluate import scored_logits
 from sinklora.evaluate.perplexity import PerplexityResult, measure_perplexity
 from sinklora.evaluate.sliding_windows import batches, windows_of
 from sinklora.hf.models import use_pattern
+from sinklora.hf.rope import extend_context
+from tiny_models import tiny_model
 
 VOCABULARY = 29
 Document = NDArray[np.int64]
@@ -229,6 +232,20 @@ def test_training_pattern_stays_out_of_the_test_unless_told_and_labelled() -> No
     assert (
         "group_size=3" in run(documents, use_pattern(tiny_llama(), own, evaluate_with_pattern=True)).attention
     )
+
+
+def test_under_dynamic_positions_each_document_has_the_score_that_it_has_alone() -> None:
+    # Beyond 16 tokens frequencies go by the longest text that transformers has seen since the last short one.
+    model = extend_context(tiny_model("llama-gqa", max_position_embeddings=16).double(), 64, method="dynamic")
+    documents, arguments = random_documents(64, 40, 16, 30, 100, 7), {"context": 64, "stride": 32}
+    for score in run(documents, model, batch_size=2, **arguments).per_document:
+        fresh = copy.deepcopy(model)
+        [alone] = run([documents[score.index]], fresh, **arguments).per_document
+        assert_close(score.nll, alone.nll, atol=1e-12)
+    ids = torch.from_numpy(documents[1])
+    with torch.no_grad():
+        plain = model(input_ids=ids[None], use_cache=False, labels=ids[None]).loss
+    assert_close(run(documents[:2], model, **arguments).per_document[1].nll, float(plain), atol=1e-6)
 
 
 # --- cost --------------------------------------------------------------------------------------------------

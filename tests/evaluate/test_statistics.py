@@ -1,45 +1,11 @@
-"""Intervals and tests against published tables, sums by hand, and the closed forms they stand for."""
+"""Intervals of shares against published tables, and the closed forms they stand for."""
 
-import math
-
-import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from helpers import assert_close
-from sinklora.evaluate.statistics import Accuracy, interval
-
-
-# Two-sided quantiles of Student's t, to ten digits.
-@pytest.mark.parametrize(
-    ("freedom", "level", "t"),
-    [
-        (1, 0.95, 12.7062047362),
-        (2, 0.95, 4.3026527297),
-        (4, 0.95, 2.7764451052),
-        (30, 0.95, 2.0422724563),
-        (63, 0.95, 1.9983405425),
-        (2, 0.99, 9.9248432009),
-        (1, 0.5, 1.0),  # a Cauchy variable lies between -1 and 1 half of the time
-    ],
-)
-def test_intervals_have_students_quantiles(freedom: int, level: float, t: float) -> None:
-    # Alternating -1 and 1 or so: any values do, their standard error is taken by hand.
-    values = [float((-1) ** i) for i in range(freedom + 1)]
-    mean = math.fsum(values) / len(values)
-    error = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / freedom / len(values))
-    assert_close(
-        interval(pd.Series(values), level), (mean - t * error, mean + t * error), atol=1e-9, rtol=1e-9
-    )
-
-
-def test_an_interval_without_spread_is_a_point_and_of_one_value_is_unknown() -> None:
-    assert interval(pd.Series([2.0, 2.0, math.nan, 2.0])) == (2.0, 2.0)
-    assert all(math.isnan(end) for end in interval(pd.Series([1.0, math.nan])))
-    assert interval(pd.Series([1.0, 3.0], dtype="Float64")) == pytest.approx(
-        (2 - 12.7062047362, 14.7062047362)
-    )
+from sinklora.evaluate.statistics import Accuracy
 
 
 @pytest.mark.parametrize(

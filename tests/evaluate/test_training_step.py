@@ -317,7 +317,7 @@ def test_other_code_takes_its_own_time(
     monkeypatch.setattr(efficiency, "in_own_process", in_turn)
     spec = StepSpec(one_layer, 32)
     for sources, expected in (("first", 2), ("first", 2), ("second", 4), ("first", 4)):
-        monkeypatch.setattr(efficiency, "sources_hash", lambda *_, now=sources: now)
+        monkeypatch.setattr(efficiency, "contents_hash", lambda *_, now=sources: now)
         measured(spec, runs=tmp_path, time_it=False)
         measured_in_turn([spec], runs=tmp_path)
         assert len(made) == expected

@@ -1,5 +1,7 @@
 """A bounded cache in a model against the brute-force simulation."""
 
+import re
+
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
@@ -136,13 +138,64 @@ def test_a_limit_counts_from_the_next_turn_on(
     assert cache.policy is smaller
 
 
-def test_a_limit_is_of_the_same_kind() -> None:
-    cache = BudgetCache(tiny_model("llama-gqa"), H2O(8))
-    with pytest.raises(ValueError, match=r"policy=StreamingLLM.*: this cache was filled under H2O"):
-        cache.limit(StreamingLLM(6))
-    shared = BudgetCache(tiny_model("llama-gqa"), Replay(8))
-    with pytest.raises(ValueError, match="make a new one"):
-        shared.limit(Replay(6, share="head"))
+@pytest.mark.parametrize(("policy", "smaller"), SMALLER.values(), ids=SMALLER)
+def test_a_limit_waits_for_the_next_turn_of_each_row(policy: CachePolicy, smaller: CachePolicy) -> None:
+    turns = [[15, 15, 15], [6, 1, 0], [1, 1, 1], [4, 4, 4], [1, 1, 1]]
+    compare_turns(tiny_model("llama-gqa").double(), policy, turns, "left", limit=(1, smaller))
+
+
+@torch.no_grad()
+def test_rows_that_change_places_take_their_limits_along() -> None:
+    model, ids, real = tiny_model("llama-gqa"), tokens(2, 25), torch.ones(2, 25, dtype=torch.long)
+    real[1, 15:20] = 0
+    cache = BudgetCache(model, H2O(12))
+    model(ids[:, :15], past_key_values=cache)
+    cache.limit(H2O(5))
+    model(ids[:, 15:21], attention_mask=real[:, :21], past_key_values=cache)
+    assert (cache.kept_positions(0) >= 0).sum(-1).tolist() == [[5, 5], [12, 12]]
+    cache.batch_select_indices(torch.tensor([1, 0]))
+    model(ids[:, 21:], attention_mask=real.flip(0), past_key_values=cache)
+    assert (cache.kept_positions(0) >= 0).sum(-1).tolist() == [[5, 5], [5, 5]]
+
+
+@pytest.mark.parametrize(
+    ("policy", "other"),
+    [
+        (H2O(8), StreamingLLM(6)),
+        (H2O(8), H2O(5, scoring=Score(window=3))),
+        (H2O(8, scoring=Score(window=3)), H2O(5)),
+        (Replay(8), Replay(6, share="head")),
+        (Replay(8), Replay(6, own_share=0.5)),
+        (Replay(8), Replay(6, decay=0.5)),
+        (SnapKV(8), SnapKV(6, pool=3)),
+        (ExpectedAttention(8), ExpectedAttention(6, future=3)),
+        (Novelty(8), Novelty(6, always_recent=2)),
+    ],
+    ids=str,
+)
+def test_a_limit_changes_nothing_but_sizes(policy: CachePolicy, other: CachePolicy) -> None:
+    cache = BudgetCache(tiny_model("llama-gqa"), policy)
+    words = f"policy={other}: this cache was filled under {policy}; make a new one"
+    with pytest.raises(ValueError, match=re.escape(words)):
+        cache.limit(other)
+    assert cache.policy is policy
+
+
+@pytest.mark.parametrize(
+    ("policy", "smaller"),
+    [
+        (H2O(8), H2O(heavy=2, recent=3)),
+        (H2O(8, recent=2), H2O(5, recent=1, sink_tokens=2)),
+        (H2O(0.5), H2O(5)),
+        (StreamingLLM(8), StreamingLLM(3, sink_tokens=1)),
+        (Full(), Full()),
+    ],
+    ids=str,
+)
+def test_sizes_of_a_limit_may_be_any(policy: CachePolicy, smaller: CachePolicy) -> None:
+    cache = BudgetCache(tiny_model("llama-gqa"), policy)
+    cache.limit(smaller)
+    assert cache.policy is smaller
 
 
 # New tokens of three rows, turn by turn: rows of one token, rows without any, decoding in between.

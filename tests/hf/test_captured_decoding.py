@@ -249,6 +249,17 @@ def test_a_cache_filled_in_inference_mode_is_compiled() -> None:
     assert one_graph()
 
 
+@torch.no_grad()
+def test_a_compiled_model_reads_a_prompt_whose_slots_all_layers_share() -> None:
+    policy, first = Replay(8, sink_tokens=1), tokens()[:, :1]
+    ours, eager = BudgetCache(MODEL, policy), read(MODEL, policy, tokens())
+    pieces = torch.compile(MODEL.__call__, backend="eager")
+    pieces(tokens(), past_key_values=ours)
+    assert_same(ours, eager)
+    assert decode(pieces, ours, first, 4).tolist() == decode(MODEL, eager, first, 4).tolist()
+    assert_same(ours, eager)
+
+
 @pytest.mark.slow
 def test_a_cache_that_grows_breaks_the_graph_and_nothing_else() -> None:
     policy = H2O(30)

@@ -16,3 +16,9 @@ def test_values_lie_between_commas() -> None:
 def test_what_is_no_number_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=f"^seeds='{text}': expected whole numbers separated by commas"):
         read_list("seeds", text, int)
+
+
+@pytest.mark.parametrize("text", ["a,", ",a", "a, ,b", " "])
+def test_an_empty_text_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=f"^only='{text}': expected texts separated by commas, as in a,b"):
+        read_list("only", text, str)

@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sinklora.records.files import atomic_write, file_hash, json_hash, write_json
+from sinklora.records.files import atomic_write, contents_hash, file_hash, json_hash, write_json
 from sinklora.records.provenance import _git, current_provenance, unchanged_commit
 from sinklora.records.runs import DamagedRunError, RunDirectory, RunLockedError, remember, run_records
 
@@ -297,6 +297,22 @@ for number in range(10**9):
         process.send_signal(signal.SIGKILL)
     seen.add(target.read_bytes())
     assert {(len(content), len(set(content))) for content in seen} == {(100_000, 1)}
+
+
+def test_contents_are_known_by_names_and_what_is_in_them(tmp_path: Path) -> None:
+    folder, file = tmp_path / "folder", tmp_path / "file"
+    (folder / "inner").mkdir(parents=True)
+    (folder / "inner" / "a.py").write_text("1")
+    file.write_text("2")
+    first = contents_hash(folder, file, tmp_path / "none")
+    for left_out in ("__pycache__", ".hidden"):
+        (folder / left_out).mkdir()
+        (folder / left_out / "b").write_text("3")
+    assert contents_hash(folder, file) == first
+    file.write_text("4")
+    second = contents_hash(folder, file)
+    (folder / "inner" / "a.py").rename(folder / "a.py")
+    assert len({first, second, contents_hash(folder, file)}) == 3
 
 
 def test_file_hash_is_sha256(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The plan for a GPU: read and checked, step by step, stopped in time, taken up again."""
 
 import dataclasses
+import json
 import os
 import signal
 import subprocess
@@ -112,11 +113,32 @@ def test_without_a_gpu_nothing_is_run(tmp_path: Path, monkeypatch: pytest.Monkey
         signal, "signal", lambda number, handler: None
     )  # the tests' own process stays as it is
     kept = ["--runs", str(runs)]
-    notebooks = [["reproduce", "--profile", profile, "--only", "02"] for profile in ("gpu", "paper")]
-    for arguments in (["gpu", *kept], ["gpu", "--base", *kept], ["gpu", "--study", *kept], *notebooks):
+    commands = [["gpu", *kept], ["gpu", "--base", *kept], ["gpu", "--study", *kept]]
+    for profile in ("gpu", "paper"):
+        asked = ["--profile", profile, "--only", "02"]
+        commands += [["reproduce", *asked], ["workflow", "run", *asked, *kept]]
+    for arguments in commands:
         done = CliRunner().invoke(application, arguments)
         assert done.exit_code == 2 and "not available" in done.stderr, (arguments, done.output)
     assert not marker.exists() and not runs.exists()
+
+
+@pytest.mark.parametrize("job", ["base", "fine-tune x --mark {0}/mark", "notebook x"])
+@pytest.mark.parametrize("profile", ["gpu", "paper"])
+def test_without_a_gpu_a_job_of_a_workflow_is_not_run(
+    job: str, profile: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(signal, "signal", lambda number, handler: None)
+    monkeypatch.setattr("sinklora.reproduction.workflow.commands.ready_environment", lambda wait: None)
+    monkeypatch.chdir(tmp_path)
+    places = {name: str(tmp_path / name) for name in ("sources", "results", "runs")}
+    (tmp_path / "sources").mkdir()
+    (tmp_path / "plan.json").write_text(json.dumps({"profile": profile, "places": places}))
+    arguments = job.format(tmp_path).split()
+    done = CliRunner().invoke(application, ["workflow", *arguments, "--plan", str(tmp_path / "plan.json")])
+    assert done.exit_code == 2 and "not available" in done.stderr, done.output
+    assert {path.name for path in tmp_path.rglob("*")} == {"sources", "plan.json"}
 
 
 def test_finished_steps_are_kept_failed_ones_run_again(tmp_path: Path) -> None:

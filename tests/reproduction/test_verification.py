@@ -9,9 +9,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from typer.testing import CliRunner
 
 from recipes import functions, tiny_data
 from sinklora.cache.h2o import H2O
+from sinklora.cli import application
 from sinklora.reproduction.cache.study import CacheStudy
 from sinklora.reproduction.cache.study import measure as measure_caches
 from sinklora.reproduction.cache.text_study import TextStudy, measure_text
@@ -123,6 +125,27 @@ def test_what_is_not_committed_is_said(tmp_path: Path) -> None:
     assert len(cells) == len(CHECKS) and {cell.reason for cell in cells} == {"not committed yet"}
     with pytest.raises(ValueError, match="only='x': the checks are untrained, trained"):
         next(verify("full", cells=1, seed=0, runs=tmp_path / "runs", only="x"))
+    with pytest.raises(ValueError, match="profile='ful': expected one of smoke, quick, full"):
+        next(verify("ful", cells=1, seed=0, runs=tmp_path / "runs"))
+
+
+UNMADE = Cell("t", "w", reason="not committed yet")
+
+
+@pytest.mark.parametrize(
+    ("cells", "code", "said"),
+    [
+        ([UNMADE, UNMADE], 1, "nothing was compared"),
+        ([UNMADE, Cell("t", "w", 1.0, 1.0)], 0, "all agree (1 compared)"),
+        ([UNMADE, Cell("t", "w", 1.0, 1.0), Cell("t", "w", 1.0, 2.0)], 1, "1 of 2 differ"),
+    ],
+)
+def test_what_was_not_compared_agrees_with_nothing(
+    cells: list[Cell], code: int, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sinklora.reproduction.verification.verify", lambda *_, **__: iter(cells))
+    done = CliRunner().invoke(application, ["verify"])
+    assert done.exit_code == code and done.stdout.splitlines()[-1] == said, done.output
 
 
 def test_a_cell_agrees_within_its_tolerance() -> None:

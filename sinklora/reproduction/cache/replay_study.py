@@ -207,6 +207,10 @@ def _times_as_many(rows: pd.DataFrame, prompt: Any, claim: Claim) -> tuple[Claim
     old = [name for name in OLD if name in shares]
     if "replay" not in shares or not old or not shares[old].max():
         reason = "none of them gives back any"
+        if "replay" not in shares:
+            reason = "20 % was not measured"
+        elif not old:
+            reason = "none of them was measured at 20 %"
         return replace(claim, outcome="cannot be measured here", reason=reason), None
     best = str(shares[old].idxmax())
     pairs = asked[asked.policy.isin(["replay", best])].pivot_table(

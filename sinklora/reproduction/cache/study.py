@@ -71,17 +71,11 @@ def our_policies() -> list[str]:
 
 
 def at_budgets(
-    policies_at: Callable[[float], Mapping[str, CachePolicy]],
-    budgets: Sequence[float],
-    names: Sequence[str] | None = None,
+    policies_at: Callable[[float], Mapping[str, CachePolicy]], budgets: Sequence[float]
 ) -> dict[str, list[CachePolicy]]:
-    """Name -> the policy at each budget.
-
-    `policies_at`: `policies_of_figure_6` or `h2o_variants`; `names`: which of them, all by default.
-    """
+    """Name -> the policy at each budget. `policies_at`: `policies_of_figure_6` or `h2o_variants`."""
     made = [policies_at(budget) for budget in budgets]
-    chosen = list(made[0] if names is None else names)
-    return {name: [at_budget[name] for at_budget in made] for name in chosen}
+    return {name: [at_budget[name] for at_budget in made] for name in made[0]}
 
 
 def h2o_variants(budget: float) -> dict[str, CachePolicy]:

@@ -1,12 +1,12 @@
 """Tables of Fig. 6: values with intervals by measure, policy and budget, and differences paired by item."""
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
 
-from sinklora.evaluate.statistics import Accuracy, interval
+from sinklora.evaluate.clustered_means import mean_interval
+from sinklora.evaluate.statistics import Accuracy
 from sinklora.records.tables import Column, Estimate, Number, Table, part
 from sinklora.reproduction.cache.paired_outcomes import outcomes
 from sinklora.reproduction.cache.study import CHANCE, MEASURES, PERPLEXITY, published_policies
@@ -26,7 +26,7 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
     for (measure, policy, budget), group in rows.groupby(["measure", "policy", "budget"], sort=False):
         values = group.value
         if measure == PERPLEXITY:
-            low, high = interval(values)
+            _, low, high = mean_interval(values.tolist())
             value, low, high = math.exp(values.mean()), math.exp(low), math.exp(high)
             error, chance = value * float(values.std()) / math.sqrt(len(values)), math.nan
         else:
@@ -71,14 +71,14 @@ def lead(rows: pd.DataFrame, measure: str, policy: str, rival: str, budget: floa
     return -difference if measure == PERPLEXITY else difference
 
 
-def duels(rows: pd.DataFrame, policy: str = "novelty", rivals: Sequence[str] | None = None) -> pd.DataFrame:
-    """A policy against the best of its rivals at each budget, paired by item; rivals: the published ones.
+def duels(rows: pd.DataFrame, policy: str = "novelty") -> pd.DataFrame:
+    """A policy against the best of the published ones at each budget, paired by item.
 
     `lead` in nats a token or share of answers, with its 95 % t-interval; `outcome`: "better", "worse" or "not
     decided", with Holm's correction for all lines.
     """
     lines, compared = [], []
-    against = list(published_policies() if rivals is None else rivals)
+    against = published_policies()
     for measure in measures(rows):
         of_measure = rows[rows.measure == measure]
         for budget in sorted(of_measure[of_measure.policy == policy].budget.unique()):
@@ -86,8 +86,8 @@ def duels(rows: pd.DataFrame, policy: str = "novelty", rivals: Sequence[str] | N
             means = at_budget.groupby("policy").value.mean()
             best = means.idxmin() if measure == PERPLEXITY else means.idxmax()
             leads = lead(rows, measure, policy, best, budget)
-            low, high = interval(leads)
-            line = {"measure": measure, "budget": budget, "best rival": best, "lead": leads.mean()}
+            mean, low, high = mean_interval(leads.dropna().tolist())
+            line = {"measure": measure, "budget": budget, "best rival": best, "lead": mean}
             lines.append({**line, "low": low, "high": high, "n": len(leads)})
             compared.append(leads.to_numpy())
     return pd.DataFrame(lines).assign(outcome=outcomes(compared))

@@ -15,7 +15,6 @@ from sinklora.cache.policies import (
     POLICIES,
     CachePolicy,
     budget_in_tokens,
-    fixed_budget,
     make_policy,
     needed_budget,
 )
@@ -24,6 +23,7 @@ from sinklora.evaluate.pass_keys import CacheFactory
 from sinklora.hf.budget_cache import BudgetCache
 from sinklora.hf.kept_tokens import kept_mask
 from sinklora.records.checks import check_choice
+from sinklora.reproduction.cache.study import published_policies
 from sinklora.reproduction.demo.page import WRITTEN_TOKENS, Page
 
 # So many tokens of the text after the prompt come between two evictions: one each takes ten times as long,
@@ -68,15 +68,9 @@ def compared_policies(policy: str, budget: int | float, prompt_tokens: int) -> l
         raise ValueError(
             f"budget={budget!r}: nothing is evicted of a prompt of {prompt_tokens} tokens; give less"
         )
-    others = [name for name in published() if name not in left_out(budget)]
-    return [
-        fixed_budget(make_policy(name, budget), prompt_tokens) for name in dict.fromkeys((policy, *others))
-    ]
-
-
-def published() -> list[str]:
-    """The bounded policies that a paper describes."""
-    return [name for name, kind in POLICIES.items() if kind.bounded and kind.paper]
+    others = [name for name in published_policies() if name not in left_out(budget)]
+    chosen = [make_policy(name, budget) for name in dict.fromkeys((policy, *others))]
+    return [each.with_fixed_budget(prompt_tokens) for each in chosen]
 
 
 def left_out(budget: int | float) -> list[str]:
@@ -84,7 +78,7 @@ def left_out(budget: int | float) -> list[str]:
 
     None for a fraction, of which each policy says how it is split, however small.
     """
-    return [name for name in published() if not _can_have(name, budget)]
+    return [name for name in published_policies() if not _can_have(name, budget)]
 
 
 def _can_have(name: str, budget: int | float) -> bool:

@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -14,6 +13,7 @@ from sinklora.attention.patterns import FULL, find_pattern
 from sinklora.reproduction.explorer.own_text import OwnText
 from sinklora.reproduction.names import LABELS
 from sinklora.reproduction.patterns.attention_study import SINKS
+from sinklora.reproduction.patterns.figures import draw_weights
 from sinklora.reproduction.patterns.study import sink_mass, uniform_mass
 from sinklora.reproduction.report.explorer import explore, figure_html
 from sinklora.reproduction.report.style import PAGE_WIDTH, figure_style
@@ -67,7 +67,7 @@ def patterns_over_attention(own: OwnText, layer: int, head: int, patterns: Mappi
 
 def _draw(axis: Axes, weights: Tensor, visible: Tensor) -> None:
     size = len(weights)
-    axis.imshow(np.log10(weights.numpy() + 1e-4), cmap="Greys", vmin=-4, vmax=0, interpolation="nearest")
+    draw_weights(axis, weights)
     hidden = (~visible).tril().numpy()
     if hidden.any():
         axis.contourf(hidden, levels=[0.5, 1.5], colors=["0.75"], alpha=0.6, hatches=["////"])

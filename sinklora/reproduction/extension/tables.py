@@ -40,7 +40,6 @@ def extension_table(
     methods: Sequence[str],
     target: int,
     start: str,
-    labels: Mapping[str, str] | None = None,
 ) -> Table:
     """Tables 1 and 2, and the ladder of Table 3: one line a method, what needs no training first.
 
@@ -48,14 +47,13 @@ def extension_table(
     training (`start`), nats above full attention and the share of its improvement, with 95 % intervals over
     seeds and pieces of text.
     """
-    contexts, names = sorted(map(int, rows.context.unique())), labels or {}
+    contexts = sorted(map(int, rows.context.unique()))
     by_context = {context: losses(rows, test_set, context) for context in contexts}
     measured, untrained = by_context[target], untrained_methods(rows)
     read = set(zip(rows.method, rows.context, strict=True))  # the base as it is in its own windows alone
     lines = []
     for method in [*untrained, *(name for name in methods if name in measured.by_method)]:
-        line: dict[str, Any] = {METHOD: names.get(method, method)}
-        line |= {"attention in training": method} if names else {}
+        line: dict[str, Any] = {METHOD: method}
         for context in contexts:
             at_context = by_context[context] if (method, context) in read else None
             line |= mean_and_sd(str(context), at_context.perplexities(method) if at_context else NOT_READ)

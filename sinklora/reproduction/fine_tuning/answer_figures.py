@@ -5,8 +5,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from sinklora.evaluate.paired_effects import Effect
-from sinklora.reproduction.fine_tuning.answer_tables import MODEL, by_file, model_label
-from sinklora.reproduction.fine_tuning.claims import mean_effect, nats
+from sinklora.reproduction.fine_tuning.answer_tables import MODEL, model_label
+from sinklora.reproduction.fine_tuning.claims import by_file, mean_effect, nats
 from sinklora.reproduction.report.style import figure_style, panels
 
 SHADES = ("black", "0.3", "0.45", "0.6", "0.75")

@@ -2,19 +2,20 @@
 
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from sinklora.evaluate.paired_effects import Effect
 from sinklora.records.tables import Column, Estimate, Number, Table, part
 from sinklora.reproduction.extension.tables import OrDiverged
 from sinklora.reproduction.fine_tuning.answers_study import AS_IT_IS, FULL_CACHE
-from sinklora.reproduction.fine_tuning.claims import mean_effect, nats
+from sinklora.reproduction.fine_tuning.claims import by_file, mean_effect, nats
 from sinklora.reproduction.names import LABELS
 
 NATS, LOST, F1, EXACT = "nats a token", "nats above the full cache", "F1 (%)", "exact (%)"
 
 MODEL = "tuned with"
+
+QUARTILES = (0.25, 0.5, 0.75)
 
 
 def model_label(name: str) -> str:
@@ -28,7 +29,7 @@ def answers_table(rows: pd.DataFrame) -> Table:
     """
     lines = []
     for (model, cache), group in rows.groupby(["model", "cache"], sort=False):
-        nats_by_file = nats(rows, str(model), str(cache))
+        nats_by_file = by_file(group, "nats_per_token")
         line: dict[str, Any] = {MODEL: model_label(str(model)), "cache": cache}
         line |= {"questions": group.question.nunique(), "files": nats_by_file.shape[1]}
         line |= _cells(NATS, mean_effect(nats_by_file))
@@ -40,12 +41,6 @@ def answers_table(rows: pd.DataFrame) -> Table:
     columns = [Column(MODEL), Column("cache"), Column("questions"), Column("files")]
     shown = [*columns, Estimate(NATS), Estimate(LOST), Estimate(F1), Number(EXACT, ".1f")]
     return Table(pd.DataFrame(lines), shown)
-
-
-def by_file(rows: pd.DataFrame, column: str, factor: float = 1.0) -> "np.ndarray[Any, Any]":
-    """Means of a column by file, of one model and cache: [seeds, files]."""
-    seeds = rows.assign(seed=rows.seed.fillna(-1), value=factor * rows[column].astype(float))
-    return np.asarray(seeds.pivot_table(index="seed", columns="file", values="value").sort_index(axis=1))
 
 
 def _cells(heading: str, effect: Effect) -> dict[str, float]:
@@ -70,13 +65,13 @@ def tuning_rates_table(rows: pd.DataFrame, chosen: dict[str, float]) -> Table:
     )
 
 
-def shown_questions(rows: pd.DataFrame, shares: tuple[float, ...] = (0.25, 0.5, 0.75)) -> list[str]:
+def shown_questions(rows: pd.DataFrame) -> list[str]:
     """Questions to show, by a rule that no text has a part in: those at the quartiles of all, ordered by how
     many nats a token the model as it is needs with the full cache for the right answer.
     """
     asked = rows[(rows.model == AS_IT_IS) & (rows.cache == FULL_CACHE)]
     ordered = asked.sort_values(["nats_per_token", "question"]).question.tolist()
-    return [str(ordered[round(share * (len(ordered) - 1))]) for share in shares]
+    return [str(ordered[round(share * (len(ordered) - 1))]) for share in QUARTILES]
 
 
 def side_by_side(rows: pd.DataFrame, answers: dict[str, tuple[str, ...]]) -> Table:

@@ -20,13 +20,15 @@ NOT_VALID = "tuning with full attention brought nothing for sure on the validati
 H2O, STREAMING, REPLAY = CACHES["h2o"], CACHES["streaming"], CACHES["replay"]
 
 
+def by_file(rows: pd.DataFrame, column: str, factor: float = 1.0) -> Values:
+    """Means of a column by file, of one model and cache: [seeds, files]."""
+    seeds = rows.assign(seed=rows.seed.fillna(-1), value=factor * rows[column].astype(float))
+    return np.asarray(seeds.pivot_table(index="seed", columns="file", values="value").sort_index(axis=1))
+
+
 def nats(rows: pd.DataFrame, model: str, cache: str) -> Values:
-    """Nats a token of the right answers of one model under one cache, means by file: [seeds, files]."""
-    of_cache = rows[(rows.model == model) & (rows.cache == cache)].assign(
-        seed=lambda frame: frame.seed.fillna(-1)
-    )
-    wide = of_cache.pivot_table(index="seed", columns="file", values="nats_per_token")
-    return np.asarray(wide.sort_index(axis=1))
+    """Nats a token of the right answers of one model under one cache, as `by_file` has them."""
+    return by_file(rows[(rows.model == model) & (rows.cache == cache)], "nats_per_token")
 
 
 def brought(rows: pd.DataFrame, model: str) -> Effect:

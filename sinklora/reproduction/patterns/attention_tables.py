@@ -9,7 +9,8 @@ from typing import Any
 
 import pandas as pd
 
-from sinklora.evaluate.statistics import bonferroni, interval
+from sinklora.evaluate.clustered_means import MeanInterval, mean_interval
+from sinklora.evaluate.statistics import bonferroni
 from sinklora.records.tables import Column, Estimate, Number, Table, part
 from sinklora.reproduction.patterns.attention_study import (
     AFTER,
@@ -77,12 +78,10 @@ def measures(rows: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def estimate(
-    rows: pd.DataFrame, values: "pd.Series[float]", level: float = 0.95
-) -> tuple[float, float, float]:
+def estimate(rows: pd.DataFrame, values: "pd.Series[float]", level: float = 0.95) -> MeanInterval:
     """Mean over documents, and the ends of its t-interval."""
     means = values.groupby(rows.document).mean()
-    return float(means.mean()), *interval(means, level)
+    return mean_interval(means.dropna().tolist(), level=level)
 
 
 def sinks_by_layer(rows: pd.DataFrame) -> Table:
@@ -139,9 +138,9 @@ def _verdict_on(model: str, rows: pd.DataFrame) -> str:
     level = bonferroni(len(layers))
     mean, low, high = estimate(rows, values[FIRST])
     above = sum(
-        estimate(group, values.loc[group.index, FIRST], level)[1] > uniform.first for _, group in layers
+        estimate(group, values.loc[group.index, FIRST], level).low > uniform.first for _, group in layers
     )
-    tenth, aside = (estimate(rows, values[name])[0] for name in (TOP, TOP_ASIDE))
+    tenth, aside = (estimate(rows, values[name]).mean for name in (TOP, TOP_ASIDE))
     return (
         f"{model}: the first {SINKS} tokens draw {mean:.1f} % of attention ({low:.1f} to {high:.1f}; uniform "
         f"attention would give {uniform.first:.1f}), more than uniform in {above} of {len(layers)} layers; "

@@ -13,6 +13,7 @@ from sinklora.attention.kinds.windows import AttentionPattern
 from sinklora.attention.pattern import Pattern
 from sinklora.attention.patterns import find_pattern
 from sinklora.reproduction.names import label
+from sinklora.reproduction.patterns.attention_study import SINKS
 from sinklora.reproduction.patterns.study import influence, segmentation_steps, sink_mass
 from sinklora.reproduction.report.explorer import explore, figure_html
 from sinklora.reproduction.report.style import (
@@ -118,11 +119,12 @@ def _draw_token(axis: Axes, corner: tuple[int, int], token: str, grey: str) -> N
     axis.text(*place, token, ha="center", va="center", fontsize=7, color=colour)
 
 
-def leak_figure(patterns: Sequence[str], num_tokens: int, num_heads: int = 2) -> Figure:
+def leak_figure(patterns: Sequence[str], num_tokens: int) -> Figure:
     """Gradient of output i with respect to input j in the last head, all on one scale; hatched: what is not
     zero above the diagonal, in the future.
     """
-    moved = [influence(find_pattern(name), num_tokens, num_heads)[-1] for name in patterns]
+    of_heads = [influence(find_pattern(name), num_tokens) for name in patterns]
+    moved = [one[-1] for one in of_heads]
     most = float(max(one.max() for one in moved))
     with figure_style():
         figure, [axes] = square_panels(1, len(patterns), COLUMN_WIDTH, beside=0.4, above=1.35)
@@ -136,7 +138,8 @@ def leak_figure(patterns: Sequence[str], num_tokens: int, num_heads: int = 2) ->
             axis.set_yticks([0, num_tokens - 1] if axis is axes[0] else [])
             framed(axis)
         axes[0].set_ylabel("output i (token)")
-        scale = f"norm of the gradient; hatched: j > i, the future\n({num_heads} heads, the last one shown)"
+        heads = len(of_heads[0])
+        scale = f"norm of the gradient; hatched: j > i, the future\n({heads} heads, the last one shown)"
         figure.colorbar(image, ax=axes, location="bottom", label=scale, aspect=30)
     return figure
 
@@ -160,7 +163,7 @@ def maps_figure(maps: Tensor) -> Figure:
             if layer >= len(maps):
                 axis.remove()
                 continue
-            head = int(sink_mass(maps, 4)[layer].argmax())
+            head = int(sink_mass(maps, SINKS)[layer].argmax())
             image = draw_weights(axis, maps[layer, head])
             axis.set_title(f"layer {layer}, head {head}")
             ticks = [0, maps.shape[-1] - 1]

@@ -11,7 +11,10 @@ from transformers import PreTrainedModel
 from sinklora.attention.dispatch import attend
 from sinklora.attention.pattern import Pattern
 from sinklora.attention.patterns import PATTERNS, find_pattern
+from sinklora.reproduction.patterns.attention_study import AFTER, SINKS
 from sinklora.reproduction.patterns.attention_weights import visit_attention
+
+FIRST = (1, 2, 4, 8)  # numbers of first tokens that a table of sinks has
 
 
 def pattern_names(windows: bool) -> list[str]:
@@ -55,16 +58,12 @@ def segmentation_steps(num_tokens: int, group_size: int) -> list[tuple[str, np.n
     ]
 
 
-def influence(
-    pattern: Pattern, num_tokens: int, num_heads: int = 2, head_size: int = 8, seed: int = 0
-) -> Tensor:
+def influence(pattern: Pattern, num_tokens: int, num_heads: int = 2) -> Tensor:
     """How much input j moves output i of `attend`: norm of the gradient, [H, N, N], on random inputs
-    (float64).
+    (float64), the same each time.
     """
-    generator = torch.Generator().manual_seed(seed)
-    query, key, value = torch.randn(
-        3, 1, num_heads, num_tokens, head_size, dtype=torch.float64, generator=generator
-    )
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = torch.randn(3, 1, num_heads, num_tokens, 8, dtype=torch.float64, generator=generator)
     value.requires_grad_(True)
     output = attend(query, key, value, pattern)
     moved = torch.zeros(num_heads, num_tokens, num_tokens, dtype=torch.float64)
@@ -98,41 +97,41 @@ def attention_maps(model: PreTrainedModel, ids: Sequence[int] | np.ndarray) -> T
     return torch.stack(maps)
 
 
-def sink_mass(maps: Tensor, tokens: int, after: int = 64) -> Tensor:
+def sink_mass(maps: Tensor, tokens: int, after: int = AFTER) -> Tensor:
     """Mean share of attention that queries from `after` on give to the first `tokens` tokens: [layers,
     H].
     """
     return maps[:, :, after:, :tokens].sum(-1).mean(-1)
 
 
-def uniform_mass(num_tokens: int, tokens: int, after: int = 64) -> float:
+def uniform_mass(num_tokens: int, tokens: int, after: int = AFTER) -> float:
     """The same share if every query attended evenly to all it can see."""
     return float(np.mean([min(tokens, i + 1) / (i + 1) for i in range(after, num_tokens)]))
 
 
-def sink_table(maps: Tensor, counts: Sequence[int] = (1, 2, 4, 8)) -> pd.DataFrame:
+def sink_table(maps: Tensor) -> pd.DataFrame:
     """Per layer the share of attention on the first tokens (mean over heads), and the uniform share for
     comparison.
     """
     rows: list[dict[str, object]] = [
-        {"layer": str(layer)} | {f"first {c}": float(sink_mass(maps, c)[layer].mean()) for c in counts}
+        {"layer": str(layer)} | {f"first {c}": float(sink_mass(maps, c)[layer].mean()) for c in FIRST}
         for layer in range(len(maps))
     ]
     rows.append(
-        {"layer": "uniform attention"} | {f"first {c}": uniform_mass(maps.shape[-1], c) for c in counts}
+        {"layer": "uniform attention"} | {f"first {c}": uniform_mass(maps.shape[-1], c) for c in FIRST}
     )
     return pd.DataFrame(rows)
 
 
-def sink_verdict(maps: Tensor, tokens: int = 4) -> str:
+def sink_verdict(maps: Tensor) -> str:
     """Whether the first tokens draw more attention than evenly spread attention would give them, in
     numbers.
     """
-    mass = sink_mass(maps, tokens)
-    even = uniform_mass(maps.shape[-1], tokens)
+    mass = sink_mass(maps, SINKS)
+    even = uniform_mass(maps.shape[-1], SINKS)
     above = int((mass > 2 * even).sum())
     return (
-        f"The first {tokens} tokens draw {float(mass.mean()):.1%} of attention on average and "
+        f"The first {SINKS} tokens draw {float(mass.mean()):.1%} of attention on average and "
         f"{float(mass.max()):.1%} in the strongest head; even attention would give {even:.1%}. "
         f"{above} of {mass.numel()} heads give them more than twice that."
     )

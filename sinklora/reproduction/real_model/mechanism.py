@@ -64,7 +64,7 @@ def sink_mass(
     """The share of attention that the first four tokens draw, one row a model, piece and layer.
 
     Columns: `method`, `seed`, `group`, `piece`, `layer`, `share` (mean over heads and over queries from token
-    64 on), on the first `tokens` tokens of each piece; uniform attention gives `uniform_share(tokens)`.
+    64 on), on the first `tokens` tokens of each piece; even attention gives `uniform_mass(tokens, SINKS)`.
     Raises ValueError for no more than those 64 tokens.
     """
     check_counts(AFTER + 1, tokens=tokens)
@@ -76,11 +76,6 @@ def sink_mass(
         rows = remember(key, work, runs=runs, prefix="sink-mass", used=used)
         frames.append(_named(pd.DataFrame(rows, columns=["group", "piece", "layer", "share"]), reading))
     return _together(frames, {test_set: chosen.record()}, used)
-
-
-def uniform_share(tokens: int) -> float:
-    """What attention that is even over all a query sees gives to the first four tokens."""
-    return sum(SINKS / (place + 1) for place in range(AFTER, tokens)) / (tokens - AFTER)
 
 
 def _shares(reading: Reading, chosen: ChosenTexts, tokens: int) -> list[list[Any]]:

@@ -16,7 +16,7 @@ from sinklora.reproduction.places import INDEX
 # Toy size, which measures nothing; reduced; all, for hours of a CPU; a GPU; the paper's.
 PROFILES = ("smoke", "quick", "full", "gpu", "paper")
 
-ON_GPU = ("gpu", "paper")  # whose results no CPU may make
+ON_GPU = ("gpu", "paper")  # what results hold of these no CPU took
 
 COMMITTED = ("full", "gpu", "paper")  # whose results the repository holds
 

@@ -51,11 +51,9 @@ def published_text(item_prefix: str, row: str, column: str | None = None, path: 
     return str(chosen.value.iloc[0])
 
 
-def published_value(
-    item_prefix: str, row: str, column: str | None = None, path: Path = PAPER_NUMBERS
-) -> float:
+def published_value(item_prefix: str, row: str, column: str | None = None) -> float:
     """The same as a number. Raises ValueError where it is none, as well."""
-    return float(published_text(item_prefix, row, column, path))
+    return float(published_text(item_prefix, row, column))
 
 
 def published_table(item: str, path: Path = PAPER_NUMBERS) -> str:

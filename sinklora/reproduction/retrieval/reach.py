@@ -10,20 +10,20 @@ from sinklora.reproduction.retrieval.tables import accuracies, only_interpolated
 HALF = 0.5  # of the keys: below this share a length counts as out of reach
 
 
-def holds_to(rows: pd.DataFrame, model: str, least: float = HALF) -> int:
-    """The longest length (tokens) up to which a model gives at least this share of the keys back; 0: none."""
+def holds_to(rows: pd.DataFrame, model: str) -> int:
+    """The longest length (tokens) up to which a model gives at least HALF of the keys back; 0: none."""
     reached = 0
     for tokens, share in _shares(rows, model).items():
-        if share < least:
+        if share < HALF:
             break
         reached = int(str(tokens))
     return reached
 
 
-def longest(rows: pd.DataFrame, model: str, least: float = HALF) -> int:
+def longest(rows: pd.DataFrame, model: str) -> int:
     """The longest length (tokens) at which it does so, whatever happens at shorter ones; 0: none."""
     shares = _shares(rows, model)
-    return int(max(shares.index[shares >= least], default=0))
+    return int(max(shares.index[shares >= HALF], default=0))
 
 
 def _shares(rows: pd.DataFrame, model: str) -> "pd.Series[float]":

@@ -13,7 +13,7 @@ from sinklora.refusals import told_in_a_sentence
 from sinklora.reproduction.commands import (
     ResultsFolder,
     RunsFolder,
-    need_gpu,
+    need_gpu_for,
     ready_environment,
     stop_when_told,
     write_report,
@@ -58,20 +58,21 @@ def run_command(
 
     Finished runs are reused; a killed workflow goes on. Ends with exit code 1 where jobs failed.
     """
-    if on == "local" and not dry_run:
-        need_gpu(profile)
     from sinklora.reproduction.places import find_places
-    from sinklora.reproduction.workflow.launch import folder_of, forget_lost_runs, only_workflow, snakemake
+    from sinklora.reproduction.workflow.launch import folder_of, forget_lost_marks, only_workflow, snakemake
 
+    if on == "local" and not dry_run:
+        need_gpu_for(profile)
     places = find_places(results, runs)
     os.chdir(places.sources)
     stop_when_told()
     ready_environment(wait=True)
     folder = folder_of(places, profile)
     with only_workflow(folder, wait):
-        planned(places, profile, only, seeds, tflops).write(folder / "plan.json", places, sys.executable)
-        for name in forget_lost_runs(folder):
-            typer.echo(f"{name}: its run is gone; it is made again")
+        plan = planned(places, profile, only, seeds, tflops)
+        plan.write(folder / "plan.json", places, sys.executable)
+        for name in forget_lost_marks(places, plan):
+            typer.echo(f"{name}: what it made is gone; it is made again")
         options = ["--dry-run"] if dry_run else []
         options += ([f"--cores={jobs}"] if on == "local" else [f"--jobs={jobs}"]) if jobs else []
         resources = {"slurm_partition": partition, "slurm_account": account}
@@ -118,12 +119,12 @@ def planned(
 
     experiments = load_experiments(places.sources / INDEX)
     chosen = plan(experiments, profile, only, read_list("seeds", seeds, int), places.notebooks)
-    shapes = {}
+    bases = {}
     if profile == "gpu":
         base = GpuPlan.read(Path("configs/gpu.yaml"))
-        shapes = {str(base.folder): base.recipe.shape} if base.recipe else {}
+        bases = {str(base.folder): base.recipe} if base.recipe else {}
     machine = Machine.of_profile(profile, tflops)
-    return make_plan(chosen, profile, places, machine, shapes=shapes, recipe=recipe)
+    return make_plan(chosen, profile, places, machine, bases=bases, recipe=recipe)
 
 
 @commands.command("fine-tune", hidden=True)
@@ -140,7 +141,7 @@ def fine_tune_command(
     from sinklora.train.spec import TrainSpec
 
     mark = mark.absolute()  # the working directory changes
-    values, places = _read_for_work(plan)
+    values, places = _read_job(plan)
     said = mark_of(TrainSpec.from_dict(values["fine_tunes"][name]["spec"]), places.runs)
     write_json(mark, said)
     typer.echo(" ".join(said.values()))
@@ -154,7 +155,7 @@ def notebook_command(name: str, plan: PlanFile) -> None:
     from sinklora.reproduction.places import INDEX
     from sinklora.reproduction.report.experiments import load_experiments
 
-    values, places = _read_for_work(plan)
+    values, places = _read_job(plan)
     [experiment] = [e for e in load_experiments(places.sources / INDEX) if e.notebook == name]
     typer.echo(execute(experiment, values["profile"], values["notebooks"][name]["parameters"], places))
 
@@ -165,7 +166,7 @@ def base_command(plan: PlanFile) -> None:
     """Make the base that notebooks of the profile `gpu` start from."""
     from sinklora.reproduction.gpu import GpuPlan, make_gpu_base
 
-    _, places = _read_for_work(plan)
+    _, places = _read_job(plan)
     typer.echo(make_gpu_base(GpuPlan.read(Path("configs/gpu.yaml")), runs=places.runs))
 
 
@@ -177,10 +178,10 @@ def report_of_plan_command(plan: PlanFile) -> None:
     write_report(places, values["profile"])
 
 
-def _read_for_work(plan: Path) -> tuple[dict[str, Any], "Places"]:
-    """`_read`, where this machine may make the profile's results (`need_gpu`)."""
+def _read_job(plan: Path) -> tuple[dict[str, Any], "Places"]:
+    """The same as `_read`, where there is what the profile is made for."""
     values, places = _read(plan)
-    need_gpu(values["profile"])
+    need_gpu_for(values["profile"])
     return values, places
 
 

@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 from sinklora.records.checks import check_choice
 from sinklora.records.runs import WAITING
 from sinklora.reproduction.places import Places
+from sinklora.reproduction.workflow.plan import WorkflowPlan
 
 WHERE = ("local", "slurm")
 
@@ -54,25 +55,31 @@ def only_workflow(folder: Path, wait: bool = True) -> Iterator[None]:
         yield
 
 
-def forget_lost_runs(folder: Path) -> list[str]:
-    """Remove the marks of fine-tunes whose runs are no longer there; returns their names."""
-    lost = []
+def forget_lost_marks(places: Places, plan: WorkflowPlan) -> list[str]:
+    """Remove the marks of jobs where what they made is no longer there; returns their names.
+
+    Paths of bases are relative to the working directory, which is the sources'.
+    """
+    lost = [mark for mark, made in _made(places, plan) if mark.is_file() and not made.is_file()]
+    for mark in lost:
+        mark.unlink()
+    return [mark.stem for mark in lost]
+
+
+def _made(places: Places, plan: WorkflowPlan) -> Iterator[tuple[Path, Path]]:
+    """Marks, each with a file that its job made last."""
+    folder = folder_of(places, plan.profile)
+    yield from ((folder / "base.done", Path(base) / "config.json") for base in plan.bases)
     for mark in sorted((folder / "fine_tunes").glob("*.done")):
-        run = json.loads(mark.read_text(encoding="utf-8")).get("run")  # none of a training that diverged
-        if run is not None and not (Path(run) / "finished.json").is_file():
-            mark.unlink()
-            lost.append(mark.stem)
-    return lost
+        run = json.loads(mark.read_text(encoding="utf-8")).get("run")
+        if run is not None:  # none of a training that diverged: its mark outlasts further starts
+            yield mark, Path(run) / "finished.json"
+    for mark in sorted((folder / "notebooks").glob("*.done")):
+        yield mark, places.executed(plan.profile) / f"{mark.stem}.ipynb"
+    yield folder / "report.done", places.results / plan.profile / "report.html"
 
 
-def snakemake(
-    places: Places,
-    folder: Path,
-    on: str,
-    plan: Path,
-    targets: Sequence[str] = (),
-    options: Sequence[str] = (),
-) -> None:
+def snakemake(places: Places, folder: Path, on: str, plan: Path, options: Sequence[str] = ()) -> None:
     """Run the plan's jobs that are left. Raises ImportError without Snakemake, WorkflowFailedError."""
     check_choice("on", on, WHERE)
     if importlib.util.find_spec("snakemake") is None:
@@ -82,7 +89,7 @@ def snakemake(
     command += ["--directory", str(folder), "--workflow-profile", str(workflow / "profiles" / on)]
     command += ["--runtime-source-cache-path", str(folder / ".sources"), "--nolock", *options]
     command += ["--slurm-status-command", _status_command()] if on == "slurm" else []
-    command += ["--config", f"plan={plan}", "--", *targets]
+    command += ["--config", f"plan={plan}"]
     if subprocess.run(command, check=False).returncode:
         raise WorkflowFailedError(
             f"some jobs failed; their logs are in {folder / 'logs'}, what others finished is kept, and the "

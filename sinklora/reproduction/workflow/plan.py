@@ -4,13 +4,13 @@
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sinklora.records.files import json_hash, write_json
-from sinklora.records.provenance import current_provenance
+from sinklora.records.files import contents_hash, json_hash, write_json
+from sinklora.reproduction.base_model.study import BaseRecipe
 from sinklora.reproduction.extension.recipe import base_of
 from sinklora.reproduction.places import Places
 from sinklora.reproduction.report.experiments import Experiment
@@ -19,6 +19,10 @@ from sinklora.reproduction.workflow.trainings import all_parameters, fine_tunes
 from sinklora.train.spec import TrainSpec
 
 Chosen = Sequence[tuple[Experiment, Mapping[str, Any]]]
+
+PACKAGE = Path(__file__).resolve().parents[2]
+
+READ = ("notebooks", "configs", "data/base", "data/paper_numbers.csv")  # of the sources, beside the package
 
 
 @dataclass(frozen=True)
@@ -33,17 +37,20 @@ class NotebookJob:
 
 @dataclass(frozen=True)
 class WorkflowPlan:
-    """All jobs of a profile, by name; `bases`: those of `NotebookJob.base` that a job has to make first."""
+    """All jobs of a profile, by name; `bases`: those of `NotebookJob.base` that a job has to make first, with
+    their recipes.
+    """
 
     profile: str
     fine_tunes: Mapping[str, TrainSpec]
     resources: Mapping[str, Resources]
     notebooks: Mapping[str, NotebookJob]
-    bases: tuple[str, ...] = ()
+    bases: Mapping[str, BaseRecipe] = field(default_factory=dict)
 
     def write(self, path: Path, places: Places, python: str) -> None:
-        """Write what the Snakefile reads: names, dependencies, resources, folders, and the interpreter."""
-        made_by = current_provenance()
+        """Write what the Snakefile reads: names, dependencies, resources, folders, the interpreter, and what
+        the code is, as one hash.
+        """
         tunes = {
             name: {
                 "spec": asdict(spec),
@@ -62,8 +69,9 @@ class WorkflowPlan:
             for name, job in self.notebooks.items()
         }
         folders = {name: str(folder) for name, folder in asdict(places).items()}
-        code = [made_by["commit"], made_by["changed_files"]]
+        code = contents_hash(PACKAGE, *(places.sources / name for name in READ))
         head = {"profile": self.profile, "python": python, "places": folders, "code": code}
+        head["bases"] = {name: asdict(recipe) for name, recipe in self.bases.items()}
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, {**head, "fine_tunes": tunes, "notebooks": notebooks})
 
@@ -74,15 +82,16 @@ def make_plan(
     places: Places,
     machine: Machine,
     *,
-    shapes: Mapping[str, str] | None = None,
+    bases: Mapping[str, BaseRecipe] | None = None,
     recipe: str = "",
 ) -> WorkflowPlan:
     """The jobs of the notebooks of `sinklora.reproduction.notebooks.plan`.
 
-    `shapes`: bases that are made by a job of their own, with their shapes; `recipe` replaces that of every
+    `bases`: those that are made by a job of their own, with their recipes; `recipe` replaces that of every
     notebook that has one. Paths of recipes are relative to the working directory, which is the sources'.
     """
-    shapes = shapes or {}
+    bases = bases or {}
+    shapes = {name: made_by.shape for name, made_by in bases.items()}
     specs: dict[str, TrainSpec] = {}
     resources: dict[str, Resources] = {}
     jobs: dict[str, NotebookJob] = {}
@@ -97,14 +106,12 @@ def make_plan(
         specs |= notebook_specs
         asked = of_notebook([resources[name] for name in notebook_specs], parameters, machine)
         jobs[experiment.notebook] = NotebookJob(overrides, tuple(notebook_specs), base_of(parameters), asked)
-    return WorkflowPlan(profile, specs, resources, jobs, _bases(jobs.values(), shapes))
+    named = {job.base for job in jobs.values()}
+    made = {name: made_by for name, made_by in bases.items() if name in named}
+    return WorkflowPlan(profile, specs, resources, jobs, made)
 
 
 def job_name(spec: TrainSpec) -> str:
     """A name for a fine-tune that reads well and that no other has."""
     readable = re.sub(r"[^A-Za-z0-9]+", "_", spec.pattern).strip("_")
     return f"{readable}-{spec.context}-seed{spec.seed}-{json_hash(asdict(spec))[:10]}"
-
-
-def _bases(jobs: Iterable[NotebookJob], shapes: Mapping[str, str]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(job.base for job in jobs if job.base is not None and job.base in shapes))

@@ -53,7 +53,7 @@ class Machine:
 
     @classmethod
     def of_profile(cls, profile: str, tflops: float = 0.0) -> "Machine":
-        """What a profile is made for. 0 stands for SUSTAINED."""
+        """What a profile is made for: those ON_GPU a GPU. 0 stands for SUSTAINED."""
         device = "cuda" if profile in ON_GPU else "cpu"
         return cls(device, tflops or SUSTAINED[device])
 

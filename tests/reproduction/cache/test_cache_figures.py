@@ -9,7 +9,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from figure_data import darkness, error_bars, grey_of, image, unlabelled, xy
 from helpers import assert_close
-from sinklora.evaluate.statistics import Accuracy, interval
+from sinklora.evaluate.clustered_means import mean_interval
+from sinklora.evaluate.statistics import Accuracy
 from sinklora.reproduction.cache.figures import budget_figure, estimates_figure, kept_text_figure
 from sinklora.reproduction.cache.study import CHANCE, PERPLEXITY, QUESTIONS
 from sinklora.reproduction.names import CACHES
@@ -31,9 +32,8 @@ def test_values_stand_over_their_budgets_within_their_intervals() -> None:
     [(label, points)] = error_bars(perplexity)
     assert label == "H2O"
     for point, budget in zip(points, (0.1, 0.5), strict=True):
-        nats = pd.Series(NATS["h2o", budget])
-        low, high = (math.exp(end) for end in interval(nats))
-        assert_close(point, [100 * budget, low, math.exp(nats.mean()), high], atol=1e-9, rtol=1e-9)
+        mean, low, high = (math.exp(nats) for nats in mean_interval(NATS["h2o", budget]))
+        assert_close(point, [100 * budget, low, mean, high], atol=1e-9, rtol=1e-9)
     [(_, points)] = error_bars(questions)
     for point, budget in zip(points, (0.1, 0.5), strict=True):
         right = int(sum(ANSWERS["h2o", budget]))

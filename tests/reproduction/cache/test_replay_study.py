@@ -106,6 +106,20 @@ def test_each_budget_is_claimed_by_itself() -> None:
         assert (claim.outcome, claim.estimate) == (outcome, pytest.approx(lead, abs=0.01))
 
 
+def test_why_the_facts_cannot_be_compared_is_said() -> None:
+    rows = rows_of(LEVELS)
+    others = rows.assign(budget=rows.budget.replace(0.2, 0.1))
+    without = rows[rows.policy.isin(["full", "replay"])]
+    nothing = rows.assign(value=rows.value.where(~rows.policy.isin(OLD) | (rows.measure != FACTS_LATER), 0.0))
+    for given, reason in (
+        (others, "20 % was not measured"),
+        (without, "none of them was measured at 20 %"),
+        (nothing, "none of them gives back any"),
+    ):
+        [times] = [c for c in replay_claims(given, "a model", "a table") if "times as many" in c.sentence]
+        assert (times.outcome, times.reason) == ("cannot be measured here", reason)
+
+
 def test_leads_are_of_items_that_both_have() -> None:
     rows = rows_of(LEVELS, prompts=(100, 200))
     found = leads(rows, FACTS, "local")

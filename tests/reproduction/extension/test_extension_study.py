@@ -50,7 +50,7 @@ from sinklora.reproduction.extension.study import (
 from sinklora.reproduction.extension.tables import rates_table, untrained_methods
 from sinklora.reproduction.extension.texts import TextSet, texts_of
 from sinklora.reproduction.extension.timed_steps import step_costs
-from sinklora.reproduction.real_model.mechanism import by_position, sink_mass, uniform_share
+from sinklora.reproduction.real_model.mechanism import by_position, sink_mass
 from sinklora.train.run import load_trained, train
 from sinklora.train.sources import CorpusSpec
 from sinklora.train.spec import TrainSpec
@@ -136,10 +136,6 @@ def test_positions_and_sinks_of_every_model(study: tuple[ExtensionStudy, Path]) 
     assert masses.share.between(0, 1).all()
     for found in (positions, masses):
         assert found.attrs["data"] == rows.attrs["data"] and found.attrs["runs"]
-
-
-def test_uniform_attention_by_hand() -> None:
-    assert uniform_share(66) == pytest.approx((4 / 65 + 4 / 66) / 2)
 
 
 def test_full_attention_gets_as_many_seconds(

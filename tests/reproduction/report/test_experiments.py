@@ -187,6 +187,7 @@ def test_continuous_integration_runs_every_notebook_once() -> None:
         ({"profile": "fulll"}, "fulll"),
         ({"profile": "full", "only": "77"}, "nothing to run"),
         ({"profile": "full", "only": "02,77"}, "nothing to run for 77"),
+        ({"profile": "full", "only": "02,"}, "only='02,': expected texts separated by commas"),
         ({"profile": "full", "seeds": [1, 1]}, "twice"),
         ({"profile": "full", "only": "01", "seeds": [1]}, "none of the notebooks"),
     ],

@@ -15,7 +15,6 @@ from sinklora.reproduction.places import Places
 from sinklora.reproduction.report.experiments import load_experiments
 from sinklora.reproduction.workflow.launch import (
     WorkflowRunningError,
-    forget_lost_runs,
     only_workflow,
     snakemake,
 )
@@ -125,25 +124,12 @@ def test_a_base_that_nobody_knows_is_named(tmp_path: Path) -> None:
         of_fine_tune(TrainSpec(base="nowhere"), Machine("cpu", 1.0), {}, tmp_path)
 
 
-def test_marks_of_lost_runs_are_forgotten(tmp_path: Path) -> None:
-    (tmp_path / "fine_tunes").mkdir()
-    for name in ("kept", "lost"):
-        (tmp_path / "fine_tunes" / f"{name}.done").write_text(json.dumps({"run": str(tmp_path / name)}))
-    (tmp_path / "kept").mkdir()
-    (tmp_path / "kept" / "finished.json").touch()
-    assert forget_lost_runs(tmp_path) == ["lost"]
-    assert [path.stem for path in (tmp_path / "fine_tunes").iterdir()] == ["kept"]
-
-
 def test_a_fine_tune_that_diverges_stops_no_workflow(tmp_path: Path) -> None:
     """Its notebook counts the rate as infinitely bad; a mark that says so outlasts a further start."""
     spec = spec_in(make_place(tmp_path), learning_rate=1e30, bf16=False)
     mark = mark_of(spec, tmp_path / "runs")
     assert list(mark) == ["diverged"] and mark["diverged"].startswith("learning_rate=1e+30: ")
     assert list(mark_of(dataclasses.replace(spec, learning_rate=1e-3), tmp_path / "runs")) == ["run"]
-    (tmp_path / "fine_tunes").mkdir()
-    (tmp_path / "fine_tunes" / "a.done").write_text(json.dumps(mark))
-    assert forget_lost_runs(tmp_path) == []
 
 
 def test_one_workflow_at_a_time(tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ def test_a_run_that_is_gone_is_made_again_and_no_other(undisturbed: Path, tmp_pa
     [lost] = root.glob("runs/sf-64-*")
     shutil.rmtree(lost)
     code, output = ended(start(root))
-    assert code == 0 and "its run is gone; it is made again" in output, output
+    assert code == 0 and "what it made is gone; it is made again" in output, output
     changed = {name for name, at in times(root).items() if before.get(name) != at}
     assert changed == {lost.name} and outcomes(root) == outcomes(undisturbed)
 

@@ -96,6 +96,6 @@ def _needed_flops(spec: StepSpec, layers: int, counter: FlopCounterMode) -> int:
     heads = config.num_attention_heads
     size = getattr(config, "head_dim", None) or config.hidden_size // heads
     pairs = find_pattern(spec.pattern).density(heads, spec.context) * triangle(spec.context)
-    products = 2 + 2 * (spec.checkpointing and not spec.fused) + 5
+    products = 2 + 2 * (spec.checkpointing and not spec.keeps_products) + 5
     attention = 2 * size * heads * pairs * products * layers * spec.batch
     return int(counter.get_total_flops()) - squares + round(attention)

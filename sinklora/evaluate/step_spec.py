@@ -32,10 +32,10 @@ class StepSpec:
 
     `shape`: a name of `model_shapes`, a packaged model's, or a model's folder. `pattern`: a pattern's name,
     or "eager" for full attention with all scores in memory. `method` "lora_plus" trains adapters, embeddings
-    and norms, "full" everything; what is trained is float32, what is frozen bfloat16, computed under bfloat16
-    autocast; without `bf16` all is float32, as in `TrainSpec`. `fused`: as `sinklora train` takes the step
-    with a frozen base in bfloat16 on the CPU: the loss fused, attention's compiled backward pass, no casts to
-    float32, checkpoints that keep products.
+    and norms, "full" everything; what is trained is float32, what is frozen bfloat16 (float32 without
+    `half_base`), computed under bfloat16 autocast; without `bf16` all is float32, as in `TrainSpec`. `fused`:
+    as `sinklora train` takes the step with a frozen base in bfloat16: the loss fused, no casts to float32,
+    and on the CPU checkpoints that keep products.
     Raises TypeError or ValueError naming the field.
     """
 
@@ -49,21 +49,27 @@ class StepSpec:
     device: Annotated[str, one_of(("cpu", "cuda"))] = "cpu"
     fused: bool = False
     bf16: bool = True
+    half_base: bool = True
 
     def __post_init__(self) -> None:
         check_fields(self)
         if self.pattern != EAGER:
             find_pattern(self.pattern)
         shape_config(self.shape, self.context)
-        if self.fused and (self.method, self.device, self.bf16) != ("lora_plus", "cpu", True):
+        if self.fused and (self.method, self.bf16, self.half_base) != ("lora_plus", True, True):
             raise ValueError(
-                f"fused=True: needs method='lora_plus', device='cpu' and bf16=True, got {self.method!r}, "
-                f"{self.device!r} and {self.bf16}"
+                "fused=True: needs method='lora_plus', bf16=True and half_base=True, got "
+                f"{self.method!r}, {self.bf16} and {self.half_base}"
             )
+
+    @property
+    def keeps_products(self) -> bool:
+        """Whether checkpoints keep products, as those of training do on the CPU (`train.checkpointing`)."""
+        return self.checkpointing and self.fused and self.device == "cpu"
 
     def key(self) -> dict[str, Any]:
         """What a measurement is known by; fields that the first ones did not have only where they differ."""
-        later = {"fused": False, "bf16": True}
+        later = {"fused": False, "bf16": True, "half_base": True}
         return {name: value for name, value in asdict(self).items() if later.get(name) is not value}
 
 
@@ -95,7 +101,8 @@ def training_model(spec: StepSpec, device: str, layers: int | None = None) -> nn
     """A random model of the spec in training mode, with its pattern, adapter and checkpointing; with `layers`
     in place of its own.
     """
-    dtype = torch.bfloat16 if spec.bf16 and spec.method != "full" else torch.float32
+    half = spec.bf16 and spec.half_base and spec.method != "full"
+    dtype = torch.bfloat16 if half else torch.float32
     model: Any = random_model(spec.shape, spec.context, layers=layers, dtype=dtype, device=device)
     if spec.pattern == EAGER:
         model.set_attn_implementation("eager")
@@ -103,7 +110,7 @@ def training_model(spec: StepSpec, device: str, layers: int | None = None) -> nn
         use_pattern(model, spec.pattern, probe=False)
     if spec.method == "lora_plus":
         model = lora_plus(model)
-    if spec.checkpointing and spec.fused:
+    if spec.keeps_products:
         keep_products(model)
     elif spec.checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})

@@ -24,11 +24,29 @@ from sinklora.evaluate.own_process import in_own_process
 from sinklora.evaluate.step_estimate import estimate
 from sinklora.evaluate.step_spec import StepCost, StepSpec, training_model, training_step
 from sinklora.evaluate.timing import in_rounds, timed
+from sinklora.records.files import contents_hash
 from sinklora.records.provenance import current_provenance
 from sinklora.records.runs import remember
 
 # Of a CUDA device: its driver, this process's libraries and the context of the one that started it hold less.
 IDLE_BYTES = 3 * 2**30
+
+PACKAGE = Path(__file__).parents[1]
+
+# What a step runs of the package, but for what checks arguments and finds a model's folder.
+STEP_SOURCES = (
+    "attention",
+    "cache/layer.py",
+    "hf",
+    "lora",
+    "operators",
+    "train",
+    "evaluate/memory.py",
+    "evaluate/own_process.py",
+    "evaluate/step_spec.py",
+    "evaluate/timing.py",
+    "evaluate/training_step.py",
+)
 
 RETRY_SECONDS = 60.0  # until a process that is ending has given back what it holds of a device
 
@@ -77,8 +95,8 @@ def measured(
     time_it: bool = True,
     used: list[Path] | None = None,
 ) -> StepCost:
-    """`measure` in a process of its own, kept in a run directory for this machine and these versions, which
-    is added to `used`.
+    """`measure` in a process of its own, kept in a run directory for this machine, these versions and these
+    sources, which is added to `used`: what other code took says nothing of this one.
 
     On the CPU memory and time are measured in two processes, since the C library's settings for one spoil the
     other; without `time_it` only the first (its seconds are then None).
@@ -103,9 +121,15 @@ def measured(
 
 
 def _machine(known: dict[str, Any]) -> dict[str, Any]:
-    """What decides how long a step takes, besides the step."""
+    """What decides what a step takes, besides the step."""
     versions = {name: known["versions"][name] for name in ("torch", "transformers", "peft")}
-    return {"versions": versions, "hardware": known["hardware"], "threads": known["threads"]}
+    sources = contents_hash(*(PACKAGE / part for part in STEP_SOURCES))
+    return {
+        "versions": versions,
+        "hardware": known["hardware"],
+        "threads": known["threads"],
+        "sources": sources,
+    }
 
 
 def measured_in_turn(
@@ -132,6 +156,33 @@ def measured_in_turn(
 
     kept = remember(key, compute, runs=runs, prefix="step", name="rounds", used=used)
     seconds: list[list[float]] = kept["seconds"]
+    return seconds
+
+
+def compared_costs(
+    specs: Sequence[StepSpec], *, runs: Path, rounds: int = 9, used: list[Path] | None = None
+) -> list[StepCost]:
+    """Cost of a step of each spec, to be compared: on the CPU `costs_in_turn`. On a GPU each is `measured`
+    alone, for a step may need all of its memory.
+    """
+    if all(spec.device == "cpu" for spec in specs):
+        return costs_in_turn(specs, runs=runs, rounds=rounds, used=used)
+    return [measured(spec, runs=runs, repeats=rounds, used=used) for spec in specs]
+
+
+def compared_rounds(
+    specs: Sequence[StepSpec], *, runs: Path, rounds: int = 9, used: list[Path] | None = None
+) -> list[list[float]]:
+    """Seconds of a step of each spec, to be compared: on the CPU `measured_in_turn`. On a GPU the median of
+    each alone, as one round. Raises RuntimeError for a step that does not fit.
+    """
+    if all(spec.device == "cpu" for spec in specs):
+        return measured_in_turn(specs, runs=runs, rounds=rounds, used=used)
+    seconds = []
+    for spec, cost in zip(specs, compared_costs(specs, runs=runs, rounds=rounds, used=used), strict=True):
+        if cost.seconds is None:
+            raise RuntimeError(f"a step of {spec.pattern}, {spec.context} tokens, {spec.shape}: does not fit")
+        seconds.append([cost.seconds])
     return seconds
 
 
@@ -167,6 +218,7 @@ def in_turn_as_json(specs: Sequence[dict[str, Any]], rounds: int) -> list[list[f
 
 
 def _on_cuda(spec: StepSpec, repeats: int) -> StepCost:
+    _give_back_device_memory()
     cost = _in_own_process(spec, repeats, {})
     if cost.certain or estimate(spec).peak_bytes > _device_bytes():
         return cost
@@ -178,6 +230,13 @@ def _on_cuda(spec: StepSpec, repeats: int) -> StepCost:
         f"the step of {spec} ran out of memory while other processes held more than "
         f"{IDLE_BYTES / 2**30:.0f} GiB of the device; run it again when they are gone"
     )
+
+
+def _give_back_device_memory() -> None:
+    """What this process trained and read before leaves memory with it that the step's own process needs."""
+    if torch.cuda.is_initialized():
+        gc.collect()
+        torch.cuda.empty_cache()
 
 
 def measure_as_json(spec: dict[str, Any], repeats: int) -> dict[str, Any]:

@@ -48,6 +48,15 @@ SHAPES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     }
 )
 
+# Names on the hub whose shapes are known without fetching them.
+HUB_SHAPES: Mapping[str, str] = MappingProxyType(
+    {
+        "meta-llama/Llama-2-7b-hf": "llama2-7b",
+        "meta-llama/Llama-2-7b-chat-hf": "llama2-7b",
+        "meta-llama/Meta-Llama-3-8B": "llama3-8b",
+    }
+)
+
 
 def shape_config(shape: str, context: int, layers: int | None = None) -> PreTrainedConfig:
     """The config of a shape, of a packaged model or of a local model's folder, for rows of `context` tokens;

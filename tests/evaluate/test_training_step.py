@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -140,6 +141,13 @@ def test_a_fused_step_computes_no_product_twice(one_layer: str) -> None:
     assert estimate(spec).needed_flops == linear + again + logits + attention
 
 
+def test_only_on_the_cpu_a_fused_step_keeps_its_products(one_layer: str) -> None:
+    kept, again = (
+        estimate(StepSpec(one_layer, 64, "full", fused=True, device=device)) for device in ("cpu", "cuda")
+    )
+    assert kept.needed_flops < again.needed_flops
+
+
 class ProductDtypes(TorchDispatchMode):
     """The dtypes of all matrix products while it is entered."""
 
@@ -224,6 +232,7 @@ def test_sf_needs_half_of_full_attention_at_65k_tokens_and_seven_billion_paramet
         ({"context": 0}, "context=0"),
         ({"device": "tpu"}, "device='tpu'"),
         ({"fused": True, "bf16": False}, "fused=True: needs .* bf16=True"),
+        ({"fused": True, "half_base": False}, "fused=True: needs .* half_base=True"),
     ],
 )
 def test_wrong_steps_are_named(changes: dict[str, object], words: str) -> None:
@@ -288,6 +297,63 @@ def test_steps_in_turn_are_measured_once_and_kept_by_round(one_layer: str, tmp_p
     assert used == [used[0]] * 2 and used[0].name.startswith("step-")
     kept = json.loads((used[0] / "rounds.json").read_text())
     assert kept["seconds"] == first and kept["provenance"]["hardware"]
+
+
+def test_other_code_takes_its_own_time(
+    one_layer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seconds are measured again where the sources of a step changed, whatever was committed."""
+    made: list[str] = []
+
+    def alone(*_: Any) -> StepCost:
+        made.append("alone")
+        return StepCost(1.0, 2**30)
+
+    def in_turn(*_: Any, **__: Any) -> list[list[float]]:
+        made.append("in turn")
+        return [[1.0]]
+
+    monkeypatch.setattr(efficiency, "_in_own_process", alone)
+    monkeypatch.setattr(efficiency, "in_own_process", in_turn)
+    spec = StepSpec(one_layer, 32)
+    for sources, expected in (("first", 2), ("first", 2), ("second", 4), ("first", 4)):
+        monkeypatch.setattr(efficiency, "contents_hash", lambda *_, now=sources: now)
+        measured(spec, runs=tmp_path, time_it=False)
+        measured_in_turn([spec], runs=tmp_path)
+        assert len(made) == expected
+    assert made == ["alone", "in turn"] * 2
+
+
+def files_run_by(work: Callable[[], object]) -> set[str]:
+    """The package's files with functions that `work` calls the second time: the first imports modules."""
+    work()
+    package, found = efficiency.PACKAGE, set()
+
+    def note(frame: FrameType, event: str, _: object) -> None:
+        if event == "call":
+            found.add(frame.f_code.co_filename)
+
+    sys.setprofile(note)
+    try:
+        work()
+    finally:
+        sys.setprofile(None)
+    inside = [Path(name) for name in found if Path(name).is_relative_to(package)]
+    return {path.relative_to(package).as_posix() for path in inside}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"fused": True}, {"half_base": False}, {"method": "full", "pattern": "full"}, {"pattern": EAGER}],
+    ids=str,
+)
+def test_all_that_a_step_runs_is_among_its_sources(one_layer: str, changes: dict[str, Any]) -> None:
+    """But for what checks arguments and finds a model's folder."""
+    spec = StepSpec(one_layer, **{"context": 64, **changes})
+    run = files_run_by(lambda: efficiency.in_turn([spec], rounds=1))
+    assert {"evaluate/step_spec.py", "evaluate/timing.py", "train/loss.py"} <= run
+    others = {name for name in run if not name.startswith(efficiency.STEP_SOURCES)}
+    assert {name.partition("/")[0] for name in others} <= {"records", "pretrained", "ranges.py"}
 
 
 def test_each_step_has_its_turn_in_every_round(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -78,9 +78,8 @@ def test_what_is_trained_is_never_in_bfloat16(other: dict[str, Any]) -> None:
 def test_a_step_keeps_its_key() -> None:
     key = "9519ec6d1f69e1a251195134fdf89be0a57fd27c7d1a20177752e60227e12ba7"
     assert json_hash(StepSpec().key()) == key
-    assert (
-        len({json_hash(other.key()) for other in (StepSpec(fused=True), StepSpec(bf16=False))} - {key}) == 2
-    )
+    others = (StepSpec(fused=True), StepSpec(bf16=False), StepSpec(half_base=False))
+    assert len({json_hash(other.key()) for other in others} - {key}) == 3
 
 
 def test_a_configuration_with_an_exponent_trains_at_that_rate() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from sinklora.attention.patterns import PATTERNS, find_pattern
+from sinklora.reproduction.extension.readings import joined
 from sinklora.reproduction.extension.recipe import Recipe
 from sinklora.reproduction.extension.study import ExtensionStudy, measure
 from sinklora.reproduction.names import BASE, untrained_name
@@ -74,10 +75,7 @@ def measure_lengths(
     """The rows of `extension.measure`, each length trained and tested at; attrs: the data, and all runs."""
     frames = [measure(ablation_study(recipe, methods, seeds, context=n), runs=runs) for n in lengths]
     # What needs no training is the same at every length where it is read in windows of its own.
-    rows = pd.concat(frames, ignore_index=True).drop_duplicates(ignore_index=True)
-    made_of = {record["run"]: record for frame in frames for record in frame.attrs["runs"]}
-    rows.attrs = {"data": frames[0].attrs["data"], "runs": list(made_of.values())}
-    return rows
+    return joined(frames).drop_duplicates(ignore_index=True)
 
 
 def untrained_at(recipe: Recipe, lengths: Sequence[int]) -> dict[str, dict[str, str]]:

@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 from sinklora.attention.patterns import FULL, find_pattern
 from sinklora.evaluate.step_estimate import estimate
 from sinklora.evaluate.step_spec import EAGER, StepCost, StepSpec
-from sinklora.evaluate.training_step import costs_in_turn, measured
+from sinklora.evaluate.training_step import compared_costs
 from sinklora.pretrained.loading import fast_dtype
 from sinklora.records.checks import Count, Distinct, Positive, check_choice, check_fields
 from sinklora.records.runs import run_records
@@ -88,8 +88,7 @@ def compare(study: EfficiencyStudy, *, runs: Path, progress: bool = True) -> pd.
         steps = {name: _step(study.step, context, name) for name in study.methods}
         expected = {name: estimate(step) for name, step in steps.items()}
         fitting = {n: step for n, step in steps.items() if expected[n].peak_bytes <= study.limit_gib * 2**30}
-        measure = _each_alone if study.step.device == "cuda" else costs_in_turn
-        costs = measure(list(fitting.values()), runs=runs, rounds=study.repeats, used=used)
+        costs = compared_costs(list(fitting.values()), runs=runs, rounds=study.repeats, used=used)
         costs_by_method = dict(zip(fitting, costs, strict=True))
         for name in study.methods:
             cost = costs_by_method.get(name, StepCost(None, None))
@@ -112,11 +111,6 @@ def compare(study: EfficiencyStudy, *, runs: Path, progress: bool = True) -> pd.
 def _step(step: StepSpec, context: int, method: str) -> StepSpec:
     changes: dict[str, Any] = {"context": context, **STEPS[method]}
     return dataclasses.replace(step, **changes)
-
-
-def _each_alone(steps: Sequence[StepSpec], *, runs: Path, rounds: int, used: list[Path]) -> list[StepCost]:
-    """On a GPU a step may need all of its memory: each is measured alone."""
-    return [measured(step, runs=runs, repeats=rounds, used=used) for step in steps]
 
 
 def efficiency_table(rows: pd.DataFrame, schedules: Sequence[str] = ()) -> pd.DataFrame:

@@ -64,7 +64,7 @@ def through_caches(
             piece_losses = pd.DataFrame(rows, columns=["group", "piece", "nll"])
             frames.append(piece_losses.assign(method=reading.model.name, seed=reading.model.seed, cache=name))
     frame = pd.concat(frames, ignore_index=True).astype({"seed": "Int64"})
-    frame.attrs["runs"] = run_records(used)
+    frame.attrs |= {"data": {test_set: chosen.record()}, "runs": run_records(used)}
     return frame
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from sinklora.evaluate.timing import median_ratio
-from sinklora.evaluate.training_step import measured_in_turn
+from sinklora.evaluate.training_step import compared_rounds
 from sinklora.records.runs import run_records
 from sinklora.records.tables import Column, Number, Spread, Table
 from sinklora.reproduction.extension.comparison import NATS, NOT_VALID, Losses
@@ -43,9 +43,9 @@ def in_equal_time(
     """Rows of full attention trained for as many seconds as each of the patterns takes, by `timed_name`; and
     what that comes to.
 
-    Each pattern's step and full attention's are measured in turn on this machine (`measured_in_turn`), so
-    that a load that changes does not change their ratio. Raises ValueError for patterns that the study does
-    not train.
+    Each pattern's step and full attention's are compared where they are trained, on the CPU in turn, so that
+    a load that changes does not change their ratio (`compared_rounds`). Raises ValueError for patterns that
+    the study does not train.
     """
     sparse = [name for name in study.patterns if name != "full"]
     if not patterns or not set(patterns) <= set(sparse):
@@ -67,7 +67,7 @@ def in_equal_time(
 def _equal_time(study: ExtensionStudy, pattern: str, runs: Path, used: list[Path]) -> EqualTime:
     spec = study.training
     steps = [step_of(spec, name) for name in ("full", pattern)]
-    of_full, of_sparse = measured_in_turn(steps, runs=runs, used=used)
+    of_full, of_sparse = compared_rounds(steps, runs=runs, used=used)
     ratio = median_ratio(of_sparse, of_full)
     return EqualTime(ratio, max(1, round(spec.steps * ratio)))
 

@@ -77,6 +77,23 @@ def read(
     return frame
 
 
+def made_of(frames: Iterable[pd.DataFrame]) -> dict[str, Any]:
+    """What a result made of several frames says of it: the `data` and the `runs` of all their `attrs`, each
+    once.
+    """
+    attrs = [frame.attrs for frame in frames]
+    data = {name: record for own in attrs for name, record in own.get("data", {}).items()}
+    runs = {record["run"]: record for own in attrs for record in own["runs"]}
+    return {"data": data, "runs": list(runs.values())}
+
+
+def joined(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """The rows of all frames, with what they were made of, which a concatenation forgets where it differs."""
+    rows = pd.concat(frames, ignore_index=True)
+    rows.attrs |= made_of(frames)
+    return rows
+
+
 def _rows(
     recipe: Recipe,
     texts: dict[str, ChosenTexts],

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from sinklora.evaluate.paired_effects import Effect, difference
-from sinklora.reproduction.extension.readings import FULL, read
+from sinklora.reproduction.extension.readings import FULL, joined, made_of, read
 from sinklora.reproduction.extension.recipe import VALIDATION, Recipe
 from sinklora.reproduction.extension.study import ExtensionStudy, baselines, measure
 from sinklora.reproduction.names import BASE
@@ -33,7 +33,8 @@ def validation_losses(
     texts: str = VALIDATION,
     **changes: Any,
 ) -> pd.DataFrame:
-    """Rows of `extension.measure` on the validation texts at the trained context, with their `learning rate`.
+    """Rows of `extension.measure` on the validation texts at the trained context, with their `learning rate`
+    and in `attrs` what all were made of.
 
     `rates`: the recipe's grid unless given; `texts`: which validation texts; `changes`: fields of TrainSpec.
     No training has no rate. A rate at which a pattern's training diverges is infinitely bad: one row a seed.
@@ -44,11 +45,11 @@ def validation_losses(
         contexts = tuple({recipe.original_context, recipe.spec("full", **changes).context})
         study = ExtensionStudy(recipe, tuple(patterns), tuple(seeds), (texts,), contexts, changes=pairs)
         frames.append(_measured(study, runs).assign(**{"learning rate": rate}))
-    rows = pd.concat(frames, ignore_index=True)
+    rows = joined(frames)
     untrained = rows.seed.isna()
     rows["learning rate"] = rows["learning rate"].where(~untrained)
     same = [name for name in rows.columns if name != "learning rate"]
-    return pd.concat([rows[~untrained], rows[untrained].drop_duplicates(same)], ignore_index=True)
+    return joined([rows[~untrained], rows[untrained].drop_duplicates(same)])
 
 
 def _measured(study: ExtensionStudy, runs: Path) -> pd.DataFrame:
@@ -86,7 +87,7 @@ def search_rates(
                 break
             further = _beyond(pd.concat(searched), pattern)
             searched.append(validation_losses(recipe, [pattern], rates=[further], **options))
-    rows = pd.concat(searched, ignore_index=True)
+    rows = joined(searched)
     return rows.drop_duplicates([*RATES, "seed", "context", "piece"], ignore_index=True)
 
 
@@ -110,7 +111,7 @@ def at_own_rates(
         validation_losses(recipe, [name], rates=[recipe.rate(name)], runs=runs, texts=texts, **changes)
         for name in dict.fromkeys(["full", *patterns])
     ]
-    rows = pd.concat(frames, ignore_index=True)
+    rows = joined(frames)
     return rows.drop_duplicates([*RATES, "seed", "context", "piece"], ignore_index=True)
 
 
@@ -198,12 +199,14 @@ def _always_diverged(rows: pd.DataFrame, method: str) -> bool:
 def losses_by_steps(
     recipe: Recipe, steps: Iterable[int], *, runs: Path, search: Search = search_rates
 ) -> pd.DataFrame:
-    """Validation loss of full attention at its best rate: columns steps, learning rate, nll, inside."""
-    lines = []
-    for count in sorted(steps):
-        best = chosen_rates(search(recipe, ["full"], runs=runs, steps=count)).iloc[0]
-        lines.append({"steps": count, **best.drop("method")})
-    return pd.DataFrame(lines)
+    """Validation loss of full attention at its best rate: columns steps, learning rate, nll, inside; `attrs`:
+    what all were made of.
+    """
+    searched = {count: search(recipe, ["full"], runs=runs, steps=count) for count in sorted(steps)}
+    best = {count: chosen_rates(rows).iloc[0].drop("method") for count, rows in searched.items()}
+    found = pd.DataFrame([{"steps": count, **line} for count, line in best.items()])
+    found.attrs |= made_of(searched.values())
+    return found
 
 
 def validity(rows: pd.DataFrame) -> str:

@@ -18,6 +18,7 @@ from transformers import AutoConfig
 from sinklora.hf.rope_scaling import INTERPOLATIONS
 from sinklora.pretrained.fetch import model_path
 from sinklora.records.checks import Count, Distinct, check_fields
+from sinklora.records.runs import run_records
 from sinklora.reproduction.extension.readings import FULL, Reading, read
 from sinklora.reproduction.extension.recipe import Recipe
 from sinklora.reproduction.model_under_test import ModelUnderTest, unextended_base
@@ -101,12 +102,17 @@ def attention_cost(spec: TrainSpec) -> float:
 
 
 def training_curves(study: ExtensionStudy, *, runs: Path) -> pd.DataFrame:
-    """The training loss of every step of every run: columns method, seed, step, loss."""
-    frames = []
+    """The training loss of every step of every run: columns method, seed, step, loss. `attrs["runs"]` records
+    the runs.
+    """
+    frames, used = [], list[Path]()
     for spec in study.specs():
-        curve = pd.read_csv(train(spec, runs=runs, progress=False).path / "loss.csv")
+        used.append(train(spec, runs=runs, progress=False).path)
+        curve = pd.read_csv(used[-1] / "loss.csv")
         frames.append(curve[["step", "loss"]].assign(method=spec.pattern, seed=spec.seed))
-    return pd.concat(frames, ignore_index=True)
+    curves = pd.concat(frames, ignore_index=True)
+    curves.attrs["runs"] = run_records(used)
+    return curves
 
 
 def baselines(study: ExtensionStudy) -> Iterator[Reading]:

@@ -101,10 +101,13 @@ def divided(
     return [question for question in questions if file_of(question) in chosen], test
 
 
-def tuned(study: AnswersStudy, pattern: str, rate: float, seed: int, *, runs: Path) -> ModelUnderTest:
-    """A model tuned with a pattern; trained where it is missing."""
+def tuned(
+    study: AnswersStudy, pattern: str, rate: float, seed: int, *, runs: Path, used: list[Path]
+) -> ModelUnderTest:
+    """A model tuned with a pattern; trained where it is missing. Its run is added to `used`."""
     spec = study.spec(pattern, rate, seed)
     run = train(spec, runs=runs, progress=False)
+    used.append(run.path)
     load: Callable[[], nn.Module] = partial(load_trained, run, spec)
     return ModelUnderTest(pattern, seed, {"run": run.path.name}, load, study.base.dtype)
 
@@ -114,23 +117,26 @@ def validation_nats(
 ) -> pd.DataFrame:
     """Nats a token of the right answers with the full cache: columns `model`, `learning rate` (missing for
     the base as it is), `file`, `nats_per_token`; the first seed. At a rate at which tuning diverges they are
-    infinite, one row a file.
+    infinite, one row a file. `rows.attrs["runs"]`: of what the others are made.
     """
+    used: list[Path] = []
 
     def answers_of(model: ModelUnderTest) -> pd.DataFrame:
-        return _asked(study, _loader(study, model), model, questions, [Full()], runs, [])
+        return _asked(study, _loader(study, model), model, questions, [Full()], runs, used)
 
     files = sorted({file_of(question) for question in questions})
     frames = [answers_of(study.base).assign(**{"learning rate": math.nan})]
     for pattern in study.patterns:
         for rate in study.rates:
             try:
-                frame = answers_of(tuned(study, pattern, rate, study.seeds[0], runs=runs))
+                frame = answers_of(tuned(study, pattern, rate, study.seeds[0], runs=runs, used=used))
             except DivergedError:
                 frame = pd.DataFrame({"model": pattern, "file": files, "nats_per_token": math.inf})
             frames.append(frame.assign(**{"learning rate": rate}))
-    rows = pd.concat(frames, ignore_index=True)
-    return rows.reindex(columns=["model", "learning rate", "file", "nats_per_token"])
+    columns = ["model", "learning rate", "file", "nats_per_token"]
+    rows = pd.concat(frames, ignore_index=True).reindex(columns=columns)
+    rows.attrs["runs"] = run_records(used)
+    return rows
 
 
 def best_rates(rows: pd.DataFrame) -> dict[str, float]:
@@ -189,9 +195,7 @@ def _models(
     yield study.base
     for pattern in study.patterns:
         for seed in study.seeds:
-            model = tuned(study, pattern, rates[pattern], seed, runs=runs)
-            used.append(runs / str(model.key["run"]))
-            yield model
+            yield tuned(study, pattern, rates[pattern], seed, runs=runs, used=used)
 
 
 def _asked(

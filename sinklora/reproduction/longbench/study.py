@@ -1,8 +1,11 @@
 """Table 6: LongBench by category for a model and its extensions, from local data or synthetic sets."""
 
+import json
 import random
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
+from dataclasses import asdict
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +18,20 @@ from transformers import PreTrainedTokenizerBase
 from sinklora.cache.policies import CachePolicy, policy_text
 from sinklora.evaluate.longbench.metrics import category_table, check_references, score_predictions
 from sinklora.evaluate.longbench.predictions import as_it_is, chat_format, predict
-from sinklora.evaluate.longbench.records import Prediction, Record, load_records
+from sinklora.evaluate.longbench.records import Prediction, Record, load_records, resume_predictions
 from sinklora.evaluate.longbench.tasks import CATEGORIES, DATASETS, SMALL, scored_as
 from sinklora.hf.budget_cache import BudgetCache
 from sinklora.hf.device import default_device
 from sinklora.lora.adapter import merge_adapter
-from sinklora.records.files import json_hash
+from sinklora.records.files import json_hash, write_json
+from sinklora.records.provenance import current_provenance
+from sinklora.records.runs import RunDirectory
 from sinklora.reproduction.extension.recipe import Recipe
 from sinklora.reproduction.longbench.synthetic_sets import synthetic_dataset
 from sinklora.reproduction.retrieval.study import RetrievalStudy
 from sinklora.train.sources import CorpusSpec, read_documents
+
+PROVENANCE = "provenance.json"  # beside predictions: who made them
 
 SHUFFLES = 200  # of which chance is the mean
 
@@ -54,6 +61,14 @@ def local_sets(source: str, names: Iterable[str]) -> dict[str, list[Record]]:
     return sets
 
 
+def data_record(sets: Mapping[str, Sequence[Record]]) -> dict[str, Any]:
+    """What results say of the questions: of each data set how many, and the hash of their contents."""
+    return {
+        name: {"records": len(records), "sha256": json_hash([asdict(record) for record in records])}
+        for name, records in sets.items()
+    }
+
+
 def extended_models(recipe: Recipe, parameters: Mapping[str, Any]) -> RetrievalStudy:
     """The extensions that a notebook's parameters name, asked nothing yet."""
     changes = tuple((name, parameters[name]) for name in ("context", "steps"))
@@ -71,25 +86,25 @@ def predictions(
     max_new_tokens: int | None = None,
     chat: bool = False,
     runs: Path = Path("runs"),
+    used: list[Path] | None = None,
     progress: bool = True,
 ) -> dict[str, dict[str, list[Prediction]]]:
     """Predictions by "model" or "model, cache", then by data set.
 
     `subjects`: name, what identifies the model, how it is loaded. `policies`: name -> policy of the cache;
     None is the model's own, and its name is not shown. `chat`: prompts are put into the tokenizer's chat
-    template, but for few-shot and code tasks (as LongBench does). Each model, cache and setting has a folder
-    of prediction files of its own under `runs`, which a stopped run continues.
-    Raises ValueError for `chat` with a tokenizer that has no chat template.
+    template, but for few-shot and code tasks (as LongBench does). Each model, cache and setting has a run
+    directory of prediction files of its own, which a stopped run continues, and which is added to `used`.
+    Raises ValueError for `chat` with a tokenizer that has no chat template, DamagedRunError for predictions
+    that changed since.
     """
     prompt_format = chat_format(tokenizer) if chat else as_it_is
     # Without it the settings are what they were before there was a choice: predictions made then are found.
     asked = {"chat_template": tokenizer.chat_template} if chat else {}
     by_model = {}
     for name, key, load in subjects:
-        loaded = load()
-        model: Any = merge_adapter(loaded) if isinstance(loaded, PeftModel) else loaded
-        model.to(default_device()).eval()
-        for cache, policy in policies.items():
+        ready = cache(partial(_ready, load))
+        for cache_name, policy in policies.items():
             setting = {
                 "model": key,
                 "cache": policy_text(policy),
@@ -98,21 +113,61 @@ def predictions(
                 "records": {n: [record.id for record in records] for n, records in sets.items()},
                 **asked,
             }
-            predict_set = partial(
-                predict,
-                model,
-                tokenizer,
-                max_length=max_length,
-                max_new_tokens=max_new_tokens,
-                cache_factory=None if policy is None else partial(BudgetCache, model, policy),
-                prompt_format=prompt_format,
-                progress=progress,
-            )
-            folder = runs / f"longbench-{json_hash(setting)[:16]}"
-            by_model[name if policy is None else f"{name}, {cache}"] = {
-                n: predict_set(records, n, out=folder / f"{n}.jsonl") for n, records in sets.items()
+            options = {
+                "max_length": max_length,
+                "max_new_tokens": max_new_tokens,
+                "prompt_format": prompt_format,
+                "progress": progress,
+            }
+            work = partial(_predict_sets, ready, tokenizer, sets, policy, options)
+            folder = RunDirectory(runs, setting, "longbench").reuse_or(work)
+            if used is not None:
+                used.append(folder)
+            by_model[name if policy is None else f"{name}, {cache_name}"] = {
+                n: resume_predictions(folder / f"{n}.jsonl", records) for n, records in sets.items()
             }
     return by_model
+
+
+def _ready(load: Callable[[], nn.Module]) -> Any:
+    loaded = load()
+    model: Any = merge_adapter(loaded) if isinstance(loaded, PeftModel) else loaded
+    return model.to(default_device()).eval()
+
+
+def _predict_sets(
+    ready: Callable[[], Any],
+    tokenizer: PreTrainedTokenizerBase,
+    sets: Mapping[str, Sequence[Record]],
+    policy: CachePolicy | None,
+    options: Mapping[str, Any],
+    folder: Path,
+) -> list[str]:
+    """Make what is missing of the predictions in `folder`, and say who made them; the names of all files."""
+    made_by, started = _made_by(folder), time.perf_counter()
+    write_json(folder / PROVENANCE, made_by)
+    model = ready()
+    factory = None if policy is None else partial(BudgetCache, model, policy)
+    for name, records in sets.items():
+        out = folder / f"{name}.jsonl"
+        predict(model, tokenizer, records, name, out=out, cache_factory=factory, **options)
+    seconds = round(time.perf_counter() - started, 1)
+    write_json(folder / PROVENANCE, {"seconds": seconds, **made_by})
+    return [*(f"{name}.jsonl" for name in sets), PROVENANCE]
+
+
+def _made_by(folder: Path) -> dict[str, Any]:
+    """The code, versions and machine that make predictions now. Where some are there already, how long all
+    took is not known; nor whose they are, unless the same state of the code began them.
+    """
+    now = current_provenance()
+    if not any(folder.glob("*.jsonl")):
+        return now
+    file = folder / PROVENANCE
+    before = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    nobody: dict[str, Any] = {"commit": None, "dirty": None, "changed_files": []}
+    same = all(name in before and before[name] == now[name] for name in nobody)
+    return {**now, **({} if same else nobody), "seconds": None}
 
 
 def chance(dataset: str, made: Sequence[Prediction]) -> tuple[float, float]:

@@ -32,12 +32,12 @@ def by_position(
         work = partial(_positions, reading, chosen, study.training.context, bucket, progress)
         rows = remember(key, work, runs=runs, prefix="positions", used=used)
         frames.append(_named(pd.DataFrame(rows, columns=["group", "piece", "position", "nll"]), reading))
-    return _together(frames, used)
+    return _together(frames, {test_set: chosen.record()}, used)
 
 
-def _together(frames: list[pd.DataFrame], used: list[Path]) -> pd.DataFrame:
+def _together(frames: list[pd.DataFrame], data: dict[str, Any], used: list[Path]) -> pd.DataFrame:
     frame = pd.concat(frames, ignore_index=True).astype({"seed": "Int64"})
-    frame.attrs["runs"] = run_records(used)
+    frame.attrs |= {"data": data, "runs": run_records(used)}
     return frame
 
 
@@ -75,7 +75,7 @@ def sink_mass(
         work = partial(_shares, reading, chosen, tokens)
         rows = remember(key, work, runs=runs, prefix="sink-mass", used=used)
         frames.append(_named(pd.DataFrame(rows, columns=["group", "piece", "layer", "share"]), reading))
-    return _together(frames, used)
+    return _together(frames, {test_set: chosen.record()}, used)
 
 
 def _shares(reading: Reading, chosen: ChosenTexts, tokens: int) -> list[list[Any]]:

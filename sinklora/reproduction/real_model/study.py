@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from sinklora.records.checks import Count, Distinct, NotNegative, check_counts, check_fields, read_fields
-from sinklora.reproduction.extension.readings import read
+from sinklora.reproduction.extension.readings import joined, read
 from sinklora.reproduction.extension.recipe import VALIDATION, Recipe, read_recipe
 from sinklora.reproduction.extension.selection import chosen_rates, search_rates, validation_losses
 from sinklora.reproduction.extension.study import ExtensionStudy, baselines, measure, trained
@@ -74,19 +74,16 @@ class RealStudy:
     def keys(self, study: ExtensionStudy, *, runs: Path) -> pd.DataFrame:
         """What needs no training and the models of the first seed, asked for the keys: a row a trial.
 
-        Columns: `method`, and those of `measure_keys_in_prose`.
+        Columns: `method`, and those of `measure_keys_in_prose`, as are the `attrs`.
         """
         corpus = self.recipe.texts[TEST].corpus
         asked = KeysInProseStudy(study.training.base, corpus, self.key_lengths, self.key_trials)
         first = replace(self.of_first_seed(study), own_attention=())
-        frames, used = [], []
+        frames = []
         for reading in [*baselines(first), *trained(first, runs=runs, progress=False)]:
             rows = measure_keys_in_prose(asked, reading.model, {"full": None}, runs=runs, progress=False)
-            used += rows.attrs["runs"]
             frames.append(rows.assign(method=reading.model.name))
-        frame = pd.concat(frames, ignore_index=True)
-        frame.attrs["runs"] = used
-        return frame
+        return joined(frames)
 
     def only(self, pattern: str) -> "RealStudy":
         """The part that concerns one pattern."""

@@ -146,7 +146,10 @@ class Report:
         return told_together(claims)
 
     def _list_runs(self, name: str, runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        """Write a table of the runs, a line each; how many, and of which commits (None: it is not known)."""
+        """Write a table of the runs, a line each, though measurements may share one; how many, and of which
+        commits (None: it is not known).
+        """
+        runs = list({run["run"]: run for run in runs}.values())
         path = self._folder("made_of", name) / f"{name}.csv"
         if not runs:
             path.unlink(missing_ok=True)  # of an earlier run

@@ -63,15 +63,15 @@ def measure_keys_in_prose(
     """Ask a model for every key through every cache, one row a trial and cache: `tokens`, `trial`, `depth`
     (0 to 1), `cache`, `answer`, `wrote`, `correct`, and `nats`, the cross-entropy of the key's digits.
 
-    The question is read with the rest of the prompt. Each length and cache is a run directory of its own;
-    `rows.attrs["runs"]` records them.
+    The question is read with the rest of the prompt. Each length and cache is a run directory of its own.
+    `rows.attrs` record the `data`, a hash of the documents of each length, and the `runs`.
     """
     tokenizer = AutoTokenizer.from_pretrained(model_path(study.base))
     ready = cache(subject.ready)
     used: list[Path] = []
-    frames = []
+    frames, hashes = [], {}
     for tokens, documents in study.documents(tokenizer).items():
-        asked = json_hash([asdict(document) for document in documents])
+        hashes[f"{tokens} tokens"] = asked = json_hash([asdict(document) for document in documents])
         for name, policy in caches.items():
             key = {"model": subject.identity, "policy": policy_key(policy), "documents": asked}
             work = partial(_ask, ready, tokenizer, documents, policy, f"{tokens} tokens, {name}", progress)
@@ -79,7 +79,8 @@ def measure_keys_in_prose(
             depths = [trial / (study.trials - 1) for trial in rows.trial]
             frames.append(rows.assign(tokens=tokens, cache=name, depth=depths))
     frame = pd.concat(frames, ignore_index=True)
-    frame.attrs["runs"] = run_records(used)
+    data = {"corpus": asdict(study.corpus), "documents_sha256": hashes}
+    frame.attrs |= {"data": data, "runs": run_records(used)}
     return frame
 
 

@@ -3,7 +3,6 @@ by which of the conversation's topics the model finds likeliest.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -20,9 +19,9 @@ from sinklora.evaluate.read_prompt import ReadPrompt, end_tokens
 from sinklora.evaluate.topics import ANSWER_TOKENS, TopicRecord, is_first_topic, make_topics, read_topics
 from sinklora.hf.budget_cache import BudgetCache
 from sinklora.pretrained.fetch import model_path
-from sinklora.records.files import json_hash
 from sinklora.records.runs import remember, run_records
 from sinklora.reproduction.model_under_test import ModelUnderTest
+from sinklora.reproduction.retrieval.topic_study import data_record
 
 
 def conversations(
@@ -63,22 +62,23 @@ def measure_topic_ranks(
     `conversation`, `topics` (how many), `cache`, `wrote`, `correct` (see `is_first_topic`), `nats` (a token
     of each topic's name, in their order) and by these the `rank` of the first topic (1: the likeliest).
 
-    Each set and cache is a run directory of its own; `rows.attrs["runs"]` records them.
+    Each set and cache is a run directory of its own. `rows.attrs` record the conversations (`data`) and the
+    `runs`.
     """
     tokenizer = AutoTokenizer.from_pretrained(model_path(base))
     ready = cache(subject.ready)
     asked = {"chat_template": tokenizer.chat_template, "max_new_tokens": ANSWER_TOKENS}
     used: list[Path] = []
-    frames = []
+    frames, data = [], data_record(sets)
     for set_name, records in sets.items():
         for name, policy in caches.items():
-            content = json_hash([asdict(record) for record in records])
-            key = {"model": subject.identity, "policy": policy_key(policy), "records": content, **asked}
+            content = {"policy": policy_key(policy), "records": data[set_name]["sha256"]}
+            key = {"model": subject.identity, **content, **asked}
             work = partial(_ask, ready, tokenizer, records, policy, f"{set_name}, {name}", progress)
             rows = pd.DataFrame(remember(key, work, runs=runs, prefix="topic-ranks", used=used))
             frames.append(rows.assign(set=set_name, cache=name))
     frame = pd.concat(frames, ignore_index=True)
-    frame.attrs["runs"] = run_records(used)
+    frame.attrs |= {"data": data, "runs": run_records(used)}
     return frame
 
 

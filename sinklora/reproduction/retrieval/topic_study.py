@@ -52,6 +52,14 @@ def topic_sets(
     return {f"{n} tokens": make_topics(tokenizer, tokens=n, records=records, seed=0) for n in lengths}
 
 
+def data_record(sets: Sets) -> dict[str, Any]:
+    """What results say of the conversations: of each set how many, and the hash of their contents."""
+    return {
+        name: {"conversations": len(records), "sha256": json_hash([asdict(record) for record in records])}
+        for name, records in sets.items()
+    }
+
+
 def chance_of_topics(sets: Sets) -> dict[str, float]:
     """How often naming any topic of a conversation names its first, by set."""
     return {name: sum(1 / len(r.topics) for r in records) / len(records) for name, records in sets.items()}
@@ -88,7 +96,7 @@ def measure_topics(
         "policy": policy_key(policy),
         "chat_template": tokenizer.chat_template if chat else None,
         "max_new_tokens": ANSWER_TOKENS,
-        "sets": {name: json_hash([asdict(record) for record in records]) for name, records in sets.items()},
+        "sets": {name: record["sha256"] for name, record in data_record(sets).items()},
     }
     accuracies = {}
     for subject in asked:

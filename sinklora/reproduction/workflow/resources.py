@@ -13,13 +13,6 @@ from sinklora.records.runs import remember
 from sinklora.reproduction.report.experiments import ON_GPU
 from sinklora.train.spec import TrainSpec
 
-# Names on the hub whose shapes are known without fetching them.
-HUB_SHAPES = {
-    "meta-llama/Llama-2-7b-hf": "llama2-7b",
-    "meta-llama/Llama-2-7b-chat-hf": "llama2-7b",
-    "meta-llama/Meta-Llama-3-8B": "llama3-8b",
-}
-
 # TFLOP/s that a training step sustains, unless somebody says otherwise: a third of what an A100 can do in
 # bfloat16; two cores of a server.
 SUSTAINED = {"cuda": 100.0, "cpu": 0.05}
@@ -99,6 +92,7 @@ def of_notebook(
 
 def _step(spec: TrainSpec, pattern: str, shapes: Mapping[str, str]) -> Any:
     from sinklora.evaluate.step_spec import StepSpec
+    from sinklora.hf.model_shapes import HUB_SHAPES
 
     shape = {**HUB_SHAPES, **shapes}.get(spec.base, spec.base)
     step = StepSpec(shape, spec.context, pattern, batch=spec.micro_batch_size)

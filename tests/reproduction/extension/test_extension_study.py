@@ -29,13 +29,14 @@ from sinklora.reproduction.extension.equal_time import (
     equal_time_table,
     in_equal_time,
 )
-from sinklora.reproduction.extension.readings import OWN, chosen_texts
+from sinklora.reproduction.extension.readings import OWN, chosen_texts, made_of
 from sinklora.reproduction.extension.recipe import Recipe
 from sinklora.reproduction.extension.selection import (
     RATES,
     at_own_rates,
     chosen_rates,
     is_valid,
+    losses_by_steps,
     mean_losses,
     search_rates,
     validity,
@@ -48,7 +49,7 @@ from sinklora.reproduction.extension.study import (
 )
 from sinklora.reproduction.extension.tables import rates_table, untrained_methods
 from sinklora.reproduction.extension.texts import TextSet, texts_of
-from sinklora.reproduction.extension.timed_steps import step_costs, step_of
+from sinklora.reproduction.extension.timed_steps import step_costs
 from sinklora.reproduction.real_model.mechanism import by_position, sink_mass
 from sinklora.train.run import load_trained, train
 from sinklora.train.sources import CorpusSpec
@@ -102,6 +103,8 @@ def test_a_study_measures_everything_once(study: tuple[ExtensionStudy, Path]) ->
     assert {path: path.stat().st_mtime_ns for path in folder.glob("runs/*/finished.json")} == written
     curves = training_curves(asked, runs=folder / "runs")
     assert curves.groupby(["method", "seed"]).size().tolist() == [2] * 4
+    trained = [train(spec, runs=folder / "runs", progress=False).path.name for spec in asked.specs()]
+    assert [record["run"] for record in curves.attrs["runs"]] == trained
 
 
 def test_a_row_is_what_the_model_says_of_the_piece(study: tuple[ExtensionStudy, Path]) -> None:
@@ -131,6 +134,8 @@ def test_positions_and_sinks_of_every_model(study: tuple[ExtensionStudy, Path]) 
     masses = sink_mass(asked, "A", 80, runs=folder / "runs", progress=False)
     assert masses.groupby(["method", "seed"], dropna=False).size().unique().tolist() == [3]
     assert masses.share.between(0, 1).all()
+    for found in (positions, masses):
+        assert found.attrs["data"] == rows.attrs["data"] and found.attrs["runs"]
 
 
 def test_full_attention_gets_as_many_seconds(
@@ -147,7 +152,7 @@ def test_full_attention_gets_as_many_seconds(
         assert steps[0].pattern == "full" and steps[0].context == 64 and steps[0].batch == 1
         return rounds[steps[1].pattern]
 
-    monkeypatch.setattr("sinklora.reproduction.extension.equal_time.measured_in_turn", given)
+    monkeypatch.setattr("sinklora.reproduction.extension.equal_time.compared_rounds", given)
     rows, times = in_equal_time(asked, ["sf", "short"], runs=folder / "runs", progress=False)
     assert {name: (time.step_time, time.steps) for name, time in times.items()} == {
         "sf": (pytest.approx(0.55), 1),
@@ -192,8 +197,34 @@ def test_steps_cost_what_was_measured(
     found = step_costs(asked.training, ["full", "sf"], runs=tmp_path)
     assert found == {"full": StepCost(1.2, 4), "sf": StepCost(0.6, 2)}
     assert step_costs(asked.training, [], runs=tmp_path) == {}
-    for bf16 in (True, False):
-        assert step_of(dataclasses.replace(asked.training, bf16=bf16), "sf").bf16 is bf16
+
+
+def made_by(asked: ExtensionStudy, runs: Path, **changes: float) -> str:
+    """The run of full attention with other fields of its training."""
+    return train(asked.recipe.spec("full", **changes), runs=runs, progress=False).path.name
+
+
+def recorded(rows: pd.DataFrame) -> set[str]:
+    """The runs that rows say they were made of, each once, of the validation texts."""
+    assert set(rows.attrs["data"]) == {"validation"} and rows.attrs["data"]["validation"]["pieces"] == 2
+    names = [record["run"] for record in rows.attrs["runs"]]
+    assert len(set(names)) == len(names)
+    return set(names)
+
+
+def test_what_a_choice_was_made_of_is_recorded(study: tuple[ExtensionStudy, Path]) -> None:
+    """Each learning rate and each number of steps has runs of its own, which a concatenation forgets."""
+    asked, folder = study
+    runs = folder / "runs"
+    rows = search_rates(asked.recipe, ["full"], runs=runs)
+    rates = rows["learning rate"].dropna().unique().tolist()
+    assert {made_by(asked, runs, learning_rate=rate) for rate in rates} <= recorded(rows)
+    own = at_own_rates(asked.recipe, ["sf"], runs=runs)
+    assert made_by(asked, runs) in recorded(own) and recorded(own) != recorded(rows)
+    by_steps = losses_by_steps(asked.recipe, [1, 2], runs=runs, search=at_own_rates)
+    assert {made_by(asked, runs, steps=steps) for steps in (1, 2)} <= recorded(by_steps)
+    curves = training_curves(dataclasses.replace(asked, seeds=(0,)), runs=runs)
+    assert recorded(by_steps) < {record["run"] for record in made_of([curves, by_steps])["runs"]}
 
 
 def test_rates_are_searched_until_the_best_is_inside(study: tuple[ExtensionStudy, Path]) -> None:
@@ -242,6 +273,7 @@ def test_models_are_read_through_bounded_caches(study: tuple[ExtensionStudy, Pat
     rows = through_caches(asked, "A", caches, 48, runs=folder / "runs", progress=False)
     # Three untrained and two patterns with two seeds; three caches; three pieces.
     assert len(rows) == (3 + 2 * 2) * 3 * 3
+    assert rows.attrs["data"]["A"]["pieces"] == 3
     # With the full cache it is what one pass over the whole piece says of its end.
     chosen = chosen_texts(asked.recipe, ["A"], folder / "runs")["A"]
     [piece] = [piece for piece in chosen.pieces if piece.name == rows.piece.iloc[0]]

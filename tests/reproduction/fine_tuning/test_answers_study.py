@@ -13,6 +13,8 @@ from transformers import AutoTokenizer
 from sinklora.cache.full import Full
 from sinklora.evaluate.document_questions import AskingSpec, DocumentQuestion, answer_table
 from sinklora.pretrained.loading import load
+from sinklora.records.runs import RunDirectory
+from sinklora.reproduction.fine_tuning import answers_study
 from sinklora.reproduction.fine_tuning.answer_figures import answers_figure
 from sinklora.reproduction.fine_tuning.answer_tables import (
     F1,
@@ -239,3 +241,21 @@ def test_the_figure_has_a_mark_with_its_interval_for_every_cache() -> None:
             assert [round(float(y)) for y in marks.get_ydata()] == [0, 1]
     labels = [text.get_text() for text in figure.axes[0].get_yticklabels()]
     assert labels == [AS_IT_IS, "SF-Attn"]
+
+
+def test_what_rates_were_chosen_by_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The runs of tuning and the answers of each model."""
+
+    def trained(spec: InstructionSpec, **_: Any) -> RunDirectory:
+        run = RunDirectory(tmp_path, {"pattern": spec.pattern, "rate": spec.learning_rate}, "tuned")
+        run.reuse_or(lambda folder: [])
+        return run
+
+    monkeypatch.setattr(answers_study, "train", trained)
+    monkeypatch.setattr(answers_study, "load_trained", lambda *_: load("data/base").model)
+    asking = AskingSpec(template="llama-2", answer_tokens=2)
+    study = AnswersStudy(TUNING, ("sf",), (1e-4, 1e-3), asking=asking)
+    rows = validation_nats(study, [question("f#1")], runs=tmp_path)
+    assert len(rows) == 3
+    names = [record["run"].partition("-")[0] for record in rows.attrs["runs"]]
+    assert sorted(names) == ["answers"] * 3 + ["tuned"] * 2

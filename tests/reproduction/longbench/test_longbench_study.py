@@ -1,5 +1,6 @@
 """Table 6 from generated sets: predictions of several models and caches, chance, the table's layout."""
 
+import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -13,9 +14,12 @@ from sinklora.cache.h2o import H2O
 from sinklora.evaluate.longbench.records import Prediction, Record
 from sinklora.evaluate.longbench.tasks import SMALL
 from sinklora.records.files import json_hash
+from sinklora.records.provenance import current_provenance
+from sinklora.records.runs import DamagedRunError, run_records
 from sinklora.reproduction.longbench.study import (
     benchmark_table,
     chance,
+    data_record,
     make_synthetic_sets,
     predictions,
     scores_table,
@@ -72,8 +76,12 @@ def test_synthetic_sets_are_predicted_by_every_model_and_cache(tmp_path: Path) -
     assert all(len(made) == 2 for by_set in found.values() for made in by_set.values())
     files = {path: path.read_text() for path in tmp_path.rglob("*.jsonl")}
     assert len(files) == 2 * len(SMALL)
-    assert ask() == found
+    used: list[Path] = []
+    assert ask(used=used) == found
     assert {path: path.read_text() for path in files} == files
+    assert used == sorted({path.parent for path in files}, key=used.index) and len(used) == 2
+    commit = current_provenance()["commit"]
+    assert [record["commit"] for record in run_records(used)] == [commit] * 2
     table = benchmark_table(scores_table(found))
     assert table.model.tolist() == list(found) and set(table["Data sets"]) == {"Small (generated)"}
     assert table.Avg[0] == pytest.approx(table.iloc[0, 3:].mean())
@@ -120,7 +128,7 @@ def test_a_chat_models_prompts_are_formatted_and_kept_apart(tmp_path: Path) -> N
     with pytest.raises(ValueError, match="no chat template"):
         ask(chat=True)
     ask()
-    [plain] = tmp_path.iterdir()
+    [plain] = tmp_path.glob("longbench-*")
     # What predictions made before there was a choice are stored under.
     setting = {"model": {"seed": 0}, "cache": "None", "max_length": 700, "max_new_tokens": 2}
     records = {"qasper": ["id qasper"], "lcc": ["id lcc"]}
@@ -132,7 +140,67 @@ def test_a_chat_models_prompts_are_formatted_and_kept_apart(tmp_path: Path) -> N
     asked = [tokenizer.decode(ids, skip_special_tokens=True) for ids in heard]
     assert asked[0].startswith("<ask>") and asked[0].endswith("</ask>")
     assert "<ask>" not in asked[1]  # code goes on where the prompt ends
-    assert len(list(tmp_path.iterdir())) == 2
+    assert len(list(tmp_path.glob("longbench-*"))) == 2
     ask()
     ask(chat=True)
     assert len(heard) == 2
+
+
+def two_records(context: str = "What?") -> dict[str, list[Record]]:
+    """A data set of two records about a document."""
+    made = [Record("Who?", context, ("it",), 2, "qasper", "en", None, f"id {n}") for n in range(2)]
+    return {"qasper": made}
+
+
+def test_predictions_are_known_by_the_code_that_made_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Read back, they say who made them; gone on with by other code, or made before that was kept: nobody."""
+    tokenizer = AutoTokenizer.from_pretrained("data/base")
+    heard: list[Any] = []
+    by: dict[str, Any] = {"commit": "first", "dirty": False, "changed_files": [], "time": "then"}
+    monkeypatch.setattr("sinklora.reproduction.longbench.study.current_provenance", lambda: dict(by))
+    ask = partial(
+        predictions,
+        [("tiny", {"seed": 0}, listener(heard))],
+        tokenizer,
+        two_records(),
+        max_length=700,
+        max_new_tokens=2,
+        policies={"full": None},
+        progress=False,
+    )
+
+    def commits(runs: Path) -> list[str | None]:
+        used: list[Path] = []
+        ask(runs=runs, used=used)
+        return [record["commit"] for record in run_records(used)]
+
+    whole, stopped, older = (tmp_path / name for name in ("whole", "stopped", "older"))
+    assert commits(whole) == ["first"] and len(heard) == 2
+    by["commit"] = "second"
+    assert commits(whole) == ["first"] and len(heard) == 2, "nothing is made"
+
+    [made] = whole.glob("longbench-*")
+    shutil.copytree(made, stopped / made.name, ignore=shutil.ignore_patterns("finished.json"))
+    file = stopped / made.name / "qasper.jsonl"
+    file.write_text(file.read_text().splitlines(keepends=True)[0])
+    by["commit"] = "first"
+    assert commits(stopped) == ["first"] and len(heard) == 3, "it goes on"
+    assert file.read_text() == (made / "qasper.jsonl").read_text()
+
+    (stopped / made.name / "finished.json").unlink()
+    by["commit"] = "second"
+    assert commits(stopped) == [None], "by two states of the code"
+    (older / made.name).mkdir(parents=True)
+    shutil.copy(made / "qasper.jsonl", older / made.name)
+    assert commits(older) == [None] and len(heard) == 3
+    file.write_text("")
+    with pytest.raises(DamagedRunError, match=r"qasper\.jsonl"):
+        ask(runs=stopped)
+
+
+def test_the_data_of_questions_are_known_by_their_contents() -> None:
+    record = data_record(two_records())
+    assert record["qasper"]["records"] == 2
+    assert data_record(two_records()) == record != data_record(two_records("Why?"))

@@ -43,7 +43,7 @@ def test_the_runs_that_a_table_was_made_of_are_listed(report: Report) -> None:
         {"run": "perplexity-2", "commit": None, "dirty": None, "changed_files": [], "seconds": None},
     ]
     rows = pd.DataFrame({"nats": [1.0]})
-    rows.attrs["runs"] = runs
+    rows.attrs["runs"] = [*runs, runs[0]]  # of two measurements that share one
     report.table("measured", rows, **FACTS)  # type: ignore[arg-type]
     record = json.loads((report.root / "full" / "provenance" / "measured.json").read_text())
     assert record["runs"] == {"count": 2, "commits": ["b" * 40, None]}

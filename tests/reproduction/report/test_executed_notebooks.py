@@ -1,4 +1,4 @@
-"""Committed executed notebooks say what the committed claims say: one that no longer does is made again."""
+"""Committed notebooks and verdicts say what the committed claims say: one that no longer does is made again."""
 
 import json
 from pathlib import Path
@@ -29,3 +29,11 @@ def test_an_executed_notebook_prints_every_claim_as_it_stands(name: str) -> None
     said = printed(name)
     for values in claims:
         assert " ".join(told(read_fields(Claim, values)).split()) in said
+
+
+@pytest.mark.parametrize("path", sorted((FOLDER / "claims").glob("*.json")), ids=lambda path: path.stem)
+def test_the_verdict_of_a_table_tells_its_claims_as_they_stand(path: Path) -> None:
+    for claim in [read_fields(Claim, values) for values in json.loads(path.read_text(encoding="utf-8"))]:
+        record = FOLDER / "provenance" / f"{claim.table}.json"
+        verdict = json.loads(record.read_text(encoding="utf-8"))["verdict"] if record.is_file() else ""
+        assert told(claim) in verdict or f": {claim.sentence}" not in verdict

@@ -1,4 +1,4 @@
-"""Committed notebooks and verdicts say what the committed claims say: one that no longer does is made again."""
+"""Committed notebooks and verdicts say what the committed claims say; one that does not is made again."""
 
 import json
 from pathlib import Path

@@ -93,8 +93,8 @@ class Report:
 
     def rows(
         self, name: str, rows: pd.DataFrame, *, paper_item: str, caption: str, seeds: Sequence[int] = ()
-    ) -> Path:
-        """Write measurements, one row an item, as parquet, and a record; returns the file.
+    ) -> None:
+        """Write measurements, one row an item, as parquet, and a record.
 
         From them everything else is computed: read it with `pandas.read_parquet`.
         """
@@ -104,7 +104,6 @@ class Report:
         atomic_write(path, content.getvalue())
         data, runs = rows.attrs.get("data"), rows.attrs.get("runs", ())
         self._record("rows", name, paper_item, caption, "", seeds, data, runs)
-        return path
 
     def figure(
         self,

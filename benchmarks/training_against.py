@@ -12,7 +12,6 @@ under `--runs`, known by the sources of both checkouts: a stopped benchmark goes
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import subprocess
@@ -37,7 +36,7 @@ from sinklora.evaluate.step_spec import StepSpec
 from sinklora.evaluate.timing import median_ratio
 from sinklora.pretrained.fetch import model_path
 from sinklora.records.checks import Count, Distinct, check_fields, one_of
-from sinklora.records.files import file_hash
+from sinklora.records.files import contents_hash
 from sinklora.records.provenance import current_provenance
 from sinklora.records.runs import remember
 from sinklora.records.tables import markdown
@@ -87,14 +86,6 @@ class AgainstOptions:
         return list(dict.fromkeys(["sf", *self.patterns]))
 
 
-def sources_hash(checkout: Path) -> str:
-    """SHA-256 over all sources of the package in a checkout."""
-    package = checkout / "sinklora"
-    files = sorted(path for path in package.rglob("*") if path.suffix in (".py", ".cpp"))
-    told = [f"{path.relative_to(package).as_posix()} {file_hash(path)}" for path in files]
-    return hashlib.sha256("\n".join(told).encode()).hexdigest()
-
-
 def time_steps(checkout: Path, spec: dict[str, Any], steps: int, threads: int) -> list[float]:
     """Seconds of steps in a process that imports sinklora from `checkout`; RuntimeError where it fails."""
     environment = {**os.environ, **KEEP_MEMORY, "PYTHONPATH": str(checkout), "OMP_NUM_THREADS": str(threads)}
@@ -128,7 +119,9 @@ def measure(options: AgainstOptions, context: int) -> dict[tuple[str, str], list
     """Seconds of every round, by checkout ("this", "other") and pattern."""
     known = current_provenance()
     key = {
-        "training_against": {name: sources_hash(folder) for name, folder in options.checkouts.items()},
+        "training_against": {
+            name: contents_hash(folder / "sinklora") for name, folder in options.checkouts.items()
+        },
         "context": context,
         "options": {name: getattr(options, name) for name in ("model", "steps", "threads")}
         | {"patterns": options.compared_patterns},
@@ -184,7 +177,7 @@ def main(options: AgainstOptions) -> None:
         f"{options.repeats} rounds of {options.steps} steps."
     )
     text = f"{markdown(table)}\n\n{what}\n"
-    sources = {folder.name: sources_hash(folder) for folder in options.checkouts.values()}
+    sources = {folder.name: contents_hash(folder / "sinklora") for folder in options.checkouts.values()}
     write_table(options.out, "training_against", table, text, settings_of(options), sources=sources)
 
 

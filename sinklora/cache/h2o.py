@@ -82,6 +82,15 @@ class H2O(CachePolicy):
             heavy = total - recent
         return split_with_sinks(self.sink_tokens, heavy, recent)
 
+    def with_budget(self, budget: float | int) -> CachePolicy:
+        """The same with another budget, of which the newest tokens have the share that they have now."""
+        if self.recent is None:
+            return super().with_budget(budget)
+        check_tokens("budget", budget, "the prompt")
+        recent = budget * (self.recent / self.whole_budget)
+        newest = recent if isinstance(budget, float) else round(recent)
+        return replace(self, budget=budget, heavy=None, recent=newest)
+
     def with_fixed_budget(self, prompt_tokens: int) -> CachePolicy:
         if not self.is_fraction or self.recent is None:
             return super().with_fixed_budget(prompt_tokens)

@@ -88,6 +88,12 @@ class CachePolicy:
         """The budget in tokens for a prompt of so many tokens; at least one token."""
         raise NotImplementedError
 
+    def with_budget(self, budget: float | int) -> CachePolicy:
+        """The same with another budget. Raises ValueError for one that it cannot have."""
+        if not self.bounded:
+            raise ValueError(f"budget={budget!r}: the {self.name} cache has none")
+        return replace(self, budget=budget)
+
     def with_fixed_budget(self, prompt_tokens: int) -> CachePolicy:
         """The same in tokens, where it is a fraction of a prompt of so many; its split stays.
 

@@ -27,6 +27,7 @@ from sinklora.evaluate.read_prompt import end_tokens
 from sinklora.evaluate.timing import timed
 from sinklora.hf.budget_cache import BudgetCache
 from sinklora.hf.cache_positions import trained_length
+from sinklora.hf.rope import forget_longest_input
 from sinklora.records.checks import check_counts
 
 ANSWER = 256  # tokens of an answer, at most
@@ -99,6 +100,7 @@ class Conversation:
         self, cache: BudgetCache, ids: list[int], plan: Plan, progress: Progress, stop: Event
     ) -> None:
         pieces = torch.tensor([ids], device=self.model.device).split(plan.at_once, 1)
+        forget_longest_input(self.model)
         with watched(self.model, progress, stop) as begin:
             for number, piece in enumerate(pieces):
                 begin(number, len(pieces))
@@ -186,6 +188,7 @@ class Conversation:
         room = self.answer_tokens
         if self._trained is not None and self.cache is not None and self.cache.positions == "text":
             room = min(room, self._trained - len(ids))
+        forget_longest_input(self.model)  # it may be one of another conversation
         prompt = torch.tensor([ids], device=self.model.device)
         written: Any = self.model.generate(  # type: ignore[operator]
             prompt,
@@ -225,9 +228,7 @@ class Conversation:
 
     def with_budget(self, budget: float | int) -> CachePolicy:
         """The policy with another budget. Raises ValueError for one that it cannot have."""
-        if not self.policy.bounded:
-            raise ValueError(f"budget={budget!r}: the {self.policy.name} cache has none")
-        return replace(self.policy, budget=budget)
+        return self.policy.with_budget(budget)
 
     # --- what it costs --------------------------------------------------------------------------------------
 

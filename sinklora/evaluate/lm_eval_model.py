@@ -28,6 +28,7 @@ from sinklora.evaluate.lm_eval_requests import (
 from sinklora.hf.budget_cache import BudgetCache
 from sinklora.hf.device import default_device
 from sinklora.hf.model_names import adapter_folder, check_model_name
+from sinklora.hf.rope import forget_longest_input
 from sinklora.lora.adapter_files import STATE_FILE
 from sinklora.lora.checkpoint import load_adapter
 from sinklora.pretrained.catalogue import packaged_record
@@ -73,8 +74,10 @@ class LMEvalModel(HFLM):
     `max_length` is what the model with its adapter can address, unless given.
 
     A context is read and evicted, then the continuation is scored token by token; a context that several
-    continuations share is read once, and `batch_size` of them are scored at a time. Raises ValueError before
-    a model is loaded, and for requests without a right number, naming the request.
+    continuations share is read once, and `batch_size` of them are scored at a time. `dynamic` positions are
+    scaled by the longest row of a batch, of contexts that are read together without a cache or to write on
+    from: `batch_size=1` scores each as if alone. Raises ValueError before a model is loaded, and for requests
+    without a right number, naming the request.
     """
 
     _model: Any
@@ -194,6 +197,11 @@ class LMEvalModel(HFLM):
             self.logits_cache = shares
         return scores
 
+    def _model_call(self, *inputs: Any, **options: Any) -> torch.Tensor:
+        forget_longest_input(self.model)
+        logits: torch.Tensor = super()._model_call(*inputs, **options)
+        return logits
+
     def _batches(self, indices: list[int]) -> list[list[int]]:
         rows = self.batch_size if isinstance(self.batch_size, int) else 1  # "auto" says nothing of a cache
         return [indices[begin : begin + rows] for begin in range(0, len(indices), rows)]
@@ -208,6 +216,7 @@ class LMEvalModel(HFLM):
     @torch.inference_mode()
     def _read(self, ids: list[int]) -> tuple[BudgetCache, torch.Tensor]:
         cache = self.new_cache()
+        forget_longest_input(self.model)
         return cache, self._forward(torch.tensor([ids], device=self.device), cache)
 
     @torch.inference_mode()
@@ -219,6 +228,7 @@ class LMEvalModel(HFLM):
         rows = [c + c[-1:] * (longest - len(c)) for c in continuations]
         tokens = torch.tensor(rows, device=self.device)
         cache.batch_repeat_interleave(len(rows))
+        forget_longest_input(self.model)
         likely = likely.expand(len(rows), -1)
         chosen, greedy = [], []
         for place in range(longest):
@@ -255,5 +265,6 @@ class LMEvalModel(HFLM):
     ) -> torch.Tensor:
         if self.policy is not None:
             generation["past_key_values"] = self.new_cache()
+        forget_longest_input(self.model)
         tokens: torch.Tensor = super()._model_generate(context, max_length, stop, **generation)
         return tokens

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import Cache, DynamicCache
 
 from sinklora.evaluate.statistics import Accuracy
+from sinklora.hf.rope import forget_longest_input
 from sinklora.records.checks import check_counts
 from sinklora.train.retrieval_documents import NeedleDocument, fitted_pass_key
 
@@ -80,6 +81,7 @@ def written_answers(
         ids, mask, context = _prompts(tokenizer, documents[begin : begin + batch_size])
         ids, mask = ids.to(model.device), mask.to(model.device)
         cache = make_cache()
+        forget_longest_input(model)
         if question_later:
             _read(model, ids[:, :context], mask[:, :context], cache)
         written: Tensor = model.generate(  # type: ignore[operator]

@@ -21,6 +21,7 @@ from transformers.cache_utils import Cache
 
 from sinklora.evaluate.fact_templates import TEMPLATES, FactTemplate
 from sinklora.evaluate.pass_keys import CacheFactory, check_answering
+from sinklora.hf.rope import forget_longest_input
 from sinklora.records.checks import check_counts
 
 SENTENCE_ENDS = (".", "!", "?", '."', '!"', '?"', ".”", "!”", "?”")
@@ -170,6 +171,7 @@ def _asked_later(
 ) -> Asked:
     """Places of facts, a copy of what the cache has kept of their passages, and the question to be read."""
     cache = make_cache()
+    forget_longest_input(model)
     ids = torch.from_numpy(np.stack([passages[p].ids for p in batch])).to(model.device)
     model(ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
     for places, question in _by_question(tokenizer, passages, batch):
@@ -197,6 +199,7 @@ def _answers(
     longest = max(map(len, answers))
     targets = torch.tensor([a + a[-1:] * (longest - len(a)) for a in answers], device=ids.device)
     nats, greedy = [], []
+    forget_longest_input(model)
     for place in range(longest):
         logits = model(ids, past_key_values=cache, use_cache=True, logits_to_keep=1).logits[:, -1].float()
         target = targets[:, place]

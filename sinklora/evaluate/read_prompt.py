@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 
 from sinklora.evaluate.pass_keys import check_answering
+from sinklora.hf.rope import forget_longest_input
 
 
 class ReadPrompt:
@@ -25,6 +26,7 @@ class ReadPrompt:
     def __init__(self, model: PreTrainedModel, prompt: Sequence[int], cache: Cache) -> None:
         check_answering(model, prompt=len(prompt))
         self._model, self._cache = model, cache
+        forget_longest_input(model)
         self._likely = self._forward(torch.tensor([list(prompt)], device=model.device), cache)
 
     @torch.inference_mode()
@@ -37,6 +39,7 @@ class ReadPrompt:
     def greedy(self, most: int, ends: Container[int] = ()) -> list[int]:
         """At most so many tokens, the likeliest each time, up to the first of `ends`, which is left out."""
         cache, likely = copy.deepcopy(self._cache), self._likely
+        forget_longest_input(self._model)
         written: list[int] = []
         while len(written) < most:
             token = int(likely.argmax())
@@ -61,6 +64,7 @@ class ReadPrompt:
         tokens = torch.tensor(rows, device=self._likely.device)
         cache: Any = copy.deepcopy(self._cache)
         cache.batch_repeat_interleave(len(rows))
+        forget_longest_input(self._model)
         likely, chosen = self._likely.expand(len(rows), -1), []
         for place in range(longest):
             if place:

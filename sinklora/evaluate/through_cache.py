@@ -19,6 +19,7 @@ from sinklora.evaluate.pass_keys import (
     pass_key_documents,
     written_answers,
 )
+from sinklora.hf.rope import forget_longest_input
 from sinklora.train.retrieval_documents import NeedleDocument
 
 
@@ -46,6 +47,7 @@ def continuation_nll(
     batch_losses = []
     for batch in tqdm(rows.to(model.device).split(batch_size), desc="continuations", disable=not progress):
         cache, ids = make_cache(), batch[:, :prompt_tokens]
+        forget_longest_input(model)
         losses = []
         for position in range(prompt_tokens, needed):
             logits = model(ids, past_key_values=cache, use_cache=True, logits_to_keep=1).logits[:, -1]

@@ -18,6 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import Cache, DynamicCache
 
 from sinklora.evaluate.statistics import Accuracy
+from sinklora.hf.rope import forget_longest_input
 from sinklora.records.jsonl import json_lines
 from sinklora.records.placed_fields import field_of, texts_of
 from sinklora.train.fitting import longest
@@ -159,6 +160,7 @@ def topic_answers(
     answers = []
     for record in tqdm(records, desc="topics", disable=not progress):
         prompt = tokenizer(prompt_format(record.prompt), return_tensors="pt").to(model.device)
+        forget_longest_input(model)
         written = model.generate(  # type: ignore[operator]
             **prompt,
             past_key_values=make_cache(),

@@ -263,3 +263,21 @@ def test_a_whole_budget_is_heavy_and_recent_tokens() -> None:
     assert H2O(heavy=10, recent=20).whole_budget == 30
     assert H2O(heavy=0.25, recent=0.5).whole_budget == 0.75
     assert H2O(0.2, recent=0.1).whole_budget == Replay(0.2).whole_budget == 0.2
+
+
+@pytest.mark.parametrize("name", FRACTIONS)
+def test_another_budget_is_split_as_the_first_was(name: str) -> None:
+    for share, other in [(0.2, 0.4), (0.4, 0.1), (0.8, 0.8)]:
+        other_one = FRACTIONS[name](share).with_budget(other)
+        assert other_one.split(1000) == FRACTIONS[name](other).split(1000)
+        assert FRACTIONS[name](share).is_resized(other_one)
+
+
+def test_another_budget_in_tokens_or_as_a_fraction() -> None:
+    assert H2O(heavy=10, recent=30).with_budget(0.5) == H2O(0.5, recent=0.375)
+    assert H2O(heavy=0.1, recent=0.3).with_budget(80) == H2O(80, recent=60)
+    assert H2O(heavy=1, recent=2).with_budget(1) == H2O(1, recent=1)
+    with pytest.raises(ValueError, match=r"budget=0: expected"):
+        H2O(heavy=10, recent=30).with_budget(0)
+    with pytest.raises(ValueError, match=r"budget=9: the full cache has none"):
+        Full().with_budget(9)

@@ -259,6 +259,15 @@ def test_a_smaller_budget_counts_from_the_next_question_on() -> None:
     assert (talk.cache.kept_positions(0) >= 0).sum(-1).unique().tolist() == [tokens // 2]
 
 
+def test_a_smaller_budget_of_heavy_and_recent_tokens_is_split_as_before() -> None:
+    talk = conversation(H2O(heavy=0.1, recent=0.3))
+    talk.read(DOCUMENT)
+    talk.change_budget(0.2)
+    said(talk, "And?")
+    assert talk.cache is not None and talk.cache.policy.split(0) == talk.policy.split(talk.cost.read_tokens)
+    assert talk.policy.split(1000) == (0, 50, 150)
+
+
 def test_before_reading_any_budget_is_taken() -> None:
     talk = conversation(H2O(0.1))
     talk.change_budget(0.9)

@@ -5,12 +5,19 @@ from collections.abc import Sequence
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from sinklora.evaluate.pass_keys import is_right, pass_key_accuracy, pass_key_documents, written_answers
 from sinklora.evaluate.statistics import Accuracy
 from sinklora.evaluate.through_cache import pass_keys
 from sinklora.train.retrieval_documents import NeedleDocument
+from tiny_models import tiny_config
 
 BASE = "data/base"
 
@@ -26,13 +33,12 @@ def model() -> PreTrainedModel:
     return made
 
 
-class Parrot:
+class Parrot(LlamaForCausalLM):
     """Answers each row with the number that its prompt holds, changed by `said`; remembers the prompts."""
 
-    device = torch.device("cpu")
-    training = False
-
     def __init__(self, tokenizer: PreTrainedTokenizerBase, said: str = " {}. And") -> None:
+        super().__init__(tiny_config("llama-mha"))
+        self.eval()
         self.tokenizer, self.said, self.prompts, self.batches = tokenizer, said, [], []
 
     def generate(

@@ -16,6 +16,10 @@ from sinklora.records.jsonl import json_line
 
 PromptFormat = Callable[[str], str]
 
+# Of templates that write the day's date: prompts would be others tomorrow. Llama 3's writes this day where it
+# is told none.
+_SAME_DAY = "{% macro strftime_now(format) %}26 Jul 2024{% endmacro +%}"
+
 
 def as_it_is(prompt: str) -> str:
     """The prompt format of a base model: none."""
@@ -25,7 +29,8 @@ def as_it_is(prompt: str) -> str:
 def chat_format(tokenizer: PreTrainedTokenizerBase) -> PromptFormat:
     """A prompt format that makes the prompt a user's turn in `tokenizer`'s chat template.
 
-    For Llama-2-chat LongBench itself used `lambda prompt: f"[INST]{prompt}[/INST]"`.
+    For Llama-2-chat LongBench itself used `lambda prompt: f"[INST]{prompt}[/INST]"`. A template that writes
+    the day's date writes 26 Jul 2024 every day.
     Raises ValueError, before any prompt, for a tokenizer without one.
     """
     if not tokenizer.chat_template:
@@ -35,9 +40,16 @@ def chat_format(tokenizer: PreTrainedTokenizerBase) -> PromptFormat:
     # A template may write what tokenizing puts before every text, which must not stand there twice.
     again = tokenizer("")["input_ids"][:1] == [tokenizer.bos_token_id]
 
+    template = tokenizer.get_chat_template()
+    template = _SAME_DAY + template if "strftime_now" in template else template
+
     def formatted(prompt: str) -> str:
         turn = [{"role": "user", "content": prompt}]
-        text = str(tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True))
+        text = str(
+            tokenizer.apply_chat_template(
+                turn, chat_template=template, tokenize=False, add_generation_prompt=True
+            )
+        )
         return text.removeprefix(str(tokenizer.bos_token)) if again else text
 
     return formatted

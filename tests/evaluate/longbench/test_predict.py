@@ -65,6 +65,14 @@ def test_the_first_token_stands_once_in_a_chat(adds_first: bool) -> None:
     assert tokenizer.decode(ids, skip_special_tokens=True) == "[what?]"
 
 
+def test_a_template_that_writes_the_date_writes_the_same_one_every_day() -> None:
+    tokenizer = train_tokenizer(["some words in a row, what?"], VOCABULARY)
+    tokenizer.chat_template = "\n{{ strftime_now('%Y') }}[{{ messages[0]['content'] }}]"
+    assert chat_format(tokenizer)("what?") == "\n26 Jul 2024[what?]"
+    tokenizer.chat_template = "\n[{{ messages[0]['content'] }}]"
+    assert chat_format(tokenizer)("what?") == "\n[what?]"
+
+
 @pytest.mark.parametrize("dataset", DATASETS)
 def test_few_shot_and_code_have_no_chat_format(dataset: str, tokenizer: PreTrainedTokenizerFast) -> None:
     ids = prompt_ids(tokenizer, record(1, dataset), dataset, 64, lambda prompt: f"<<{prompt}>>")

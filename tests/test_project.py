@@ -2,10 +2,12 @@
 
 import re
 import subprocess
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 import yaml
+from packaging.specifiers import SpecifierSet
 
 from helpers import understood
 
@@ -116,3 +118,14 @@ def test_continuous_integration_names_tests_that_there_are() -> None:
     for path, test in named:
         assert (ROOT / path).is_file(), path
         assert not test or f"def {test}(" in (ROOT / path).read_text(encoding="utf-8"), (path, test)
+
+
+@pytest.mark.parametrize("python", ["3.11.0", "3.12.0", "3.13.0"])
+def test_the_versions_of_the_results_install_on_the_first_release_of_each_python(python: str) -> None:
+    """Debian 12 has Python 3.11.2, and keeps it."""
+    text = (ROOT / "constraints.txt").read_text(encoding="utf-8")
+    pinned = dict(re.findall(r"^([\w.-]+)==(\S+)", text, re.MULTILINE))
+    installed = {d.name: d for d in metadata.distributions() if pinned.get(d.name.lower()) == d.version}
+    needs = {name: d.metadata.get("Requires-Python") or "" for name, d in installed.items()}
+    assert len(needs) > 100
+    assert {name: need for name, need in needs.items() if python not in SpecifierSet(need)} == {}

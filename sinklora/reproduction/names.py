@@ -45,6 +45,8 @@ BASE = "base"
 
 EMBEDDED = "embedded base"
 
+RANDOM = "random weights"  # of models whose time is measured, and nothing that depends on what they say
+
 
 def label(method: str) -> str:
     """A method in words."""

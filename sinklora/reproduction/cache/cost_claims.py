@@ -1,6 +1,6 @@
 """What the measurements say of Table 5 (time): ratios of the same round, intervals over rounds."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -9,33 +9,35 @@ import pandas as pd
 from sinklora.evaluate.generation_cost import OWN
 from sinklora.evaluate.paired_effects import effect
 from sinklora.reproduction.cache.generation_study import DECODING, SETTING, whole_seconds
+from sinklora.reproduction.names import RANDOM
 from sinklora.reproduction.report.claims import Claim, Tested, family
 
-MORE, LESS = "% more tokens a second", "% of the time saved"
+MORE, LESS = "% more tokens a second", "% of the time saved with {} tokens a row"
 
 COMPARED = {"full": "with a full cache of the same code", OWN: f"with {OWN}"}
 
 
-def time_claims(rounds: pd.DataFrame, new_tokens: int, batch: int) -> list[Claim]:
+def time_claims(rounds: pd.DataFrame, answers: Sequence[int], batch: int) -> list[Claim]:
     """Whether H2O at 20 % saves time against the full cache of the same code: in decoding, and with the
-    prompt before `new_tokens` tokens for each of `batch` rows. `rounds` are those of `generation_rounds`.
+    prompt before each number of tokens in `answers` for each of `batch` rows: the more are written, the more
+    of them pay for the prompt. `rounds` are those of `generation_rounds`.
     """
-    blank = Claim("Table 5", "", "not decided", table="table5", restated=True)
+    blank = Claim("Table 5", "", "not decided", table="table5", model=RANDOM, restated=True)
     rounds_with_batch = rounds.assign(batch=batch)
     h2o, full = (_by_round(rounds_with_batch, name) for name in ("h2o 20%", "full (ours)"))
     decoding = replace(
         blank, sentence="decoding with H2O at 20 % is faster than with the full cache", unit=MORE
     )
-    sentence = (
-        f"a prompt and {new_tokens} tokens after it take less time with H2O at 20 % than with the full cache"
-    )
-    total = replace(blank, sentence=sentence, unit=LESS, restated=False)
-    return family({**_faster(decoding, h2o, full), **_less_time(total, h2o, full, new_tokens)})
+    effects = _faster(decoding, h2o, full)
+    for tokens in answers:
+        words = f"a prompt and {tokens} tokens after it take less time with H2O at 20 % than with the full cache"
+        effects |= _less_time(replace(blank, sentence=words, restated=False), h2o, full, tokens)
+    return family(effects)
 
 
-def generation_claims(rows: pd.DataFrame, new_tokens: int, budget: float, model: str) -> list[Claim]:
-    """Whether H2O saves time, in each setting of `measure_generation`: prompt and `new_tokens` tokens a row
-    together, which is what the paper times, and decoding alone. Against a full cache of the same code, which
+def generation_claims(rows: pd.DataFrame, answers: Sequence[int], budget: float, model: str) -> list[Claim]:
+    """Whether H2O saves time, in each setting of `measure_generation`: with the prompt and each number of
+    tokens a row in `answers`, as the paper times both together, and in decoding alone. Against a full cache of the same code, which
     tells what the budget brings, and, in our words, against transformers' own, which is decoded by other
     operators. One correction for all.
     """
@@ -45,9 +47,10 @@ def generation_claims(rows: pd.DataFrame, new_tokens: int, budget: float, model:
         h2o, setting, at = _by_round(group, "h2o"), f"{batch} × {prompt} tokens", f"with H2O at {budget:.0%}"
         for cache, beside in COMPARED.items():
             other = _by_round(group, cache)
-            words = f"{setting} and {new_tokens} more a row take less time {at} than {beside}"
-            total = replace(blank, sentence=words, unit=LESS, restated=cache == OWN)
-            effects |= _less_time(total, h2o, other, new_tokens)
+            for tokens in answers:
+                words = f"{setting} and {tokens} more a row take less time {at} than {beside}"
+                total = replace(blank, sentence=words, restated=cache == OWN)
+                effects |= _less_time(total, h2o, other, tokens)
             words = f"behind {setting} decoding is faster {at} than {beside}"
             effects |= _faster(replace(blank, sentence=words, unit=MORE, restated=True), h2o, other)
     return family(effects)
@@ -69,7 +72,8 @@ def _less_time(
     """How many per cent less time prompt and new tokens take with a cache than with another."""
     seconds = [whole_seconds(rows, new_tokens).to_numpy() for rows in (cache, other)]
     logs = np.log(seconds[1] / seconds[0])
-    return _over_rounds(claim, logs, lambda log: -100 * float(np.expm1(-log)))
+    saved = replace(claim, unit=LESS.format(new_tokens))
+    return _over_rounds(saved, logs, lambda log: -100 * float(np.expm1(-log)))
 
 
 def _over_rounds(

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sinklora.records.tables import DASH
-from sinklora.reproduction.names import EMBEDDED
+from sinklora.reproduction.names import EMBEDDED, RANDOM
 from sinklora.reproduction.report.claims import Claim, deciding, together
 from sinklora.reproduction.report.pages import Output, Page, in_short
 from sinklora.reproduction.report.paper_items import PAPER_ITEMS, PaperItem
@@ -16,7 +16,8 @@ SMALL = (
     "small",
     "small base",
     EMBEDDED,
-)  # what claims call models that were trained for this reproduction
+    RANDOM,
+)  # what claims call models that were made for this reproduction
 
 OWN = ("data/base", "runs/")  # where those lie
 
@@ -51,7 +52,7 @@ class Score:
 
 
 def is_small(claim: Claim) -> bool:
-    """Whether a claim is about a model that was trained for this reproduction, not about a published one."""
+    """Whether a claim is about a model that was made for this reproduction, not about a published one."""
     return claim.model in SMALL or claim.model.startswith(OWN)
 
 
@@ -102,6 +103,12 @@ def _cell(claims: Sequence[Claim], outputs: Sequence[Output]) -> str:
 
 def _verdict(small: Sequence[Claim], real: Sequence[Claim]) -> str:
     if small and real:
-        here, there = together(small), together(real)
+        here, there = _outcome(small), _outcome(real)
         return here if here == there else f"small: {here}; real: {there}"
-    return together([*small, *real]) or DASH
+    return _outcome([*small, *real]) if small or real else DASH
+
+
+def _outcome(claims: Sequence[Claim]) -> str:
+    """The outcome of a model's claims together, and whether none of those that decide it is the paper's."""
+    restated = all(claim.restated for claim in deciding(claims))
+    return together(claims) + (" (in our words)" if restated else "")

@@ -52,6 +52,16 @@ def test_h2o_is_ahead_of_local_and_near_the_full_cache(h2o: float, local: float,
     assert [claim.headline for claim in claims] == [False, True, False], "that H2O stays near the full cache"
 
 
+def test_the_papers_questions_are_the_headline_where_they_are_asked() -> None:
+    values = {("full", 1.0): 0.9, ("h2o", 0.2): 0.8, ("local", 0.2): 0.5}
+    asked = rows_of(QUESTIONS, {key: [mean + noise for noise in NOISE] for key, mean in values.items()})
+    rows = pd.concat([nats(2.5, 2.6), asked.assign(chance=0.25)])
+    for openbookqa, measures in ((True, [QUESTIONS]), (False, [PERPLEXITY, QUESTIONS])):
+        headlines = [claim.sentence for claim in claims_of(rows, openbookqa) if claim.headline]
+        assert [sentence.split(" in ")[1].split(",")[0] for sentence in headlines] == measures
+        assert all(sentence.startswith("H2O stays within") for sentence in headlines)
+
+
 @pytest.mark.parametrize("openbookqa", [True, False])
 def test_the_papers_own_sentences_are_of_h2o_local_and_openbookqa(openbookqa: bool) -> None:
     values = {("full", 1.0): 0.9, ("h2o", 0.2): 0.8, ("local", 0.2): 0.5, ("streaming", 0.2): 0.6}

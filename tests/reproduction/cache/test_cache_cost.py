@@ -45,7 +45,7 @@ def test_the_timed_caches_are_those_that_claims_and_verdict_speak_of() -> None:
     assert {"full (ours)", "h2o 5%", "h2o 20%", "local 20%", "streaming 20%", "novelty 20%"} <= set(
         costs.cache
     )
-    claims = time_claims(rounds, 3, 2)
+    claims = time_claims(rounds, [3], 2)
     assert [(claim.item, claim.outcome, claim.n) for claim in claims] == [
         ("Table 5", "not decided", "1 round")
     ] * 2

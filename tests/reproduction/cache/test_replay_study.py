@@ -86,13 +86,39 @@ def test_goals_that_are_missed_are_said_to_be() -> None:
     worse = {**LEVELS, PERPLEXITY: {**LEVELS[PERPLEXITY], "h2o": 3.0}}
     times, nowhere, *others = replay_claims(rows_of(worse), "a model", "a table")
     assert times.outcome == "held" and nowhere.outcome == "did not hold"
-    assert nowhere.reason == "surely worse in 1 of 9 comparisons: perplexity at 20 % of 100 tokens (h2o)"
+    assert nowhere.estimate == pytest.approx(-0.1, abs=0.01) and nowhere.n == "9 comparisons"
+    assert nowhere.unit == "nats a token (least sure: perplexity at 20 % of 100 tokens, beside H2O)"
     against = {claim.sentence: claim for claim in others}[
         "at 20 % of 100 tokens Replay is better than H2O in perplexity"
     ]
     assert against.outcome == "did not hold" and against.estimate == pytest.approx(-0.1, abs=0.01)
     alone = rows_of(LEVELS)
     assert replay_claims(alone[alone.cluster == BOOKS[0]], "", "")[1].outcome == "not decided"
+
+
+@pytest.mark.parametrize(
+    ("behind", "spread", "outcome"),
+    [(0.04, 0.001, "held"), (0.0, 0.2, "not decided"), (0.06, 0.001, "did not hold")],
+)
+def test_nowhere_behind_is_shown_and_not_taken_for_granted(
+    behind: float, spread: float, outcome: str
+) -> None:
+    """To be nowhere surely worse is no proof: fewer documents would make it truer."""
+    rows = rows_of({**LEVELS, PERPLEXITY: {**LEVELS[PERPLEXITY], "h2o": 3.1 - behind}})
+    sign = rows.cluster.map(lambda book: 1 if BOOKS.index(book) % 2 else -1)
+    rows.loc[(rows.policy == "h2o") & (rows.measure == PERPLEXITY), "value"] += spread * sign
+    assert replay_claims(rows, "", "")[1].outcome == outcome
+
+
+def test_answers_of_a_full_cache_at_chance_make_nobody_near() -> None:
+    guessed = {**LEVELS, FACTS: dict.fromkeys(LEVELS[FACTS], 0.1)}
+    rows = rows_of(guessed)
+    rows.loc[rows.measure == FACTS, "chance"] = 0.5
+    nowhere = replay_claims(rows, "", "")[1]
+    assert (nowhere.outcome, nowhere.n) == ("held", "6 comparisons")
+    alone = rows[rows.policy.isin(["full", "replay"])]
+    missing = replay_claims(alone, "", "")[1]
+    assert missing.outcome == "cannot be measured here" and "none of them" in missing.reason
 
 
 def test_each_budget_is_claimed_by_itself() -> None:

@@ -30,7 +30,7 @@ from sinklora.pretrained.loading import LoadedModel
 from sinklora.records.checks import Count, check_fields, one_of
 from sinklora.records.files import json_hash
 from sinklora.records.jsonl import json_lines
-from sinklora.records.placed_fields import texts_of
+from sinklora.records.placed_fields import field_of, texts_of
 from sinklora.records.runs import remember
 from sinklora.train.chat_templates import TEMPLATE_NAMES
 from sinklora.train.conversations import ConversationTemplate
@@ -74,6 +74,9 @@ class AskingSpec:
         check_fields(self)
 
 
+ASKED = ("id", "context", "question")  # columns with text of a file of questions
+
+
 def read_questions(path: str | Path) -> list[DocumentQuestion]:
     """The questions of a jsonl file with `id`, `context` (the document), `question`, `answers` (texts).
 
@@ -82,10 +85,9 @@ def read_questions(path: str | Path) -> list[DocumentQuestion]:
     """
     questions = []
     for place, fields in json_lines(Path(path)):
-        texts = [fields.get(name) for name in ("id", "context", "question")]
-        if not all(isinstance(text, str) and text.strip() for text in texts):
+        if not all(isinstance(fields.get(name), str) and fields[name].strip() for name in ASKED):
             raise ValueError(f"{place}: expected texts in 'id', 'context' and 'question'")
-        name, document, question = map(str, texts)
+        name, document, question = (field_of(fields, asked, str, place) for asked in ASKED)
         answers = texts_of(fields, "answers", place)
         check_comparable(answers, place)
         questions.append(DocumentQuestion(name, document, question, answers))

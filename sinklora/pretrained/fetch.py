@@ -27,7 +27,7 @@ from sinklora.records.damage import DAMAGED_ZIP
 from sinklora.records.files import file_hash, write_json
 from sinklora.user_cache import cache_folder
 
-RECORD = "fetched.json"  # written last: hash and size of every file
+RECORD = "fetched.json"  # written last: the hash of every file
 SPARE_BYTES = 50_000_000
 PIP_OPTIONS = ("--no-deps", "--only-binary", ":all:", "--disable-pip-version-check")
 PIP_CACHE = "pip_cache"  # in the working folder: what pip has loaded whole is not loaded again

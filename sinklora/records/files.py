@@ -58,6 +58,28 @@ def contents_hash(*paths: Path) -> str:
     return json_hash(told)
 
 
+def visible_files(root: Path, pattern: str = "*") -> list[Path]:
+    """The files below a folder in the order of their paths: none that is hidden or in a hidden folder
+    (`.git`, `.ipynb_checkpoints`), and no older copies that editors keep (`book.txt~`).
+    """
+    files = []
+    for path in sorted(root.rglob(pattern)):
+        parts = path.relative_to(root).parts
+        is_left_out = path.name.endswith("~") or any(part.startswith(".") for part in parts)
+        if not is_left_out and path.is_file():
+            files.append(path)
+    return files
+
+
+def name_in(root: Path, path: Path) -> str:
+    """What a file is called in a folder, with "/" on every system; bytes that are no UTF-8 as \\xe9.
+
+    Names of other bytes cannot be hashed, printed or written.
+    """
+    name = path.relative_to(root).as_posix()
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
 def are_unchanged(folder: Path, hashes: str) -> bool:
     """Whether `folder / hashes` (JSON, SHA-256 by name) is there and names files that are all as it says."""
     try:

@@ -3,12 +3,14 @@
 import gzip
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from io import BytesIO
+from io import BufferedReader, BytesIO
 from pathlib import Path
 from typing import Any
 
 from sinklora.records.damage import DAMAGED_GZIP
 from sinklora.records.files import atomic_write
+
+ZSTD_BLOCK = 2**20  # bytes of text that are unpacked at once
 
 
 def json_lines(
@@ -16,8 +18,8 @@ def json_lines(
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Place ("file, line n") and JSON object of each line of `content`, by default of what `path` holds.
 
-    A file whose name ends in .gz is unpacked. Only a newline ends a line: text may hold other separators.
-    With `skip_blank` lines without anything on them are passed over.
+    A file whose name ends in .gz or .zst is unpacked. Only a newline ends a line: text may hold other
+    separators. With `skip_blank` lines without anything on them are passed over.
     Raises ValueError with the place.
     """
     with _opened(path) if content is None else BytesIO(content) as file:
@@ -46,7 +48,15 @@ def json_line(row: Mapping[Any, Any]) -> str:
 
 
 def _opened(path: Path) -> Any:
+    if path.suffix == ".zst":
+        return _unpacked_zstd(path)
     return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
+
+
+def _unpacked_zstd(path: Path) -> BufferedReader:
+    import pyarrow as pa  # Python itself unpacks it from 3.14 on
+
+    return BufferedReader(pa.CompressedInputStream(pa.OSFile(str(path)), "zstd"), ZSTD_BLOCK)
 
 
 def _object(line: bytes, place: str) -> dict[str, Any]:

@@ -5,6 +5,7 @@ Files of one JSON object a line are read in `jsonl`.
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from sinklora.records.damage import DAMAGED_GZIP
 
 if TYPE_CHECKING:
     import pandas as pd
+    import pyarrow as pa
 
 CSV_BLOCK = 2**26  # bytes that are read at once: more than any row has
 
@@ -56,18 +58,28 @@ def csv_rows(path: Path) -> PlacedRows:
 
 def parquet_rows(path: Path) -> PlacedRows:
     """The rows of a parquet file; ValueError for a damaged one, with the last row that was whole."""
-    import pyarrow.parquet as parquet
     from pyarrow import ArrowException
 
     number = 0
     try:
-        with parquet.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=64):
-                for row in batch.to_pylist():
-                    number += 1
-                    yield f"{path}, row {number}", row
-    except (ArrowException, OSError) as error:
+        for batch in _whole_batches(path):
+            for row in batch.to_pylist():
+                number += 1
+                yield f"{path}, row {number}", row
+    except (ArrowException, OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: damaged behind row {number} ({error})") from error
+
+
+def _whole_batches(path: Path) -> "Iterator[pa.RecordBatch]":
+    """64 rows at a time, compared with the checksums of their pages, if there are any, and each value
+    checked: what is read without that fails when it is used, or is other text.
+    """
+    import pyarrow.parquet as parquet
+
+    with parquet.ParquetFile(path, page_checksum_verification=True) as file:
+        for batch in file.iter_batches(batch_size=64):
+            batch.validate(full=True)
+            yield batch
 
 
 def parquet_frame(path: Path) -> "pd.DataFrame":
@@ -76,9 +88,18 @@ def parquet_frame(path: Path) -> "pd.DataFrame":
     from pyarrow import ArrowException
 
     try:
+        for _ in _whole_batches(path):
+            pass
         return pd.read_parquet(path)
-    except (ArrowException, OSError) as error:
+    except (ArrowException, OSError, ValueError, KeyError, TypeError) as error:  # the last: of pandas' notes
         raise ValueError(f"{path}: damaged ({error})") from error
+
+
+def parquet_bytes(frame: "pd.DataFrame") -> bytes:
+    """A table as a parquet file, whose pages have checksums: a reader knows a wrong byte in them."""
+    content = BytesIO()
+    frame.to_parquet(content, engine="pyarrow", index=False, compression="zstd", write_page_checksum=True)
+    return content.getvalue()
 
 
 def hub_rows(name: str, split: str, asked: str) -> PlacedRows:

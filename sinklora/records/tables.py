@@ -168,7 +168,8 @@ def read_markdown(text: str) -> WrittenTable:
         [cell.strip().replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
         for line in text.strip().splitlines()
     ]
-    if len(lines) < 2 or any(len(line) != len(lines[0]) for line in lines):
+    is_even = len(lines) > 1 and all(len(line) == len(lines[0]) for line in lines)
+    if not is_even or not all(re.fullmatch(":?-+:?", rule) for rule in lines[1]):
         raise ValueError(f"text: expected a table in Markdown, got {text[:80]!r}")
     sides: list[Side] = ["right" if rule.endswith(":") else "left" for rule in lines[1]]
     return WrittenTable(lines[0], sides, lines[2:])

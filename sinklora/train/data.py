@@ -24,7 +24,7 @@ from sinklora.train.instruction_rows import (
 )
 from sinklora.train.instruction_spec import InstructionSpec, instruction_identity
 from sinklora.train.packing import best_fit_rows
-from sinklora.train.rows import MixedRows, NeedleRows, PackedRows
+from sinklora.train.rows import MixedRows, NeedleRows, PackedRows, rare_rows
 from sinklora.train.spec import TrainSpec, identity
 from sinklora.train.tokens import corpus_record, tokenize_corpus
 
@@ -57,8 +57,8 @@ def training_data(
     packed = PackedRows(corpus, spec.context, separate_documents=spec.separate_documents)
     rows: Rows = packed
     if spec.recall_share:
-        separate = spec.separate_documents
-        needles = NeedleRows(tokenizer, spec.context, len(packed), spec.seed, separate_documents=separate)
+        separate, needed = spec.separate_documents, rare_rows(len(packed), spec.recall_share)
+        needles = NeedleRows(tokenizer, spec.context, needed, spec.seed, separate_documents=separate)
         rows = MixedRows(packed, needles, spec.recall_share)
     return TrainingData(rows, None, spec.steps, identity(spec, corpus), corpus_record(spec.corpus, corpus))
 

@@ -20,7 +20,7 @@ from pydantic import AfterValidator
 
 from sinklora.records.checks import Count, check_fields
 from sinklora.records.jsonl import json_lines
-from sinklora.records.placed_fields import field_of
+from sinklora.records.placed_fields import field_of, optional_text
 from sinklora.records.row_files import PlacedRows, hub_rows, json_rows, parquet_rows
 
 
@@ -79,8 +79,8 @@ def _turns(place: str, row: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     messages = row.get("messages")
     if messages is None:
         asked = field_of(row, "instruction", str, place)
-        further = row.get("input")
-        if isinstance(further, str) and further.strip():
+        further = optional_text(row, "input", place)
+        if further.strip():
             asked = f"{asked}\n\n{further}"
         return (("user", asked), ("assistant", field_of(row, "output", str, place)))
     if isinstance(messages, str) or not isinstance(messages, Iterable):

@@ -11,6 +11,8 @@ import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from sinklora.records.files import visible_files
+
 SUFFIXES = (".py", ".rst", ".md", ".txt")
 
 LEFT_OUT = re.compile(
@@ -52,7 +54,7 @@ def package_prose(root: Path, prefix: str) -> Iterator[tuple[str, str]]:
     left out, so that neither documents nor splits share text. What cannot be read as UTF-8 is passed over.
     """
     seen: set[str] = set()
-    for path in sorted(root.rglob("*")):
+    for path in visible_files(root):
         inside = path.relative_to(root)
         if path.suffix not in SUFFIXES or any(LEFT_OUT.search(part.split(".")[0]) for part in inside.parts):
             continue

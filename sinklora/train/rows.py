@@ -102,7 +102,10 @@ class NeedleRows(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
 
 
 class MixedRows(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
-    """`share` of the rows from `rare`, evenly spaced between those of `common`."""
+    """`share` of the rows from `rare`, evenly spaced between those of `common`.
+
+    Raises ValueError where `rare` holds fewer than `rare_rows`.
+    """
 
     def __init__(
         self,
@@ -112,12 +115,29 @@ class MixedRows(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
     ) -> None:
         check_value("share", share, Annotated[float, Field(gt=0, lt=1)])
         self.common, self.rare, self.share = common, rare, share
+        count, there = len(common), len(rare)  # type: ignore[arg-type]
+        self.rows, needed = mixed_rows(count, share), rare_rows(count, share)
+        if there < needed:
+            raise ValueError(f"share={share}: {needed} rare rows go with {count} others, there are {there}")
 
     def __len__(self) -> int:
-        return int(len(self.common) / (1 - self.share))  # type: ignore[arg-type]
+        return self.rows
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         if not 0 <= index < len(self):
             raise IndexError(index)
         before, upto = int(index * self.share), int((index + 1) * self.share)
         return self.rare[before] if upto > before else self.common[index - before]
+
+
+def mixed_rows(common: int, share: float) -> int:
+    """How many rows there are of which `share` are rare, where `common` are there of the others."""
+    rows = int(common / (1 - share))
+    while rows - int(rows * share) > common:  # 0.29 of 100 rows are 28.999999999999996
+        rows -= 1
+    return rows
+
+
+def rare_rows(common: int, share: float) -> int:
+    """How many of them are rare: of a share above a half more than the others are."""
+    return int(mixed_rows(common, share) * share)

@@ -1,8 +1,9 @@
 """Corpora: from a name to documents.
 
 A corpus is named by a string: `installed:torch,sympy` (Python sources of installed packages),
-`prose:torch,sympy` (English prose of their docstrings and documentation), `dir:PATH` and `jsonl:PATH` (local
-text), `hub:NAME` (a data set of the Hugging Face hub, or a local folder in its format).
+`prose:torch,sympy` (English prose of their docstrings and documentation), `dir:PATH` (a folder of text files,
+without hidden ones) and `jsonl:PATH` (local text), `hub:NAME` (a data set of the Hugging Face hub, or a local
+folder in its format).
 """
 
 import hashlib
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from sinklora.records.checks import Count, NotNegative, check_fields, one_of
+from sinklora.records.files import name_in, visible_files
 from sinklora.records.jsonl import json_lines
 from sinklora.records.placed_fields import field_of
 from sinklora.records.row_files import hub_rows
@@ -101,9 +103,12 @@ def _read_text(path: Path) -> str:
 
 
 def _files(root: Path, pattern: str, split: str, prefix: str) -> Iterator[tuple[str, Path | str]]:
-    for path in sorted(root.rglob(pattern)):
-        name = f"{prefix}{path.relative_to(root).as_posix()}"
-        if path.is_file() and _is_in(name, split):
+    """Names and paths of the files of a folder that are in a split, without those that `visible_files` leaves
+    out: a hidden copy of a held-out file would be trained on.
+    """
+    for path in visible_files(root, pattern):
+        name = f"{prefix}{name_in(root, path)}"
+        if _is_in(name, split):
             yield name, path
 
 
@@ -214,7 +219,7 @@ def content_hash(documents: Iterable[Document]) -> str:
     """SHA-256 over names and texts, in order."""
     digest = hashlib.sha256()
     for document in documents:
-        digest.update(document.name.encode() + b"\0" + document.text.encode("utf-8", "surrogatepass") + b"\0")
+        digest.update(document.name.encode() + b"\0" + document.text.encode() + b"\0")
     return digest.hexdigest()
 
 

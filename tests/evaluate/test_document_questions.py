@@ -156,6 +156,8 @@ def test_questions_are_read_from_lines(tmp_path: Path) -> None:
         (good | {"answers": ["yes", "A"]}, "of the answer 'A' nothing is left to compare"),
         (good | {"answers": ["The."]}, "of the answer 'The.' nothing is left to compare"),
         (good | {"question": 3}, "expected texts in"),
+        (good | {"context": "d \ud83d"}, "'context' holds"),
+        (good | {"answers": ["yes", "\ud83d"]}, "'answers' holds"),
     ):
         path.write_text(json.dumps(good) + "\n" + json.dumps(bad))
         with pytest.raises(ValueError, match=f"questions.jsonl.*2.*{words}"):

@@ -2,7 +2,9 @@
 
 import gzip
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from sinklora.records.jsonl import json_line, json_lines, write_lines
@@ -10,10 +12,17 @@ from sinklora.records.jsonl import json_line, json_lines, write_lines
 LINES = '{"a": "x\\u2028y"}\n{"a": 2}\n'
 
 
-@pytest.mark.parametrize("name", ["plain.jsonl", "packed.jsonl.gz"])
+def opened(path: Path) -> Any:
+    """To be written, packed as its name says."""
+    if path.suffix == ".zst":
+        return pa.CompressedOutputStream(pa.OSFile(str(path), "wb"), "zstd")
+    return gzip.open(path, "wb") if path.suffix == ".gz" else path.open("wb")
+
+
+@pytest.mark.parametrize("name", ["plain.jsonl", "packed.jsonl.gz", "packed.jsonl.zst"])
 def test_lines_are_read_plain_and_packed(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
-    with gzip.open(path, "wb") if path.suffix == ".gz" else path.open("wb") as file:
+    with opened(path) as file:
         file.write(LINES.encode())
     assert list(json_lines(path)) == [
         (f"{path}, line 1", {"a": "x\u2028y"}),
@@ -29,11 +38,22 @@ def test_a_damaged_line_is_named(tmp_path: Path, line: bytes, words: str) -> Non
         list(json_lines(path))
 
 
-def test_a_packed_file_that_is_cut_short_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "a.jsonl.gz"
-    path.write_bytes(gzip.compress(b'{"a": 1}\n')[:-9])
-    with pytest.raises(ValueError, match=r"a\.jsonl\.gz, line \d: the packed file is damaged"):
+@pytest.mark.parametrize("ending", ["gz", "zst"])
+def test_a_packed_file_that_is_cut_short_is_named(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"a.jsonl.{ending}"
+    with opened(path) as file:
+        file.write(b'{"a": 1}\n' * 9)
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(ValueError, match=rf"a\.jsonl\.{ending}, line \d+: the packed file is damaged"):
         list(json_lines(path))
+
+
+def test_a_file_packed_in_several_pieces_is_read_whole(tmp_path: Path) -> None:
+    path, rows = tmp_path / "a.jsonl.zst", [{"a": f"{n**5} é"} for n in range(50_000)]
+    with opened(path) as file:
+        file.write("".join(map(json_line, rows)).encode())
+    path.write_bytes(2 * path.read_bytes())
+    assert [row for _, row in json_lines(path)] == 2 * rows
 
 
 def test_a_packed_file_with_a_wrong_byte_is_named_wherever_that_is(tmp_path: Path) -> None:

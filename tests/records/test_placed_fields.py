@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from sinklora.records.placed_fields import field_of, texts_of
+from sinklora.records.placed_fields import field_of, optional_text, texts_of
 
 ROW: dict[str, Any] = {
     "id": 3,
@@ -34,6 +34,32 @@ def test_a_wrong_field_is_named_with_its_place(name: str, kind: type, words: str
         field_of(ROW, name, kind, "rows.jsonl, line 2")
     with pytest.raises(ValueError, match=r"^x: no 'id'; there are no fields$"):
         field_of({}, "id", int, "x")
+
+
+@pytest.mark.parametrize("text", ["\ud83d", "half \udc00 of one"])
+def test_half_a_character_is_named_with_its_place(text: str) -> None:
+    said = r"^rows.jsonl, line 2: 'text' holds '\\ud[8c][03][d0]', half a pair of surrogates"
+    row = {"text": text, "texts": ["fine", text]}
+    for read in (
+        lambda: field_of(row, "text", str, "rows.jsonl, line 2"),
+        lambda: optional_text(row, "text", "rows.jsonl, line 2"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            read()
+    with pytest.raises(ValueError, match=r"^x: 'texts' holds"):
+        texts_of(row, "texts", "x")
+    assert field_of({"text": "\U0001f600 \0"}, "text", str, "x") == "\U0001f600 \0"
+
+
+def test_a_text_may_be_missing_and_nothing_else() -> None:
+    assert [optional_text(row, "input", "x") for row in ({}, {"input": None}, {"input": " "})] == [
+        "",
+        "",
+        " ",
+    ]
+    for value in (0, False, [], 42):
+        with pytest.raises(ValueError, match=r"^x: 'input' is .*, expected str$"):
+            optional_text({"input": value}, "input", "x")
 
 
 @pytest.mark.parametrize("name", ["blank", "none"])

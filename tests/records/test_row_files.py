@@ -9,7 +9,15 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from sinklora.records.row_files import PlacedRows, csv_rows, hub_rows, json_rows, parquet_rows
+from sinklora.records.row_files import (
+    PlacedRows,
+    csv_rows,
+    hub_rows,
+    json_rows,
+    parquet_bytes,
+    parquet_frame,
+    parquet_rows,
+)
 
 ROWS = [{"name": "a", "text": "one\ntwo"}, {"name": "b", "text": "three"}]
 
@@ -67,6 +75,51 @@ def test_a_parquet_file_that_is_damaged_in_the_middle_is_named(tmp_path: Path) -
     path.write_bytes(whole[: len(whole) // 2] + b"damaged" + whole[len(whole) // 2 + 7 :])
     with pytest.raises(ValueError, match=r"rows\.parquet: damaged behind row \d"):
         list(parquet_rows(path))
+
+
+def read_frame(path: Path) -> list[dict[str, Any]]:
+    return parquet_frame(path).to_dict("records")
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    return [row for _, row in parquet_rows(path)]
+
+
+@pytest.mark.parametrize("read", [read_frame, read_rows])
+def test_text_of_a_parquet_file_that_is_no_utf8_is_named(
+    tmp_path: Path, read: Callable[[Path], list[dict[str, Any]]]
+) -> None:
+    path = tmp_path / "rows.parquet"
+    pd.DataFrame({"text": [f"what is number {n**3}" for n in range(50)]}).to_parquet(path, compression=None)
+    path.write_bytes(path.read_bytes().replace(b"what is number 8", b"\xffhat is number 8", 1))
+    with pytest.raises(ValueError, match=r"rows\.parquet: damaged") as raised:
+        read(path)
+    assert not isinstance(raised.value, UnicodeDecodeError)
+
+
+@pytest.mark.parametrize("read", [read_frame, read_rows])
+def test_a_wrong_byte_of_what_was_written_is_named_wherever_that_is(
+    tmp_path: Path, read: Callable[[Path], list[dict[str, Any]]]
+) -> None:
+    """In all pages of all columns; the notes behind them, names of columns for example, have no checksums."""
+    path = tmp_path / "rows.parquet"
+    frame = pd.DataFrame({"text": [f"number {n**3}" for n in range(30)], "loss": [n / 7 for n in range(30)]})
+    whole, damaged = parquet_bytes(frame), 0
+    for place in range(0, len(whole), 7):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x80]) + whole[place + 1 :])
+        is_page = place < pages_end(whole)
+        try:
+            rows = read(path)
+            assert not is_page or rows == frame.to_dict("records")
+        except ValueError as error:
+            assert str(error).startswith(f"{path}: damaged")
+            damaged += is_page
+    assert damaged > 0.8 * pages_end(whole) / 7
+
+
+def pages_end(content: bytes) -> int:
+    """Where the notes of a parquet file begin."""
+    return len(content) - 8 - int.from_bytes(content[-8:-4], "little")
 
 
 def test_a_data_set_that_is_not_there_is_named_by_who_asked(monkeypatch: pytest.MonkeyPatch) -> None:

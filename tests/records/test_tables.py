@@ -114,7 +114,9 @@ def test_what_was_written_is_read_back() -> None:
     assert read_markdown(markdown(frame[:0])).rows == []
 
 
-@pytest.mark.parametrize("text", ["", "| a |", "| a |\n|:--|\n| b | c |"])
+@pytest.mark.parametrize(
+    "text", ["", "| a |", "| a |\n|:--|\n| b | c |", "| a |\n| 1 |\n| 2 |", "| a |\n|  |\n| 2 |"]
+)
 def test_what_is_no_table_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="expected a table in Markdown"):
         read_markdown(text)

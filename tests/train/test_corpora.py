@@ -1,7 +1,9 @@
 """Corpora, splits, the token cache and packed rows, on small local files in the real formats."""
 
 import json
+import os
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -63,6 +65,30 @@ def test_installed_packages_never_share_files_between_splits() -> None:
     assert not {name.partition("/")[0] for name in train | held_out} & {"pandas", "matplotlib"}
 
 
+def test_hidden_files_and_older_copies_are_no_documents(tmp_path: Path) -> None:
+    hidden = (
+        ".git/hooks/pre-commit.sample",
+        ".ipynb_checkpoints/book-checkpoint.txt",
+        ".draft.txt",
+        "book.txt~",
+    )
+    for name in ("book.txt", "part/chapter.txt", *hidden):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("book " * 100)
+    assert names(CorpusSpec(f"dir:{tmp_path}", "all")) == {"book.txt", "part/chapter.txt"}
+    inside_hidden = tmp_path / ".ipynb_checkpoints"  # a folder that is named counts as it is
+    assert names(CorpusSpec(f"dir:{inside_hidden}", "all")) == {"book-checkpoint.txt"}
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="its file names are UTF-8")
+def test_a_file_name_that_is_no_utf8_is_a_name_like_others(tmp_path: Path) -> None:
+    for name in (b"caf\xe9.txt", "café.txt".encode()):
+        Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name)).write_text("book " * 100)
+    documents, _ = read_documents(CorpusSpec(f"dir:{tmp_path}", "all"))
+    assert {document.name for document in documents} == {"caf\\xe9.txt", "café.txt"}
+    assert len(content_hash(documents)) == 64
+
+
 def test_a_smaller_limit_selects_a_prefix(folder: Path) -> None:
     few, _ = read_documents(CorpusSpec(f"dir:{folder}", total_characters=2000))
     many, _ = read_documents(CorpusSpec(f"dir:{folder}"))
@@ -116,6 +142,15 @@ def test_a_malformed_line_is_named_with_its_place(tmp_path: Path) -> None:
     path = tmp_path / "bad.jsonl"
     path.write_text('{"text": "fine"}\n{"title": "no text"}\n')
     with pytest.raises(ValueError, match=r"bad.jsonl, line 2: .*'text'"):
+        read_documents(CorpusSpec(f"jsonl:{path}", min_characters=0))
+
+
+def test_half_a_character_is_named_with_its_place(tmp_path: Path) -> None:
+    path = tmp_path / "corpus.jsonl"
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in ("fine", "half \ud83d")))
+    with pytest.raises(
+        ValueError, match=r"corpus\.jsonl, line 2: 'text' holds '\\ud83d', half .*text_column"
+    ):
         read_documents(CorpusSpec(f"jsonl:{path}", min_characters=0))
 
 

@@ -34,8 +34,9 @@ def test_every_format_holds_the_same(tmp_path: Path, kind: str, row: dict[str, A
 
 
 def test_an_input_belongs_to_the_instruction(tmp_path: Path) -> None:
-    rows = [ALPACA | {"input": "A page."}, ALPACA | {"input": ""}]
-    first, second = read_examples(ExampleSource(written(tmp_path, "jsonl", rows)))
+    rows = [ALPACA | {"input": value} for value in ("A page.", "", " ", None)]
+    first, second, *others = read_examples(ExampleSource(written(tmp_path, "jsonl", rows)))
+    assert all(example.turns == second.turns for example in others)
     assert (
         first.turns[0][1] == "Read this.\n\nWho?\n\nA page." and second.turns[0][1] == ALPACA["instruction"]
     )
@@ -57,6 +58,11 @@ def test_the_hash_is_of_what_is_said() -> None:
         ("jsonl", [{"messages": "hi"}], "'messages' is 'hi', expected a list of role and content"),
         ("jsonl", [{"messages": ["hi"]}], "'messages' holds 'hi'"),
         ("jsonl", [{"messages": [{"role": "user"}]}], "no 'content'; there are 'role'"),
+        ("jsonl", [ALPACA, ALPACA | {"input": 42}], "line 2: 'input' is 42, expected str"),
+        ("json", [ALPACA | {"input": ["a", "b"]}], r"entry 1: 'input' is \['a', 'b'\], expected str"),
+        ("json", [ALPACA | {"input": 0}], "entry 1: 'input' is 0, expected str"),
+        ("jsonl", [ALPACA, ALPACA | {"output": "a \ud83d"}], r"line 2: 'output' holds '\\ud83d', half"),
+        ("jsonl", [{"messages": [{"role": "user", "content": "\ud83d"}]}], "line 1: 'content' holds"),
         ("jsonl", [], "holds no examples"),
     ],
 )

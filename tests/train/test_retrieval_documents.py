@@ -4,13 +4,13 @@ import random
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
 from sinklora.reproduction.base_model.study import train_tokenizer
 from sinklora.train.retrieval_documents import FILLER, fitted_pass_key, key_value_document, pass_key_document
-from sinklora.train.rows import MixedRows, NeedleRows
+from sinklora.train.rows import MixedRows, NeedleRows, rare_rows
 
 
 def words(text: str) -> int:
@@ -100,13 +100,16 @@ class Numbers(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         return {"input_ids": torch.tensor(self.sign * (index + 1))}
 
 
-@given(st.integers(1, 200), st.sampled_from([0.05, 0.1, 0.25, 0.5]))
+@given(st.integers(1, 200), st.sampled_from([0.05, 0.1, 0.25, 0.29, 0.35, 0.5, 0.6, 0.9]))
+@example(71, 0.29)
+@example(117, 0.35)
 def test_mixed_rows_take_each_row_once_in_the_right_share(count: int, share: float) -> None:
-    mixed = MixedRows(Numbers(count, 1), Numbers(count, -1), share)
+    mixed = MixedRows(Numbers(count, 1), Numbers(rare_rows(count, share), -1), share)
     values = [int(mixed[i]["input_ids"]) for i in range(len(mixed))]
     common, rare = [v for v in values if v > 0], [-v for v in values if v < 0]
     assert common == list(range(1, len(common) + 1))
     assert rare == list(range(1, len(rare) + 1))
+    assert len(rare) == rare_rows(count, share) and count - 1 <= len(common) <= count
     assert abs(len(rare) - share * len(mixed)) <= 1
 
 
@@ -114,3 +117,16 @@ def test_mixed_rows_take_each_row_once_in_the_right_share(count: int, share: flo
 def test_a_share_outside_is_named(share: float) -> None:
     with pytest.raises(ValueError, match="share="):
         MixedRows(Numbers(3, 1), Numbers(3, -1), share)
+
+
+def test_too_few_rare_rows_are_named() -> None:
+    with pytest.raises(ValueError, match=r"share=0.6: 15 rare rows go with 10 others, there are 10"):
+        MixedRows(Numbers(10, 1), Numbers(10, -1), 0.6)
+
+
+@pytest.mark.parametrize(("share", "indices"), [(0.05, [19, 39]), (0.25, [3, 7, 11]), (0.29, [3, 6, 10, 13])])
+def test_rare_rows_stand_where_they_always_stood(share: float, indices: list[int]) -> None:
+    """Finished runs are known by their share, not by their rows."""
+    mixed = MixedRows(Numbers(40, 1), Numbers(40, -1), share)
+    rare = [i for i in range(indices[-1] + 1) if int(mixed[i]["input_ids"]) < 0]
+    assert rare == indices

@@ -15,11 +15,13 @@ import torch
 import yaml
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
+from transformers import AutoTokenizer
 from transformers.training_args import ParallelMode
 
 from sinklora.records.files import file_hash
 from sinklora.records.runs import DamagedRunError, RunDirectory
 from sinklora.train.command import read_spec
+from sinklora.train.data import training_data
 from sinklora.train.run import load_trained, train
 from sinklora.train.spec import TrainSpec
 from sinklora.train.spent_seconds import SECONDS, SpentSeconds
@@ -216,6 +218,14 @@ def test_retrieval_documents_stand_among_separate_ones(place: Path) -> None:
     changes = {"separate_documents": True, "recall_share": 0.5, "micro_batch_size": 2, "context": 128}
     run = train_in(place, "mixed", spec_in(place, **changes, steps=3))
     assert len((run.path / "loss.csv").read_text().splitlines()) == 1 + 3
+
+
+def test_more_than_half_of_the_rows_may_be_retrieval_documents(place: Path) -> None:
+    spec = spec_in(place, recall_share=0.6)
+    tokenizer = AutoTokenizer.from_pretrained(spec.base)
+    rows: Any = training_data(spec, tokenizer, cache=place / "cache", progress=False).rows
+    lengths = {len(rows[index]["input_ids"]) for index in range(len(rows))}
+    assert lengths == {spec.context}
 
 
 def _column(path: Path, names: tuple[str, str]) -> list[str]:

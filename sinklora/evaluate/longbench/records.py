@@ -10,7 +10,7 @@ from typing import Any
 
 from sinklora.records.files import atomic_write
 from sinklora.records.jsonl import json_lines
-from sinklora.records.placed_fields import field_of
+from sinklora.records.placed_fields import check_characters, field_of
 
 
 @dataclass(frozen=True)
@@ -164,6 +164,8 @@ def _strings(fields: dict[str, Any], name: str, place: str) -> tuple[str, ...]:
     values = field_of(fields, name, list, place)
     if not values or not all(isinstance(value, str) for value in values):
         raise ValueError(f"{place}: {name!r} is {values!r:.80}, expected a list of at least one string")
+    for value in values:
+        check_characters(value, name, place)
     return tuple(values)
 
 

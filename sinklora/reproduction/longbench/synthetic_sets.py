@@ -62,5 +62,5 @@ def _record(name: str, draft: Draft) -> Record:
         dataset=name,
         language="python" if name == "small_lcc" else "en",
         all_classes=draft.all_classes,
-        id=hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()[:32],
+        id=hashlib.sha256(content.encode()).hexdigest()[:32],
     )

@@ -17,6 +17,7 @@ from sinklora.pretrained.catalogue import packaged_record
 from sinklora.records.checks import check_choice
 from sinklora.records.files import atomic_write, write_json
 from sinklora.records.provenance import current_provenance
+from sinklora.records.row_files import parquet_bytes
 from sinklora.records.tables import Table, latex, markdown
 from sinklora.reproduction.places import RESULTS, find_sources, home_of
 from sinklora.reproduction.report.claims import Claim, claims_to_json, told_together
@@ -99,9 +100,7 @@ class Report:
         From them everything else is computed: read it with `pandas.read_parquet`.
         """
         path = self._folder("rows", name) / f"{name}.parquet"
-        content = io.BytesIO()
-        rows.to_parquet(content, index=False, compression="zstd")
-        atomic_write(path, content.getvalue())
+        atomic_write(path, parquet_bytes(rows))
         data, runs = rows.attrs.get("data"), rows.attrs.get("runs", ())
         self._record("rows", name, paper_item, caption, "", seeds, data, runs)
 

@@ -1,6 +1,5 @@
 """A data set as a folder: each split as parquet and as jsonl, a record, and a card. Whole or not there."""
 
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ import pandas as pd
 from sinklora.lora.folder_replacement import replaced_files, valid_folder
 from sinklora.records.files import atomic_write, write_json
 from sinklora.records.jsonl import write_lines
-from sinklora.records.row_files import parquet_frame
+from sinklora.records.row_files import parquet_bytes, parquet_frame
 from sinklora.records.tables import Column, Number, Table, markdown
 from sinklora.train.instructions.lengths import length_table
 
@@ -33,9 +32,7 @@ def write_dataset(
     """
     with replaced_files(folder) as new:
         for name, examples in splits.items():
-            content = io.BytesIO()
-            examples.to_parquet(content, index=False, compression="zstd")
-            atomic_write(new / f"{name}.parquet", content.getvalue())
+            atomic_write(new / f"{name}.parquet", parquet_bytes(examples))
             write_lines(new / f"{name}.jsonl", examples.to_dict("records"))
         for name, rows in (more or {}).items():
             write_lines(new / f"{name}.jsonl", rows)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, metadata, version
 from pathlib import Path
 
-from sinklora.records.files import file_hash
+from sinklora.records.files import file_hash, visible_files
 from sinklora.train.near_duplicates import SHARE, SeenText
 from sinklora.train.prose import LEFT_OUT, named_docstrings
 from sinklora.train.sources import package_root
@@ -91,7 +91,7 @@ def read_pages(packages: Sequence[str]) -> tuple[list[Page], int]:
     roots = {package: package_root(package) for package in packages}
     seen, pages, repeated = SeenText(), [], 0
     for package, root in roots.items():
-        for path in sorted(root.rglob("*.py")):
+        for path in visible_files(root, "*.py"):
             inside = path.relative_to(root)
             if any(LEFT_OUT.search(part.split(".")[0]) for part in inside.parts):
                 continue

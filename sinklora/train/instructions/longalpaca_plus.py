@@ -25,7 +25,7 @@ from sinklora.train.instructions.lengths import with_lengths
 from sinklora.train.instructions.natural_questions import read_natural_question
 from sinklora.train.instructions.other_sources import read_booksum, read_longqa, read_redpajama
 from sinklora.train.instructions.sampling import Repetitions, Sample, SourceReader, sample
-from sinklora.train.instructions.source_rows import SourceFile, source_files
+from sinklora.train.instructions.source_rows import SourceFiles, source_files
 from sinklora.train.tokens import tokenizer_hash
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def build_longalpaca_plus(
     samples = {
         name: sample(
             READERS[name],
-            files[name],
+            files[name].files,
             counts[name],
             seed=seed,
             repetitions=repetitions,
@@ -120,9 +120,10 @@ def _table(examples: list[Example]) -> pd.DataFrame:
     return pd.DataFrame([example.to_dict() for example in examples])
 
 
-def _source_record(files: list[SourceFile], drawn: Sample) -> dict[str, Any]:
+def _source_record(read: SourceFiles, drawn: Sample) -> dict[str, Any]:
     return {
-        "files": {file.name: file.sha256 for file in files},
+        "files": {file.name: file.sha256 for file in read.files},
+        "passed_over": read.passed_over,
         "examples": len(drawn.examples),
         "rows": drawn.rows,
         "unusable": drawn.unusable,

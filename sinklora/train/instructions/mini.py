@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sinklora.records.checks import Count, Distinct, NotNegative, check_fields
-from sinklora.records.files import file_hash
+from sinklora.records.files import file_hash, name_in, visible_files
 from sinklora.train.instructions.documentation import NOT_STATED, read_pages
 from sinklora.train.instructions.examples import (
     CONTINUATION,
@@ -110,10 +110,10 @@ def read_books(place: str, licence: str = NOT_STATED) -> Sequence[Book]:
     if not place:
         return ()
     path = Path(place)
-    files = sorted(path.rglob("*.txt")) if path.is_dir() else [path]
+    files = visible_files(path, "*.txt") if path.is_dir() else [path]
     if not files:
         raise ValueError(f"books={place!r}: holds no text (*.txt)")
-    return [Book(file.name, _text(file), file_hash(file), licence) for file in files]
+    return [Book(name_in(file.parent, file), _text(file), file_hash(file), licence) for file in files]
 
 
 def _text(file: Path) -> str:

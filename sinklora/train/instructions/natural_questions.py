@@ -22,6 +22,10 @@ TAG = re.compile(r"</?[A-Za-z][^<>]*>")
 
 BLOCK = re.compile(r"<(P|H[1-6]|Ul|Ol|Dl|Li|Dd|Dt|Table|Tr)\b", re.IGNORECASE)  # begins a line
 
+# Blanks that nobody wrote: in front of marks and of the ends of words ("it 's", "is n't", "50 %"), and behind
+# brackets.
+LOOSE = re.compile(r" (?=[.,;:!?)\]]|(?:'(?:s|re|ve|ll|d|m)|n't)(?![\w-]))|(?<=\d) (?=%)|(?<=[(\[]) ")
+
 NO_ANSWER = Unusable("no answer")
 
 YES_NO = {"YES": "Yes", "NO": "No", 1: "Yes", 0: "No"}  # of files, of the hub
@@ -138,4 +142,4 @@ def _answer(page: _Page, annotation: _Annotation, place: str) -> str:
 def joined(words: Sequence[str]) -> str:
     """Words and marks, which are tokens of their own, as they are written."""
     text = " ".join(words).replace("`` ", '"').replace(" ''", '"')
-    return re.sub(r" (?=[.,;:!?)\]])|(?<=[(\[]) ", "", text)
+    return LOOSE.sub("", text)

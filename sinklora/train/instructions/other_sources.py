@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from sinklora.records.placed_fields import field_of
+from sinklora.records.placed_fields import check_characters, field_of, optional_text
 from sinklora.train.instructions.continuations import INSTRUCTION, MOST_WORDS, cut_words
 from sinklora.train.instructions.pairs import Pair, Unusable, text_hash
 
@@ -24,7 +24,8 @@ def read_redpajama(row: Mapping[str, Any], place: str) -> Pair | Unusable:
     The paper does not say how it makes instructions of plain text.
     """
     text = field_of(row, "text", str, place)
-    if len(text.split()) < LEAST_TEXT or (cut := cut_words(text, MOST_GIVEN, MOST_WORDS)) is None:
+    cut = cut_words(text, MOST_GIVEN, MOST_WORDS) if len(text.split()) >= LEAST_TEXT else None
+    if cut is None:
         return TOO_SHORT
     subset = row.get("red_pajama_subset") or _meta(row).get("source") or ""
     return Pair(INSTRUCTION.format(text=cut.given), cut.next, text_hash(text), str(subset))
@@ -40,27 +41,24 @@ def read_booksum(row: Mapping[str, Any], place: str) -> Pair | Unusable:
     """A chapter and its summary: `chapter`, `summary_text` of the hub's files, `text`, `summary` (lists of
     paragraphs or sentences, or text) of those that BookSum's own scripts gather.
     """
-    if "chapter" in row or "summary_text" in row:
-        chapter, summary = row.get("chapter"), row.get("summary_text")
-        names = ("chapter", "summary_text")
-    else:
-        chapter, summary = row.get("text"), row.get("summary")
-        names = ("text", "summary")
-    texts = [_joined(value) for value in (chapter, summary)]
-    for name, text in zip(names, texts, strict=True):
-        if text is None:
-            raise ValueError(f"{place}: {name!r} is {row.get(name)!r:.80}, expected text")
-    chapter_text, output = str(texts[0]).strip(), str(texts[1]).strip()
-    if not chapter_text or not output:
+    is_of_the_hub = "chapter" in row or "summary_text" in row
+    names = ("chapter", "summary_text") if is_of_the_hub else ("text", "summary")
+    chapter, summary = (_joined(row, name, place).strip() for name in names)
+    if not chapter or not summary:
         return NO_SUMMARY
     book = str(row.get("book_id") or row.get("bid") or "")
-    return Pair(SUMMARIZE.format(chapter=chapter_text), output, text_hash(chapter_text, output), book)
+    return Pair(SUMMARIZE.format(chapter=chapter), summary, text_hash(chapter, summary), book)
 
 
-def _joined(value: Any) -> str | None:
+def _joined(row: Mapping[str, Any], name: str, place: str) -> str:
+    """A text, or a list of texts as paragraphs."""
+    value = row.get(name)
     if isinstance(value, list) and all(isinstance(part, str) for part in value):
-        return "\n\n".join(value)
-    return value if isinstance(value, str) else None
+        value = "\n\n".join(value)
+    if not isinstance(value, str):
+        raise ValueError(f"{place}: {name!r} is {value!r:.80}, expected text")
+    check_characters(value, name, place)
+    return value
 
 
 def read_longqa(row: Mapping[str, Any], place: str) -> Pair | Unusable:
@@ -68,10 +66,7 @@ def read_longqa(row: Mapping[str, Any], place: str) -> Pair | Unusable:
     `input`, which the long ones lack, is put behind the instruction.
     """
     instruction, output = (field_of(row, name, str, place).strip() for name in ("instruction", "output"))
-    added = row.get("input") or ""
-    if not isinstance(added, str):
-        raise ValueError(f"{place}: 'input' is {added!r:.80}, expected text")
-    whole = f"{instruction}\n\n{added}".strip()
+    whole = f"{instruction}\n\n{optional_text(row, 'input', place)}".strip()
     if len(whole.split()) < LEAST_LONG or not output:
         return NOT_LONG
     return Pair(whole, output, text_hash(whole, output), str(row.get("file") or ""))

@@ -4,12 +4,13 @@ import hashlib
 import heapq
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import islice
 from typing import Any
 
 from tqdm.auto import tqdm
 
+from sinklora.records.placed_fields import check_characters
 from sinklora.train.instructions.examples import TITLES, Example
 from sinklora.train.instructions.pairs import Pair, Unusable
 from sinklora.train.instructions.source_rows import SourceFile
@@ -44,26 +45,26 @@ class Sample:
 class Repetitions:
     """What examples were taken, to know those that ask the same of the same text.
 
-    Two are near-duplicates where half of the words of the instruction, in runs of 13, and of the output were
-    seen before; an output that is too short for a run has to be the same. So a second question about a page
-    is kept, and the same page once more is not.
+    An example is a near-duplicate where half of the words of its instruction, in runs of 13, and of its
+    output were seen in those before. An output that is too short for a run has to be the same, and the
+    instruction is compared with those that had this output alone: what is answered by "Yes" about one page
+    says nothing of another. So a second question about a page is kept, unless its answer is the same too.
     """
 
-    instructions: SeenText = field(default_factory=SeenText)
+    instructions: SeenText = field(default_factory=SeenText)  # of the examples whose outputs have runs
     outputs: SeenText = field(default_factory=SeenText)
-    short_outputs: set[str] = field(default_factory=set)
+    short_outputs: dict[str, SeenText] = field(default_factory=dict)  # the instructions of each
 
     def is_new(self, example: Example) -> bool:
         """Whether an example repeats none before; a new one counts as seen from now on."""
         output = " ".join(example.output.lower().split())
         is_short = not len(word_runs(output))
-        known = output in self.short_outputs if is_short else self.outputs.share(output) >= SHARE
-        if known and self.instructions.share(example.instruction) >= SHARE:
+        same_output = self.short_outputs.setdefault(output, SeenText()) if is_short else self.instructions
+        known = is_short or self.outputs.share(output) >= SHARE
+        if known and same_output.share(example.instruction) >= SHARE:
             return False
-        self.instructions.add(example.instruction)
-        if is_short:
-            self.short_outputs.add(output)
-        else:
+        same_output.add(example.instruction)
+        if not is_short:
             self.outputs.add(output)
         return True
 
@@ -130,6 +131,8 @@ def _candidates(
         if isinstance(pair, Unusable):
             unusable[pair.reason] += 1
             continue
+        for name, text in asdict(pair).items():
+            check_characters(text, name, place)
         usable += 1
         rank = (-_hash(f"{seed}/{reader.name}/{pair.id}"), -number)
         if len(kept) < capacity:
@@ -161,7 +164,7 @@ def _example(reader: SourceReader, pair: Pair, file: SourceFile) -> Example:
 
 
 def _hash(text: str) -> int:
-    return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8], "big")
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
 
 
 def _too_few(name: str, count: int, taken: int, duplicates: int, candidates: _Candidates) -> str:

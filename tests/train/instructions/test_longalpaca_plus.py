@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 import pytest
 from transformers import AutoTokenizer
 
@@ -25,8 +26,9 @@ from instruction_sources import (
 from sinklora.records.files import file_hash
 from sinklora.train.instructions import dataset_folder
 from sinklora.train.instructions.dataset_folder import read_split
-from sinklora.train.instructions.examples import MIX, mixed_counts
+from sinklora.train.instructions.examples import MIX, Example, mixed_counts
 from sinklora.train.instructions.longalpaca_plus import build_longalpaca_plus
+from sinklora.train.instructions.sampling import Repetitions
 from sinklora.train.instructions.source_rows import source_files
 
 TOTAL = 50  # 22, 14, 9 and 5
@@ -146,6 +148,26 @@ def test_near_duplicates_fall_out_and_are_counted(sources: dict[str, str], tmp_p
     assert sum(second.source == "booksum") == 9
 
 
+def asked_of(page: str, question: str, answer: str) -> Example:
+    """A question about a page, which is as long as that no run of words is the question's alone."""
+    about = {"kind": "question", "source": "nq", "id": question, "document": page, "licence": "", "file": ""}
+    return Example(f"{words(200, page)} Question: {question}", answer, **about)
+
+
+def test_second_questions_about_pages_stay_whatever_other_pages_answer() -> None:
+    seen = Repetitions()
+    asked = [
+        ("A", "is it", "Yes"), ("B", "when was it", "1945"), ("A", "when did it end", "1945"),
+        ("A", "who was it", "Ada"), ("B", "is it so", "Yes"),
+        ("A", "what", words(20, "what")), ("B", "what", words(20, "what it is")),
+    ]  # fmt: skip
+    assert all(seen.is_new(asked_of(*one)) for one in asked)
+    assert not any(seen.is_new(asked_of(*one)) for one in asked)
+    assert not seen.is_new(asked_of("A", "is it really", "yes"))
+    assert seen.is_new(asked_of("C", "what", words(20, "what")))
+    assert seen.is_new(asked_of("A", "what else", words(20, "something else")))
+
+
 def test_more_rows_are_kept_where_many_are_near_duplicates(sources: dict[str, str], tmp_path: Path) -> None:
     rows = [{**booksum_row(n % 9), "bid": str(n), "summary_url": str(n)} for n in range(9)]
     copies = [
@@ -199,16 +221,75 @@ def test_damage_is_named_with_its_place(
     sources: dict[str, str], tmp_path: Path, name: str, content: str, words: str
 ) -> None:
     (tmp_path / name).write_text(content, encoding="utf-8")
-    [file] = source_files("redpajama", str(tmp_path / name))
+    [file] = source_files("redpajama", str(tmp_path / name)).files
     with pytest.raises(ValueError, match=words):
         list(file.rows())
+
+
+def test_a_folder_is_read_whole_or_refused(tmp_path: Path) -> None:
+    """RedPajama's CommonCrawl is packed in another way than the rest of it."""
+    names = ("arxiv.jsonl", "common_crawl/en_head_0000.json.gz.dedup.classifier.jsonl.zst")
+    for number, name in enumerate(names):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        line = json.dumps(redpajama_row(number)).encode() + b"\n"
+        (tmp_path / name).write_bytes(pa.compress(line, "zstd", asbytes=True) if number else line)
+    read = source_files("redpajama", str(tmp_path)).files
+    assert [file.name for file in read] == list(names)
+    assert [row for file in read for _, row in file.rows()] == [redpajama_row(n) for n in range(2)]
+    (tmp_path / "wikipedia.jsonl.xz").write_bytes(b"")
+    for place in (tmp_path, tmp_path / "wikipedia.jsonl.xz"):
+        with pytest.raises(
+            ValueError, match=r"source redpajama: 'wikipedia.jsonl.xz' is packed; unpack it, or"
+        ):
+            source_files("redpajama", str(place))
+
+
+def test_held_out_and_hidden_files_of_a_download_are_not_read(
+    sources: dict[str, str], tmp_path: Path
+) -> None:
+    names = (
+        "train/nq-train-00.jsonl",
+        "dev/nq-dev-00.jsonl",
+        ".cache/of_a_download.jsonl",
+        "nq-train.jsonl~",
+    )
+    for name in names:
+        (tmp_path / "nq" / name).parent.mkdir(parents=True, exist_ok=True)
+        write_lines(tmp_path / "nq" / name, [simplified_question(n) for n in range(30)])
+    (tmp_path / "nq" / "README.md").write_text("Natural Questions")
+    build({**sources, "nq": str(tmp_path / "nq")}, tmp_path / "out")
+    record = json.loads((tmp_path / "out" / "record.json").read_text(encoding="utf-8"))["sources"]["nq"]
+    assert list(record["files"]) == ["train/nq-train-00.jsonl"]
+    assert record["passed_over"] == ["README.md", "dev/nq-dev-00.jsonl"]
+    for place in ("dev", "dev/nq-dev-00.jsonl"):  # what is named alone is meant
+        [file] = source_files("nq", str(tmp_path / "nq" / place)).files
+        assert file.name == "nq-dev-00.jsonl"
+
+
+def test_half_a_character_is_named_with_its_place(sources: dict[str, str], tmp_path: Path) -> None:
+    """In the text of an example and in the name of its document alike, before anything is written."""
+    for name, change in (
+        ("text", {"text": words(450, 1) + " \ud83d"}),
+        ("document", {"red_pajama_subset": "\ud83d"}),
+    ):
+        rows = [redpajama_row(n) | (change if n == 3 else {}) for n in range(20)]
+        path = write_lines(tmp_path / "rows.jsonl", rows)
+        with pytest.raises(ValueError, match=rf"rows\.jsonl, line 4: '{name}' holds '\\ud83d', half"):
+            build({**sources, "redpajama": str(path)}, tmp_path / "out")
+
+
+def test_a_file_may_have_a_name_that_is_no_utf8(sources: dict[str, str], tmp_path: Path) -> None:
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.jsonl"))
+    write_lines(path, [redpajama_row(n) for n in range(20)])
+    examples = build({**sources, "redpajama": str(path)}, tmp_path / "out")
+    assert set(examples[examples.source == "redpajama"].file) == {"caf\\xe9.jsonl"}
 
 
 def test_a_chapter_may_be_longer_than_a_csv_field_is_by_default(tmp_path: Path) -> None:
     from instruction_sources import write_csv
 
     row = {**booksum_row(1), "chapter": "word\n" * 60_000}
-    [file] = source_files("booksum", str(write_csv(tmp_path / "a.csv", [row])))
+    [file] = source_files("booksum", str(write_csv(tmp_path / "a.csv", [row]))).files
     [(_, read)] = file.rows()
     assert read == row
 

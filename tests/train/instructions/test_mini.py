@@ -1,6 +1,7 @@
 """The small set: kinds and counts of the mix, answers that stand in the text, halves with no common text."""
 
 import json
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -128,6 +129,13 @@ def test_what_cannot_be_made_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ValueError, match=r"a\.txt is not UTF-8"):
         read_books(str(tmp_path))
+
+
+def test_hidden_copies_are_no_books_and_every_name_is_text(tmp_path: Path) -> None:
+    (tmp_path / ".ipynb_checkpoints").mkdir()
+    for name in (b"caf\xe9.txt", b".ipynb_checkpoints/book-checkpoint.txt"):
+        Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name)).write_text("book")
+    assert [book.name for book in read_books(str(tmp_path))] == ["caf\\xe9.txt"]
 
 
 def invoked(*arguments: object) -> tuple[int, str]:

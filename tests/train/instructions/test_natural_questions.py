@@ -87,3 +87,16 @@ def test_marks_stand_where_they_belong() -> None:
         joined(["He", "said", "``", "no", "''", "(", "twice", ")", ",", "then", "left", "."])
         == 'He said "no" (twice), then left.'
     )
+
+
+@pytest.mark.parametrize(
+    ("split", "whole"),
+    [
+        ("Michael 's Last Dundies is n't it", "Michael's Last Dundies isn't it"),
+        ("they 've said I 'll , he 'd and I 'm", "they've said I'll, he'd and I'm"),
+        ("50 % of the % signs", "50% of the % signs"),
+        ("in 's-Hertogenbosch , the 'sixties", "in 's-Hertogenbosch, the 'sixties"),
+    ],
+)
+def test_ends_of_words_are_joined_to_them(split: str, whole: str) -> None:
+    assert joined(split.split(" ")) == whole

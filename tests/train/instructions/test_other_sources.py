@@ -77,6 +77,9 @@ def test_longqa_is_taken_as_it_is_and_short_questions_are_not() -> None:
         (read_booksum, {"text": ["a", 1], "summary": "b"}, r"'text' is \['a', 1\]"),
         (read_longqa, {"instruction": "a"}, "no 'output'"),
         (read_longqa, {"instruction": "a", "output": "b", "input": 1}, "'input' is 1"),
+        (read_longqa, {"instruction": "a", "output": "b", "input": []}, r"'input' is \[\]"),
+        (read_redpajama, {"text": "a \ud83d"}, r"'text' holds '\\ud83d', half"),
+        (read_booksum, {"text": ["a", "\ud83d"], "summary": "b"}, r"'text' holds '\\ud83d', half"),
     ],
 )
 def test_damaged_rows_are_named(reader: Any, row: dict[str, Any], said: str) -> None:

@@ -121,6 +121,27 @@ def check_choice(name: str, value: str, choices: Collection[str]) -> None:
         check_value(name, value, Annotated[str, one_of(choices)])
 
 
+def check_among(name: str, values: Collection[Any], of: str, choices: Collection[Any]) -> None:
+    """Raise ValueError unless all values of an argument are among those of another one, `of`."""
+    others = [value for value in values if value not in choices]
+    if others:
+        raise ValueError(
+            f"{name}={list(values)}: expected some of {of}={list(choices)}; "
+            f"leave out {_listed(others)}, or add it there"
+        )
+
+
+def check_holds(name: str, values: Collection[Any], needed: Collection[Any], why: str) -> None:
+    """Raise ValueError unless an argument has all values that are needed; `why`: for what."""
+    missing = [value for value in needed if value not in values]
+    if missing:
+        raise ValueError(f"{name}={list(values)}: add {_listed(missing)}; {why}")
+
+
+def _listed(values: Collection[Any]) -> str:
+    return ", ".join(map(repr, values))
+
+
 def _validate(name: str, value: Any, hint: Any, adapter: TypeAdapter[Any]) -> None:
     try:
         adapter.validate_python(value, strict=True)

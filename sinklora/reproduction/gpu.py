@@ -17,7 +17,7 @@ from typing import TextIO
 
 import torch
 
-from sinklora.records.checks import read_fields
+from sinklora.records.checks import check_among, read_fields
 from sinklora.records.runs import RunDirectory
 from sinklora.records.yaml_files import read_mapping
 from sinklora.reproduction.base_model.study import BaseRecipe, make_base
@@ -58,7 +58,8 @@ class Step:
 @dataclass(frozen=True)
 class GpuPlan:
     """The folder of the base, its recipe (None: a model that is there already), and the steps in order: those
-    of the file, the notebooks that need no base, the base, the notebooks that start from it.
+    of the file, the notebooks that need no base, the base, the notebooks that start from it, and those that
+    the file names `last`.
     """
 
     folder: Path
@@ -69,12 +70,12 @@ class GpuPlan:
     def read(cls, path: Path, experiments: Path = INDEX) -> "GpuPlan":
         """The plan of a YAML file and an index of experiments.
 
-        Raises ValueError for keys that are missing or unknown, steps named twice, and a notebook that starts
-        from another base.
+        Raises ValueError for keys that are missing or unknown, steps named twice, a notebook that starts from
+        another base, and a last one that has no profile `gpu`.
         """
         values = read_mapping(path, "base: and steps:")
-        if set(values) != {"base", "steps"} or "folder" not in values["base"]:
-            raise ValueError(f"{path}: expected the keys base (folder, recipe) and steps")
+        if set(values) - {"last"} != {"base", "steps"} or "folder" not in values["base"]:
+            raise ValueError(f"{path}: expected the keys base (folder, recipe) and steps, and perhaps last")
         recipe = values["base"].get("recipe")
         try:
             made = None if recipe is None else read_fields(BaseRecipe, recipe)
@@ -84,7 +85,10 @@ class GpuPlan:
         folder = Path(values["base"]["folder"])
         base = Step("base", ("-m", "sinklora", "gpu", "--base", "--runs", RUNS, "--config", str(path)))
         apart, from_base = _notebook_steps(load_experiments(experiments), folder)
-        steps = (*steps, *apart, base, *from_base)
+        last = values.get("last") or []
+        known = [step.name for step in (*apart, *from_base)]
+        check_among(f"{path}: last", last, f"notebooks with a profile {PROFILE!r}", known)
+        steps = tuple(sorted((*steps, *apart, base, *from_base), key=lambda step: step.name in last))
         names = [step.name for step in steps]
         if len(set(names)) < len(names):
             raise ValueError(f"{path}: steps are named twice in {names}")

@@ -45,7 +45,7 @@ def test_the_committed_plan_names_what_there_is() -> None:
     names = [step.name for step in COMMITTED.steps]
     first = ["tests", "real_study", "attention", "kv_cache", "training"]
     first += ["llama_attention", "real_caches", "real_training", "07_efficiency", "09_real_model"]
-    assert names[:12] == [*first, "11_chat", "base"]
+    assert names[:11] == [*first, "base"] and names[-1] == "11_chat"
     assert COMMITTED.recipe is not None and COMMITTED.recipe.shape == "llama-100m"
     for step in COMMITTED.steps:
         first = step.run[0]
@@ -72,7 +72,7 @@ def test_every_notebook_with_a_gpu_profile_is_a_step_after_the_base_that_it_star
     names = [step.name for step in COMMITTED.steps]
     experiments = {e.notebook: e for e in load_experiments() if "gpu" in e.parameters}
     at = names.index("base")
-    apart, from_base = names[8:at], names[at + 1 :]
+    apart, from_base = [*names[8:at], names[-1]], names[at + 1 : -1]
     assert {*apart, *from_base} == set(experiments)
     for part in (apart, from_base):
         assert part == [notebook for notebook in experiments if notebook in part], "in the index's order"
@@ -92,15 +92,29 @@ def test_every_notebook_with_a_gpu_profile_is_a_step_after_the_base_that_it_star
         assert (notebook in from_base) == bool({"recipe", "base"} & set(declared))
 
 
+def test_what_the_last_notebook_costs_is_told() -> None:
+    [experiment] = [e for e in load_experiments() if e.notebook == COMMITTED.steps[-1].name]
+    given = declared_parameters(Path("notebooks/11_chat.ipynb")) | experiment.parameters["gpu"]
+    patterns, rates, seeds = (len(given[name]) for name in ("tuned", "rates", "seeds"))
+    tunings = patterns * (rates + seeds - 1)  # the first seed's at the best rate is among the rates
+    told = Path("docs/gpu.md").read_text(encoding="utf-8")
+    assert f"on {given['tuning_examples']} examples {tunings} times" in told
+    assert f"{patterns * seeds} models" in told
+
+
 def test_a_new_notebook_with_a_gpu_profile_is_a_new_step(tmp_path: Path) -> None:
     index = tmp_path / "experiments.yaml"
     entry = "- {{notebook: {0}, reproduces: x, outputs: [], parameters: {{{1}}}}}\n"
-    here = ("20_new", "gpu: {base: runs/gpu-base}"), ("21_apart", "gpu: {}"), ("22_other", "full: {}")
+    here = [("20_new", "gpu: {base: runs/gpu-base}"), ("21_apart", "gpu: {}"), ("22_other", "full: {}")]
+    here.insert(0, ("11_chat", "gpu: {}"))
     index.write_text("".join(entry.format(*e) for e in here), encoding="utf-8")
     made = GpuPlan.read(Path("configs/gpu.yaml"), index)
-    assert [step.name for step in made.steps[8:]] == ["21_apart", "base", "20_new"]
-    assert made.steps[-1].run[-2:] == ("--only", "20_new")
-    assert made.steps[-2].run[-2:] == ("--config", "configs/gpu.yaml")
+    assert [step.name for step in made.steps[8:]] == ["21_apart", "base", "20_new", "11_chat"]
+    assert made.steps[-2].run[-2:] == ("--only", "20_new")
+    assert made.steps[-3].run[-2:] == ("--config", "configs/gpu.yaml")
+    index.write_text("".join(entry.format(*e) for e in here[1:]), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"last=.*leave out '11_chat'"):
+        GpuPlan.read(Path("configs/gpu.yaml"), index)
 
 
 def test_without_a_gpu_nothing_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -84,9 +84,9 @@ def test_a_step_keeps_its_key() -> None:
 
 def test_a_configuration_with_an_exponent_trains_at_that_rate() -> None:
     written = Path("configs/train/base-2048-sf.yaml").read_text()
-    assert "learning_rate: 0.003" in written
-    values = yaml.safe_load(written.replace("learning_rate: 0.003", "learning_rate: 3e-3"))
-    assert values["learning_rate"] == "3e-3"  # YAML 1.1 reads text
+    assert "learning_rate: 0.0003" in written
+    values = yaml.safe_load(written.replace("learning_rate: 0.0003", "learning_rate: 3e-4"))
+    assert values["learning_rate"] == "3e-4"  # YAML 1.1 reads text
     assert TrainSpec.from_dict(values) == TrainSpec.from_dict(yaml.safe_load(written))
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from sinklora.attention.patterns import PATTERNS, find_pattern
+from sinklora.records.checks import Distinct, check_among, check_value
 from sinklora.reproduction.extension.readings import joined
 from sinklora.reproduction.extension.recipe import Recipe
 from sinklora.reproduction.extension.study import ExtensionStudy, measure
@@ -44,15 +45,22 @@ class Methods:
 
 
 def methods_of(parameters: Mapping[str, Any]) -> Methods:
-    """The methods of a notebook's parameters."""
+    """The methods of a notebook's parameters.
+
+    Raises ValueError as well for parameters of which no table could be made once all is trained.
+    """
     schedules = parameters["schedules"]
     fields = {"sink_tokens": "sink_tokens", "shifted": "shifted", "group_size": "group_sizes"}
-    return Methods(
+    for name in ("schedules", *fields.values()):
+        check_value(name, tuple(parameters[name]), Distinct[Any])
+    methods = Methods(
         ("s2_wrapped", "s2", "short", "sf_shifted", "sf", "full", *schedules),
         ("s2_wrapped", "shift_up", "shift_back", "s2", "short"),
         ("full", "s2", *sparse_patterns(), "sf"),
         {field: sweep_methods(field, parameters[parameter]) for field, parameter in fields.items()},
     )
+    check_among("timed_steps", parameters["timed_steps"], "methods", methods.all)
+    return methods
 
 
 def ablation_study(
@@ -69,11 +77,18 @@ def ablation_study(
     )
 
 
-def measure_lengths(
-    recipe: Recipe, methods: Sequence[str], seeds: Sequence[int], lengths: Iterable[int], *, runs: Path
-) -> pd.DataFrame:
-    """The rows of `extension.measure`, each length trained and tested at; attrs: the data, and all runs."""
-    frames = [measure(ablation_study(recipe, methods, seeds, context=n), runs=runs) for n in lengths]
+def studies_at(
+    recipe: Recipe, methods: Sequence[str], seeds: Sequence[int], lengths: Iterable[int]
+) -> list[ExtensionStudy]:
+    """Table 9's: a study for each length, at which it is trained and tested. Raises ValueError for a length
+    that the texts do not have.
+    """
+    return [ablation_study(recipe, methods, seeds, context=length) for length in lengths]
+
+
+def measure_lengths(studies: Iterable[ExtensionStudy], *, runs: Path) -> pd.DataFrame:
+    """The rows of `extension.measure` of `studies_at`; attrs: the data, and all runs."""
+    frames = [measure(study, runs=runs) for study in studies]
     # What needs no training is the same at every length where it is read in windows of its own.
     return joined(frames).drop_duplicates(ignore_index=True)
 

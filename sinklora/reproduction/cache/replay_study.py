@@ -17,7 +17,7 @@ from sinklora.cache.policies import CachePolicy, make_policy
 from sinklora.cache.replay import Replay
 from sinklora.cache.snapkv import SnapKV
 from sinklora.evaluate.paired_effects import Effect, Equivalence, effect, ratio_within
-from sinklora.records.checks import Count, check_fields
+from sinklora.records.checks import Count, check_among, check_fields
 from sinklora.records.tables import Column, Estimate, Table
 from sinklora.reproduction.cache.cell_estimates import chance_of, clustered, differences, estimates, paired
 from sinklora.reproduction.cache.claims import NEAR
@@ -71,6 +71,12 @@ class ReplayStudy:
         check_fields(self)
         if self.long_prompts and not self.other_budgets:
             raise ValueError(f"long_prompts={self.long_prompts}: are measured at other_budgets; give one")
+        check_among("other_budgets", self.other_budgets, "budgets", self.budgets)
+
+    def check_budget(self, name: str, budget: float) -> None:
+        """Raise ValueError unless all that is compared is measured at a budget, an argument's (`name`)."""
+        measured = "other_budgets" if self.other_budgets else "budgets"
+        check_among(name, [budget], measured, getattr(self, measured))
 
     def policies_at(self, prompt: int) -> dict[str, list[CachePolicy]]:
         """Name -> the policies that are measured after a prompt of so many tokens."""

@@ -14,13 +14,17 @@ from sinklora.evaluate.paired_effects import Effect, difference
 from sinklora.evaluate.step_estimate import estimate
 from sinklora.evaluate.step_spec import StepSpec
 from sinklora.evaluate.training_step import measured
-from sinklora.records.checks import check_counts
+from sinklora.records.checks import Count, Distinct, check_counts, check_holds, check_value
 from sinklora.records.runs import run_records
 from sinklora.reproduction.efficiency.study import BASELINE, EAGER_STEP, SF, STEPS, check_methods
 from sinklora.reproduction.extension.comparison import NATS, NOT_VALID, losses
+from sinklora.reproduction.extension.recipe import Recipe
+from sinklora.reproduction.extension.study import ExtensionStudy
 from sinklora.reproduction.extension.tables import untrained_methods
 from sinklora.reproduction.names import LABELS
 from sinklora.reproduction.report.claims import Claim, Tested, combined, family, with_effect
+
+LADDER = "Table 3"  # of the recipe's texts
 
 
 def longest(fits: Callable[[int], bool], *, unit: int, most: int, near: int) -> int:
@@ -121,6 +125,33 @@ def training_context(frame: pd.DataFrame, method: str, choices: Sequence[int]) -
     if not short_enough:
         raise ValueError(f"choices={list(choices)}: {method} fits {fits} tokens only; allow more memory")
     return max(short_enough)
+
+
+def ladder_of(recipe: Recipe, parameters: Mapping[str, Any], context: int) -> ExtensionStudy:
+    """The study of Table 3 of a notebook's parameters: trained at `context`, read at the test contexts below
+    it and at it.
+    """
+    rows = parameters["micro_batch_size"]
+    changes = {
+        "context": context,
+        "steps": parameters["steps"],
+        "batch_size": max(parameters["batch_tokens"] // context, rows),
+        "micro_batch_size": rows,
+        "gradient_checkpointing": parameters["gradient_checkpointing"],
+    }
+    patterns, seeds = tuple(parameters["patterns"]), tuple(parameters["seeds"])
+    contexts = (*(tokens for tokens in parameters["test_contexts"] if tokens < context), context)
+    return ExtensionStudy(recipe, patterns, seeds, (LADDER,), contexts, changes=tuple(changes.items()))
+
+
+def check_ladder(recipe: Recipe, parameters: Mapping[str, Any]) -> None:
+    """Raise ValueError for parameters of which no table could be made once contexts are measured and all is
+    trained, whichever of the contexts fits.
+    """
+    check_holds("patterns", parameters["patterns"], ["full", "sf"], "Table 3 is about these two")
+    check_value("train_contexts", tuple(parameters["train_contexts"]), Distinct[Count])
+    for context in parameters["train_contexts"]:
+        ladder_of(recipe, parameters, context)
 
 
 def context_verdict(frame: pd.DataFrame) -> str:

@@ -13,6 +13,7 @@ from sinklora.cache.policies import CachePolicy, policy_key
 from sinklora.evaluate.paired_effects import Effect, Values, difference
 from sinklora.evaluate.through_cache import continuation_nll
 from sinklora.hf.budget_cache import BudgetCache
+from sinklora.records.checks import check_holds
 from sinklora.records.runs import remember, run_records
 from sinklora.records.tables import Column, Spread, Table
 from sinklora.reproduction.extension.comparison import NATS, NOT_VALID, by_seed_and_piece
@@ -29,6 +30,22 @@ FULL_CACHE = "full cache"
 ITEM = "Extended models under H2O (ours)"
 
 
+def bounded_study_of(study: ExtensionStudy, parameters: Mapping[str, Any]) -> ExtensionStudy:
+    """The models that a notebook's parameters read through bounded caches, trained as those of its study.
+
+    Raises ValueError for models or a prompt of which nothing could be said once all is trained.
+    """
+    chosen = tuple(parameters["bounded_patterns"])
+    check_holds("bounded_patterns", chosen, ["full", "sf"], "what a cache costs the two is compared")
+    _check_prompt("bounded_prompt", parameters["bounded_prompt"], study)
+    return replace(study, patterns=chosen, seeds=tuple(parameters["bounded_seeds"]), own_attention=())
+
+
+def _check_prompt(name: str, prompt: int, study: ExtensionStudy) -> None:
+    if not 0 < prompt < study.training.context:
+        raise ValueError(f"{name}={prompt}: expected less than the {study.training.context} tokens trained")
+
+
 def through_caches(
     study: ExtensionStudy,
     test_set: str,
@@ -43,8 +60,7 @@ def through_caches(
     Columns: `method`, `seed`, `cache`, `group`, `piece`, `nll` (mean nats a token). The base as it is, whose
     positions end before, is left out. Raises ValueError for a prompt that leaves nothing to predict.
     """
-    if not 0 < prompt < study.training.context:
-        raise ValueError(f"prompt={prompt}: expected less than the {study.training.context} tokens trained")
+    _check_prompt("prompt", prompt, study)
     chosen = chosen_texts(study.recipe, [test_set], runs)[test_set]
     frames, used = [], list[Path]()
     for reading in each_model(study, runs, progress, used):

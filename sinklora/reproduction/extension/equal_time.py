@@ -12,7 +12,7 @@ from sinklora.evaluate.training_step import compared_rounds
 from sinklora.records.runs import run_records
 from sinklora.records.tables import Column, Number, Spread, Table
 from sinklora.reproduction.extension.comparison import NATS, NOT_VALID, Losses
-from sinklora.reproduction.extension.study import ExtensionStudy, measure
+from sinklora.reproduction.extension.study import ExtensionStudy, check_equal_time, measure
 from sinklora.reproduction.extension.tables import ABOVE, METHOD, Nats, estimate_fields
 from sinklora.reproduction.extension.timed_steps import step_of
 from sinklora.reproduction.names import LABELS
@@ -47,9 +47,7 @@ def in_equal_time(
     a load that changes does not change their ratio (`compared_rounds`). Raises ValueError for patterns that
     the study does not train.
     """
-    sparse = [name for name in study.patterns if name != "full"]
-    if not patterns or not set(patterns) <= set(sparse):
-        raise ValueError(f"equal_time={list(patterns)}: expected some of {sparse}")
+    check_equal_time(study, patterns)
     used: list[Path] = []
     times = {pattern: _equal_time(study, pattern, runs, used) for pattern in patterns}
     frames, records = [], run_records(used)

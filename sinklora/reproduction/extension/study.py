@@ -6,7 +6,7 @@ read back. One row is one piece of text read by one model; `comparison` says wha
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from transformers import AutoConfig
 
 from sinklora.hf.rope_scaling import INTERPOLATIONS
 from sinklora.pretrained.fetch import model_path
-from sinklora.records.checks import Count, Distinct, check_fields
+from sinklora.records.checks import Count, Distinct, check_among, check_fields, check_holds
 from sinklora.records.runs import run_records
 from sinklora.reproduction.extension.readings import FULL, Reading, read
 from sinklora.reproduction.extension.recipe import Recipe
@@ -47,6 +47,7 @@ class ExtensionStudy:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        check_among("own_attention", self.own_attention, "patterns", self.patterns)
         for name in self.test_sets:
             if name not in self.recipe.texts:
                 raise ValueError(
@@ -73,8 +74,11 @@ class ExtensionStudy:
 
 
 def study_of(recipe: Recipe, parameters: Mapping[str, Any]) -> ExtensionStudy:
-    """The study of Tables 1 and 2 of a notebook's parameters: those with the names of fields."""
-    return ExtensionStudy(
+    """The study of Tables 1 and 2 of a notebook's parameters: those with the names of fields.
+
+    Raises ValueError as well for parameters of which no table could be made once all is trained.
+    """
+    study = ExtensionStudy(
         recipe,
         tuple(parameters["patterns"]),
         tuple(parameters["seeds"]),
@@ -82,6 +86,39 @@ def study_of(recipe: Recipe, parameters: Mapping[str, Any]) -> ExtensionStudy:
         tuple(parameters["test_contexts"]),
         tuple(parameters["own_attention"]),
     )
+    check_compared(recipe, study.patterns, study.own_attention, study.contexts, "test_contexts")
+    check_equal_time(study, parameters["equal_time"])
+    return study
+
+
+def check_compared(
+    recipe: Recipe,
+    patterns: Sequence[str],
+    own_attention: Sequence[str],
+    contexts: Sequence[int],
+    name: str = "contexts",
+) -> None:
+    """Raise ValueError unless tables can be made of what is read: `patterns` beside full attention at the
+    trained context, SF-Attn at the base's own too, and some of them with their own attention. `name`: what
+    the argument with the contexts is called.
+    """
+    check_holds("patterns", patterns, ["full"], "every pattern is held against full attention")
+    at_base = [recipe.original_context] if "sf" in patterns else []
+    why = "there patterns are compared with each other and with the base"
+    check_holds(name, contexts, [*at_base, recipe.training.context], why)
+    if not own_attention:
+        raise ValueError(f"own_attention=[]: expected at least one of patterns={list(patterns)}")
+
+
+def check_equal_time(study: ExtensionStudy, patterns: Sequence[str]) -> None:
+    """Raise ValueError unless full attention can be trained in the time of `patterns`: some that the study
+    trains, full attention itself not among them.
+    """
+    sparse = [name for name in study.patterns if name != "full"]
+    if not patterns or not set(patterns) <= set(sparse):
+        raise ValueError(
+            f"equal_time={list(patterns)}: expected some of {sparse}, which patterns names beside 'full'"
+        )
 
 
 def measure(study: ExtensionStudy, *, runs: Path, progress: bool = True) -> pd.DataFrame:

@@ -6,15 +6,31 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pandas as pd
 
-from sinklora.records.checks import Count, Distinct, NotNegative, check_counts, check_fields, read_fields
+from sinklora.hf.rope_scaling import METHODS
+from sinklora.records.checks import (
+    Count,
+    Distinct,
+    NotNegative,
+    check_among,
+    check_counts,
+    check_fields,
+    one_of,
+    read_fields,
+)
 from sinklora.reproduction.extension.readings import joined, read
 from sinklora.reproduction.extension.recipe import VALIDATION, Recipe, read_recipe
 from sinklora.reproduction.extension.selection import chosen_rates, search_rates, validation_losses
-from sinklora.reproduction.extension.study import ExtensionStudy, baselines, measure, trained
+from sinklora.reproduction.extension.study import (
+    ExtensionStudy,
+    baselines,
+    check_compared,
+    measure,
+    trained,
+)
 from sinklora.reproduction.patterns.attention_study import AFTER
 from sinklora.reproduction.real_model import mechanism
 from sinklora.reproduction.retrieval.keys_in_prose_study import KeysInProseStudy, measure_keys_in_prose
@@ -35,7 +51,7 @@ class RealStudy:
 
     recipe: Recipe
     patterns: Distinct[str]
-    positions: Distinct[str]
+    positions: Distinct[Annotated[str, one_of(METHODS)]]
     seeds: Distinct[int]
     contexts: Distinct[Count]
     own_attention: tuple[str, ...]
@@ -48,6 +64,7 @@ class RealStudy:
     def __post_init__(self) -> None:
         check_fields(self)
         check_counts(AFTER + 1, sink_tokens=self.sink_tokens)
+        check_among("own_attention", self.own_attention, "patterns", self.patterns)
         if self.few not in self.recipe.texts:
             raise ValueError(f"few={self.few!r}: the recipe's texts are {sorted(self.recipe.texts)}")
 
@@ -68,8 +85,7 @@ class RealStudy:
 
     def of_first_seed(self, study: ExtensionStudy) -> ExtensionStudy:
         """The models that are looked into."""
-        own = tuple(name for name in self.own_attention if name in study.patterns)
-        return replace(study, seeds=self.seeds[:1], own_attention=own)
+        return replace(study, seeds=self.seeds[:1], own_attention=self.own_attention)
 
     def keys(self, study: ExtensionStudy, *, runs: Path) -> pd.DataFrame:
         """What needs no training and the models of the first seed, asked for the keys: a row a trial.
@@ -87,13 +103,19 @@ class RealStudy:
 
     def only(self, pattern: str) -> "RealStudy":
         """The part that concerns one pattern."""
-        return replace(self, patterns=(pattern,))
+        own = tuple(name for name in self.own_attention if name == pattern)
+        return replace(self, patterns=(pattern,), own_attention=own)
 
 
 def study_of(parameters: Mapping[str, Any]) -> RealStudy:
-    """The study of a notebook's parameters: those with the names of fields, the recipe by its file."""
+    """The study of a notebook's parameters: those with the names of fields, the recipe by its file.
+
+    Raises ValueError as well for parameters of which no table could be made once all is trained.
+    """
     values = {field.name: parameters[field.name] for field in fields(RealStudy) if field.name != "recipe"}
-    return read_fields(RealStudy, {"recipe": read_recipe(parameters["recipe"]), **values})
+    study = read_fields(RealStudy, {"recipe": read_recipe(parameters["recipe"]), **values})
+    check_compared(study.recipe, study.patterns, study.own_attention, study.contexts)
+    return study
 
 
 def tasks(study: RealStudy, *, runs: Path) -> Iterator[tuple[str, Task]]:

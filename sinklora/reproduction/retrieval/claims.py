@@ -43,7 +43,7 @@ def pass_key_claims(rows: pd.DataFrame, context: int, model: str) -> list[Claim]
     claim = Claim("Fig. 5", "", "not decided", unit="of the keys", table="pass_key_values", model=model)
     upto = f"up to the trained {context} tokens"
     for rival, name in RIVALS.items():
-        if rival in known and "sf" in known:
+        if trained and rival in known and "sf" in known:
             sentence = f"an extension with SF-Attn gives more pass keys back than {name}, {upto}"
             lead = _lead(rows, rival, trained)
             ours = rival == UNTRAINED
@@ -53,7 +53,7 @@ def pass_key_claims(rows: pd.DataFrame, context: int, model: str) -> list[Claim]
         sentence = f"more than half of the keys come back beyond them, at {_listed(beyond)} tokens"
         ahead = effect(lambda share: share - 0.5, _answers(rows, "sf", beyond))
         effects[replace(claim, sentence=sentence, n=_keys(ahead), restated=True)] = ahead
-    if {"sf", "full"} <= known:
+    if trained and {"sf", "full"} <= known:
         lead = _lead(rows, "full", trained)
         sentence = f"as many as with full attention come back {upto}, to {MARGIN:g} of the keys"
         equal = replace(claim, sentence=sentence, n=_keys(lead), restated=True)

@@ -23,6 +23,7 @@ from sinklora.evaluate.topics import (
     topic_answers,
 )
 from sinklora.hf.budget_cache import BudgetCache
+from sinklora.records.checks import Count, Distinct, check_counts, check_value
 from sinklora.records.files import json_hash
 from sinklora.records.runs import remember
 from sinklora.reproduction.model_under_test import ModelUnderTest, interpolated_name
@@ -42,13 +43,15 @@ def topic_sets(
     """The conversations of LongChat's files, by the files' names.
 
     Without files so many `records` are generated of each of `lengths` (tokens). Raises FileNotFoundError for
-    a file that is not there, ValueError for one without conversations and for `chat` with a tokenizer that
-    has no chat template.
+    a file that is not there, ValueError for one without conversations, for none that are to be generated, and
+    for `chat` with a tokenizer that has no chat template.
     """
     if chat:
         chat_format(tokenizer)
     if files:
         return {Path(file).stem: read_topics(file) for file in files}
+    check_value("lengths", tuple(lengths), Distinct[Count])
+    check_counts(records=records)
     return {f"{n} tokens": make_topics(tokenizer, tokens=n, records=records, seed=0) for n in lengths}
 
 

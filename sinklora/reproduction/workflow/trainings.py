@@ -10,6 +10,7 @@ from typing import Any
 
 from sinklora.reproduction.ablations import study as ablations
 from sinklora.reproduction.extension import study as extension
+from sinklora.reproduction.extension.bounded import bounded_study_of
 from sinklora.reproduction.extension.recipe import Recipe, read_recipe
 from sinklora.reproduction.extension.selection import specs_to_search
 from sinklora.reproduction.longbench.study import extended_models
@@ -50,7 +51,9 @@ def _perplexity(parameters: Parameters) -> Iterator[TrainSpec]:
     yield from specs_to_search(recipe, parameters["patterns"], grid=grid)
     for steps in parameters["steps_tried"]:
         yield from specs_to_search(recipe, ["full"], grid=grid, steps=steps)
-    yield from extension.study_of(recipe, parameters).specs()
+    study = extension.study_of(recipe, parameters)
+    yield from study.specs()
+    yield from bounded_study_of(study, parameters).specs()
 
 
 def _retrieval(parameters: Parameters) -> Iterator[TrainSpec]:
@@ -66,9 +69,9 @@ def _ablations(parameters: Parameters) -> Iterator[TrainSpec]:
     recipe, methods = _recipe(parameters), ablations.methods_of(parameters)
     yield from specs_to_search(recipe, methods.searched, grid=parameters["grid"])
     yield from ablations.ablation_study(recipe, methods.all, parameters["seeds"]).specs()
-    for length in sorted({*parameters["lengths"], recipe.training.context}):
-        others = ablations.ablation_study(recipe, methods.others, parameters["seeds"], context=length)
-        yield from others.specs()
+    lengths = sorted({*parameters["lengths"], recipe.training.context})
+    for study in ablations.studies_at(recipe, methods.others, parameters["seeds"], lengths):
+        yield from study.specs()
 
 
 def _real_model(parameters: Parameters) -> Iterator[TrainSpec]:

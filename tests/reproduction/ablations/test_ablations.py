@@ -20,7 +20,13 @@ from sinklora.reproduction.ablations.quality_cost import (
     front_table,
     front_verdict,
 )
-from sinklora.reproduction.ablations.study import ablation_study, measure_lengths, sweep_methods, untrained_at
+from sinklora.reproduction.ablations.study import (
+    ablation_study,
+    measure_lengths,
+    studies_at,
+    sweep_methods,
+    untrained_at,
+)
 from sinklora.reproduction.ablations.tables import (
     PAPER_ROWS,
     condition_table,
@@ -205,7 +211,7 @@ def test_lengths_are_measured_each_at_its_own(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr("sinklora.reproduction.ablations.study.measure", one_piece)
     recipe = read_recipe("configs/recipes/smoke.yaml")
-    rows = measure_lengths(recipe, ["sf"], [0], [640, 1024], runs=Path("runs"))
+    rows = measure_lengths(studies_at(recipe, ["sf"], [0], [640, 1024]), runs=Path("runs"))
     assert list(zip(rows.method, rows.context, strict=True)) == [("base", 512), ("sf", 640), ("sf", 1024)]
     assert [record["run"] for record in rows.attrs["runs"]] == ["base", "sf-640", "sf-1024"]
     assert rows.attrs["data"] == {"Table 1": {}}

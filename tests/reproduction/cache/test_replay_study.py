@@ -192,6 +192,14 @@ def test_policies_have_equal_budgets_and_forms_their_own(tmp_path: Path) -> None
     assert all(few[name] == [policy for policy in chosen[name] if policy.budget == 0.2] for name in few)
     with pytest.raises(ValueError, match=r"long_prompts=\(130,\): are measured at other_budgets"):
         replace(longer, other_budgets=())
+    with pytest.raises(
+        ValueError, match=r"other_budgets=\[0.2\]: expected some of budgets=\[0.1\]; leave out 0.2"
+    ):
+        replace(study, budgets=(0.1,))
+    study.check_budget("page_budget", 0.2)
+    with pytest.raises(ValueError, match=r"page_budget=\[0.1\]: expected some of other_budgets=\[0.2\]"):
+        study.check_budget("page_budget", 0.1)  # at which the others are not measured
+    replace(study, other_budgets=()).check_budget("page_budget", 0.1)
     small = ReplayStudy(text, corpus, (110,), (0, 1), (0.2,))
     rows = measure_replay(small, runs=tmp_path, cache=tmp_path, progress=False)
     assert set(rows.policy) == {"full", "replay", *OLD} and set(rows.prompt) == {110}
@@ -202,7 +210,7 @@ def test_policies_have_equal_budgets_and_forms_their_own(tmp_path: Path) -> None
     assert not of.duplicated(["measure", "item"]).any()
     names = [run["run"] for run in rows.attrs["runs"]]
     assert len(names) == len(set(names)) == (1 + 2) * (2 + len(OLD))
-    later_alone = ReplayStudy(text, corpus, (), (0,), (), (0.2,), (110,))
+    later_alone = ReplayStudy(text, corpus, (), (0,), (0.2,), (0.2,), (110,))
     long = measure_replay(later_alone, runs=tmp_path, cache=tmp_path, progress=False)
     assert set(long.policy) == {"full", "replay", *OLD, *LONG_RIVALS}
     assert set(long.measure) == {PERPLEXITY, FACTS_LATER, FACTS_LATER + NATS}

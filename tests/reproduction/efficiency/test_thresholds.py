@@ -1,12 +1,22 @@
 """Where the words about training steps change: exactly at the thresholds that they name."""
 
+from pathlib import Path
+from typing import Any
+
 import pandas as pd
 import pytest
 
 from sinklora.reproduction.efficiency.claims import training_cost_claims
-from sinklora.reproduction.efficiency.longest_context import context_verdict, training_context
+from sinklora.reproduction.efficiency.longest_context import (
+    check_ladder,
+    context_verdict,
+    ladder_of,
+    training_context,
+)
 from sinklora.reproduction.efficiency.study import BASELINE, EAGER_STEP, SF
+from sinklora.reproduction.extension.recipe import read_recipe
 from sinklora.reproduction.names import EMBEDDED
+from sinklora.reproduction.report.experiments import declared_parameters, load_experiments
 
 
 def longest(sf: int, full: int = 1000, **others: int) -> pd.DataFrame:
@@ -27,6 +37,46 @@ def test_the_longest_choice_that_fits_is_trained() -> None:
     frame = longest(sf=1024)
     assert training_context(frame, SF, [512, 1024, 1025]) == 1024
     assert training_context(frame, BASELINE, [512, 1000, 1024]) == 1000
+
+
+NOTEBOOK = Path("notebooks/03_longest_context.ipynb")
+
+
+def ladder_parameters(**changes: Any) -> dict[str, Any]:
+    return declared_parameters(NOTEBOOK) | changes
+
+
+def test_the_ladder_is_read_below_the_trained_context_and_at_it() -> None:
+    recipe, given = read_recipe("configs/recipes/embedded.yaml"), ladder_parameters(batch_tokens=4096)
+    study = ladder_of(recipe, given, 2048)
+    assert study.contexts == (512, 1024, 2048)
+    assert (study.training.context, study.training.batch_size, study.training.steps) == (2048, 2, 60)
+    assert ladder_of(recipe, given, 1536).contexts == (512, 1024, 1536), "which no test context names"
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"patterns": ["full", "s2"]}, "patterns=.*: add 'sf'; Table 3"),
+        ({"patterns": ["sf"]}, "patterns=.*: add 'full'; Table 3"),
+        ({"patterns": ["full", "sf", "sff"]}, "sff"),
+        ({"train_contexts": []}, "train_contexts=.*: expected at least one"),
+        ({"train_contexts": [1024, 8192]}, "at most the 4096 tokens of a piece of 'Table 3'"),
+        ({"micro_batch_size": 3}, "micro_batch_size=3: expected a divisor"),
+    ],
+    ids=str,
+)
+def test_a_ladder_of_which_no_table_could_be_made_is_refused(changes: dict[str, Any], words: str) -> None:
+    recipe = read_recipe("configs/recipes/embedded.yaml")
+    with pytest.raises(ValueError, match=words):
+        check_ladder(recipe, ladder_parameters(**changes))
+
+
+def test_the_ladder_of_every_profile_is_accepted() -> None:
+    [experiment] = [found for found in load_experiments() if found.notebook == NOTEBOOK.stem]
+    for given in experiment.parameters.values():
+        parameters = ladder_parameters(**given)
+        check_ladder(read_recipe(parameters["recipe"]), parameters)
 
 
 def steps(*by_length: dict[str, float]) -> pd.DataFrame:

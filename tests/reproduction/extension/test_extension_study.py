@@ -324,7 +324,8 @@ def test_costs_are_pairs_seen() -> None:
         ({"seeds": ()}, "seeds"),
         ({"seeds": (1, 1)}, "seeds=\\(1, 1\\)"),
         ({"contexts": (64, 128)}, "at most the 100 tokens"),
-        ({"patterns": ("full", "sff")}, "sff"),
+        ({"patterns": ("full", "sf", "sff")}, "sff"),
+        ({"patterns": ("full", "s2")}, r"own_attention=\['sf'\]: expected some of patterns=\['full', 's2'\]"),
         ({"test_sets": ("B",)}, "test_sets=\\('B',\\): the recipe's texts are \\['A', 'validation'\\]"),
     ],
 )

@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from sinklora.reproduction.extension.recipe import check_texts, read_recipe
+from sinklora.train.command import read_spec
 
 TEXTS = {"validation": {"corpus": {"source": "installed:"}, "pieces": 2, "tokens": 64}}
 GIVEN = {
@@ -44,6 +45,12 @@ def test_a_pattern_has_its_own_rate_or_that_of_its_kin(tmp_path: Path) -> None:
     assert recipe.rate("sf(sink_tokens=8)") == 0.001
     assert recipe.rate("sf(sink_tokens=2)") == 0.0003
     assert recipe.rate("s2") == 0.002
+
+
+def test_a_configuration_trains_as_the_recipe_it_names() -> None:
+    path = Path("configs/train/base-2048-sf.yaml")
+    assert "configs/recipes/embedded.yaml" in path.read_text(encoding="utf-8")
+    assert read_spec(path) == read_recipe("configs/recipes/embedded.yaml").spec("sf", 0)
 
 
 def test_a_spec_is_the_recipe_with_changes(tmp_path: Path) -> None:

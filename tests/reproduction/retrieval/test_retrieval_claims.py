@@ -87,6 +87,12 @@ def test_models_that_were_not_asked_are_claimed_nothing_of() -> None:
     assert alone == []
 
 
+def test_where_only_longer_documents_were_asked_nothing_is_compared_up_to_the_context() -> None:
+    rows = measured(ALL, ALL)
+    [beyond] = pass_key_claims(rows[rows.tokens > 2048], 2048, "small")
+    assert "at 4096 tokens" in beyond.sentence
+
+
 @pytest.mark.parametrize(
     ("right", "outcome"),
     [(0, "cannot be measured here"), (40, "held"), (20, "did not hold"), (38, "not decided")],

@@ -113,6 +113,10 @@ def test_conversations_are_generated_or_read(tokenizer: PreTrainedTokenizerBase,
         topic_sets([str(tmp_path / "nowhere.jsonl")], tokenizer, lengths=[256], records=2)
     with pytest.raises(ValueError, match="chat template"):
         topic_sets([], tokenizer, lengths=[256], records=2, chat=True)
+    with pytest.raises(ValueError, match=r"lengths=\(\): expected at least one"):
+        topic_sets([], tokenizer, lengths=[], records=2)
+    with pytest.raises(ValueError, match="records=0: expected at least 1"):
+        topic_sets([], tokenizer, lengths=[256], records=0)
 
 
 def test_chance_is_one_topic_of_each_conversation() -> None:

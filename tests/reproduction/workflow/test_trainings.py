@@ -55,6 +55,62 @@ def test_a_notebooks_fine_tunes_each_once(notebook: str, profile: str, count: in
     assert len(found) == count
 
 
+@pytest.mark.parametrize(
+    ("notebook", "changes", "words"),
+    [
+        ("02_perplexity", {"patterns": ["full", "s2", "sf"]}, "own_attention=.*leave out 'short', or add it"),
+        ("02_perplexity", {"patterns": ["short", "s2", "sf"]}, "patterns=.*: add 'full'; every pattern"),
+        ("02_perplexity", {"own_attention": []}, r"own_attention=\[\]: expected at least one of patterns"),
+        ("02_perplexity", {"equal_time": ["full"]}, r"equal_time=\['full'\]: expected some of \['short',"),
+        ("02_perplexity", {"equal_time": ["sf_shifted"]}, "equal_time=.*, which patterns names beside"),
+        ("02_perplexity", {"equal_time": []}, r"equal_time=\[\]: expected some of"),
+        ("02_perplexity", {"bounded_patterns": ["s2"]}, "bounded_patterns=.*: add 'full', 'sf'; what"),
+        ("02_perplexity", {"bounded_patterns": ["full", "sf", "sff"]}, "sff"),
+        ("02_perplexity", {"bounded_prompt": 2048}, "bounded_prompt=2048: expected less than the 2048"),
+        ("02_perplexity", {"test_contexts": [1024]}, "test_contexts=.*: add 512, 2048; there patterns"),
+        ("08_ablations", {"timed_steps": ["sf", "sf_growth"]}, "timed_steps=.*leave out 'sf_growth', or add"),
+        ("08_ablations", {"schedules": []}, "schedules=.*: expected at least one"),
+        ("08_ablations", {"shifted": []}, "shifted=.*: expected at least one"),
+        ("08_ablations", {"lengths": [4096]}, "contexts=.4096,.: expected at most the 2048 tokens"),
+        ("09_real_model", {"patterns": ["full", "short", "sf"]}, "own_attention=.*leave out 's2', or add it"),
+        ("09_real_model", {"patterns": ["short", "s2", "sf"]}, "patterns=.*: add 'full'; every pattern"),
+        ("09_real_model", {"own_attention": []}, r"own_attention=\[\]: expected at least one of patterns"),
+        ("09_real_model", {"contexts": [16384]}, "contexts=.*: add 8192; there patterns"),
+        ("09_real_model", {"positions": ["yarn", "line"]}, "positions.*='line': expected one of linear"),
+    ],
+)
+def test_what_no_table_could_be_made_of_is_refused_before_it_is_trained(
+    notebook: str, changes: dict[str, Any], words: str
+) -> None:
+    declared = all_parameters(EXPERIMENTS[notebook], changes, NOTEBOOKS)
+    with pytest.raises(ValueError, match=words):
+        fine_tunes(notebook, declared)
+
+
+@pytest.mark.parametrize("changes", [{"patterns": ["full", "s2"]}, {"test_contexts": [2048]}])
+def test_without_sf_attn_no_more_is_asked_for_than_is_read(changes: dict[str, Any]) -> None:
+    given = {"patterns": ["full", "s2"], "own_attention": ["s2"], "equal_time": ["s2"], **changes}
+    assert fine_tunes("02_perplexity", all_parameters(EXPERIMENTS["02_perplexity"], given, NOTEBOOKS))
+
+
+# What a notebook trains or measures with, and by what it refuses its parameters.
+FIRST_WORK = {
+    "02_perplexity": ("search(plan", ["study.study_of(plan", "bounded.bounded_study_of("]),
+    "03_longest_context": ("longest_context.longest_contexts(", ["longest_context.check_ladder(plan"]),
+    "08_ablations": ("search(plan", ["study.methods_of(", "study.ablation_study(", "study.studies_at("]),
+    "09_real_model": ("whole.rates(", ["real_study.study_of("]),
+    "10_replay": ("replay_study.measure_replay(", ["replay_study.ReplayStudy(", "study.check_budget("]),
+}
+
+
+@pytest.mark.parametrize("notebook", FIRST_WORK)
+def test_a_notebook_refuses_its_parameters_before_it_works(notebook: str) -> None:
+    cells = nbformat.read(NOTEBOOKS / f"{notebook}.ipynb", as_version=4).cells
+    source = "\n".join(cell.source for cell in cells if cell.cell_type == "code")
+    work, refusals = FIRST_WORK[notebook]
+    assert max(map(source.index, refusals)) < source.index(work)
+
+
 def test_notebooks_share_their_fine_tunes() -> None:
     shared = set(tunes("02_perplexity", "full")) & set(tunes("08_ablations", "full"))
     assert len(shared) >= 20, "trained once for both"

@@ -79,6 +79,23 @@ def test_every_comparison_and_both_goals_are_claimed() -> None:
     assert times.estimate == pytest.approx(0.6 / 0.12, rel=0.3) and times.restated
 
 
+def test_the_unit_of_every_claim_is_the_book() -> None:
+    """Two items of each of eight books, after two prompts."""
+    claims = replay_claims(rows_of(LEVELS, prompts=(100, 200)), "a model", "a table")
+    counted = [claim for claim in claims if "nowhere" not in claim.sentence]
+    assert len(counted) == 2 + 3 * 3 and {claim.n for claim in counted} == {"8 documents"}
+    # Ahead by 0.07 nats in every other book and behind by as much in the others: 16 items that vary so would
+    # show that their mean is not behind by 0.05.
+    rows = rows_of({PERPLEXITY: {"full": 3.0, "replay": 3.1, "h2o": 3.1}})
+    h2o = rows.policy == "h2o"
+    replay = rows[rows.policy == "replay"].value.to_numpy()
+    rows.loc[h2o, "value"] = replay + np.where(rows[h2o].cluster.isin(BOOKS[::2]), 0.07, -0.07)
+    for by_cluster, outcome in ((rows, "not decided"), (rows.assign(cluster=rows["item"]), "held")):
+        claims = replay_claims(by_cluster, "a model", "a table")
+        [nowhere] = [claim for claim in claims if "nowhere" in claim.sentence]
+        assert nowhere.outcome == outcome
+
+
 def test_goals_that_are_missed_are_said_to_be() -> None:
     weaker = {**LEVELS, FACTS_LATER: {**LEVELS[FACTS_LATER], "replay": 0.2}}
     times, nowhere, *others = replay_claims(rows_of(weaker), "a model", "a table")

@@ -159,6 +159,25 @@ def test_a_budget_that_only_one_was_measured_at_is_no_comparison() -> None:
     assert found.lead.notna().all()
 
 
+def test_differences_are_decided_by_documents() -> None:
+    """Eight items of each of five documents, of which one lead is told: five means say less than 40 items."""
+    leads = [0.0, 0.1, 0.2, 0.3, 0.9]
+    clusters = [str(number // 8) for number in range(40)]
+    rows = rows_of(
+        {
+            (PERPLEXITY, "h2o", 0.1): [2.0] * 40,
+            (PERPLEXITY, "local", 0.1): [2.0 + leads[int(cluster)] for cluster in clusters],
+        },
+        clusters,
+    )
+    [line] = differences(rows).to_dict("records")
+    _, low, high = mean_interval(leads)
+    assert (line[part("lead", "low")], line[part("lead", "high")]) == pytest.approx((low, high))
+    assert (line["items"], line["outcome"]) == (40, "not decided")
+    [apart] = differences(rows.drop(columns="cluster")).to_dict("records")
+    assert apart["outcome"] == "better"
+
+
 def test_two_documents_of_one_mind_decide_nothing() -> None:
     values = {(PERPLEXITY, "h2o", 0.1): [2.0, 2.1], (PERPLEXITY, "local", 0.1): [2.5, 2.2]}
     values |= {(PERPLEXITY, "streaming", 0.1): [2.5, 2.3], (PERPLEXITY, "full", 1.0): [1.0, 1.0]}

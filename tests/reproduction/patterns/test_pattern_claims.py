@@ -89,3 +89,16 @@ def test_sinks_and_heavy_hitters_are_measured_against_uniform_attention() -> Non
     ]
     assert claims[0].estimate == pytest.approx(35.75 - 1.851, abs=1e-2)
     assert claims[0].n == "4 documents" and claims[0].item == "Fig. 3"
+
+
+def test_passages_and_layers_of_a_document_are_no_units() -> None:
+    shares = [0.01, 0.03, 0.025, 0.012]
+    one = rows_of("a model", shares, 0.3)
+    more = [
+        rows_of("a model", [share + sign * 0.002 for share in shares], 0.3).assign(start=start, layer=layer)
+        for start, layer, sign in ((1, 0, 1), (1, 1, -1), (600, 0, 1), (600, 1, -1))
+    ]
+    for alone, several in zip(attention_claims(one), attention_claims(pd.concat(more)), strict=True):
+        assert several.n == alone.n == "4 documents" and several.outcome == alone.outcome
+        numbers = [(claim.estimate, claim.low or 0, claim.high or 0) for claim in (alone, several)]
+        assert numbers[1] == pytest.approx(numbers[0])

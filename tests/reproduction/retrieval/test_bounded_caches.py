@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
@@ -12,6 +13,7 @@ from transformers.cache_utils import DynamicCache
 
 from figure_data import error_bars
 from helpers import assert_close
+from sinklora.evaluate.paired_effects import effect
 from sinklora.evaluate.read_prompt import ReadPrompt
 from sinklora.evaluate.statistics import Accuracy
 from sinklora.evaluate.topics import make_topics
@@ -108,6 +110,17 @@ def test_measurable_lengths_alone_decide() -> None:
     far = ROWS[ROWS.tokens == 900]
     assert lengths_in_words(far).startswith("Cannot be measured")
     assert cached_key_claims(far, "real")[0].outcome == "cannot be measured here"
+
+
+def test_the_unit_of_pass_keys_is_the_passage_at_all_lengths() -> None:
+    near = key_rows({(100, "full"): [1.0] * 4, (100, "H2O"): [2.0] * 4, (100, "Local"): [3.0, 4.0, 6.0, 7.0]})
+    far = key_rows({(200, "full"): [1.0] * 4, (200, "H2O"): [2.0] * 4, (200, "Local"): [5.0, 4.0, 8.0, 9.0]})
+    [claim] = cached_key_claims(pd.concat([near, far]), "real")
+    assert claim.n == "4 passages × 2 lengths"
+    by_passage = effect(lambda mean: mean, np.array([[2.0, 2.0, 5.0, 6.0]]))
+    assert (claim.estimate, claim.low, claim.high) == pytest.approx(
+        (by_passage.estimate, by_passage.low, by_passage.high)
+    )
 
 
 def topic_rows(ranks: dict[tuple[str, str], list[int]]) -> pd.DataFrame:

@@ -13,6 +13,7 @@ from transformers import AutoTokenizer
 from sinklora.cache.full import Full
 from sinklora.evaluate.document_questions import AskingSpec, DocumentQuestion, answer_table
 from sinklora.pretrained.loading import load
+from sinklora.records.files import json_hash
 from sinklora.records.runs import RunDirectory
 from sinklora.reproduction.fine_tuning import answers_study
 from sinklora.reproduction.fine_tuning.answer_figures import answers_figure
@@ -243,19 +244,49 @@ def test_the_figure_has_a_mark_with_its_interval_for_every_cache() -> None:
     assert labels == [AS_IT_IS, "SF-Attn"]
 
 
-def test_what_rates_were_chosen_by_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The runs of tuning and the answers of each model."""
+@pytest.fixture
+def trainings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, float, int]]:
+    """Pattern, rate and seed of every training, none of which trains."""
+    asked: list[tuple[str, float, int]] = []
 
     def trained(spec: InstructionSpec, **_: Any) -> RunDirectory:
-        run = RunDirectory(tmp_path, {"pattern": spec.pattern, "rate": spec.learning_rate}, "tuned")
+        asked.append((spec.pattern, spec.learning_rate, spec.seed))
+        run = RunDirectory(tmp_path, {"of": asked[-1]}, "tuned")
         run.reuse_or(lambda folder: [])
         return run
 
     monkeypatch.setattr(answers_study, "train", trained)
     monkeypatch.setattr(answers_study, "load_trained", lambda *_: load("data/base").model)
-    asking = AskingSpec(template="llama-2", answer_tokens=2)
-    study = AnswersStudy(TUNING, ("sf",), (1e-4, 1e-3), asking=asking)
+    return asked
+
+
+ASKING = AskingSpec(template="llama-2", answer_tokens=2)
+
+
+def test_what_rates_were_chosen_by_is_recorded(
+    tmp_path: Path, trainings: list[tuple[str, float, int]]
+) -> None:
+    """The runs of tuning and the answers of each model."""
+    study = AnswersStudy(TUNING, ("sf",), (1e-4, 1e-3), asking=ASKING)
     rows = validation_nats(study, [question("f#1")], runs=tmp_path)
     assert len(rows) == 3
     names = [record["run"].partition("-")[0] for record in rows.attrs["runs"]]
     assert sorted(names) == ["answers"] * 3 + ["tuned"] * 2
+    assert trainings == [("sf", 1e-4, 0), ("sf", 1e-3, 0)]
+
+
+def test_each_pattern_is_tuned_at_its_own_rate_with_every_seed(
+    tmp_path: Path, trainings: list[tuple[str, float, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def answered(load: Any, identity: Any, asked: Any, *_: Any, **__: Any) -> pd.DataFrame:
+        names = [one.id for one in asked]
+        return pd.DataFrame({"question": names, "policy": "full", "budget": 1.0, "by": json_hash(identity)})
+
+    monkeypatch.setattr(answers_study, "answer_table", answered)
+    study = AnswersStudy(TUNING, ("full", "sf"), seeds=(0, 1), asking=ASKING)
+    rows = measure(study, [question("f#1")], {"full": 1e-4, "sf": 1e-3}, runs=tmp_path)
+    expected = [("full", 1e-4, 0), ("full", 1e-4, 1), ("sf", 1e-3, 0), ("sf", 1e-3, 1)]
+    assert trainings == expected
+    models = rows[["model", "seed", "by"]].drop_duplicates()
+    assert list(zip(models.model[1:], models.seed[1:], strict=True)) == [(p, s) for p, _, s in expected]
+    assert models.model.iloc[0] == AS_IT_IS and models.by.is_unique, "five models, each asked by itself"

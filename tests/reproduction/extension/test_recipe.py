@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sinklora.reproduction.extension.recipe import check_texts, read_recipe
+from sinklora.reproduction.extension.recipe import VALIDATION, check_texts, read_recipe
 from sinklora.train.command import read_spec
+from sinklora.train.sources import ALL, HELD_OUT, SPLITS, TRAIN_PACKAGES, CorpusSpec
 
 TEXTS = {"validation": {"corpus": {"source": "installed:"}, "pieces": 2, "tokens": 64}}
 GIVEN = {
@@ -16,6 +17,9 @@ GIVEN = {
     "stride": 16,
     "texts": TEXTS,
 }
+
+
+FULL_RECIPES = [path for path in sorted(Path("configs/recipes").glob("*.yaml")) if path.stem != "smoke"]
 
 
 def written(folder: Path, **changes: object) -> Path:
@@ -31,12 +35,35 @@ def test_the_recipes_can_be_read(path: Path) -> None:
     assert {"validation", "Table 1"} <= set(recipe.texts)
 
 
-def test_no_text_is_for_choosing_and_for_testing() -> None:
+def parts_of(corpus: CorpusSpec) -> set[str]:
+    """The packages of installed sources, or the one source there is."""
+    kind, _, names = corpus.source.partition(":")
+    return set(names.split(",") if names else TRAIN_PACKAGES) if kind == "installed" else {corpus.source}
+
+
+def share_a_document(first: CorpusSpec, second: CorpusSpec) -> bool:
+    """Whether two corpora may have one, by their names: of one source, and of splits that are not apart."""
+    several = {ALL: set(SPLITS), HELD_OUT: {"validation", "test"}}
+    splits = [several.get(corpus.split, {corpus.split}) for corpus in (first, second)]
+    return bool(parts_of(first) & parts_of(second) and splits[0] & splits[1])
+
+
+@pytest.mark.parametrize("path", FULL_RECIPES, ids=lambda path: path.stem)
+def test_no_text_is_for_choosing_and_for_testing(path: Path) -> None:
+    """Nor for training. The smoke recipe alone, which measures nothing, tests on what it chooses by."""
+    recipe = read_recipe(path)
+    chosen_by = [text.corpus for name, text in recipe.texts.items() if name.startswith(VALIDATION)]
+    tested = [text.corpus for name, text in recipe.texts.items() if name.startswith("Table")]
+    assert len(chosen_by) + len(tested) == len(recipe.texts)
+    for corpus in tested:
+        assert not any(share_a_document(corpus, other) for other in (*chosen_by, recipe.training.corpus))
+        if corpus.source.startswith("installed:"):
+            assert all(parts_of(corpus).isdisjoint(parts_of(other)) for other in chosen_by)
+
+
+def test_test_texts_of_the_embedded_base_have_many_pieces() -> None:
     texts = read_recipe("configs/recipes/embedded.yaml").texts
-    packages = {name: set(given.corpus.source.partition(":")[2].split(",")) for name, given in texts.items()}
-    for name in ("Table 1", "Table 2", "Table 3"):
-        assert packages["validation"].isdisjoint(packages[name])
-        assert texts[name].pieces >= 64
+    assert all(texts[name].pieces >= 64 for name in ("Table 1", "Table 2", "Table 3"))
 
 
 def test_a_pattern_has_its_own_rate_or_that_of_its_kin(tmp_path: Path) -> None:

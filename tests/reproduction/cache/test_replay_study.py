@@ -3,11 +3,14 @@
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.cache_utils import DynamicCache
 
 from figure_data import darkness
 from sinklora.cache.expected_attention import ExpectedAttention
@@ -261,6 +264,34 @@ def test_where_answers_stand() -> None:
     for axis, found in zip(figure.axes, shares.values(), strict=False):
         assert np.array_equal(axis.images[0].get_array(), found)
         assert np.array_equal(np.argsort(darkness(axis), None, "stable"), np.argsort(found, None, "stable"))
+
+
+class ScoredByHand(DynamicCache):
+    """A cache of one layer and four heads, with the scores that a test gives its tokens."""
+
+    scores = torch.zeros(4, 0)
+
+    def __init__(self, model: object, policy: object) -> None:
+        super().__init__()
+        layer = SimpleNamespace(columns=lambda: {"scores": self.scores[None]})
+        self.budget_layers = [layer]
+
+
+def test_an_answer_stands_among_the_best_with_all_its_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Heads that rank all of it, all but its first token, its last token alone, and nothing of it."""
+    model = AutoModelForCausalLM.from_pretrained("data/base").eval()
+    tokenizer = AutoTokenizer.from_pretrained("data/base")
+    text = np.array(tokenizer("Nothing of this is asked for. " * 60)["input_ids"])
+    [passage] = plant_facts(tokenizer, [text], tokens=240, seed=1, facts=1)
+    tokens = answer_tokens(tokenizer, passage, passage.facts[0].answer)
+    assert len(tokens) > 2
+    scores = torch.arange(240.0).flip(0).repeat(4, 1) / 240  # of the first half all are the best
+    scores[:, tokens] = -1.0
+    scores[0, tokens] = scores[1, tokens[1:]] = scores[2, tokens[-1]] = 2.0
+    monkeypatch.setattr(ScoredByHand, "scores", scores)
+    monkeypatch.setattr("sinklora.reproduction.cache.fact_standing.BudgetCache", ScoredByHand)
+    found = whole_answers_among_best(model, tokenizer, [passage], H2O(1.0), 0.5)
+    assert found.tolist() == [[1, 0, 0, 0]]
 
 
 def test_what_heads_rank_is_counted_in_words() -> None:

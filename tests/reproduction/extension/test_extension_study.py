@@ -16,6 +16,7 @@ from sinklora.cache.full import Full
 from sinklora.cache.h2o import H2O
 from sinklora.cache.streaming_llm import StreamingLLM
 from sinklora.evaluate.perplexity import measure_perplexity
+from sinklora.evaluate.position_losses import losses_by_position
 from sinklora.evaluate.step_spec import StepCost, StepSpec
 from sinklora.reproduction.extension.bounded import (
     FULL_CACHE,
@@ -44,12 +45,16 @@ from sinklora.reproduction.extension.selection import (
 from sinklora.reproduction.extension.study import (
     ExtensionStudy,
     attention_cost,
+    baselines,
+    each_model,
     measure,
     training_curves,
 )
 from sinklora.reproduction.extension.tables import rates_table, untrained_methods
 from sinklora.reproduction.extension.texts import TextSet, texts_of
 from sinklora.reproduction.extension.timed_steps import step_costs
+from sinklora.reproduction.patterns.study import attention_maps
+from sinklora.reproduction.patterns.study import sink_mass as sink_mass_of_maps
 from sinklora.reproduction.real_model.mechanism import by_position, sink_mass
 from sinklora.train.run import load_trained, train
 from sinklora.train.sources import CorpusSpec
@@ -107,6 +112,16 @@ def test_a_study_measures_everything_once(study: tuple[ExtensionStudy, Path]) ->
     assert [record["run"] for record in curves.attrs["runs"]] == trained
 
 
+def test_no_training_reads_with_the_positions_of_its_name(study: tuple[ExtensionStudy, Path]) -> None:
+    asked, _ = study
+    kinds = {
+        reading.model.name: reading.model.ready().config.rope_parameters["rope_type"]
+        for reading in baselines(asked)
+    }
+    untrained = {f"{method} ×2, untrained": method for method in ("linear", "dynamic", "yarn")}
+    assert kinds == {"base": "default", **untrained}
+
+
 def test_a_row_is_what_the_model_says_of_the_piece(study: tuple[ExtensionStudy, Path]) -> None:
     asked, folder = study
     rows = measure(asked, runs=folder / "runs", progress=False)
@@ -136,6 +151,27 @@ def test_positions_and_sinks_of_every_model(study: tuple[ExtensionStudy, Path]) 
     assert masses.share.between(0, 1).all()
     for found in (positions, masses):
         assert found.attrs["data"] == rows.attrs["data"] and found.attrs["runs"]
+
+
+def test_what_is_inside_a_model_is_measured_piece_by_piece(study: tuple[ExtensionStudy, Path]) -> None:
+    asked, folder = study
+    runs = folder / "runs"
+    positions = by_position(asked, "A", 16, runs=runs, progress=False)
+    masses = sink_mass(asked, "A", 80, runs=runs, progress=False)
+    readings = each_model(asked, runs, False, [])
+    [model] = [r.model.ready() for r in readings if (r.model.name, r.model.seed) == ("sf", 1)]
+    for piece in chosen_texts(asked.recipe, ["A"], runs)["A"].pieces:
+        own = [
+            rows[(rows.method == "sf") & (rows.seed == 1) & (rows.piece == piece.name)]
+            for rows in (positions, masses)
+        ]
+        [nats] = losses_by_position(model, [piece.ids], context=64, bucket=16, progress=False)
+        assert dict(zip(own[0].position, own[0].nll, strict=True)) == pytest.approx(
+            dict(zip((16, 32, 48, 64), nats.tolist(), strict=True)), rel=1e-5
+        )
+        assert len(set(nats)) == 4
+        by_layer = sink_mass_of_maps(attention_maps(model, piece.ids[:80]), 4).mean(1)
+        assert own[1].share.tolist() == pytest.approx(by_layer.tolist(), rel=1e-5)
 
 
 def test_full_attention_gets_as_many_seconds(

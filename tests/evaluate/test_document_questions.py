@@ -1,6 +1,7 @@
 """Questions about documents through a cache, against loops that read everything again each time."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,15 @@ def test_a_small_cache_costs_nats_where_the_document_is_needed() -> None:
     """Else the policies above might all see the same."""
     nats = {policy.name: plainly(QUESTIONS[1], policy, LATER)[1] for policy in (Full(), StreamingLLM(8))}
     assert nats["streaming"] > nats["full"] + 0.5
+
+
+def test_the_rows_of_a_policy_are_read_through_its_cache(tmp_path: Path) -> None:
+    policies: dict[str, CachePolicy] = {"full": Full(), "streaming": StreamingLLM(8)}
+    asked = QUESTIONS[1]
+    ask = partial(answer_table, chat_base, {}, [asked], runs=tmp_path, progress=False)
+    rows = ask(list(policies.values()), LATER).set_index("policy").answer_nats
+    for name, policy in policies.items():
+        assert_close(rows[name], plainly(asked, policy, LATER)[1], atol=1e-3)
 
 
 def test_rows_are_remembered_by_model_questions_and_policy(tmp_path: Path) -> None:

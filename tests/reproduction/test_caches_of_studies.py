@@ -1,5 +1,6 @@
 """Every study of bounded caches measures through the cache that its rows name, when and what they name."""
 
+import json
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -24,7 +25,7 @@ from sinklora.evaluate.openbookqa import answers
 from sinklora.evaluate.planted_facts import plant_facts, recalled_facts
 from sinklora.evaluate.read_prompt import ReadPrompt
 from sinklora.evaluate.through_cache import continuation_nll, pass_keys, recalled
-from sinklora.evaluate.topics import TopicRecord, make_topics
+from sinklora.evaluate.topics import TopicRecord, make_topics, topic_answers
 from sinklora.hf.budget_cache import BudgetCache
 from sinklora.reproduction.cache import study as cache_study
 from sinklora.reproduction.cache import text_study
@@ -42,6 +43,7 @@ from sinklora.reproduction.retrieval import study as retrieval_study
 from sinklora.reproduction.retrieval.keys_in_prose_study import KeysInProseStudy, measure_keys_in_prose
 from sinklora.reproduction.retrieval.study import RetrievalStudy
 from sinklora.reproduction.retrieval.topic_ranking import measure_topic_ranks
+from sinklora.reproduction.retrieval.topic_study import measure_topics
 from sinklora.train.sources import CorpusSpec
 from sinklora.train.spec import TrainSpec
 from sinklora.train.tokens import tokenize_corpus
@@ -242,6 +244,21 @@ def test_topics_are_ranked_through_the_policys_cache(
         read = in_a_cache(model, tokenizer, f"<ask>{record.prompt}</ask>", policy)
         assert_close(found[name], [float(np.mean(losses)) for losses in read.nats(names)], atol=1e-4)
     assert np.abs(np.subtract(found["full"], found["local"])).max() > 0.01
+
+
+def test_topics_are_answered_through_the_policys_cache(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, subject: ModelUnderTest, tmp_path: Path
+) -> None:
+    sets = {"made": make_topics(tokenizer, tokens=400, records=1, seed=0)}
+    written = []
+    for policy in CACHES.values():
+        used: list[Path] = []
+        asked = {"policy": policy, "runs": tmp_path, "used": used, "progress": False}
+        measure_topics([subject], tokenizer, sets, **asked)  # type: ignore[arg-type]
+        make = DynamicCache if policy is None else partial(BudgetCache, model, policy)
+        written.append(topic_answers(model, tokenizer, sets["made"], make, progress=False))
+        assert json.loads((used[0] / "answers.json").read_text()) == {"made": written[-1]}
+    assert written[0] != written[1]
 
 
 def test_longbench_is_answered_through_the_policys_cache(

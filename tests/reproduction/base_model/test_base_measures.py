@@ -2,14 +2,17 @@
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sinklora.evaluate.pass_keys import pass_key_accuracy
+from sinklora.evaluate.perplexity import measure_perplexity
 from sinklora.reproduction.base_model.model_card import card_text, described
 from sinklora.reproduction.base_model.study import measure_base
+from sinklora.train.sources import CorpusSpec, read_documents
 
 BASE = Path("data/base")
 
@@ -28,6 +31,11 @@ def test_both_test_sets_and_every_length_are_measured() -> None:
     assert set(measured.attrs["data"]) == {"validation", "test"}
     model = AutoModelForCausalLM.from_pretrained(BASE, dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(BASE)
+    for row, split in enumerate(("validation", "test")):
+        [first, *_] = read_documents(CorpusSpec(split=split, total_characters=400_000))[0]
+        ids = [tokenizer.bos_token_id, *tokenizer(first.text, add_special_tokens=False)["input_ids"]][:200]
+        read = measure_perplexity(model, [np.array(ids)], context=512, stride=256, progress=False)
+        assert measured.value[row] == pytest.approx(read.perplexity, rel=1e-4), split
     right = pass_key_accuracy(model, tokenizer, tokens=128, trials=2, seed=0, progress=False)
     assert measured.loc[2, ["value", "low", "high"]].tolist() == [right.share, *right.interval()]
 

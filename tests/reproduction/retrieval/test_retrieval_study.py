@@ -19,7 +19,7 @@ from sinklora.reproduction.model_under_test import ModelUnderTest
 from sinklora.reproduction.names import BASE, LABELS, UNTRAINED
 from sinklora.reproduction.retrieval import study as retrieval_study
 from sinklora.reproduction.retrieval.figures import KeysPanel, depth_figure, retrieval_figure
-from sinklora.reproduction.retrieval.study import RetrievalStudy, measure
+from sinklora.reproduction.retrieval.study import RetrievalStudy, measure, models_under_test
 from sinklora.reproduction.retrieval.tables import accuracies, failures, only_interpolated, table, topic_table
 from sinklora.train.sources import CorpusSpec
 from sinklora.train.spec import TrainSpec
@@ -102,6 +102,9 @@ def test_a_study_is_measured_once_with_each_cache(tmp_path: Path) -> None:
     narrow = dataclasses.replace(study, batch_size=1)
     pd.testing.assert_frame_equal(ask(narrow), found)  # however many are read at once
     assert {p: p.stat().st_mtime_ns for p in written} == written
+    asked = models_under_test(study, tmp_path / "runs", tmp_path / "cache", progress=False)
+    contexts = {subject.name: subject.ready().config.max_position_embeddings for subject in asked}
+    assert contexts == {BASE: 512, UNTRAINED: 1024, "sf": 1024, "sf, interpolated to 2048": 2048}
 
 
 def test_long_documents_are_read_in_smaller_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

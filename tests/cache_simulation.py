@@ -1,6 +1,8 @@
 """A bounded cache by brute force: every key is held, and a mask says which ones a policy has left.
 
-One sequence at a time, Python lists, one eviction after the other; nothing here is shared with the library.
+One sequence at a time, Python lists, one eviction after the other. Of the library it takes what a policy says
+of itself: its fields, how its budget is split (`split`) and among whom (`sharing`), which tests of the
+policies compare with numbers worked by hand.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -208,6 +208,7 @@ def test_wrong_policies_are_named(make: object, words: str) -> None:
 @pytest.mark.parametrize(
     ("policy", "split"),
     [
+        (H2O(11), (0, 5, 6)),
         (H2O(10, sink_tokens=8), (8, 0, 2)),
         (H2O(10, sink_tokens=4), (4, 1, 5)),
         (H2O(0.2, sink_tokens=8), (8, 2, 10)),

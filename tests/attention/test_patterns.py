@@ -194,6 +194,9 @@ def test_random_is_seeded_and_covers_all_earlier_blocks() -> None:
     assert mask.equal(RandomPattern(group_size=128, seed=1).visible(64, 256))
     assert not mask.equal(RandomPattern(group_size=128, seed=2).visible(64, 256))
     assert not mask[0].equal(mask[1])
+    earlier = mask[:, 128:, :128].unflatten(1, (-1, RandomPattern.block_tokens))
+    assert (earlier == earlier[:, :, :1]).all(), "queries of one block see the same earlier keys"
+    assert not earlier[:, 0].equal(earlier[:, 1])
     # 2048 draws of one among 32 blocks: 64 each, give or take four standard deviations.
     uses = mask[:, 128:, :128].sum((0, 1)) / 4
     assert uses.min() > 32 and uses.max() < 96

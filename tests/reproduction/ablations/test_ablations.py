@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from figure_data import error_bars
+from figure_data import error_bars, xy
 from measured import measured_rows
 from sinklora.attention.patterns import PATTERNS
 from sinklora.evaluate.step_spec import StepCost
@@ -144,6 +144,21 @@ def test_the_front_by_hand() -> None:
         best_at_cost(front, 0.1)
     text = front_verdict(found(), COSTS)
     assert "no more than SF-Attn's cost: sf, +0.200 nats" in text and "better than every other one" in text
+
+
+def test_what_is_dearer_and_worse_is_not_on_the_front() -> None:
+    """Worse than SF-Attn, at more than its cost."""
+    measured = Losses({**found().by_method, "blocks": found().by_method["sf"] + 0.05})
+    costs = {**COSTS, "blocks": 0.3}
+    front = costs_and_gaps(measured, costs)
+    best = front.set_index("method").best_at_its_cost
+    assert not best["blocks"] and best.drop("blocks").all()
+    unbeaten = front_verdict(measured, costs).rpartition("than: ")[2].rstrip(".").split(", ")
+    assert unbeaten == [name for name in front.method if name != "blocks"]
+    [axis] = front_figure(front, [], "2 seeds").axes
+    [line] = [xy(line) for line in axis.lines if len(xy(line)[0]) > 1]
+    on_it = front[front.method != "blocks"]
+    np.testing.assert_allclose(line, on_it[[COST, ABOVE]].to_numpy(float).T)
 
 
 def test_measured_steps_stand_beside_the_pairs_seen() -> None:

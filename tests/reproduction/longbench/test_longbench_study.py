@@ -46,6 +46,11 @@ def test_a_model_that_always_says_the_same_is_at_chance() -> None:
     made = [prediction("alpha", word, i) for i, word in enumerate(("alpha", "beta", "gamma", "delta"))]
     table = scores_table({"m": {"hotpotqa": made}})
     assert table.score.tolist() == [25.0] and table["at chance"].tolist() == ["yes"]
+    # Two of four in place: as many or more in 7 of 24 shuffles.
+    pairs = ("alpha", "alpha"), ("beta", "beta"), ("gamma", "delta"), ("delta", "gamma")
+    some = [prediction(*pair, i) for i, pair in enumerate(pairs)]
+    half = scores_table({"m": {"hotpotqa": some}})
+    assert half.score.tolist() == [50.0] and half["at chance"].tolist() == ["yes"]
     words = [f"word{i}" for i in range(8)]
     knowing = scores_table({"m": {"hotpotqa": [prediction(w, w, i) for i, w in enumerate(words)]}})
     assert knowing["at chance"].tolist() == ["no"]

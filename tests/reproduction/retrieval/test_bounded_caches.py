@@ -176,8 +176,11 @@ def test_what_was_asked_once_has_one_line() -> None:
 def test_the_figure_shows_what_the_table_says() -> None:
     frame = keys_table(ROWS).frame
     exact, nats = keys_by_cache_figure(frame, CHANCE_NATS).axes
-    drawn = {label: [value for _, _, value, _ in points] for label, points in error_bars(nats)}
-    assert drawn == {name: frame[frame.cache == name][NATS].tolist() for name in ("full", "H2O", "Local")}
+    for panel, heading in ((exact, EXACT), (nats, NATS)):
+        for name, points in error_bars(panel):
+            shown = frame[frame.cache == name][[part(heading, "low"), heading, part(heading, "high")]]
+            assert_close([point[1:] for point in points], shown.to_numpy(float), atol=1e-9)
+        assert [name for name, _ in error_bars(panel)] == ["full", "H2O", "Local"]
     assert [text.get_text() for text in nats.get_xticklabels()] == ["100", "900"]
     assert [(text.get_text(), text.xy[1]) for text in nats.texts] == [("chance", CHANCE_NATS)]
     assert nats.get_ylim()[0] == 0 and nats.get_ylim()[1] > CHANCE_NATS

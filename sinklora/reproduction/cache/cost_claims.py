@@ -30,16 +30,18 @@ def time_claims(rounds: pd.DataFrame, answers: Sequence[int], batch: int) -> lis
     )
     effects = _faster(decoding, h2o, full)
     for tokens in answers:
-        words = f"a prompt and {tokens} tokens after it take less time with H2O at 20 % than with the full cache"
+        words = (
+            f"a prompt and {tokens} tokens after it take less time with H2O at 20 % than with the full cache"
+        )
         effects |= _less_time(replace(blank, sentence=words, restated=False), h2o, full, tokens)
     return family(effects)
 
 
 def generation_claims(rows: pd.DataFrame, answers: Sequence[int], budget: float, model: str) -> list[Claim]:
     """Whether H2O saves time, in each setting of `measure_generation`: with the prompt and each number of
-    tokens a row in `answers`, as the paper times both together, and in decoding alone. Against a full cache of the same code, which
-    tells what the budget brings, and, in our words, against transformers' own, which is decoded by other
-    operators. One correction for all.
+    tokens a row in `answers`, as the paper times both together, and in decoding alone. Against a full cache
+    of the same code, which tells what the budget brings, and, in our words, against transformers' own, which
+    is decoded by other operators. One correction for all.
     """
     blank = Claim("Table 5", "", "not decided", table="table5_real", model=model)
     effects: dict[Claim, Tested] = {}

@@ -111,7 +111,10 @@ def test_claims_stand_on_the_page_and_the_scoreboard(report: Report) -> None:
     score = {line.item.name: line for line in scoreboard(all_pages(report.root, EXPERIMENTS))}
     seven = score["Table 7"]
     assert seven.small == "+0.31 (+0.25 to +0.37) nats a token"
-    assert (seven.real, seven.verdict) == ("+0.01 (-0.1 to +0.12)", "small: held; real: not decided (in our words)")
+    assert (seven.real, seven.verdict) == (
+        "+0.01 (-0.1 to +0.12)",
+        "small: held; real: not decided (in our words)",
+    )
     assert seven.published.startswith("perplexity: SF-Attn 8.64")
 
 

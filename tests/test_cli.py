@@ -23,6 +23,7 @@ from sinklora.records.runs import RunLockedError
 from sinklora.refusals import told_in_a_sentence
 from sinklora.reproduction.gpu import GpuPlan
 from sinklora.reproduction.report.experiments import PROFILES
+from sinklora.train.__main__ import application as training
 from sinklora.train.command import read_spec
 from sinklora.train.settings import METHODS
 
@@ -105,6 +106,14 @@ def test_a_wrong_request_is_refused_in_one_sentence(arguments: tuple[object, ...
     lines = refused.stderr.splitlines()
     assert len(lines) == 1 and lines[0].startswith("Error: ") and words in lines[0]
     assert refused.stdout == ""
+
+
+@pytest.mark.parametrize("rank", ["--local_rank=1", "--local-rank=1"])
+def test_training_takes_what_launchers_say_before_its_own_options(rank: str) -> None:
+    """DeepSpeed's (`deepspeed --module`) and the old one of PyTorch; ranks are read from the environment."""
+    refused = CliRunner().invoke(training, [rank, "--config", "nowhere.yaml"])
+    assert "config='nowhere.yaml': no such file" in refused.stderr
+    assert "local" not in helped("train")
 
 
 @pytest.mark.parametrize(

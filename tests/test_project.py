@@ -1,7 +1,9 @@
 """Commands that the project promises: targets of make, what they pass on, and those that its texts print."""
 
 import re
+import shutil
 import subprocess
+import sys
 from importlib import metadata
 from pathlib import Path
 
@@ -109,6 +111,20 @@ def test_printed_paths_exist(name: str) -> None:
     printed = set(re.findall(rf"`((?:{folders})/[\w./-]*)`", text))
     assert printed or name not in TEXTS[:2]
     assert [path for path in sorted(printed) if not (ROOT / path).exists()] == []
+
+
+def test_hooks_leave_executed_notebooks_as_they_came_out(tmp_path: Path) -> None:
+    [repository] = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))["repos"]
+    entries = [hook["entry"].split()[1:] for hook in repository["hooks"]]
+    ruffs = [arguments for arguments in entries if "ruff" in arguments]
+    assert len(ruffs) == 2
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    written = tmp_path / "results/full/executed.py"
+    written.parent.mkdir(parents=True)
+    written.write_text("import os\nx = { 'a' :1 }\n")
+    for arguments in ruffs:  # which are given the files by name
+        subprocess.run([sys.executable, *arguments, str(written)], check=True, cwd=tmp_path)
+        assert written.read_text() == "import os\nx = { 'a' :1 }\n"
 
 
 def test_continuous_integration_names_tests_that_there_are() -> None:

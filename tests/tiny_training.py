@@ -2,6 +2,7 @@
 whether two such runs are one.
 """
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,19 +18,26 @@ from helpers import assert_close
 from several_processes import run_together
 from sinklora.records.runs import RunDirectory
 from sinklora.reproduction.base_model.study import train_tokenizer
-from sinklora.train.run import train
+from sinklora.train.run import Spec, train
 from sinklora.train.sources import CorpusSpec
 from sinklora.train.spec import TrainSpec
 from sinklora.train.trainer import MarkComplete, last_complete_checkpoint
 
 TEXTS = [f"def function_{i}(x):\n    return x * {i} + {i % 7}\n" * 30 for i in range(12)]
 
+QUESTIONS = [
+    {"instruction": TEXTS[i][: 60 * (1 + i % 3)], "output": f"function_{i}" * (1 + i % 2)} for i in range(5)
+]
+
 
 def make_place(folder: Path) -> Path:
-    """Fill a folder with a tiny base model and a corpus, which training processes work in; returns it."""
+    """Fill a folder with a tiny base model, a corpus and questions, which training processes work in; returns
+    it.
+    """
     (folder / "corpus" / "train").mkdir(parents=True)
     for number, text in enumerate(TEXTS):
         (folder / "corpus" / "train" / f"{number}.txt").write_text(text)
+    (folder / "questions.jsonl").write_text("\n".join(map(json.dumps, QUESTIONS)))
     tokenizer = train_tokenizer(TEXTS, 300)
     tokenizer.save_pretrained(folder / "base")
     torch.manual_seed(0)
@@ -73,7 +81,7 @@ def spec_in(place: Path, **changes: object) -> TrainSpec:
     return TrainSpec(**(values | changes))  # type: ignore[arg-type]
 
 
-def train_alone(place: Path, spec: TrainSpec, root: str = "alone") -> RunDirectory:
+def train_alone(place: Path, spec: Spec, root: str = "alone") -> RunDirectory:
     """The run in this process; it goes on from the last checkpoint that there is."""
     return train(spec, runs=place / root, cache=place / "cache", progress=False)
 
@@ -99,12 +107,21 @@ def steps_behind(run: Path) -> int:
     return int(checkpoint.name.rpartition("-")[2])
 
 
-def assert_same_training(run: Path, expected: Path, losses: float = 1e-4, weights: float = 1e-3) -> None:
-    """The same steps; their losses and the adapters differ by so much at most."""
+def assert_same_training(
+    run: Path, expected: Path, losses: float = 1e-4, weights: float = 1e-3, *, rounded: bool = False
+) -> None:
+    """The same steps; their losses and the adapters differ by so much at most.
+
+    `rounded`: the adapters on average, for where a gradient is nearly 0 rounding decides on a whole step.
+    """
     curve, other = (pd.read_csv(path / "loss.csv") for path in (run, expected))
     assert curve.step.tolist() == other.step.tolist()
     assert_close(curve.loss.to_numpy(), other.loss.to_numpy(), atol=losses)
     found, right = (load_file(path / "adapter/adapter_model.safetensors") for path in (run, expected))
     assert found.keys() == right.keys()
+    if rounded:
+        differences = torch.cat([(found[name] - right[name]).abs().flatten() for name in right])
+        assert float(differences.mean()) <= weights
+        return
     for name, tensor in right.items():
         assert_close(found[name], tensor, atol=weights)

@@ -17,11 +17,13 @@ def train_command(
     config: Annotated[Path, typer.Option(help="YAML file with the fields of TrainSpec or InstructionSpec")],
     runs: Annotated[Path, typer.Option(help="where run directories lie")] = Path("runs"),
     wait: Annotated[bool, typer.Option(help="wait where another process trains the same")] = True,
+    local_rank: Annotated[int, typer.Option("--local_rank", "--local-rank", hidden=True)] = 0,
 ) -> None:
     """Train one specification; a killed run goes on from its last checkpoint, a finished one is reused.
 
     On several devices: torchrun --nproc_per_node=2 -m sinklora.train --config FILE
     """
+    del local_rank  # DeepSpeed's launcher says it twice: what counts stands in the environment
     spec = read_spec(config)
     from sinklora.train.run import train
 

@@ -26,7 +26,7 @@ class ChunkedLoss:
     an ordinary forward; the head's logits are recomputed in the backward pass. Raises ValueError on the
     first call if the model does more than its output embedding to the last hidden states (soft-capping,
     scaling). `fused` makes the gradients in the forward pass instead, in the dtype of autocast, for an output
-    layer without bias.
+    layer without bias that ZeRO-3 does not divide.
     """
 
     def __init__(self, chunk: int, *, fused: bool = False) -> None:
@@ -72,8 +72,9 @@ class ChunkedLoss:
     def _summed(self, head: torch.nn.Module, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Cross-entropy summed over the targets [B, N] of hidden states [B, N, W]."""
         rows, targets = hidden.reshape(-1, hidden.shape[-1]), targets.reshape(-1)
-        if self.fused and getattr(head, "bias", None) is None:
-            weight: Any = head.weight
+        weight: Any = head.weight
+        # What ZeRO-3 divides is gathered where the layer is called, and nowhere else.
+        if self.fused and getattr(head, "bias", None) is None and not hasattr(weight, "ds_id"):
             return summed_linear_cross_entropy(_in_autocast_dtype(rows), weight, targets, self.chunk)
         total = rows.new_zeros((), dtype=torch.float32)
         for part, target in zip(rows.split(self.chunk), targets.split(self.chunk), strict=True):

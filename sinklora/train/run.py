@@ -34,7 +34,7 @@ from sinklora.train.divergence import StopWhereDiverged
 from sinklora.train.instruction_spec import InstructionSpec
 from sinklora.train.pattern_schedules import find_schedule
 from sinklora.train.quantization import check_quantization, quantization_options
-from sinklora.train.sharded_rows import check_processes, process_count
+from sinklora.train.sharded_rows import accumulated_batches, process_count
 from sinklora.train.shared_run import held_by_all
 from sinklora.train.spec import TrainSpec
 from sinklora.train.spent_seconds import SpentSeconds
@@ -48,6 +48,7 @@ from sinklora.train.trainer import (
     last_complete_checkpoint,
     training_arguments,
 )
+from sinklora.train.whole_rounds import RowsAndBlanks
 
 Spec = TrainSpec | InstructionSpec
 
@@ -97,7 +98,7 @@ def train(
     _check_deepspeed(spec.deepspeed)
     if isinstance(spec, InstructionSpec):
         check_quantization(spec.quantize)
-    check_processes(spec.sequence_parallel, process_count())
+    accumulated_batches(spec, process_count())  # refuses numbers that do not come out even
     check_model_name(spec.base, "base")
     tokenizer = AutoTokenizer.from_pretrained(model_path(spec.base))
     data = training_data(spec, tokenizer, cache=cache, progress=progress)
@@ -127,7 +128,7 @@ def _train(spec: Spec, run: RunDirectory, data: TrainingData, progress: bool) ->
     trainer = ChunkedLossTrainer(
         model=trainable_model(spec),
         args=training_arguments(spec, data.steps, work, progress),
-        train_dataset=data.rows,
+        train_dataset=RowsAndBlanks(data.rows),
         data_collator=data.collate,
         callbacks=[spent, MarkComplete(), CheckGradients(), StopWhereDiverged(spec), *follow],
         spec=spec,

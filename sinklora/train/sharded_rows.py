@@ -13,6 +13,7 @@ from torch import Tensor
 from sinklora.attention.sequence_parallel.collectives import Group
 from sinklora.attention.sequence_parallel.shard import SequenceShard
 from sinklora.train.linear_cross_entropy import IGNORED
+from sinklora.train.settings import TrainingSettings
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,3 +84,18 @@ def check_processes(size: int, processes: int) -> int:
             f"with torchrun --nproc_per_node={size} -m sinklora.train"
         )
     return processes // size
+
+
+def accumulated_batches(spec: TrainingSettings, processes: int) -> int:
+    """How many batches a step of `batch_size` rows has in each of so many processes.
+
+    Raises ValueError where it does not come out even.
+    """
+    rows = check_processes(spec.sequence_parallel, processes)
+    count, rest = divmod(spec.batch_size, spec.micro_batch_size * rows)
+    if rest or not count:
+        raise ValueError(
+            f"batch_size={spec.batch_size}: expected a multiple of micro_batch_size × devices"
+            f"{' / sequence_parallel' if rows < processes else ''} = {spec.micro_batch_size} × {rows}"
+        )
+    return count

@@ -19,7 +19,8 @@ from sinklora.records.files import are_unchanged, atomic_write, file_hash
 from sinklora.train.checkpointing import keep_products
 from sinklora.train.loss import ChunkedLoss
 from sinklora.train.settings import TrainingSettings
-from sinklora.train.sharded_rows import SequenceGroups, check_processes, cut_rows, process_count
+from sinklora.train.sharded_rows import SequenceGroups, accumulated_batches, cut_rows, process_count
+from sinklora.train.whole_rounds import WholeRounds
 
 COMPLETE = "complete.json"  # written last into a checkpoint: without it the checkpoint was cut short
 
@@ -36,6 +37,7 @@ class ChunkedLossTrainer(Trainer):
         # Equally many labels a row: the mean of means is the mean. Else a step's labels are counted first.
         self.model_accepts_loss_kwargs = spec.counts_labels
         self.groups = SequenceGroups.of(spec.sequence_parallel)
+        self.rounds: WholeRounds | None = None  # of several processes
         self.half = spec.frozen_dtype == "bfloat16"
         self.chunked_loss = ChunkedLoss(spec.loss_chunk, fused=self.half)
         if keeps_products(spec):
@@ -44,9 +46,10 @@ class ChunkedLossTrainer(Trainer):
 
     def get_train_dataloader(self) -> Any:
         loader: Any = super().get_train_dataloader()
-        if self.groups.size > 1:  # the processes of a group take the same rows
-            batches = loader.batch_sampler
-            batches.num_processes, batches.process_index = self.groups.rows, self.groups.place
+        if self.args.world_size > 1:  # the processes of a group take the same rows
+            share = loader.batch_sampler
+            share.num_processes, share.process_index = self.groups.rows, self.groups.place
+            self.rounds = share.batch_sampler = WholeRounds(share.batch_sampler, self.groups.rows)
         return loader
 
     def training_step(self, model: torch.nn.Module, *arguments: Any, **options: Any) -> torch.Tensor:
@@ -71,6 +74,10 @@ class ChunkedLossTrainer(Trainer):
                 loss = self.chunked_loss.of_shard(model, rows) * self.groups.size
         if num_items_in_batch is not None:
             loss = loss * self.accelerator.num_processes  # which are averaged over, and share one count
+        elif self.rounds is not None:
+            loss = loss * self.rounds.correction(
+                self.state.global_step, self.args.gradient_accumulation_steps
+            )
         return (loss, {"loss": loss}) if return_outputs else loss
 
 
@@ -141,18 +148,11 @@ def training_arguments(spec: TrainingSettings, steps: int, folder: Path, progres
     """The spec in the Trainer's words."""
     cuda = torch.cuda.is_available()
     world = process_count()
-    rows = check_processes(spec.sequence_parallel, world)
-    accumulation, rest = divmod(spec.batch_size, spec.micro_batch_size * rows)
-    if rest or not accumulation:
-        raise ValueError(
-            f"batch_size={spec.batch_size}: expected a multiple of micro_batch_size × devices"
-            f"{' / sequence_parallel' if rows < world else ''} = {spec.micro_batch_size} × {rows}"
-        )
     arguments = TrainingArguments(
         output_dir=str(folder),
         max_steps=steps,
         per_device_train_batch_size=spec.micro_batch_size,
-        gradient_accumulation_steps=accumulation,
+        gradient_accumulation_steps=accumulated_batches(spec, world),
         learning_rate=spec.learning_rate,
         lr_scheduler_type=spec.lr_schedule,
         warmup_steps=spec.warmup_steps,

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from transformers import PreTrainedModel
@@ -49,6 +50,12 @@ def test_it_counts_what_prefixes_guess_and_leaves_the_model_as_it_was(instrument
     assert (result.tokens, result.documents) == (36, 3)
     assert 0 < result.hits < 36 and result.hits == hits_by_hand(model)
     assert result.share == result.hits / 36
+
+
+def test_documents_are_taken_as_a_corpus_holds_them(instrument: Any) -> None:
+    model = fluent_model()
+    halves = [np.array(document, dtype=np.uint16) for document in DOCUMENTS]
+    assert instrument.measure_guesses(model, halves) == instrument.measure_guesses(model, DOCUMENTS)
 
 
 def test_a_training_pattern_and_an_adapter_change_nothing(instrument: Any) -> None:

@@ -48,6 +48,21 @@ def test_with_adapters(checkpointing: bool) -> None:
         assert_close(actual, wanted, atol=1e-6, rtol=1e-5)
 
 
+def test_an_output_layer_that_zero_3_divides_is_called_as_a_layer() -> None:
+    """Which gathers its weights; those that it holds outside of a call are empty."""
+    model = AutoModelForCausalLM.from_config(tiny_config("llama-mha")).train()
+    batch = inputs(model.config.vocab_size, masked=True)
+    head = model.get_output_embeddings()
+    rows: list[int] = []
+    head.register_forward_hook(lambda module, given, output: rows.append(given[0].shape[0]))
+    whole = ChunkedLoss(1000, fused=True)(model, **batch)
+    called = len(rows)
+    head.weight.ds_id = 0
+    divided = ChunkedLoss(1000, fused=True)(model, **batch)
+    assert_close(divided, whole, atol=1e-6)
+    assert rows[called:] == [*rows[:called], 60]
+
+
 class Largest(TorchDispatchMode):
     """Records the largest tensor any operation returns."""
 

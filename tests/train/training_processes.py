@@ -15,8 +15,10 @@ from torch.distributed.tensor import DTensor
 
 import sinklora.train.run
 from sinklora.hf.rope import find_transformer
+from sinklora.train.examples import ExampleSource
+from sinklora.train.instruction_spec import InstructionSpec
 from sinklora.train.loss import ChunkedLoss
-from sinklora.train.run import train, trainable_model
+from sinklora.train.run import Spec, train, trainable_model
 from sinklora.train.spec import TrainSpec
 from sinklora.train.trainer import MarkComplete
 from tiny_training import spec_in
@@ -31,6 +33,11 @@ def base_spec(place: Path) -> TrainSpec:
     return spec_in(place, **COMMON)
 
 
+BATCHES_OF_TWO: dict[str, Any] = {"batch_size": 4, "micro_batch_size": 2}
+
+# Five rows: of an epoch's two steps the second has one batch, of one row.
+FEW_ROWS: dict[str, Any] = {"context": 300, "steps": 6, **BATCHES_OF_TWO}
+
 # By the folder that they stand in: what the runs are, and in how many processes a row is.
 RUNS: dict[str, dict[str, Any]] = {
     "data": {},
@@ -44,7 +51,22 @@ RUNS: dict[str, dict[str, Any]] = {
         "steps": 3,
     },
     "sequence, full": {"sequence_parallel": 2, "pattern": "full", "steps": 3},
+    "data, few rows": FEW_ROWS,
+    "sequence, few rows": {**FEW_ROWS, "sequence_parallel": 2},
+    "data, few examples": {"context": 512, "pack": False, **BATCHES_OF_TWO},
 }
+
+
+def spec_of(place: Path, root: str) -> Spec:
+    """The spec of one of RUNS, on examples where it says how they are packed."""
+    changes = RUNS[root]
+    if "pack" not in changes:
+        spec = dataclasses.replace(base_spec(place), **changes)
+        few = dataclasses.replace(spec.corpus, total_characters=2500)
+        return dataclasses.replace(spec, corpus=few) if "few" in root else spec
+    source = ExampleSource(f"jsonl:{place / 'questions.jsonl'}")
+    settings = {"base": str(place / "base"), "learning_rate": 1e-2, "warmup_steps": 1, "bf16": False}
+    return InstructionSpec(examples=source, template="llama-2", **settings, **changes)
 
 
 class KilledAfterCheckpoint(MarkComplete):
@@ -83,17 +105,14 @@ def fully_sharded_losses(place: Path) -> None:
 
 
 def main(place: Path) -> None:
-    spec = base_spec(place)
+    def run(root: str, spec: Spec) -> None:
+        train(spec, runs=place / root, cache=place / "cache", progress=False)
 
-    def run(root: str, **changes: Any) -> None:
-        spec_of = dataclasses.replace(spec, **changes)
-        train(spec_of, runs=place / root, cache=place / "cache", progress=False)
-
-    for root, changes in RUNS.items():
-        run(root, **changes)
+    for root in RUNS:
+        run(root, spec_of(place, root))
     fully_sharded_losses(place)
     sinklora.train.run.MarkComplete = KilledAfterCheckpoint  # type: ignore[misc]
-    run("killed")
+    run("killed", base_spec(place))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """What a training step of the study takes on this machine: seconds and peak memory, beside pairs seen."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from sinklora.attention.patterns import find_pattern
@@ -12,21 +12,24 @@ from sinklora.hf.model_shapes import HUB_SHAPES
 from sinklora.train.spec import TrainSpec
 
 
-def step_of(spec: TrainSpec, pattern: str) -> StepSpec:
-    """A step as training takes it on this machine, with a pattern.
+def step_of(
+    spec: TrainSpec, pattern: str, *, device: str | None = None, shapes: Mapping[str, str] | None = None
+) -> StepSpec:
+    """A step as training takes it on a device (None: this machine's), with a pattern.
 
-    Raises ValueError for a base on the hub whose shape nobody knows.
+    `shapes`: of bases that are not on this machine yet, by their names. Raises ValueError for a base on the
+    hub whose shape nobody knows.
     """
     half = spec.frozen_dtype == "bfloat16"
     return StepSpec(
-        shape=HUB_SHAPES.get(spec.base, spec.base),
+        shape={**HUB_SHAPES, **(shapes or {})}.get(spec.base, spec.base),
         context=spec.context,
         pattern=_with_windows_of(spec, pattern),
         method=spec.method,
         batch=spec.micro_batch_size,
         checkpointing=spec.gradient_checkpointing,
         loss_chunk=spec.loss_chunk,
-        device=default_device(),
+        device=device or default_device(),
         fused=half,
         bf16=spec.bf16,
         half_base=half or spec.method == "full" or not spec.bf16,

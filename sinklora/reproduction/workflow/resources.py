@@ -3,7 +3,7 @@
 import math
 import warnings
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -63,10 +63,8 @@ def of_fine_tune(spec: TrainSpec, machine: Machine, shapes: Mapping[str, str], r
 
     Estimates are kept under `runs`. Raises ValueError for a base whose shape nobody knows.
     """
-    costs = [_step_cost(_step(spec, pattern, shapes), runs) for pattern in BOUNDS]
+    costs = [_step_cost(_step(spec, pattern, machine, shapes), runs) for pattern in BOUNDS]
     peak = max(cost["peak_bytes"] for cost in costs)
-    if spec.method == "lora_plus" and spec.frozen_dtype == "float32":
-        peak += 2 * costs[0]["parameters"]  # the estimate's frozen base is in bfloat16
     flops = max(cost["needed_flops"] for cost in costs)
     hours = flops * spec.batch_size / spec.micro_batch_size * spec.steps / (machine.tflops * 1e12) / 3600
     minutes = math.ceil(STARTING + MARGIN * 60 * hours)
@@ -90,13 +88,10 @@ def of_notebook(
     return Resources(1, gpu_gib, memory_mb, minutes)
 
 
-def _step(spec: TrainSpec, pattern: str, shapes: Mapping[str, str]) -> Any:
-    from sinklora.evaluate.step_spec import StepSpec
-    from sinklora.hf.model_shapes import HUB_SHAPES
+def _step(spec: TrainSpec, pattern: str, machine: Machine, shapes: Mapping[str, str]) -> Any:
+    from sinklora.reproduction.extension.timed_steps import step_of
 
-    shape = {**HUB_SHAPES, **shapes}.get(spec.base, spec.base)
-    step = StepSpec(shape, spec.context, pattern, batch=spec.micro_batch_size)
-    return replace(step, method=spec.method, checkpointing=spec.gradient_checkpointing, bf16=spec.bf16)
+    return step_of(spec, pattern, device=machine.device, shapes=shapes)
 
 
 def _step_cost(step: Any, runs: Path) -> dict[str, Any]:

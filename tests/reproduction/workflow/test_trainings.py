@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,9 @@ from typing import Any
 import nbformat
 import pytest
 
+from helpers import rest_slow
+from sinklora.evaluate.step_estimate import estimate
+from sinklora.evaluate.step_spec import StepSpec
 from sinklora.reproduction.extension.recipe import base_of
 from sinklora.reproduction.notebooks import plan
 from sinklora.reproduction.places import Places
@@ -20,9 +24,10 @@ from sinklora.reproduction.workflow.launch import (
 )
 from sinklora.reproduction.workflow.listing import listed
 from sinklora.reproduction.workflow.plan import job_name, make_plan
-from sinklora.reproduction.workflow.resources import Machine, of_fine_tune, of_notebook
+from sinklora.reproduction.workflow.resources import PROCESS_MB, Machine, of_fine_tune, of_notebook
 from sinklora.reproduction.workflow.trainings import STUDIES, all_parameters, fine_tunes, mark_of
 from sinklora.train.spec import TrainSpec
+from step_shapes import model_folder
 from tiny_training import make_place, spec_in
 
 NOTEBOOKS = Path("notebooks")
@@ -170,9 +175,35 @@ def test_memory_and_time_are_those_of_the_estimate(tmp_path: Path) -> None:
     assert slow.gpus == 1 and 0.1 < slow.gpu_gib < 4
     on_cpu = of_fine_tune(spec, Machine("cpu", 1.0), {}, tmp_path)
     assert on_cpu.gpus == 0 and on_cpu.memory_mb > slow.gpu_gib * 1000
-    assert len(list(tmp_path.glob("estimate-*/finished.json"))) == 2, "kept, one a pattern"
+    assert len(list(tmp_path.glob("estimate-*/finished.json"))) == 4, "kept, one a pattern and device"
     asked = of_notebook([slow, fast], {"memory_gib": 79.0}, Machine("cuda", 1.0))
     assert asked.gpu_gib == 79.0 and asked.hours == 0
+
+
+@pytest.mark.parametrize(
+    ("spec", "step"),
+    rest_slow(
+        [
+            ({"bf16": True}, {"half_base": False}),
+            ({"bf16": False}, {"bf16": False}),
+            (
+                {"base_dtype": "bfloat16", "gradient_checkpointing": True},
+                {"fused": True, "checkpointing": True},
+            ),
+        ],
+        1,
+    ),
+    ids=["base in float32", "all in float32", "base in bfloat16"],
+)
+def test_memory_is_that_of_the_step_that_trains(
+    spec: dict[str, Any], step: dict[str, Any], tmp_path: Path
+) -> None:
+    """And not of a base in another dtype, nor of a step that makes its loss in another way."""
+    base = model_folder(tmp_path / "base")
+    tune = of_fine_tune(TrainSpec(base=base, context=64, **spec), Machine("cpu", 1.0), {}, tmp_path)
+    steps = [StepSpec(base, 64, name, batch=4, **{"checkpointing": False, **step}) for name in ("full", "sf")]
+    peak = max(estimate(one).peak_bytes for one in steps)
+    assert tune.memory_mb == PROCESS_MB + math.ceil(peak / 2**20)
 
 
 def test_a_base_that_nobody_knows_is_named(tmp_path: Path) -> None:

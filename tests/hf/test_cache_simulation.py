@@ -215,7 +215,10 @@ def test_turns_of_padded_rows_are_what_each_row_is_alone(name: str, side: str, c
 
 
 # Sinks give way to a small budget, and what a larger one would have kept is gone.
-GROWING = {"fraction": (StreamingLLM(0.2), None), "limit": (StreamingLLM(3, sink_tokens=1), (1, StreamingLLM(9)))}
+GROWING = {
+    "fraction": (StreamingLLM(0.2), None),
+    "limit": (StreamingLLM(3, sink_tokens=1), (1, StreamingLLM(9))),
+}
 
 
 @pytest.mark.parametrize("positions", ["text", "cache"])

@@ -42,7 +42,8 @@ def extend_context(model: nn.Module, length: int, method: str = "linear") -> nn.
     and `original_max_position_embeddings`.
 
     ValueError: unknown method, `length` not above the present one, a model without RoPE or with a scaling
-    that the method would undo, a config class that could not be loaded again.
+    that the method would undo, positions of different bases in its layers (Granite SWA), a config that does
+    not say its length or whose class could not be loaded again.
     """
     transformer = find_transformer(model)
     check_choice("method", method, METHODS)
@@ -88,7 +89,7 @@ def restore_rope(model: nn.Module, state: dict[str, Any]) -> nn.Module:
         raise ValueError(f"{type(transformer).__name__} has no rotary position embeddings to change")
     try:
         _set_attributes(transformer.config, state)
-        rebuilt = {name: _rebuild(transformer.get_submodule(name)) for name in names}
+        rebuilt = {name: _rebuild(transformer, name) for name in names}
     except Exception:
         _set_attributes(transformer.config, before)
         raise
@@ -130,10 +131,17 @@ def _set_attributes(config: PreTrainedConfig, state: dict[str, Any]) -> None:
             delattr(config, key)
 
 
-def _rebuild(rotary: nn.Module) -> nn.Module:
+def _rebuild(transformer: PreTrainedModel, name: str) -> nn.Module:
     # Frequencies stay float32 as after loading, even where the model was cast to half precision.
-    config = getattr(rotary, "config", None)
+    rotary = transformer.get_submodule(name)
+    config, kind = getattr(rotary, "config", None), type(rotary).__name__
     if config is None:
-        raise ValueError(f"{type(rotary).__name__} keeps no config from which it could be built again")
+        raise ValueError(f"{kind} keeps no config from which it could be built again")
+    if config is not transformer.config:
+        raise ValueError(
+            f"{kind} ({name}) is built from a config of its own (layers have positions of different bases), "
+            "so it would stay as it is: change rope_parameters in the model's config file and load the model "
+            "with it"
+        )
     device = next(rotary.buffers()).device
     return type(rotary)(config=config).to(device).train(rotary.training)

@@ -20,6 +20,7 @@ from transformers.cache_utils import Cache
 from sinklora.cache.layer import BudgetLayer
 from sinklora.cache.policies import CachePolicy
 from sinklora.cache.scored_attention import precise
+from sinklora.hf.device import probing_device
 
 # Their frequencies depend on the longest input so far, so that what was written cannot be turned back later.
 CHANGING_FREQUENCIES = ("dynamic", "longrope")
@@ -69,6 +70,11 @@ class RotaryPositions:
                 f"positions; {purpose.remedy}"
             )
         rotary = modules[0]
+        if rotary.inv_freq.is_meta:
+            raise ValueError(
+                f"{purpose.asked_by}: the model's rotary position embeddings are on meta: load its weights "
+                "first, then make the cache"
+            )
         rope_type = getattr(rotary, "rope_type", "default")
         if rope_type in CHANGING_FREQUENCIES:
             raise ValueError(
@@ -161,8 +167,9 @@ def check_rotation(
     every layer it is the same to the last bit, while later tokens drift apart by rounding. Found are layers
     without positions, and turns that are not the model's own.
     """
-    tokens = torch.arange(1, 5, device=model.device) % model.config.vocab_size
-    positions = torch.arange(4, device=model.device) + torch.tensor([[0], [9]], device=model.device)
+    device = probing_device(model)
+    tokens = torch.arange(1, 5, device=device) % model.config.vocab_size
+    positions = torch.arange(4, device=device) + torch.tensor([[0], [9]], device=device)
     model(input_ids=tokens.expand(2, -1), position_ids=positions, past_key_values=cache, use_cache=True)
     for index, layer in enumerate(layers):
         assert layer.keys is not None

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from sinklora.hf.device import input_device
 from sinklora.hf.rope_scaling import METHODS, extended_rope, rope_entries
 from sinklora.records.checks import check_choice, check_value
 
@@ -74,7 +75,7 @@ def forget_longest_input(model: nn.Module) -> None:
     transformer = find_transformer(model)
     entries = rope_entries(getattr(transformer.config, "rope_parameters", None) or {})
     if any(entry.get("rope_type") == "dynamic" for entry in entries.values()):
-        token = torch.zeros(1, 1, dtype=torch.long, device=transformer.device)
+        token = torch.zeros(1, 1, dtype=torch.long, device=input_device(transformer))
         transformer.get_decoder()(input_ids=token, use_cache=False)
 
 

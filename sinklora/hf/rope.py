@@ -85,7 +85,7 @@ def restore_rope(model: nn.Module, state: dict[str, Any]) -> nn.Module:
     if state == rope_state(transformer):
         return model
     before = rope_state(transformer)
-    names = [name for name, module in transformer.named_modules() if _is_rotary(module)]
+    names = [name for name, module in transformer.named_modules() if is_rotary(module)]
     if not names or not before:
         raise ValueError(f"{type(transformer).__name__} has no rotary position embeddings to change")
     try:
@@ -99,7 +99,7 @@ def restore_rope(model: nn.Module, state: dict[str, Any]) -> nn.Module:
     return model
 
 
-def _is_rotary(module: nn.Module) -> bool:
+def is_rotary(module: nn.Module) -> bool:
     """Whether `module` holds frequencies: `inv_freq`, or one such buffer per layer type."""
     return any(name.endswith("inv_freq") for name, _ in module.named_buffers(recurse=False))
 

@@ -1,7 +1,8 @@
 """Where models are evaluated."""
 
+from typing import Any
+
 import torch
-from transformers import PreTrainedModel
 
 
 def default_device() -> str:
@@ -9,17 +10,18 @@ def default_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def input_device(model: PreTrainedModel) -> torch.device:
-    """Where a model takes its tokens, also where accelerate keeps its weights elsewhere between calls."""
-    if model.device.type != "meta":
-        return model.device
+def input_device(model: Any) -> torch.device:
+    """Where a transformers model takes its tokens, also one whose weights accelerate keeps elsewhere."""
+    device = torch.device(model.device)
+    if device.type != "meta":
+        return device
     hooks = [module._hf_hook for module in model.modules() if hasattr(module, "_hf_hook")]
     several = [each for hook in hooks for each in getattr(hook, "hooks", [hook])]
-    devices = [getattr(hook, "execution_device", None) for hook in several]
-    return next((torch.device(device) for device in devices if device is not None), model.device)
+    places = [getattr(hook, "execution_device", None) for hook in several]
+    return next((torch.device(place) for place in places if place is not None), device)
 
 
-def probing_device(model: PreTrainedModel) -> torch.device:
+def probing_device(model: Any) -> torch.device:
     """The same; ValueError for weights that cannot run."""
     device = input_device(model)
     if device.type == "meta":

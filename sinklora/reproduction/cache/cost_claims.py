@@ -30,9 +30,7 @@ def time_claims(rounds: pd.DataFrame, answers: Sequence[int], batch: int) -> lis
     )
     effects = _faster(decoding, h2o, full)
     for tokens in answers:
-        words = (
-            f"a prompt and {tokens} tokens after it take less time with H2O at 20 % than with the full cache"
-        )
+        words = f"a prompt and {tokens} tokens after it take less time with H2O at 20 % than with the full cache"
         effects |= _less_time(replace(blank, sentence=words, restated=False), h2o, full, tokens)
     return family(effects)
 

@@ -115,6 +115,7 @@ class Simulation:
         self.among = policy.sharing.among
         self.heads: dict[tuple[int, int], Head] = {}
         self.totals: dict[int, Any] = {}
+        self.first: dict[int, int] = {}  # by layer, how many of the first tokens always stay
         self.calls: list[tuple[int, int]] = []  # number and length of those that the model now runs
 
     def run(self, tokens: Tensor, calls: list[int]) -> Tensor:
@@ -169,7 +170,15 @@ class Simulation:
             self.totals.pop(layer, None)
         if new > 1 or length == 1:  # a prompt, or a further turn
             split, old = self.policy.split(length), self.totals.get(layer)
-            self.totals[layer] = split if old is None or split.total > old.total else old
+            split = split if old is None or split.total > old.total else old
+            if self.score is no_score and self.has_evicted(layer, length - new):
+                first = min(split.protected, self.first[layer])
+                split = type(split)(first, 0, split.total - first)
+            self.totals[layer], self.first[layer] = split, split.protected
+
+    def has_evicted(self, layer: int, seen: int) -> bool:
+        """Whether a layer has fewer tokens than it has seen."""
+        return any(len(head.kept) < seen for at, head in self.heads.items() if at[0] == layer)
 
     def read(
         self, layer: int, fresh: range, query: Tensor, key: Tensor, value: Tensor, scaling: float

@@ -43,7 +43,9 @@ class Rows:
         """Budgets after a prompt or turn of so many tokens; a row keeps the one it has if that is larger,
         unless it was `limited`.
 
-        A single further token is no turn but a decoded one, which changes no budget.
+        A single further token is no turn but a decoded one, which changes no budget. Where always the oldest
+        leaves, a row that has evicted protects no more tokens than before: the next ones are gone, and other
+        tokens would stay in their slots.
         """
         self.shares = [
             count > 1 or (count > 0 and not seen) for count, seen in zip(counts, self.tokens, strict=True)
@@ -51,9 +53,12 @@ class Rows:
         for row, count in enumerate(counts):
             if self.shares[row]:
                 new = policy.split(self.tokens[row] + count)
-                larger = max(self.splits[row], new, key=lambda split: split.total)
-                self.splits[row] = new if self.limited[row] else larger
-                self.limited[row] = False
+                old = self.splits[row]
+                split = new if self.limited[row] else max(old, new, key=lambda split: split.total)
+                if self.stored[row] < self.tokens[row] and not policy.has_scores():
+                    protected = min(old.protected, split.protected)
+                    split = Split(protected, 0, split.total - protected)
+                self.splits[row], self.limited[row] = split, False
 
     def count(self, counts: list[int]) -> None:
         """So many more tokens a row, of which no more stay than the budget allows."""

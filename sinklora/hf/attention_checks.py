@@ -10,7 +10,13 @@ from torch import Tensor
 from sinklora.attention.pattern import document_spans
 from sinklora.attention.sequence_parallel.shard import SequenceShard
 from sinklora.hf.architecture import attention_layers, full_attention_argument
-from sinklora.hf.document_ids import LostDocumentsError, has_gaps, has_restarts, padding_of
+from sinklora.hf.document_ids import (
+    LostDocumentsError,
+    has_gaps,
+    has_other_documents,
+    has_restarts,
+    padding_of,
+)
 
 # Arguments by which some architectures change scores or hide keys: none may be dropped without a word.
 SCORE_CHANGING_ARGUMENTS = frozenset(
@@ -44,7 +50,7 @@ def check_pattern_call(
         )
     if _is_first(module):
         _check_gaps(mask)
-        _check_starts(mask, arguments)
+        _check_starts(mask, arguments, query.shape[2])
 
 
 def check_sharded_call(
@@ -77,6 +83,11 @@ def check_sharded_call(
         )
     if _is_first(module):
         _check_sharded_starts(query.shape[2], shard, arguments.get("position_ids"))
+        if has_other_documents(shard.document_ids, arguments.get("cu_seq_lens_q"), tokens):
+            raise LostDocumentsError(
+                "cu_seq_lens_q names documents of whole rows that the document_ids of sequence_shard do not: "
+                "leave it out, and give each document an id of its own"
+            )
 
 
 def _check_sharded_starts(length: int, shard: SequenceShard, positions: Tensor | None) -> None:
@@ -102,7 +113,7 @@ def check_evaluation_call(
     """LostDocumentsError where full attention would read packed documents as one."""
     whole = query.shape[2] == key.shape[2] > 1
     if whole and (mask is None or mask.ndim == 2) and _is_first(module):
-        _check_starts(mask, arguments)
+        _check_starts(mask, arguments, query.shape[2])
 
 
 def check_cached_call(
@@ -149,7 +160,9 @@ def check_cached_call(
         )
     if query.shape[2] > 1 and _is_first(module):
         positions = arguments.get("position_ids")
-        if has_restarts(mask, positions) or (mask is not None and int(mask.max()) > 1):
+        lengths = arguments.get("cu_seq_lens_q")
+        packed = has_restarts(mask, positions) or has_other_documents(mask, lengths, query.shape[2])
+        if packed or (mask is not None and int(mask.max()) > 1):
             raise LostDocumentsError("a BudgetCache holds one document a row: unpack the rows, or pad them")
     return None if mask is None else mask > 0
 
@@ -183,12 +196,18 @@ def _check_gaps(ids: Tensor | None) -> None:
         )
 
 
-def _check_starts(ids: Tensor | None, arguments: dict[str, Any]) -> None:
+def _check_starts(ids: Tensor | None, arguments: dict[str, Any], tokens: int) -> None:
     if has_restarts(ids, arguments.get("position_ids")):
         raise LostDocumentsError(
             "position_ids restart inside a row, but transformers recognises packed documents only without an "
             "attention_mask and without a cache: pass attention_mask=None and use_cache=False (a few "
             "architectures, such as OPT, cannot be given packed documents at all)"
+        )
+    if has_other_documents(ids, arguments.get("cu_seq_lens_q"), tokens):
+        raise LostDocumentsError(
+            "cu_seq_lens_q names documents that the position_ids do not: pass position_ids that restart with "
+            "each (DataCollatorWithFlattening(return_position_ids=True)), attention_mask=None and "
+            "use_cache=False"
         )
 
 

@@ -41,7 +41,8 @@ class BudgetCache(CalledCache):
     `model` is a causal language model of transformers or a wrapper around one. It attends through the cache
     while it is called with it; every other call has the model's own attention. A cache made from a config,
     copied or loaded from a pickle works with a model that other BudgetCaches were made with, or that
-    `enable_budget_caches` was given (before `torch.compile`).
+    `enable_budget_caches` was given (before `torch.compile`). One thread at a time: a call beside another
+    thread's is refused where either has such a cache; give each thread a `copy.deepcopy(model)`.
     `prefill_chunk`: None attends to the whole prompt and then evicts (H2O's release); an int evicts after so
     many tokens, so that the cache never holds more than the budget and a chunk (1 is the algorithm of the
     paper). A fraction as budget is one of the tokens seen when several tokens come at once (a prompt, a turn,

@@ -20,6 +20,9 @@ from transformers.cache_utils import Cache
 from sinklora.cache.layer import BudgetLayer
 from sinklora.cache.policies import CachePolicy
 from sinklora.cache.scored_attention import precise
+from sinklora.hf.device import probing_device
+from sinklora.hf.rope import is_rotary
+from sinklora.hf.rope_scaling import LOCAL_LAYERS, rope_entries
 
 # Their frequencies depend on the longest input so far, so that what was written cannot be turned back later.
 CHANGING_FREQUENCIES = ("dynamic", "longrope")
@@ -63,12 +66,22 @@ class RotaryPositions:
             )
         kind = f"model_type={model.config.model_type!r}"
         modules: list[Any] = [module for module in model.modules() if hasattr(module, "inv_freq")]
+        if not modules and any(is_rotary(module) for module in model.modules()):
+            raise ValueError(
+                f"{purpose.asked_by}: {kind} has rotary position embeddings for each layer type, where a "
+                f"cache turns all layers by the same; {purpose.remedy}"
+            )
         if not modules or not getattr(model.config, "rope_parameters", None):
             raise ValueError(
                 f"{purpose.asked_by}: {kind} has no rotary position embeddings that could be turned to other "
                 f"positions; {purpose.remedy}"
             )
         rotary = modules[0]
+        if rotary.inv_freq.is_meta:
+            raise ValueError(
+                f"{purpose.asked_by}: the model's rotary position embeddings are on meta: load its weights "
+                "first, then make the cache"
+            )
         rope_type = getattr(rotary, "rope_type", "default")
         if rope_type in CHANGING_FREQUENCIES:
             raise ValueError(
@@ -161,28 +174,59 @@ def check_rotation(
     every layer it is the same to the last bit, while later tokens drift apart by rounding. Found are layers
     without positions, and turns that are not the model's own.
     """
-    tokens = torch.arange(1, 5, device=model.device) % model.config.vocab_size
-    positions = torch.arange(4, device=model.device) + torch.tensor([[0], [9]], device=model.device)
+    kind = f"model_type={model.config.model_type!r}"
+    try:
+        _fill(model, cache)
+        unturned = [index for index, layer in enumerate(layers) if not _agrees(layer, turning)]
+    except RuntimeError as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        raise ValueError(
+            f"{purpose.asked_by}: {kind} failed on a few tokens whose keys were turned ({error}): "
+            f"most likely it turns a part of each head alone; {purpose.remedy}"
+        ) from error
+    if unturned:
+        raise ValueError(
+            f"{purpose.asked_by}: layer {unturned[0]} of {kind} does not turn its keys as its rotary "
+            f"position embeddings say (it may have none); {purpose.remedy}"
+        )
+
+
+def _fill(model: PreTrainedModel, cache: Cache) -> None:
+    """Call a model with two rows of the same four tokens, which stand at 0 and at 9."""
+    device = probing_device(model)
+    tokens = torch.arange(1, 5, device=device) % model.config.vocab_size
+    positions = torch.arange(4, device=device) + torch.tensor([[0], [9]], device=device)
     model(input_ids=tokens.expand(2, -1), position_ids=positions, past_key_values=cache, use_cache=True)
-    for index, layer in enumerate(layers):
-        assert layer.keys is not None
-        here, there = layer.keys[:, :, :1].double()
-        if turning is not None:
-            here = turning.turned(here[None], torch.full((1, 1, 1), 9, device=here.device), 10)[0]
-        tolerance = 1e-3 if layer.keys.dtype in (torch.float32, torch.float64) else 0.02
-        if not bool((here - there).abs().max() <= tolerance * here.abs().max()):
-            raise ValueError(
-                f"{purpose.asked_by}: layer {index} of model_type={model.config.model_type!r} does not turn "
-                f"its keys as its rotary position embeddings say (it may have none); {purpose.remedy}"
-            )
+
+
+def _agrees(layer: BudgetLayer, turning: RotaryPositions | None) -> bool:
+    """Whether a layer's first keys are the same in both rows, once they stand at the same position."""
+    assert layer.keys is not None
+    here, there = layer.keys[:, :, :1].double()
+    if turning is not None:
+        here = turning.turned(here[None], torch.full((1, 1, 1), 9, device=here.device), 10)[0]
+    tolerance = 1e-3 if layer.keys.dtype in (torch.float32, torch.float64) else 0.02
+    return bool((here - there).abs().max() <= tolerance * here.abs().max())
 
 
 def trained_length(config: PreTrainedConfig) -> int | None:
-    """The positions that a model was trained for, or extended to; None where the config does not say."""
+    """The positions that a model was trained for, or extended to; None where the config does not say.
+
+    Where layer types have positions of their own, local attention does not count.
+    """
     length: int | None = getattr(config, "max_position_embeddings", None)
-    parameters: dict[str, Any] = getattr(config, "rope_parameters", None) or {}
+    if length is None:
+        return None
+    entries = rope_entries(getattr(config, "rope_parameters", None) or {})
+    reached = [_reach(entry, config, length) for name, entry in entries.items() if name not in LOCAL_LAYERS]
+    return min(reached, default=length)
+
+
+def _reach(parameters: dict[str, Any], config: PreTrainedConfig, length: int) -> int:
+    """How far positions of these RoPE parameters go, in a config that says `length`."""
     factor = parameters.get("factor")
-    if length is None or not isinstance(factor, int | float):
+    if not isinstance(factor, int | float):
         return length
     original = parameters.get("original_max_position_embeddings")
     if parameters.get("rope_type") == "dynamic":

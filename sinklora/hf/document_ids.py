@@ -101,3 +101,17 @@ def has_restarts(ids: Tensor | None, position_ids: Tensor | None) -> bool:
     if ids is not None:
         restarts = restarts & (ids[:, 1:] == ids[:, :-1]) & (ids[:, 1:] > 0)
     return bool(restarts.any())
+
+
+def has_other_documents(ids: Tensor | None, lengths: Tensor | None, row: int) -> bool:
+    """True where cumulative `lengths` begin a document inside what the ids [B, N] call one.
+
+    They are FlashAttention's, of all rows one after the other; without ids, `row` tokens are one.
+    """
+    if lengths is None or isinstance(lengths, FakeTensor):
+        return False
+    starts = lengths[(lengths > 0) & (lengths < lengths[-1])].long()
+    if ids is None:
+        return bool((starts % row != 0).any())
+    begins = torch.nn.functional.pad(ids[:, 1:] != ids[:, :-1], (1, 0), value=True).flatten()
+    return not bool(begins[starts[starts < len(begins)]].all())

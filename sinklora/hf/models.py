@@ -81,10 +81,19 @@ def evaluates_with_pattern(model: nn.Module) -> bool:
 
 
 def remove_pattern(model: nn.Module) -> nn.Module:
-    """Give `model` back the attention it had before `use_pattern`; returns the same object."""
+    """Give `model` back the attention it had before `use_pattern`; returns the same object.
+
+    One that was set since stays; the pattern leaves the config all the same.
+    """
     transformer = find_transformer(model)
-    if transformer.config._attn_implementation == ATTENTION_NAME:
-        _restore(transformer, {}, PatternSettings.from_config(transformer.config).replaced)
+    config = transformer.config
+    if config._attn_implementation == ATTENTION_NAME:
+        _restore(transformer, {}, PatternSettings.from_config(config).replaced)
+    else:
+        if hasattr(config, CONFIG_KEY):
+            delattr(config, CONFIG_KEY)
+        if getattr(config, "attn_implementation", None) == ATTENTION_NAME:
+            del config.attn_implementation
     return model
 
 

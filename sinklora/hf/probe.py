@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from sinklora.hf.architecture import attention_layers
+from sinklora.hf.device import input_device, probing_device
 from sinklora.hf.document_ids import LostDocumentsError
 
 PADDED = ((1, 1, 1, 1, 1, 1, 1, 1), (1, 1, 1, 1, 1, 0, 0, 0))
@@ -36,11 +37,12 @@ def probe_model(transformer: PreTrainedModel) -> None:
     Runs the model twice on 2 x 8 tokens in training mode without gradients; modes, gradients and random state
     stay.
     """
-    padded = torch.tensor(PADDED, device=transformer.device)
+    device = probing_device(transformer)
+    padded = torch.tensor(PADDED, device=device)
     calls = _run(transformer, padded, attention_mask=padded)
     _check_calls(transformer, calls, padded, "padding (a 2-D attention_mask)")
     if "position_ids" in inspect.signature(transformer.forward).parameters:
-        positions = torch.tensor(PACKED, device=transformer.device)
+        positions = torch.tensor(PACKED, device=device)
         try:
             calls = _run(transformer, padded, attention_mask=None, position_ids=positions)
         except LostDocumentsError:
@@ -74,7 +76,8 @@ def _run(transformer: PreTrainedModel, like: Tensor, **inputs: Tensor | None) ->
 @contextmanager
 def _training_untouched(transformer: PreTrainedModel) -> Iterator[None]:
     modes = [(module, module.training) for module in transformer.modules()]
-    devices = sorted({p.device.index or 0 for p in transformer.parameters() if p.device.type == "cuda"})
+    used = {input_device(transformer), *(p.device for p in transformer.parameters())}
+    devices = sorted({device.index or 0 for device in used if device.type == "cuda"})
     try:
         with torch.random.fork_rng(devices), torch.no_grad():
             transformer.train()

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from sinklora.hf.device import input_device
 from sinklora.hf.rope_scaling import METHODS, extended_rope, rope_entries
 from sinklora.records.checks import check_choice, check_value
 
@@ -42,7 +43,8 @@ def extend_context(model: nn.Module, length: int, method: str = "linear") -> nn.
     and `original_max_position_embeddings`.
 
     ValueError: unknown method, `length` not above the present one, a model without RoPE or with a scaling
-    that the method would undo, a config class that could not be loaded again.
+    that the method would undo, positions of different bases in its layers (Granite SWA), a config that does
+    not say its length or whose class could not be loaded again.
     """
     transformer = find_transformer(model)
     check_choice("method", method, METHODS)
@@ -73,7 +75,7 @@ def forget_longest_input(model: nn.Module) -> None:
     transformer = find_transformer(model)
     entries = rope_entries(getattr(transformer.config, "rope_parameters", None) or {})
     if any(entry.get("rope_type") == "dynamic" for entry in entries.values()):
-        token = torch.zeros(1, 1, dtype=torch.long, device=transformer.device)
+        token = torch.zeros(1, 1, dtype=torch.long, device=input_device(transformer))
         transformer.get_decoder()(input_ids=token, use_cache=False)
 
 
@@ -83,12 +85,12 @@ def restore_rope(model: nn.Module, state: dict[str, Any]) -> nn.Module:
     if state == rope_state(transformer):
         return model
     before = rope_state(transformer)
-    names = [name for name, module in transformer.named_modules() if _is_rotary(module)]
+    names = [name for name, module in transformer.named_modules() if is_rotary(module)]
     if not names or not before:
         raise ValueError(f"{type(transformer).__name__} has no rotary position embeddings to change")
     try:
         _set_attributes(transformer.config, state)
-        rebuilt = {name: _rebuild(transformer.get_submodule(name)) for name in names}
+        rebuilt = {name: _rebuild(transformer, name) for name in names}
     except Exception:
         _set_attributes(transformer.config, before)
         raise
@@ -97,7 +99,7 @@ def restore_rope(model: nn.Module, state: dict[str, Any]) -> nn.Module:
     return model
 
 
-def _is_rotary(module: nn.Module) -> bool:
+def is_rotary(module: nn.Module) -> bool:
     """Whether `module` holds frequencies: `inv_freq`, or one such buffer per layer type."""
     return any(name.endswith("inv_freq") for name, _ in module.named_buffers(recurse=False))
 
@@ -130,10 +132,17 @@ def _set_attributes(config: PreTrainedConfig, state: dict[str, Any]) -> None:
             delattr(config, key)
 
 
-def _rebuild(rotary: nn.Module) -> nn.Module:
+def _rebuild(transformer: PreTrainedModel, name: str) -> nn.Module:
     # Frequencies stay float32 as after loading, even where the model was cast to half precision.
-    config = getattr(rotary, "config", None)
+    rotary = transformer.get_submodule(name)
+    config, kind = getattr(rotary, "config", None), type(rotary).__name__
     if config is None:
-        raise ValueError(f"{type(rotary).__name__} keeps no config from which it could be built again")
+        raise ValueError(f"{kind} keeps no config from which it could be built again")
+    if config is not transformer.config:
+        raise ValueError(
+            f"{kind} ({name}) is built from a config of its own (layers have positions of different bases), "
+            "so it would stay as it is: change rope_parameters in the model's config file and load the model "
+            "with it"
+        )
     device = next(rotary.buffers()).device
     return type(rotary)(config=config).to(device).train(rotary.training)

@@ -80,7 +80,12 @@ def _scaled_places(parameters: dict[str, Any], config: PreTrainedConfig) -> list
 
 def _lengths(entry: dict[str, Any], config: PreTrainedConfig, method: str) -> tuple[int, int]:
     """(length of pretraining, present length) in tokens, once it is sure that `method` may change `entry`."""
-    kind, longest = entry.get("rope_type", "default"), config.max_position_embeddings
+    kind, longest = entry.get("rope_type", "default"), getattr(config, "max_position_embeddings", None)
+    if longest is None:
+        raise ValueError(
+            f"model_type={config.model_type!r} has no max_position_embeddings in its config, so how far it "
+            "could be extended is unknown"
+        )
     if kind == "default" and method in INTERPOLATIONS:
         return longest, longest
     if kind == "default":

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from peft import LoraConfig, LoraModel, PeftModel, PeftModelForCausalLM
+from peft import LoraConfig, LoraModel, PeftConfig, PeftModel, PeftModelForCausalLM
 from peft.utils import ModulesToSaveWrapper
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -51,6 +51,28 @@ class LoraPlusModel(PeftModelForCausalLM):
         if is_main_process:
             complete_folder(self, Path(save_directory), selected_adapters)
 
+    def add_adapter(
+        self,
+        adapter_name: str,
+        peft_config: PeftConfig,
+        low_cpu_mem_usage: bool = False,
+        autocast_adapter_dtype: bool = True,
+    ) -> None:
+        """A further adapter, as peft adds it; tied embeddings are trained together, its numbers are float32.
+
+        `load_adapter` of peft comes this way. Without `autocast_adapter_dtype` they have the model's dtypes.
+        """
+        known = [getattr(config, "modules_to_tie", None) for config in self.peft_config.values()]
+        with warnings.catch_warnings():
+            if getattr(peft_config, "ensure_weight_tying", False) and any(known):
+                # peft sees what is tied only before it is first wrapped: it notes it in that adapter's
+                # config, and warns here.
+                cast(Any, peft_config).modules_to_tie = next(filter(None, known))
+                warnings.filterwarnings("ignore", "You have requested `ensure_weight_tying`, but no tied")
+            super().add_adapter(adapter_name, peft_config, low_cpu_mem_usage, autocast_adapter_dtype)
+        if autocast_adapter_dtype:
+            _compute_in_float32(self)
+
     def create_or_update_model_card(self, output_dir: str) -> None:
         """Write a card that says what the adapter holds and how to open it; a person's own text stays."""
         write_model_card(self, Path(output_dir))
@@ -76,25 +98,22 @@ def wrap(model: PreTrainedModel, configs: dict[str, LoraConfig]) -> LoraPlusMode
     (first, config), *others = configs.items()
     wrapped = LoraPlusModel(model, config, first)
     for name, further in others:
-        _add_adapter(wrapped, name, further, config)
+        wrapped.add_adapter(name, further)
+    _compute_in_float32(wrapped)
+    return wrapped
+
+
+def _compute_in_float32(wrapped: PeftModel) -> None:
+    """Make the numbers of all adapters float32, and let layers trained in full take and give other dtypes."""
     for name, parameter in wrapped.named_parameters():
         if ".lora_" in name or ".modules_to_save." in name:
             parameter.data = parameter.data.float()
     for layer in saved_layers(wrapped).values():
         # A float32 layer inside a half-precision model would hand float32 to layers that cannot take it.
-        if layer.original_module.weight.dtype != torch.float32:
+        has_hooks = _to_weight_dtype in layer._forward_pre_hooks.values()
+        if layer.original_module.weight.dtype != torch.float32 and not has_hooks:
             layer.register_forward_pre_hook(_to_weight_dtype)
             layer.register_forward_hook(_to_model_dtype)
-    return wrapped
-
-
-def _add_adapter(wrapped: LoraPlusModel, name: str, config: LoraConfig, first: LoraConfig) -> None:
-    with warnings.catch_warnings():
-        if config.ensure_weight_tying:
-            # peft sees what is tied only before the first adapter: it notes it in the config, and warns here.
-            config.modules_to_tie = getattr(first, "modules_to_tie", None)
-            warnings.filterwarnings("ignore", "You have requested `ensure_weight_tying`, but no tied")
-        wrapped.add_adapter(name, config)
 
 
 def lora_model(model: PeftModel) -> LoraModel:

@@ -35,6 +35,8 @@ from unturnable_models import (
     with_a_layer_without_positions,
     with_changing_frequencies,
     with_learned_positions,
+    with_positions_by_layer_type,
+    with_positions_in_a_part_of_each_head,
 )
 
 POLICIES = {
@@ -245,6 +247,13 @@ def test_the_trained_length_is_that_of_the_extension(method: str | None, expecte
     assert trained_length(model.config) == expected
 
 
+@pytest.mark.parametrize("method", ["linear", "yarn", "dynamic"])
+def test_the_trained_length_of_layer_types_is_that_of_the_extension(method: str) -> None:
+    model = with_positions_by_layer_type()
+    assert trained_length(model.config) == 64
+    assert trained_length(extend_context(model, 256, method=method).config) == 256
+
+
 def test_a_scaling_that_a_model_came_with_counts() -> None:
     parameters = {
         "rope_type": "yarn",
@@ -265,6 +274,11 @@ def test_a_scaling_that_a_model_came_with_counts() -> None:
         (with_learned_positions, "model_type='gpt2' has no rotary position embeddings"),
         (with_changing_frequencies, "rope_type='dynamic' changes its frequencies"),
         (with_a_layer_without_positions, "layer 1 of model_type='smollm3' does not turn its keys"),
+        (with_positions_in_a_part_of_each_head, "model_type='phi' failed .* turns a part of each head alone"),
+        (
+            with_positions_by_layer_type,
+            "model_type='olmo3' has rotary position embeddings for each layer type",
+        ),
         (partial(tiny_config, "llama-gqa"), "needs the model itself, not its config"),
     ],
 )

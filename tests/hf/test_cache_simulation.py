@@ -214,6 +214,25 @@ def test_turns_of_padded_rows_are_what_each_row_is_alone(name: str, side: str, c
     compare_turns(tiny_model("llama-gqa").double(), policy, TURNS, side, chunk_for(policy, chunk))
 
 
+# Sinks give way to a small budget, and what a larger one would have kept is gone.
+GROWING = {
+    "fraction": (StreamingLLM(0.2), None),
+    "limit": (StreamingLLM(3, sink_tokens=1), (1, StreamingLLM(9))),
+}
+
+
+@pytest.mark.parametrize("positions", ["text", "cache"])
+@pytest.mark.parametrize("lengths", [[10], [10, 7], [10, 2, 10]], ids=str)
+@pytest.mark.parametrize(("policy", "limit"), GROWING.values(), ids=GROWING)
+def test_a_budget_that_grows_keeps_the_sinks_that_are_there(
+    policy: CachePolicy, limit: tuple[int, CachePolicy] | None, lengths: list[int], positions: str
+) -> None:
+    turns = [lengths, [30] * len(lengths), *[[1] * len(lengths)] * 8, [4] * len(lengths)]
+    model = tiny_model("llama-gqa").double()
+    atol = 1e-9 if positions == "text" else 1e-5
+    compare_turns(model, policy, turns, "left", positions=positions, limit=limit, atol=atol)
+
+
 @pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
 def test_padded_rows_read_one_token_a_call_are_what_they_are_alone(policy: CachePolicy) -> None:
     compare_turns(tiny_model("llama-gqa").double(), policy, ONE_TOKEN_A_CALL, "left")

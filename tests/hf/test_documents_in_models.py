@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor
-from transformers import DynamicCache
+from transformers import DataCollatorWithFlattening, DynamicCache
 
 from helpers import assert_close, every_pair
 from pattern_models import dense_logits
@@ -35,6 +35,40 @@ def test_lost_document_starts_are_the_same_error_in_evaluation(
     model = use_pattern(tiny_model(architecture), SF).train(training)
     with pytest.raises(LostDocumentsError, match="pass attention_mask=None and use_cache=False"):
         model(**batch.inputs | LOST[inputs]())
+
+
+def flattened(*lengths: int, position_ids: bool = False) -> dict[str, Tensor]:
+    """Documents of so many tokens, packed as transformers packs them for FlashAttention."""
+    collator = DataCollatorWithFlattening(return_flash_attn_kwargs=True, return_position_ids=position_ids)
+    rows = [{"input_ids": list(range(3, 3 + length))} for length in lengths]
+    inputs: dict[str, Tensor] = collator(rows)
+    return inputs
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_documents_that_only_their_lengths_tell_of_are_refused(training: bool) -> None:
+    model = use_pattern(tiny_model("llama-gqa"), SF).train(training)
+    with pytest.raises(LostDocumentsError, match=r"cu_seq_lens_q .* pass position_ids that restart"):
+        model(**flattened(9, 7, 8), use_cache=False)
+    model(**flattened(24), use_cache=False)  # one document
+    rows = {"input_ids": torch.ones(2, 8, dtype=torch.long), "cu_seq_lens_q": torch.tensor([0, 8, 16])}
+    model(**rows, use_cache=False)  # one a row
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_lengths_beside_positions_change_nothing(training: bool) -> None:
+    model = use_pattern(tiny_model("llama-gqa"), SF).train(training)
+    inputs = flattened(9, 7, 8, position_ids=True)
+    plain = {name: inputs[name] for name in ("input_ids", "position_ids")}
+    with torch.no_grad():
+        logits = [model(**given, use_cache=False).logits for given in (inputs, plain)]
+    assert torch.equal(*logits)
+
+
+def test_a_budget_cache_refuses_documents_that_only_their_lengths_tell_of() -> None:
+    model = tiny_model("llama-gqa")
+    with torch.no_grad(), pytest.raises(LostDocumentsError, match="one document a row: unpack the rows"):
+        model(**flattened(9, 7), past_key_values=BudgetCache(model, Full()))
 
 
 @pytest.mark.parametrize("attention_mask", [None, MASK_OF_ONES], ids=["no mask", "mask of ones"])

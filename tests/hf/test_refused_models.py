@@ -185,6 +185,17 @@ def test_remove_pattern_restores(implementation: str) -> None:
     assert model.config.to_json_string() == before
 
 
+def test_remove_pattern_leaves_an_attention_that_was_set_since() -> None:
+    model = tiny_model("llama-gqa")
+    before = model.config.to_json_string()
+    use_pattern(model, SF)
+    model.set_attn_implementation("eager")  # to look at attention maps
+    assert current_pattern(model) is None
+    remove_pattern(model)
+    assert model.config._attn_implementation == "eager"
+    assert model.config.to_json_string() == before
+
+
 def test_failed_change_keeps_the_old_pattern() -> None:
     model = use_pattern(tiny_model("llama-gqa"), S2)
     model.model.layers[1].self_attn = HalfHonest(model.model.layers[1].self_attn)

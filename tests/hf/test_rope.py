@@ -333,6 +333,20 @@ def test_models_of_several_modalities() -> None:
         extend_context(model, 262144)
 
 
+def test_rotary_modules_with_configs_of_their_own() -> None:
+    """One for each base of Granite's: built from copies of the config, they would stay as they are."""
+    config = AutoConfig.for_model("granite_swa", **SIZES, max_position_embeddings=64)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    refused(model, "linear", r"GraniteSWARotaryEmbedding .* a config of its own .* load the model with it")
+
+
+def test_a_config_that_does_not_say_how_long_its_context_is() -> None:
+    sizes = SIZES | {"block_types": ["attention", "recurrent"], "lru_width": 64, "head_dim": HEAD}
+    config = AutoConfig.for_model("recurrent_gemma", **sizes)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    refused(model, "linear", "'recurrent_gemma' has no max_position_embeddings in its config")
+
+
 def test_a_rotary_module_without_its_config() -> None:
     model = llama()
     del model.model.rotary_emb.config

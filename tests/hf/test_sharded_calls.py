@@ -39,6 +39,8 @@ def test_what_the_shard_does_not_know_of_is_refused(training: bool) -> None:
             logits({"input_ids": ids, "attention_mask": mask}, one)
     with pytest.raises(LostDocumentsError, match="restart inside what the document_ids"):
         logits(dict(packed.inputs), one)
+    with pytest.raises(LostDocumentsError, match="cu_seq_lens_q names documents"):
+        logits({"input_ids": ids, "cu_seq_lens_q": torch.tensor([0, 5, ids.numel()])}, one)
 
     for batch in (padded, packed):
         expected = model(**batch.inputs, use_cache=False).logits

@@ -177,6 +177,35 @@ def test_several_adapters_come_back(active: str, tied: bool, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+def test_an_adapter_loaded_beside_another_is_itself(tied: bool, dtype: torch.dtype, tmp_path: Path) -> None:
+    adapters = {}
+    for seed, name in ((4, "default"), (6, "other")):
+        model = randomized(lora_plus(base(tied).to(dtype)), seed=seed).eval()
+        save_adapter(model, tmp_path / name)
+        adapters[name] = logits_of(model)
+    loaded = load_adapter(base(tied).to(dtype), tmp_path / "default")
+    loaded.load_adapter(str(tmp_path / "other"), "other")
+    for name, expected in adapters.items():
+        loaded.set_adapter(name)
+        assert torch.equal(logits_of(loaded), expected)
+
+
+@pytest.mark.filterwarnings("error:You have requested")
+@pytest.mark.parametrize("first", [True, False], ids=["beside", "alone"])
+def test_a_further_adapter_keeps_embeddings_tied(first: bool) -> None:
+    model = lora_plus(base(tied=True), train_embeddings=first)
+    config = {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens"], "task_type": "CAUSAL_LM"}
+    for name in ("second", "third"):
+        model.add_adapter(name, LoraConfig(r=2, ensure_weight_tying=True, **config))
+        model.set_adapter(name)
+        language_model = model.get_base_model()
+        output, embedding = language_model.lm_head, language_model.model.embed_tokens
+        assert output.modules_to_save[name].weight is embedding.modules_to_save[name].weight
+        assert embedding.modules_to_save[name].weight.dtype == torch.float32
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 def test_an_adapter_of_another_name_comes_back(dtype: torch.dtype, tmp_path: Path) -> None:
     model, _, _ = with_reference(dtype=dtype)
     model.set_adapter("ref")

@@ -27,6 +27,7 @@ from sinklora.evaluate.read_prompt import end_tokens
 from sinklora.evaluate.timing import timed
 from sinklora.hf.budget_cache import BudgetCache
 from sinklora.hf.cache_positions import trained_length
+from sinklora.hf.device import input_device
 from sinklora.hf.rope import forget_longest_input
 from sinklora.records.checks import check_counts
 
@@ -90,7 +91,8 @@ class Conversation:
         fixed = policy.with_fixed_budget(len(ids))
         cache = BudgetCache(self.model, fixed, positions=plan.positions, prefill_chunk=pieces)
         read = partial(self._read_into, cache, ids, plan, progress, stop or Event())
-        seconds = timed(read, self.model.device).wall  # on a GPU until it is done, not until it is asked for
+        # on a GPU until it is done, not until it is asked for
+        seconds = timed(read, input_device(self.model)).wall
         self.policy, self.document, self.cache = policy, document, cache
         self._ids, self._turns = ids, 0
         self._spent = replace(self._spent, read_tokens=len(ids), read_seconds=seconds, written_tokens=0)
@@ -99,7 +101,7 @@ class Conversation:
     def _read_into(
         self, cache: BudgetCache, ids: list[int], plan: Plan, progress: Progress, stop: Event
     ) -> None:
-        pieces = torch.tensor([ids], device=self.model.device).split(plan.at_once, 1)
+        pieces = torch.tensor([ids], device=input_device(self.model)).split(plan.at_once, 1)
         forget_longest_input(self.model)
         with watched(self.model, progress, stop) as begin:
             for number, piece in enumerate(pieces):
@@ -189,7 +191,7 @@ class Conversation:
         if self._trained is not None and self.cache is not None and self.cache.positions == "text":
             room = min(room, self._trained - len(ids))
         forget_longest_input(self.model)  # it may be one of another conversation
-        prompt = torch.tensor([ids], device=self.model.device)
+        prompt = torch.tensor([ids], device=input_device(self.model))
         written: Any = self.model.generate(  # type: ignore[operator]
             prompt,
             attention_mask=torch.ones_like(prompt),

@@ -24,6 +24,7 @@ from sinklora.evaluate.pass_keys import CacheFactory
 from sinklora.evaluate.read_prompt import ReadPrompt, end_tokens
 from sinklora.hf.budget_cache import BudgetCache
 from sinklora.hf.cache_positions import trained_length
+from sinklora.hf.device import input_device
 from sinklora.hf.rope import forget_longest_input
 from sinklora.hf.template_pieces import plain_tokens
 from sinklora.pretrained.loading import LoadedModel
@@ -224,6 +225,6 @@ def _read(model: PreTrainedModel, ids: _Asked, kept: Any, spec: AskingSpec) -> R
     if not spec.question_later:
         return ReadPrompt(model, [*ids.opening, *ids.question], kept)
     forget_longest_input(model)
-    opening = torch.tensor([ids.opening], device=model.device)
+    opening = torch.tensor([ids.opening], device=input_device(model))
     model(opening, past_key_values=kept, use_cache=True, logits_to_keep=1)
     return ReadPrompt(model, ids.question, kept)

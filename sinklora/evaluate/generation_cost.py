@@ -11,6 +11,7 @@ from transformers.cache_utils import Cache, DynamicCache
 
 from sinklora.evaluate.timing import Stopwatch, in_rounds, median_ratio
 from sinklora.hf.budget_cache import BudgetCache
+from sinklora.hf.device import input_device
 
 OWN = "transformers' cache"  # what all others are compared with
 
@@ -57,7 +58,7 @@ def generation_rounds(
     All read the same random prompt and decode `new_tokens` a row. Columns: `cache`, `round`, `prompt (s)`,
     `decoded tokens/s`, `cache (bytes)` at the end.
     """
-    ids = torch.randint(3, model.config.vocab_size, (batch, prompt_tokens), device=model.device)
+    ids = torch.randint(3, model.config.vocab_size, (batch, prompt_tokens), device=input_device(model))
     cases = {
         name: partial(generate, model, make, ids, new_tokens)
         for name, make in {OWN: DynamicCache, **caches}.items()
@@ -143,7 +144,7 @@ def generate(
     """
     decode = decode or model
     cache = make_cache()
-    watch = Stopwatch(model.device)
+    watch = Stopwatch(input_device(model))
     logits = model(ids, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
     prompt = watch.lap().wall
     written = [ids[:, :0]]

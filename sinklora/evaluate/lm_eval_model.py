@@ -26,7 +26,7 @@ from sinklora.evaluate.lm_eval_requests import (
     divided_differently,
 )
 from sinklora.hf.budget_cache import BudgetCache
-from sinklora.hf.device import default_device
+from sinklora.hf.device import default_device, input_device
 from sinklora.hf.model_names import adapter_folder, check_model_name
 from sinklora.hf.rope import forget_longest_input
 from sinklora.lora.adapter_files import STATE_FILE
@@ -53,7 +53,7 @@ class _NotTied:
     """
 
     def __init__(self, model: PeftModel) -> None:
-        self.model, self.config, self.device = model, model.config, model.device
+        self.model, self.config, self.device = model, model.config, input_device(model)
         self.name_or_path = model.get_base_model().name_or_path
 
     def to(self, device: Any) -> _NotTied:
@@ -131,6 +131,11 @@ class LMEvalModel(HFLM):
             self._model = load_adapter(self._model, str(peft))
         if peft is not None:
             self._model = _NotTied(self._model)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model takes its tokens."""
+        return input_device(self.model)
 
     @property
     def max_length(self) -> int:

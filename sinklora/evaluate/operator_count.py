@@ -11,6 +11,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 
+from sinklora.hf.device import input_device
+
 VIEWS = (torch.ops.aten._unsafe_view.default,)  # a view, though its schema does not say so
 
 
@@ -53,7 +55,7 @@ def operators_per_layer(
 ) -> OperatorsPerLayer:
     """Count the operators of a prompt and of `steps` decoding steps with a cache, per layer of the model."""
     layers: int = model.config.num_hidden_layers
-    ids = torch.ones(batch, prompt_tokens, dtype=torch.long, device=model.device)
+    ids = torch.ones(batch, prompt_tokens, dtype=torch.long, device=input_device(model))
     cache = make_cache()
     with OperatorCount() as prompt:
         model(ids, past_key_values=cache, use_cache=True, logits_to_keep=1)

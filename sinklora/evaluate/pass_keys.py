@@ -17,6 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import Cache, DynamicCache
 
 from sinklora.evaluate.statistics import Accuracy
+from sinklora.hf.device import input_device
 from sinklora.hf.rope import forget_longest_input
 from sinklora.records.checks import check_counts
 from sinklora.train.retrieval_documents import NeedleDocument, fitted_pass_key
@@ -79,7 +80,7 @@ def written_answers(
     batches = range(0, len(documents), batch_size)
     for begin in tqdm(batches, desc="planted numbers", disable=not progress):
         ids, mask, context = _prompts(tokenizer, documents[begin : begin + batch_size])
-        ids, mask = ids.to(model.device), mask.to(model.device)
+        ids, mask = ids.to(input_device(model)), mask.to(input_device(model))
         cache = make_cache()
         forget_longest_input(model)
         if question_later:

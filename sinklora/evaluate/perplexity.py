@@ -21,6 +21,7 @@ from sinklora.attention.patterns import PATTERNS
 from sinklora.evaluate.over_ranks import shared
 from sinklora.evaluate.scored_logits import LogitsFunction, logits_function, scored_losses
 from sinklora.evaluate.sliding_windows import Window, batches, windows_of
+from sinklora.hf.device import input_device
 from sinklora.hf.models import current_pattern, evaluates_with_pattern
 from sinklora.hf.rope import find_transformer, forget_longest_input
 from sinklora.records.checks import check_choice, check_counts
@@ -229,7 +230,7 @@ def _window_losses(
 ) -> list[float]:
     """Summed loss (nats) of each window's scored tokens."""
     rows = np.stack([documents[w.document][w.start : w.stop] for w in batch]).astype(np.int64)
-    ids = torch.from_numpy(rows).to(find_transformer(model).device)
+    ids = torch.from_numpy(rows).to(input_device(find_transformer(model)))
     scored = torch.zeros(len(batch), batch[0].length - 1, dtype=torch.bool, device=ids.device)
     for row, window in enumerate(batch):
         scored[row, window.first - window.start - 1 :] = True

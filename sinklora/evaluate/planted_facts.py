@@ -21,6 +21,7 @@ from transformers.cache_utils import Cache
 
 from sinklora.evaluate.fact_templates import TEMPLATES, FactTemplate
 from sinklora.evaluate.pass_keys import CacheFactory, check_answering
+from sinklora.hf.device import input_device
 from sinklora.hf.rope import forget_longest_input
 from sinklora.records.checks import check_counts
 
@@ -159,7 +160,7 @@ def _asked_at_once(
     """Places of facts (passage, fact), an empty cache, and passage and question to be read."""
     for places, question in _by_question(tokenizer, passages, batch):
         rows = [np.concatenate([passages[p].ids, question]) for p, _ in places]
-        yield places, make_cache(), torch.from_numpy(np.stack(rows)).to(model.device)
+        yield places, make_cache(), torch.from_numpy(np.stack(rows)).to(input_device(model))
 
 
 def _asked_later(
@@ -172,12 +173,13 @@ def _asked_later(
     """Places of facts, a copy of what the cache has kept of their passages, and the question to be read."""
     cache = make_cache()
     forget_longest_input(model)
-    ids = torch.from_numpy(np.stack([passages[p].ids for p in batch])).to(model.device)
+    device = input_device(model)
+    ids = torch.from_numpy(np.stack([passages[p].ids for p in batch])).to(device)
     model(ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
     for places, question in _by_question(tokenizer, passages, batch):
         own: Any = copy.deepcopy(cache)
-        own.batch_select_indices(torch.tensor([p - batch.start for p, _ in places], device=model.device))
-        yield places, own, torch.tensor([question] * len(places), device=model.device)
+        own.batch_select_indices(torch.tensor([p - batch.start for p, _ in places], device=device))
+        yield places, own, torch.tensor([question] * len(places), device=device)
 
 
 def _by_question(

@@ -11,6 +11,7 @@ from tqdm.auto import tqdm
 
 from sinklora.evaluate.perplexity import evaluation_mode
 from sinklora.evaluate.scored_logits import logits_function, scored_losses
+from sinklora.hf.device import input_device
 from sinklora.hf.rope import find_transformer
 from sinklora.records.checks import check_counts
 
@@ -42,7 +43,7 @@ def losses_by_position(
         logits_of = logits_function(model)
         for document in tqdm(documents, desc=f"positions to {context}", disable=not progress):
             ids = torch.from_numpy(np.asarray(document[:context], dtype=np.int64))[None]
-            ids = ids.to(find_transformer(model).device)
+            ids = ids.to(input_device(find_transformer(model)))
             scored = torch.ones(1, context - 1, dtype=torch.bool, device=ids.device)
             unpredicted = torch.full((1,), torch.nan, dtype=torch.float64)
             losses = torch.cat([unpredicted, scored_losses(logits_of, ids, scored)])

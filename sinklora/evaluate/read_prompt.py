@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 
 from sinklora.evaluate.pass_keys import check_answering
+from sinklora.hf.device import input_device
 from sinklora.hf.rope import forget_longest_input
 
 
@@ -27,7 +28,7 @@ class ReadPrompt:
         check_answering(model, prompt=len(prompt))
         self._model, self._cache = model, cache
         forget_longest_input(model)
-        self._likely = self._forward(torch.tensor([list(prompt)], device=model.device), cache)
+        self._likely = self._forward(torch.tensor([list(prompt)], device=input_device(model)), cache)
 
     @torch.inference_mode()
     def _forward(self, tokens: Tensor, cache: Cache) -> Tensor:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from sinklora.hf.device import input_device
 from sinklora.hf.rope import find_transformer
 
 LogitsFunction = Callable[[Tensor, Tensor], Iterator[Tensor]]
@@ -33,7 +34,7 @@ def logits_function(model: nn.Module) -> LogitsFunction:
         return iter(logits.split(LOGIT_ROWS))
 
     # The same rows go through the output layer both ways: where nothing follows it, they agree bit for bit.
-    probe = torch.arange(min(8, transformer.config.vocab_size), device=transformer.device)[None]
+    probe = torch.arange(min(8, transformer.config.vocab_size), device=input_device(transformer))[None]
     expected = model(input_ids=probe, use_cache=False).logits
     made = head(decoder(input_ids=probe, use_cache=False).last_hidden_state).to(expected.dtype)
     return pieces if torch.equal(made, expected) else whole

@@ -19,6 +19,7 @@ from sinklora.evaluate.pass_keys import (
     pass_key_documents,
     written_answers,
 )
+from sinklora.hf.device import input_device
 from sinklora.hf.rope import forget_longest_input
 from sinklora.train.retrieval_documents import NeedleDocument
 
@@ -45,7 +46,8 @@ def continuation_nll(
         raise ValueError(f"documents: expected at least one, each of {needed} tokens or more")
     rows = torch.from_numpy(np.stack([np.asarray(d[:needed], dtype=np.int64) for d in documents]))
     batch_losses = []
-    for batch in tqdm(rows.to(model.device).split(batch_size), desc="continuations", disable=not progress):
+    batches = rows.to(input_device(model)).split(batch_size)
+    for batch in tqdm(batches, desc="continuations", disable=not progress):
         cache, ids = make_cache(), batch[:, :prompt_tokens]
         forget_longest_input(model)
         losses = []

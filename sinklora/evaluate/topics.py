@@ -18,6 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import Cache, DynamicCache
 
 from sinklora.evaluate.statistics import Accuracy
+from sinklora.hf.device import input_device
 from sinklora.hf.rope import forget_longest_input
 from sinklora.records.jsonl import json_lines
 from sinklora.records.placed_fields import field_of, texts_of
@@ -159,7 +160,7 @@ def topic_answers(
         raise ValueError("model: is in training mode; call model.eval()")
     answers = []
     for record in tqdm(records, desc="topics", disable=not progress):
-        prompt = tokenizer(prompt_format(record.prompt), return_tensors="pt").to(model.device)
+        prompt = tokenizer(prompt_format(record.prompt), return_tensors="pt").to(input_device(model))
         forget_longest_input(model)
         written = model.generate(  # type: ignore[operator]
             **prompt,

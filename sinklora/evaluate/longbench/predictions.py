@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from sinklora.evaluate.longbench.records import Prediction, Record, resume_predictions
 from sinklora.evaluate.longbench.tasks import PLAIN_PROMPT, scored_as, task_of
 from sinklora.evaluate.perplexity import evaluation_mode
+from sinklora.hf.device import input_device
 from sinklora.records.checks import Count, check_counts, check_value
 from sinklora.records.jsonl import json_line
 
@@ -168,7 +169,7 @@ def _generate(
     options: dict[str, Any],
 ) -> str:
     """The text that follows `ids`, greedy, whatever sampling the model's own configuration asks for."""
-    prompt = torch.tensor([ids], device=model.device)
+    prompt = torch.tensor([ids], device=input_device(model))
     padding = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     if cache_factory is not None:
         options = {**options, "past_key_values": cache_factory()}

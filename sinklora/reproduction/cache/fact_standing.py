@@ -11,6 +11,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from sinklora.cache.policies import CachePolicy
 from sinklora.evaluate.planted_facts import FactPassage
 from sinklora.hf.budget_cache import BudgetCache
+from sinklora.hf.device import input_device
+from sinklora.hf.rope import forget_longest_input
 from sinklora.reproduction.report.style import figure_style, framed, panels
 
 Shares = NDArray[np.floating]
@@ -33,7 +35,8 @@ def whole_answers_among_best(
     hits: list[Shares] = []
     for passage in passages:
         cache = BudgetCache(model, policy)
-        ids = torch.from_numpy(passage.ids)[None].to(model.device)
+        ids = torch.from_numpy(passage.ids)[None].to(input_device(model))
+        forget_longest_input(model)
         model(ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
         scores = torch.stack(
             [layer.columns()["scores"][0, :, : ids.shape[1]] for layer in cache.budget_layers]

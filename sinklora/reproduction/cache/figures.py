@@ -15,7 +15,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sinklora.cache.policies import CachePolicy
 from sinklora.hf.budget_cache import BudgetCache
+from sinklora.hf.device import input_device
 from sinklora.hf.kept_tokens import kept_mask
+from sinklora.hf.rope import forget_longest_input
 from sinklora.records.tables import part
 from sinklora.reproduction.cache.cell_estimates import smaller_is_better
 from sinklora.reproduction.cache.study import PERPLEXITY, QUESTIONS
@@ -156,7 +158,8 @@ def _line(
 def kept_share(model: PreTrainedModel, ids: Sequence[int], policy: CachePolicy) -> np.ndarray:
     """Share of key/value heads that keep each token of a prompt, by layer: [layers, tokens]."""
     cache = BudgetCache(model, policy)
-    model(torch.tensor([list(ids)], device=model.device), past_key_values=cache, use_cache=True)
+    forget_longest_input(model)
+    model(torch.tensor([list(ids)], device=input_device(model)), past_key_values=cache, use_cache=True)
     return kept_mask(cache, len(ids)).mean(1)
 
 

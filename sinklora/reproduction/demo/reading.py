@@ -21,7 +21,9 @@ from sinklora.cache.policies import (
 from sinklora.evaluate.generation_cost import Generation, generate
 from sinklora.evaluate.pass_keys import CacheFactory
 from sinklora.hf.budget_cache import BudgetCache
+from sinklora.hf.device import input_device
 from sinklora.hf.kept_tokens import kept_mask
+from sinklora.hf.rope import forget_longest_input
 from sinklora.records.checks import check_choice
 from sinklora.reproduction.cache.study import published_policies
 from sinklora.reproduction.demo.page import WRITTEN_TOKENS, Page
@@ -103,8 +105,9 @@ def read_page(
     """
     cache = cache_maker(model, policy)()
     prompt, following = (
-        torch.tensor([ids], device=model.device) for ids in (page.prompt.ids, page.continuation)
+        torch.tensor([ids], device=input_device(model)) for ids in (page.prompt.ids, page.continuation)
     )
+    forget_longest_input(model)
     first: Tensor = model(prompt, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
     kept = kept_mask(cache, len(page.prompt)) if isinstance(cache, BudgetCache) else None
     others = _logits_after_each(model, following[:, :-1], cache, piece)
@@ -128,5 +131,5 @@ def _logits_after_each(model: PreTrainedModel, tokens: Tensor, cache: Cache, pie
 
 def write_on(model: PreTrainedModel, page: Page, policy: CachePolicy | None) -> Generation:
     """Read the prompt again and write on, greedily, both timed."""
-    prompt = torch.tensor([page.prompt.ids], device=model.device)
+    prompt = torch.tensor([page.prompt.ids], device=input_device(model))
     return generate(model, cache_maker(model, policy), prompt, WRITTEN_TOKENS)

@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 
 from sinklora.cache.policies import CachePolicy, make_policy
 from sinklora.hf.budget_cache import BudgetCache
+from sinklora.hf.device import input_device
 from sinklora.hf.kept_tokens import kept_mask
+from sinklora.hf.rope import forget_longest_input
 from sinklora.reproduction.cache.figures import kept_text_figure
 from sinklora.reproduction.explorer.own_text import OwnText
 from sinklora.reproduction.names import CACHES
@@ -44,8 +46,9 @@ class KeptText:
 def kept_text(own: OwnText, policy: CachePolicy) -> KeptText:
     """Read a text into a cache and see what is left: real eviction, head by head."""
     bounded = BudgetCache(own.model, policy)
+    forget_longest_input(own.model)
     own.model(
-        torch.tensor([own.tokens.ids], device=own.model.device),
+        torch.tensor([own.tokens.ids], device=input_device(own.model)),
         past_key_values=bounded,
         use_cache=True,
         logits_to_keep=1,

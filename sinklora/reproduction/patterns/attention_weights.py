@@ -9,6 +9,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from sinklora.hf.device import input_device
+from sinklora.hf.rope import forget_longest_input
+
 Visit = Callable[[int, Tensor], None]
 
 
@@ -19,7 +22,8 @@ def visit_attention(model: PreTrainedModel, ids: Sequence[int] | np.ndarray, vis
     A layer's weights are freed before the next ones are computed unless `visit` keeps them. The model's
     attention is `eager` meanwhile. ValueError where a layer hands out no weights.
     """
-    tokens = torch.from_numpy(np.asarray(ids, dtype=np.int64))[None].to(model.device)
+    tokens = torch.from_numpy(np.asarray(ids, dtype=np.int64))[None].to(input_device(model))
+    forget_longest_input(model)
     visited: list[int] = []
     modules: list[Any] = [module for module in model.modules() if hasattr(module, "layer_idx")]
     hooks = [module.register_forward_hook(partial(_hand_over, visited, visit)) for module in modules]

@@ -71,8 +71,9 @@ def facts(question_later: bool) -> Measured:
 def keys(question_later: bool) -> Measured:
     def measured(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Any:
         documents = pass_key_documents(random.Random(0), tokenizer, tokens=200, trials=2, wording=0)
-        asked = {"question_later": question_later, "new_tokens": 12, "progress": False}
-        return written_answers(model, tokenizer, documents, **asked)
+        return written_answers(
+            model, tokenizer, documents, question_later=question_later, new_tokens=12, progress=False
+        )
 
     return measured
 

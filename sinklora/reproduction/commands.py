@@ -45,7 +45,7 @@ def reproduce_command(
     A notebook that fails stops it; runs and measurements already made are reused the next time. At the end
     stands what became of each of the paper's claims here, beside the committed results.
     """
-    from sinklora.reproduction.notebooks import execute, plan
+    from sinklora.reproduction.notebooks import execute, plan, with_texts
     from sinklora.reproduction.places import INDEX, find_places
     from sinklora.reproduction.report.experiments import load_experiments
 
@@ -55,7 +55,7 @@ def reproduce_command(
     need_gpu_for(profile)
     stop_when_told()
     ready_environment(wait)
-    for experiment, parameters in chosen:
+    for experiment, parameters in with_texts(chosen, only, places, typer.echo):
         typer.echo(f"{experiment.notebook}: {experiment.reproduces}")
         started = time.monotonic()
         execute(experiment, profile, parameters, places)

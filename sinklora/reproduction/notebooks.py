@@ -2,7 +2,8 @@
 
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import chdir
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from sinklora.records.checks import check_choice
 from sinklora.records.comma_lists import read_list
 from sinklora.records.files import atomic_write
 from sinklora.records.runs import WAITING
+from sinklora.reproduction.extension.recipe import missing_texts, read_recipe
 from sinklora.reproduction.kernel import private_kernel
 from sinklora.reproduction.places import Places
 from sinklora.reproduction.report.experiments import (
@@ -56,6 +58,32 @@ def plan(
     if seeds and not any("seeds" in parameters for _, parameters in chosen):
         raise ValueError(f"seeds={list(seeds)}: none of the notebooks to run has seeds")
     return chosen
+
+
+def with_texts(
+    chosen: Sequence[tuple[Experiment, dict[str, Any]]],
+    only: str,
+    places: Places,
+    say: Callable[[str], None] = print,
+) -> list[tuple[Experiment, dict[str, Any]]]:
+    """Of a profile's notebooks those whose recipe's texts are on this machine; `say` hears of the others.
+
+    What `only` names stays: such a notebook says itself, before any work, what it lacks.
+    """
+    kept = []
+    for experiment, parameters in chosen:
+        source = places.notebooks / f"{experiment.notebook}.ipynb"
+        recipe = (declared_parameters(source) | parameters).get("recipe")
+        with chdir(places.sources):
+            missing = missing_texts(read_recipe(recipe)) if recipe and not only else []
+        if missing:
+            say(
+                f"{experiment.notebook}: left out, its texts are not on this machine: {', '.join(missing)} "
+                "(docs/reproducing.md says where they are from)"
+            )
+        else:
+            kept.append((experiment, parameters))
+    return kept
 
 
 def execute(experiment: Experiment, profile: str, parameters: dict[str, Any], places: Places) -> Path:

@@ -69,7 +69,7 @@ def run_command(
     ready_environment(wait=True)
     folder = folder_of(places, profile)
     with only_workflow(folder, wait):
-        plan = planned(places, profile, only, seeds, tflops)
+        plan = planned(places, profile, only, seeds, tflops, here=True)
         plan.write(folder / "plan.json", places, sys.executable)
         for name in forget_lost_marks(places, plan):
             typer.echo(f"{name}: what it made is gone; it is made again")
@@ -107,11 +107,19 @@ def check_command(
 
 
 def planned(
-    places: "Places", profile: str, only: str, seeds: str, tflops: float, recipe: str = ""
+    places: "Places",
+    profile: str,
+    only: str,
+    seeds: str,
+    tflops: float,
+    recipe: str = "",
+    here: bool = False,
 ) -> "WorkflowPlan":
-    """The plan of a profile; the working directory is the sources'."""
+    """The plan of a profile, `here` without the notebooks whose texts are not on this machine; the working
+    directory is the sources'.
+    """
     from sinklora.reproduction.gpu import GpuPlan
-    from sinklora.reproduction.notebooks import plan
+    from sinklora.reproduction.notebooks import plan, with_texts
     from sinklora.reproduction.places import INDEX
     from sinklora.reproduction.report.experiments import load_experiments
     from sinklora.reproduction.workflow.plan import make_plan
@@ -119,6 +127,7 @@ def planned(
 
     experiments = load_experiments(places.sources / INDEX)
     chosen = plan(experiments, profile, only, read_list("seeds", seeds, int), places.notebooks)
+    chosen = with_texts(chosen, only, places, typer.echo) if here else chosen
     bases = {}
     if profile == "gpu":
         base = GpuPlan.read(Path("configs/gpu.yaml"))

@@ -33,7 +33,7 @@ def test_a_workflow_here_begins_only_where_its_jobs_can_run(
     calls: list[str] = []
     nothing = SimpleNamespace(write=lambda *_: None)
     workflow = "sinklora.reproduction.workflow"
-    monkeypatch.setattr(f"{workflow}.commands.planned", lambda *_: nothing)
+    monkeypatch.setattr(f"{workflow}.commands.planned", lambda *_, **__: nothing)
     monkeypatch.setattr(f"{workflow}.launch.forget_lost_marks", lambda *_: [])
     monkeypatch.setattr(f"{workflow}.launch.snakemake", lambda *_, **__: calls.append("jobs"))
     folders = ["--results", str(tmp_path / "results"), "--runs", str(tmp_path / "runs")]

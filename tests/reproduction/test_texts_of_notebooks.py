@@ -1,0 +1,48 @@
+"""A notebook whose recipe reads texts that are not on this machine does not stop the others."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from sinklora.reproduction.notebooks import plan, with_texts
+from sinklora.reproduction.places import Places
+from sinklora.reproduction.report.experiments import load_experiments
+from small_checkout import PARAMETERS, ROOT, make_checkout, reproduced
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """Of two notebooks the first reads books of a folder beside the checkout, which is not there."""
+    root = make_checkout(tmp_path / "checkout", {"20_books": ["print('read')"], "21_none": ["print('done')"]})
+    recipe = yaml.safe_load((ROOT / "configs" / "recipes" / "smoke.yaml").read_text())
+    recipe["texts"]["Table 1"]["corpus"]["source"] = "dir:../books"
+    (root / "books.yaml").write_text(yaml.safe_dump(recipe))
+    notebook = root / "notebooks" / "20_books.ipynb"
+    cells = json.loads(notebook.read_text())
+    cells["cells"][0]["source"] = PARAMETERS + 'recipe: str = "books.yaml"\n'
+    notebook.write_text(json.dumps(cells))
+    return root
+
+
+def test_a_notebook_without_its_texts_is_left_out_and_said(checkout: Path, tmp_path: Path) -> None:
+    experiments = load_experiments(checkout / "notebooks" / "experiments.yaml")
+    places = Places(checkout, tmp_path / "results", tmp_path / "runs")
+    chosen = plan(experiments, "smoke", notebooks=places.notebooks)
+    said: list[str] = []
+    [(kept, _)] = with_texts(chosen, "", places, said.append)
+    assert kept.notebook == "21_none"
+    assert [line.split(" (")[0] for line in said] == [
+        "20_books: left out, its texts are not on this machine: dir:../books"
+    ]
+    assert with_texts(chosen, "20,21", places, said.append) == chosen, "who names it gets its own words"
+    (tmp_path / "books").mkdir()
+    (tmp_path / "books" / "one.txt").write_text("A book.")
+    assert with_texts(chosen, "", places, said.append) == chosen and len(said) == 1
+
+
+def test_the_others_are_reproduced(checkout: Path) -> None:
+    code, output, errors = reproduced(checkout / "notebooks")  # paths are the checkout's from anywhere
+    assert code == 0, errors
+    assert "20_books: left out" in output and "21_none: x" in output and "20_books: x" not in output

@@ -1,4 +1,4 @@
-"""Settings of all tests: one thread, no hub, fixed seeds, GPU tests only with a GPU."""
+"""Settings of all tests: one thread, no hub, fixed seeds, GPU tests only with a GPU; the embedded base."""
 
 import gc
 import os
@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import settings
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 torch.set_num_threads(1)
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # which would be asked for half a minute
@@ -48,3 +49,16 @@ def fixed_seeds() -> None:
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> PreTrainedTokenizerBase:
+    """The embedded base's."""
+    return AutoTokenizer.from_pretrained("data/base")  # type: ignore[no-any-return]
+
+
+@pytest.fixture(scope="module")
+def model() -> PreTrainedModel:
+    """The embedded base in float32; a module's tests share it."""
+    made: PreTrainedModel = AutoModelForCausalLM.from_pretrained("data/base", dtype=torch.float32).eval()
+    return made

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 import pytest
 import torch
 from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
     LlamaForCausalLM,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -20,17 +18,6 @@ from sinklora.train.retrieval_documents import NeedleDocument
 from tiny_models import tiny_config
 
 BASE = "data/base"
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> PreTrainedTokenizerBase:
-    return AutoTokenizer.from_pretrained(BASE)  # type: ignore[no-any-return]
-
-
-@pytest.fixture(scope="module")
-def model() -> PreTrainedModel:
-    made: PreTrainedModel = AutoModelForCausalLM.from_pretrained(BASE, dtype=torch.float32).eval()
-    return made
 
 
 class Parrot(LlamaForCausalLM):

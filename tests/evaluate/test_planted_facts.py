@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from helpers import assert_close
 from sinklora.cache.full import Full
@@ -26,16 +26,6 @@ from sinklora.hf.budget_cache import BudgetCache
 
 BASE = "data/base"
 TOKENS = 400
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> PreTrainedTokenizerBase:
-    return AutoTokenizer.from_pretrained(BASE)  # type: ignore[no-any-return]
-
-
-@pytest.fixture(scope="module")
-def model() -> PreTrainedModel:
-    return AutoModelForCausalLM.from_pretrained(BASE, dtype=torch.float32).eval()  # type: ignore[no-any-return]
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from helpers import assert_close
 from sinklora.cache.full import Full
@@ -28,17 +28,6 @@ from sinklora.train.retrieval_documents import NeedleDocument
 from sinklora.train.sources import CorpusSpec
 
 BASE = "data/base"
-
-
-@pytest.fixture(scope="module")
-def model() -> PreTrainedModel:
-    made: PreTrainedModel = AutoModelForCausalLM.from_pretrained(BASE, dtype=torch.float32).eval()
-    return made
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> PreTrainedTokenizerBase:
-    return AutoTokenizer.from_pretrained(BASE)  # type: ignore[no-any-return]
 
 
 def documents(rows: int, length: int) -> list[np.ndarray]:

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from sinklora.evaluate.topics import (
     TopicRecord,
@@ -18,11 +18,6 @@ from tiny_models import tiny_model
 
 RECORD = TopicRecord(0, "…", ("The history of clocks", "the care of roses"))
 SHARED = Path("../shared/data/topics")
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> PreTrainedTokenizerBase:
-    return AutoTokenizer.from_pretrained("data/base")  # type: ignore[no-any-return]
 
 
 @pytest.mark.parametrize(

@@ -1,16 +1,11 @@
 """Every token has its piece of the text, and no character is lost."""
 
 import pytest
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from sinklora.hf.token_text import token_pieces
 
 TEXTS = ["", "x = 12", "  two blanks,\n\n\ta tab\n", "“naïve” café – 兔子 🐇!", "a\r\nb"]
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> PreTrainedTokenizerBase:
-    return AutoTokenizer.from_pretrained("data/base")  # type: ignore[no-any-return]
 
 
 @pytest.mark.parametrize("text", TEXTS, ids=repr)

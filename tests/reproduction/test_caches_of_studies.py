@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import DynamicCache
 
 from helpers import assert_close
@@ -51,17 +50,6 @@ from sinklora.train.tokens import tokenize_corpus
 BASE = "data/base"
 
 SOME = H2O(0.4)  # keeps some numbers and forgets others, and fewer where the question comes later
-
-
-@pytest.fixture(scope="module")
-def model() -> PreTrainedModel:
-    made: PreTrainedModel = AutoModelForCausalLM.from_pretrained(BASE, dtype=torch.float32).eval()
-    return made
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> PreTrainedTokenizerBase:
-    return AutoTokenizer.from_pretrained(BASE)  # type: ignore[no-any-return]
 
 
 @pytest.fixture(scope="module")

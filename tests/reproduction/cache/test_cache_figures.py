@@ -4,8 +4,7 @@ import math
 
 import numpy as np
 import pandas as pd
-import pytest
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from figure_data import darkness, error_bars, grey_of, image, unlabelled, xy
 from helpers import assert_close
@@ -70,11 +69,6 @@ def test_many_policies_stay_beside_their_budget_and_in_the_legend() -> None:
     [legend] = figure.legends
     shown = legend.get_window_extent()
     assert shown.x0 >= 0 and shown.x1 <= figure.bbox.x1
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> PreTrainedTokenizerBase:
-    return AutoTokenizer.from_pretrained("data/base")  # type: ignore[no-any-return]
 
 
 def test_the_more_heads_keep_a_token_the_darker_is_its_ground(tokenizer: PreTrainedTokenizerBase) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from rich.console import Console
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from typer.testing import CliRunner
 
 from helpers import assert_close
@@ -30,16 +30,6 @@ from sinklora.reproduction.demo.run import DemoRequest, show_demo
 from sinklora.reproduction.demo.screen import HONEST, excerpt, marked_text
 
 SOURCE = Path("sinklora/records/runs.py")
-
-
-@pytest.fixture(scope="module")
-def model() -> PreTrainedModel:
-    return AutoModelForCausalLM.from_pretrained("data/base", dtype=torch.float32).eval()  # type: ignore[no-any-return]
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> PreTrainedTokenizerBase:
-    return AutoTokenizer.from_pretrained("data/base")  # type: ignore[no-any-return]
 
 
 @pytest.fixture(scope="module")

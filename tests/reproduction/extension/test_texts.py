@@ -13,11 +13,6 @@ from sinklora.train.sources import CorpusSpec, Document
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
-@pytest.fixture(scope="module")
-def tokenizer() -> AutoTokenizer:
-    return AutoTokenizer.from_pretrained("data/base")
-
-
 def text(number: int, words: int = 200) -> str:
     chance = np.random.default_rng(number)
     return " ".join("".join(chance.choice(list(LETTERS), 5)) for _ in range(words))

@@ -116,6 +116,8 @@ class LMEvalModel(HFLM):
         super().__init__(pretrained=model, backend="causal", max_length=length, **arguments)
         if isinstance(self._model, _NotTied):
             self._model = self._model.model.eval()
+        if not isinstance(pretrained, str):
+            self._device = input_device(self._model)
         if self.prefix_token_id is None:
             raise ValueError(
                 "tokenizer: has no first (BOS) or last (EOS) token to stand for an empty context; give "
@@ -131,11 +133,6 @@ class LMEvalModel(HFLM):
             self._model = load_adapter(self._model, str(peft))
         if peft is not None:
             self._model = _NotTied(self._model)
-
-    @property
-    def device(self) -> torch.device:
-        """Where the model takes its tokens."""
-        return input_device(self.model)
 
     @property
     def max_length(self) -> int:

@@ -104,7 +104,7 @@ def by_bounded_cache(beside: bool) -> list[Claim]:
 def by_pass_keys(beside: bool) -> list[Claim]:
     """16 of 20 keys come back with the base: p is 0.04."""
     models = {BASE: [1] * 16 + [0] * 4, "sf": [1] * 20} | extra(beside, s2=[1] * 20)
-    return pass_key_claims(pass_key_rows({name: {512: keys} for name, keys in models.items()}), 512, "")
+    return pass_key_claims(pass_key_rows({name: {512: keys} for name, keys in models.items()}), 256, 512, "")
 
 
 def by_keys_in_caches(beside: bool) -> list[Claim]:

@@ -14,14 +14,14 @@ from sinklora.reproduction.report.style import figure_style, logarithmic_ticks, 
 
 FULL = "full"
 
-# Of the first length of prompts and the second: mark, its colour, and what it is filled with.
-POINTS = (("o", "black", "black"), ("D", "0.5", "white"))
+# Of the first length of prompts, the second and the third: mark, its colour, and what it is filled with.
+POINTS = (("o", "black", "black"), ("D", "0.5", "white"), ("s", "0.3", "0.8"))
 
 APART = 0.2  # of a line, from one length of prompt to the next
 
 
 def rivals_figure(lines: pd.DataFrame, measures: Sequence[str], budget: float, best_by: str) -> Figure:
-    """A panel a measure, a line a policy with a mark and its 95 % interval for each prompt (two at most).
+    """A panel a measure, a line a policy with a mark and its 95 % interval for each prompt (three at most).
 
     `lines`: those of `estimates_by_prompt`; the full cache stands first, the others by `best_by` after the
     first prompt, best first; dotted grey: chance. Raises ValueError for more than two lengths of prompts.
@@ -78,9 +78,15 @@ def _points(axis: Axes, lines: pd.DataFrame, order: Sequence[str], number: int) 
     )
 
 
+def _span(counts: pd.Series) -> str:
+    """The counts in words: one, or the least and the most of them."""
+    least, most = counts.min(), counts.max()
+    return f"{least}" if least == most else f"{least} to {most}"
+
+
 def _value_axis(axis: Axes, measure: str, lines: pd.DataFrame) -> None:
-    count = f"n = {lines['items'].iloc[0]} in {lines.clusters.iloc[0]} documents"
-    axis.set_title(f"{measure}\n({count})")
+    items, clusters = (_span(lines[name]) for name in ("items", "clusters"))
+    axis.set_title(f"{measure}\n(n = {items} in {clusters} documents)")
     if measure == PERPLEXITY:
         axis.set_xscale("log")
         logarithmic_ticks(axis.xaxis)

@@ -51,12 +51,28 @@ MEASURES = (PERPLEXITY, FACTS_LATER, FACTS)
 
 
 @dataclass(frozen=True)
+class LongPrompt:
+    """Prompts of so many `tokens`, which take their time: perplexity after `passages` of them, and facts of
+    the first `draws` of a study's seeds.
+    """
+
+    tokens: Count
+    passages: Count = 64
+    draws: Count = 1
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+@dataclass(frozen=True)
 class ReplayStudy:
     """`text` after each of `prompts` tokens, in which facts are planted anew for each of `seeds`.
 
+    All draws of facts are asked for after eviction, the first one together with its passage as well.
     `budgets` are fractions of a prompt, of Replay and of those that it is to replace (`OLD`); all others are
-    measured at `other_budgets`, which are some of them. After `long_prompts` (tokens; they take their time)
-    Replay, `OLD` and `LONG_RIVALS` are measured at `other_budgets` alone, and facts asked for only later.
+    measured at `other_budgets`, which are some of them. After `long_prompts` Replay, `OLD` and `LONG_RIVALS`
+    are measured at `other_budgets` alone (where there are none: `budgets`), and facts asked for only later.
+    Raises TypeError or ValueError naming the field.
     """
 
     text: TextStudy
@@ -65,13 +81,54 @@ class ReplayStudy:
     seeds: tuple[int, ...]
     budgets: tuple[float, ...]
     other_budgets: tuple[float, ...] = ()
-    long_prompts: tuple[Count, ...] = ()
+    long_prompts: tuple[LongPrompt, ...] = ()
 
     def __post_init__(self) -> None:
         check_fields(self)
-        if self.long_prompts and not self.other_budgets:
-            raise ValueError(f"long_prompts={self.long_prompts}: are measured at other_budgets; give one")
+        if len(set(self.lengths)) < len(self.lengths):
+            raise ValueError(f"long_prompts: prompts of {self.lengths} tokens; give each length once")
+        for long in self.long_prompts:
+            if long.draws > len(self.seeds):
+                raise ValueError(
+                    f"long_prompts: draws={long.draws} of {long.tokens} tokens; there are "
+                    f"{len(self.seeds)} seeds"
+                )
         check_among("other_budgets", self.other_budgets, "budgets", self.budgets)
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """All lengths of prompts (tokens), the long ones last."""
+        return (*self.prompts, *(long.tokens for long in self.long_prompts))
+
+    def texts(self) -> Iterator[TextStudy]:
+        """What is measured, a draw of facts after a length of prompt at a time."""
+        for tokens in self.prompts:
+            text = replace(self.text, prompt_tokens=tokens, fact_tokens=tokens)
+            for number, seed in enumerate(self.seeds):
+                yield replace(text, seed=seed, facts_at_once=number == 0)
+        for long in self.long_prompts:
+            text = replace(self.text, prompt_tokens=long.tokens, fact_tokens=long.tokens)
+            for seed in self.seeds[: long.draws]:
+                yield replace(text, seed=seed, facts_at_once=False, passages=long.passages)
+
+    def in_words(self) -> str:
+        """How many passages are read and draws of facts asked after each length of prompt."""
+        draws: dict[int, list[TextStudy]] = {}
+        for text in self.texts():
+            draws.setdefault(text.prompt_tokens, []).append(text)
+        told = []
+        for tokens, texts in draws.items():
+            times = "one draw" if len(texts) == 1 else f"{len(texts)} draws"
+            told.append(f"after {tokens} tokens {texts[0].passages} passages and {times} of facts")
+        return ", ".join(told)
+
+    def of_other_text(self, corpus: CorpusSpec) -> "ReplayStudy":
+        """The nearest rivals alone, after the first length of prompt from another corpus, a passage a
+        document; one draw of facts, asked for later.
+        """
+        long = (LongPrompt(self.prompts[0], self.text.passages),)
+        text = replace(self.text, per_document=1)
+        return replace(self, text=text, corpus=corpus, prompts=(), long_prompts=long)
 
     def check_budget(self, name: str, budget: float) -> None:
         """Raise ValueError unless all that is compared is measured at a budget, an argument's (`name`)."""
@@ -80,17 +137,18 @@ class ReplayStudy:
 
     def policies_at(self, prompt: int) -> dict[str, list[CachePolicy]]:
         """Name -> the policies that are measured after a prompt of so many tokens."""
-        if prompt not in self.long_prompts:
+        if prompt in self.prompts:
             return compared_policies(self)
-        chosen = compared_policies(replace(self, budgets=self.other_budgets))
-        return {name: chosen[name] for name in ("replay", *OLD, *LONG_RIVALS)}
+        budgets = self.other_budgets or self.budgets
+        rivals = {name: [SHARED_RIVALS[name](budget) for budget in budgets] for name in LONG_RIVALS}
+        return _to_replace(budgets) | rivals
 
 
 def compared_policies(study: ReplayStudy) -> dict[str, list[CachePolicy]]:
     """Name -> a policy at each budget: Replay and those it is to replace, what others have published since,
     these with shared slots too, and Replay's own simpler forms.
     """
-    chosen = {name: [make_policy(name, budget) for budget in study.budgets] for name in ("replay", *OLD)}
+    chosen = _to_replace(study.budgets)
     others: dict[str, Callable[[float], CachePolicy]] = {
         name: partial(make_policy, name) for name in published_policies() if name not in OLD
     }
@@ -99,6 +157,11 @@ def compared_policies(study: ReplayStudy) -> dict[str, list[CachePolicy]]:
     if study.other_budgets:
         chosen |= {name: [make(budget) for budget in study.other_budgets] for name, make in others.items()}
     return chosen
+
+
+def _to_replace(budgets: Sequence[float]) -> dict[str, list[CachePolicy]]:
+    """Replay and those that it is to replace."""
+    return {name: [make_policy(name, budget) for budget in budgets] for name in ("replay", *OLD)}
 
 
 def measure_replay(
@@ -110,17 +173,14 @@ def measure_replay(
     """
     frames: list[pd.DataFrame] = []
     used: dict[str, dict[str, Any]] = {}
-    for prompt in (*study.prompts, *study.long_prompts):
-        for number, seed in enumerate(study.seeds):
-            at_once = prompt not in study.long_prompts
-            text = replace(study.text, prompt_tokens=prompt, fact_tokens=prompt, facts_at_once=at_once)
-            text = replace(text, seed=seed)
-            chosen = study.policies_at(prompt)
-            rows = measure_text(text, study.corpus, chosen, runs=runs, cache=cache, progress=progress)
-            kept = rows if number == 0 else rows[rows.measure != PERPLEXITY]
-            frames.append(kept.assign(prompt=prompt, item=f"{seed}/" + kept["item"]))
-            used |= {run["run"]: run for run in rows.attrs["runs"]}
-            data = rows.attrs["data"]
+    for text in study.texts():
+        prompt = text.prompt_tokens
+        chosen = study.policies_at(prompt)
+        rows = measure_text(text, study.corpus, chosen, runs=runs, cache=cache, progress=progress)
+        kept = rows if text.seed == study.seeds[0] else rows[rows.measure != PERPLEXITY]
+        frames.append(kept.assign(prompt=prompt, item=f"{text.seed}/" + kept["item"]))
+        used |= {run["run"]: run for run in rows.attrs["runs"]}
+        data = rows.attrs["data"]
     rows = pd.concat(frames, ignore_index=True)
     rows.attrs |= {"data": data, "runs": list(used.values())}
     return rows
@@ -159,8 +219,10 @@ def differences_by_prompt(rows: pd.DataFrame) -> pd.DataFrame:
 TIMES = 2.5  # as many facts as the best of those
 
 
-def replay_claims(rows: pd.DataFrame, model: str, table: str) -> list[Claim]:
+def replay_claims(rows: pd.DataFrame, model: str, table: str, text: str = "") -> list[Claim]:
     """The two goals that Replay was made for (headlines), and whether it is better than each other policy.
+
+    `text`: what kind of text was read, where it is not English prose; the goals are headlines of that alone.
 
     A comparison is at one budget, of all prompts that both were measured after, over documents; one
     correction (Holm) for all and both goals: how many times as many facts as the best of `OLD` it gives back
@@ -169,16 +231,20 @@ def replay_claims(rows: pd.DataFrame, model: str, table: str) -> list[Claim]:
     by_cluster = clustered(rows)
     rivals = [name for name in dict.fromkeys(by_cluster.policy) if name not in ("full", "replay", *FORMS)]
     blank = Claim(ITEM, "", "not decided", table=table, model=model, restated=True)
-    goal = replace(blank, headline=True)
-    goals = [_times_as_many(of_prompt, prompt, goal) for prompt, of_prompt in by_cluster.groupby(PROMPT)]
-    goals.append(_nowhere_behind(by_cluster, goal))
+    goal = replace(blank, headline=not text)
+    of = f" of {text}" if text else ""
+    goals = [
+        _times_as_many(of_prompt, f"{prompt} tokens{of}", goal)
+        for prompt, of_prompt in by_cluster.groupby(PROMPT)
+    ]
+    goals.append(_nowhere_behind(by_cluster, goal, of))
     effects: dict[Claim, Tested] = {goal: tested for goal, tested in goals if tested is not None}
     for measure in MEASURES:
         for rival in rivals:
             for budget, of_budget in leads(by_cluster, measure, rival).groupby("budget"):
                 prompts = ", ".join(map(str, of_budget[PROMPT].unique()))
                 sentence = (
-                    f"at {percents([float(str(budget))])} of {prompts} tokens Replay is better than "
+                    f"at {percents([float(str(budget))])} of {prompts} tokens{of} Replay is better than "
                     f"{CACHES.get(rival, rival)} in {measure}"
                 )
                 means = of_budget.groupby("cluster").lead.mean()
@@ -202,13 +268,13 @@ def leads(rows: pd.DataFrame, measure: str, rival: str) -> pd.DataFrame:
     return pd.concat(frames[1:] or frames)
 
 
-def _times_as_many(rows: pd.DataFrame, prompt: Any, claim: Claim) -> tuple[Claim, Equivalence | None]:
-    """The claim that Replay gives back `TIMES` as many facts at 20 % of a prompt as the best of the old ones,
-    and what decides it; None where it cannot be measured.
+def _times_as_many(rows: pd.DataFrame, prompt: str, claim: Claim) -> tuple[Claim, Equivalence | None]:
+    """The claim that Replay gives back `TIMES` as many facts at 20 % of a prompt (in words) as the best of
+    the old ones, and what decides it; None where it cannot be measured.
     """
     asked = rows[(rows.measure == FACTS_LATER) & (rows.budget == 0.2)]
     sentence = (
-        f"at 20 % of {prompt} tokens Replay gives back at least {TIMES:g} times as many facts as the best of "
+        f"at 20 % of {prompt} Replay gives back at least {TIMES:g} times as many facts as the best of "
         f"{_named(OLD)}, asked after eviction"
     )
     claim = replace(claim, sentence=sentence, unit="times as many")
@@ -230,16 +296,16 @@ def _times_as_many(rows: pd.DataFrame, prompt: Any, claim: Claim) -> tuple[Claim
     return replace(claim, n=f"{share.effect.documents} documents"), share
 
 
-def _nowhere_behind(rows: pd.DataFrame, claim: Claim) -> tuple[Claim, Equivalence | None]:
-    """The claim that Replay is nowhere behind any of the old ones by more than counts as near the full cache,
-    and what decides it; None where nothing can be compared.
+def _nowhere_behind(rows: pd.DataFrame, claim: Claim, of: str) -> tuple[Claim, Equivalence | None]:
+    """The claim that Replay is nowhere behind any of the old ones by more than counts as near the full cache
+    (`of`: of which text), and what decides it; None where nothing can be compared.
 
     Every comparison has to show it (the largest p decides: Berger 1982), and one is enough against it,
     corrected for their number (Bonferroni). The claim has the numbers of the comparison that shows it least.
     """
     sentence = (
         f"Replay is nowhere behind {_named(OLD)} by more than {NEAR:g} nats or {LOST:.0%} of the full "
-        "cache's answers beyond chance, at any budget and prompt"
+        f"cache's answers beyond chance, at any budget and prompt{of}"
     )
     claim = replace(claim, sentence=sentence)
     compared = [

@@ -75,7 +75,18 @@ def test_by_a_measure_of_which_less_is_better_the_least_comes_first() -> None:
     assert names == [CACHES[name] for name in ("full", "replay", "h2o", "local")]
 
 
+def test_a_third_length_has_its_own_mark_and_count() -> None:
+    third = lines()[lines().prompt == 4096].assign(prompt=8192, items=32)
+    figure = rivals_figure(pd.concat([lines(), third]), (PERPLEXITY,), 0.2, best_by=PERPLEXITY)
+    [axis] = figure.axes
+    assert axis.get_title() == f"{PERPLEXITY}\n(n = 32 to 64 in 8 documents)"
+    *_, drawn = bars(axis)
+    assert [place for place, *_ in drawn] == pytest.approx([2 * APART, 1 + 2 * APART])
+    assert len({container[0].get_marker() for container in axis.containers}) == 3
+    assert axis.get_ylim()[0] > 3 + 2 * APART  # the last line's third mark is inside
+
+
 def test_more_lengths_than_marks_are_refused() -> None:
-    three = pd.concat([lines(), lines().assign(prompt=8192)])
-    with pytest.raises(ValueError, match="there are marks for 2 lengths"):
-        rivals_figure(three, (PERPLEXITY,), 0.2, best_by=PERPLEXITY)
+    four = pd.concat([lines(), lines().assign(prompt=8192), lines().assign(prompt=16384)])
+    with pytest.raises(ValueError, match="there are marks for 3 lengths"):
+        rivals_figure(four, (PERPLEXITY,), 0.2, best_by=PERPLEXITY)

@@ -28,6 +28,7 @@ from sinklora.reproduction.cache.replay_study import (
     LONG_RIVALS,
     OLD,
     SHARED_RIVALS,
+    LongPrompt,
     ReplayStudy,
     by_depth,
     compared_policies,
@@ -205,13 +206,13 @@ def test_policies_have_equal_budgets_and_forms_their_own(tmp_path: Path) -> None
     assert all([policy.budget for policy in chosen[name]] == [0.2] for name in later)
     assert [policy.budget for policy in chosen["h2o"]] == [0.1, 0.2]
     assert chosen["replay_head"] == [Replay(0.2, share="head")]
-    longer = replace(study, long_prompts=(130,))
+    longer = replace(study, long_prompts=(LongPrompt(130),))
     assert longer.policies_at(110) == chosen
     few = longer.policies_at(130)
     assert list(few) == ["replay", *OLD, *LONG_RIVALS]
     assert all(few[name] == [policy for policy in chosen[name] if policy.budget == 0.2] for name in few)
-    with pytest.raises(ValueError, match=r"long_prompts=\(130,\): are measured at other_budgets"):
-        replace(longer, other_budgets=())
+    all_budgets = replace(longer, other_budgets=()).policies_at(130)
+    assert [policy.budget for policy in all_budgets["snapkv_model"]] == [0.1, 0.2]
     with pytest.raises(
         ValueError, match=r"other_budgets=\[0.2\]: expected some of budgets=\[0.1\]; leave out 0.2"
     ):
@@ -223,22 +224,63 @@ def test_policies_have_equal_budgets_and_forms_their_own(tmp_path: Path) -> None
     small = ReplayStudy(text, corpus, (110,), (0, 1), (0.2,))
     rows = measure_replay(small, runs=tmp_path, cache=tmp_path, progress=False)
     assert set(rows.policy) == {"full", "replay", *OLD} and set(rows.prompt) == {110}
-    # Perplexity once, facts of both draws.
+    # Perplexity once, facts of both draws, with their passage those of the first.
     of = rows[rows.policy == "replay"]
     assert of[of.measure == PERPLEXITY]["item"].tolist() == ["0/0", "0/1"]
-    assert sorted({item[0] for item in of[of.measure == FACTS]["item"]}) == ["0", "1"]
+    assert of[of.measure == FACTS]["item"].tolist() == ["0/0/0"]
+    assert of[of.measure == FACTS_LATER]["item"].tolist() == ["0/0/0", "1/0/0"]
     assert not of.duplicated(["measure", "item"]).any()
     names = [run["run"] for run in rows.attrs["runs"]]
     assert len(names) == len(set(names)) == (1 + 2) * (2 + len(OLD))
-    later_alone = ReplayStudy(text, corpus, (), (0,), (0.2,), (0.2,), (110,))
+    later_alone = ReplayStudy(text, corpus, (), (0,), (0.2,), (0.2,), (LongPrompt(110, 2),))
     long = measure_replay(later_alone, runs=tmp_path, cache=tmp_path, progress=False)
     assert set(long.policy) == {"full", "replay", *OLD, *LONG_RIVALS}
     assert set(long.measure) == {PERPLEXITY, FACTS_LATER, FACTS_LATER + NATS}
     # Asked later is asked later, whether or not it was asked at once as well.
     key = ["measure", "item", "policy"]
+    assert set(long["item"]) == {"0/0", "0/1", "0/0/0"}
     again = long[[*key, "value"]].merge(rows[[*key, "value"]], on=key, suffixes=("", " before"))
     assert set(again.policy) == set(rows.policy) and set(again.measure) == set(long.measure)
     assert (again.value == again["value before"]).all()
+
+
+def study_of(prompts: tuple[int, ...], long: tuple[LongPrompt, ...], seeds: tuple[int, ...]) -> ReplayStudy:
+    return ReplayStudy(TextStudy("data/base"), CorpusSpec("dir:books"), prompts, seeds, (0.2,), (0.2,), long)
+
+
+def test_what_is_read_and_asked_after_each_prompt() -> None:
+    study = study_of((100,), (LongPrompt(200, 8, 2), LongPrompt(300, 4)), (7, 8, 9))
+    assert study.lengths == (100, 200, 300)
+    asked = [(t.prompt_tokens, t.fact_tokens, t.passages, t.seed, t.facts_at_once) for t in study.texts()]
+    short = [(100, 100, 64, 7, True), (100, 100, 64, 8, False), (100, 100, 64, 9, False)]
+    longer = [(200, 200, 8, 7, False), (200, 200, 8, 8, False), (300, 300, 4, 7, False)]
+    assert asked == short + longer
+    assert study.in_words() == (
+        "after 100 tokens 64 passages and 3 draws of facts, "
+        "after 200 tokens 8 passages and 2 draws of facts, after 300 tokens 4 passages and one draw of facts"
+    )
+    code = study.of_other_text(CorpusSpec("installed:"))
+    assert code.in_words() == "after 100 tokens 64 passages and one draw of facts"
+    assert code.corpus.source == "installed:" and code.text.per_document == 1
+    assert list(code.policies_at(100)) == ["replay", *OLD, *LONG_RIVALS]
+
+
+def test_prompts_that_cannot_be_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"long_prompts: draws=3 of 200 tokens; there are 2 seeds"):
+        study_of((100,), (LongPrompt(200, 8, 3),), (0, 1))
+    with pytest.raises(ValueError, match=r"prompts of \(100, 100\) tokens; give each length once"):
+        study_of((100,), (LongPrompt(100),), (0,))
+    with pytest.raises(ValueError, match="draws"):
+        LongPrompt(100, draws=0)
+
+
+def test_claims_of_other_text_say_so_and_are_no_headlines() -> None:
+    claims = replay_claims(rows_of(LEVELS), "a model", "a table", "source code")
+    assert all("of source code" in claim.sentence for claim in claims)
+    assert not any(claim.headline for claim in claims)
+    plain = replay_claims(rows_of(LEVELS), "a model", "a table")
+    assert [claim.headline for claim in plain] == [True, True, *[False] * 9]
+    assert [claim.estimate for claim in claims] == [claim.estimate for claim in plain]
 
 
 def test_where_answers_stand() -> None:

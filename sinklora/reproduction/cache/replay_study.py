@@ -52,13 +52,15 @@ MEASURES = (PERPLEXITY, FACTS_LATER, FACTS)
 
 @dataclass(frozen=True)
 class LongPrompt:
-    """Prompts of so many `tokens`, which take their time: perplexity after `passages` of them, and facts of
-    the first `draws` of a study's seeds.
+    """Prompts of so many `tokens`, which take their time: perplexity after `passages` of them, and of the
+    first `draws` of a study's seeds so many `facts` in each of `fact_passages`.
     """
 
     tokens: Count
     passages: Count = 64
     draws: Count = 1
+    fact_passages: Count = 32
+    facts: Count = 4
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -107,9 +109,10 @@ class ReplayStudy:
             for number, seed in enumerate(self.seeds):
                 yield replace(text, seed=seed, facts_at_once=number == 0)
         for long in self.long_prompts:
-            text = replace(self.text, prompt_tokens=long.tokens, fact_tokens=long.tokens)
+            text = replace(self.text, prompt_tokens=long.tokens, fact_tokens=long.tokens, facts_at_once=False)
+            text = replace(text, passages=long.passages, fact_passages=long.fact_passages, facts=long.facts)
             for seed in self.seeds[: long.draws]:
-                yield replace(text, seed=seed, facts_at_once=False, passages=long.passages)
+                yield replace(text, seed=seed)
 
     def in_words(self) -> str:
         """How many passages are read and draws of facts asked after each length of prompt."""
@@ -117,17 +120,19 @@ class ReplayStudy:
         for text in self.texts():
             draws.setdefault(text.prompt_tokens, []).append(text)
         told = []
-        for tokens, texts in draws.items():
-            times = "one draw" if len(texts) == 1 else f"{len(texts)} draws"
-            told.append(f"after {tokens} tokens {texts[0].passages} passages and {times} of facts")
-        return ", ".join(told)
+        for tokens, (text, *others) in draws.items():
+            times = f"{1 + len(others)} draws" if others else "one draw"
+            facts = f"{times} of {text.facts} facts in each of {text.fact_passages}"
+            told.append(f"after {tokens} tokens {text.passages} passages, and {facts}")
+        return "; ".join(told)
 
     def of_other_text(self, corpus: CorpusSpec) -> "ReplayStudy":
         """The nearest rivals alone, after the first length of prompt from another corpus, a passage a
         document; one draw of facts, asked for later.
         """
-        long = (LongPrompt(self.prompts[0], self.text.passages),)
         text = replace(self.text, per_document=1)
+        numbers = {"passages": text.passages, "fact_passages": text.fact_passages, "facts": text.facts}
+        long = (LongPrompt(self.prompts[0], **numbers),)
         return replace(self, text=text, corpus=corpus, prompts=(), long_prompts=long)
 
     def check_budget(self, name: str, budget: float) -> None:

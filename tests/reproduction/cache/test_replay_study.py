@@ -232,7 +232,7 @@ def test_policies_have_equal_budgets_and_forms_their_own(tmp_path: Path) -> None
     assert not of.duplicated(["measure", "item"]).any()
     names = [run["run"] for run in rows.attrs["runs"]]
     assert len(names) == len(set(names)) == (1 + 2) * (2 + len(OLD))
-    later_alone = ReplayStudy(text, corpus, (), (0,), (0.2,), (0.2,), (LongPrompt(110, 2),))
+    later_alone = ReplayStudy(text, corpus, (), (0,), (0.2,), (0.2,), (LongPrompt(110, 2, 1, 1, 1),))
     long = measure_replay(later_alone, runs=tmp_path, cache=tmp_path, progress=False)
     assert set(long.policy) == {"full", "replay", *OLD, *LONG_RIVALS}
     assert set(long.measure) == {PERPLEXITY, FACTS_LATER, FACTS_LATER + NATS}
@@ -249,18 +249,21 @@ def study_of(prompts: tuple[int, ...], long: tuple[LongPrompt, ...], seeds: tupl
 
 
 def test_what_is_read_and_asked_after_each_prompt() -> None:
-    study = study_of((100,), (LongPrompt(200, 8, 2), LongPrompt(300, 4)), (7, 8, 9))
+    longer = (LongPrompt(200, 8, 2), LongPrompt(300, 4, fact_passages=2, facts=16))
+    study = study_of((100,), longer, (7, 8, 9))
     assert study.lengths == (100, 200, 300)
     asked = [(t.prompt_tokens, t.fact_tokens, t.passages, t.seed, t.facts_at_once) for t in study.texts()]
     short = [(100, 100, 64, 7, True), (100, 100, 64, 8, False), (100, 100, 64, 9, False)]
-    longer = [(200, 200, 8, 7, False), (200, 200, 8, 8, False), (300, 300, 4, 7, False)]
-    assert asked == short + longer
+    long = [(200, 200, 8, 7, False), (200, 200, 8, 8, False), (300, 300, 4, 7, False)]
+    assert asked == short + long
+    assert [(t.facts, t.fact_passages) for t in study.texts()] == [(4, 16)] * 3 + [(4, 32)] * 2 + [(16, 2)]
     assert study.in_words() == (
-        "after 100 tokens 64 passages and 3 draws of facts, "
-        "after 200 tokens 8 passages and 2 draws of facts, after 300 tokens 4 passages and one draw of facts"
+        "after 100 tokens 64 passages, and 3 draws of 4 facts in each of 16; "
+        "after 200 tokens 8 passages, and 2 draws of 4 facts in each of 32; "
+        "after 300 tokens 4 passages, and one draw of 16 facts in each of 2"
     )
     code = study.of_other_text(CorpusSpec("installed:"))
-    assert code.in_words() == "after 100 tokens 64 passages and one draw of facts"
+    assert code.in_words() == "after 100 tokens 64 passages, and one draw of 4 facts in each of 16"
     assert code.corpus.source == "installed:" and code.text.per_document == 1
     assert list(code.policies_at(100)) == ["replay", *OLD, *LONG_RIVALS]
 

@@ -1,5 +1,6 @@
 """README.md and the texts of docs: what they show runs and prints what they say, and links lead somewhere."""
 
+import dataclasses
 import doctest
 import io
 import re
@@ -8,8 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from files_in_texts import EXTENDING, files_in
+from sinklora.train.sources import CorpusSpec
+from sinklora.train.spec import TrainSpec
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md"))]
@@ -64,6 +68,21 @@ def test_every_block_of_what_is_added_is_a_file_that_a_test_loads() -> None:
     loaded = "".join(path.read_text(encoding="utf-8") for path in sorted(ROOT.glob("tests/*/test_*.py")))
     assert len(blocks) == len(files_in(EXTENDING)) == 4
     assert all(f'"{name}"' in loaded for name in files_in(EXTENDING))
+
+
+def test_the_fields_of_a_training_specification_are_listed_with_their_defaults() -> None:
+    text = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
+    lines = re.findall(r"^\| `(\w+)` \| (.*?) ?\| (.+) \|$", text, re.MULTILINE)
+    listed = {name: default.strip("` ") for name, default, _ in lines}
+    fields = {field.name: field.default for field in dataclasses.fields(TrainSpec)}
+    assert set(listed) == set(fields)
+    for name in set(fields) - {"corpus"}:
+        default = None if listed[name] == "–" else yaml.safe_load(listed[name])
+        assert default == fields[name], name
+    [corpus] = [said for name, _, said in lines if name == "corpus"]
+    assert {name for name in re.findall(r"`(\w+)`", corpus)} == {
+        field.name for field in dataclasses.fields(CorpusSpec)
+    }
 
 
 def anchors(path: Path) -> set[str]:

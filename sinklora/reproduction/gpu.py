@@ -2,8 +2,8 @@
 
 `configs/gpu.yaml` says which steps come before the notebooks; the notebooks are those with a profile `gpu` in
 `notebooks/experiments.yaml`. A step that succeeded with this commit, and no file changed since, is not run
-again; one that was stopped goes on from what its training runs and measurements kept; `minutes` stops in time
-for a lease.
+again; one that was stopped goes on from what its training runs and measurements kept; `minutes` stops before
+a time limit.
 """
 
 import shutil

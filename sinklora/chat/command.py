@@ -20,7 +20,9 @@ def chat_command(
     document: Annotated[
         Path | None, typer.Option(help="text, Markdown, HTML, PDF, EPUB or DOCX; not with --page")
     ] = None,
-    budget: Annotated[str, typer.Option(help="a fraction of the document, such as 0.2, or tokens")] = "0.2",
+    budget: Annotated[
+        str | None, typer.Option(help="a fraction of the document, or tokens; left out: 0.2, of full none")
+    ] = None,
     policy: Annotated[str, typer.Option(help="h2o, replay, streaming, …; full keeps all")] = "h2o",
     base: Annotated[
         str, typer.Option(help="a chat model: a name that fetch lists, a folder, a name on the hub")
@@ -47,7 +49,7 @@ def chat_command(
     """
     from sinklora.cache.policies import make_policy, parse_budget
 
-    amount = None if policy == "full" else parse_budget(budget)
+    amount = parse_budget(budget) if budget else None if policy == "full" else 0.2
     chosen = make_policy(policy, amount, argument="policy")
     settings = {"stream": stream, "answer_tokens": answer_tokens}
     if page:

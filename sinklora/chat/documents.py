@@ -12,6 +12,8 @@ PLAIN = (".txt", ".text", ".md", ".markdown", ".rst", "")
 CONVERTED = (".html", ".htm", ".pdf", ".epub", ".docx")
 MOST_BYTES = 50 * 2**20
 MOST_UNPACKED_BYTES = 200 * 2**20  # of an EPUB or DOCX, which a few bytes can promise
+INSTALL = 'pip install "sinklora[chat]", or give plain text'
+
 DAMAGED = "is damaged, or not what its name says"
 
 
@@ -73,8 +75,7 @@ def _converted(path: Path) -> str:
         from markitdown import MarkItDown, MarkItDownException, StreamInfo
     except ImportError as error:
         raise DocumentError(
-            f"document={path.name!r}: HTML, PDF, EPUB and DOCX need markitdown: "
-            'pip install "sinklora[chat]", or give plain text'
+            f"document={path.name!r}: HTML, PDF, EPUB and DOCX need markitdown: {INSTALL}"
         ) from error
     # The stream and its kind alone: a name could be taken for an address that is fetched.
     reader, kind = MarkItDown(enable_plugins=False), StreamInfo(extension=path.suffix.lower())
@@ -90,6 +91,8 @@ def _reason(error: Exception) -> str:
     told = str(error)
     if "Password" in told or "Encrypt" in told:
         return "is encrypted; save it without a password"
+    if "MissingDependencyException" in told:
+        return f"needs more of markitdown: {INSTALL}"
     return DAMAGED
 
 

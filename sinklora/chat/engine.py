@@ -28,6 +28,7 @@ from sinklora.evaluate.timing import timed
 from sinklora.hf.budget_cache import BudgetCache
 from sinklora.hf.cache_positions import trained_length
 from sinklora.hf.device import input_device
+from sinklora.hf.greedy import GREEDY
 from sinklora.hf.rope import forget_longest_input
 from sinklora.records.checks import check_counts
 
@@ -127,6 +128,7 @@ class Conversation:
             raise ValueError(f"question={question!r}: is empty")
         ids = [*self._before_next_turn(), *self.template.question(question.strip())]
         self._check_room(len(ids))
+        self.cache.limit(self.policy.with_fixed_budget(self._spent.read_tokens))
         return self._answer(ids, stop or Event())
 
     def _before_next_turn(self) -> list[int]:
@@ -170,7 +172,8 @@ class Conversation:
                 # It holds some of the turn, so that a further question would go on from another text.
                 self.cache = None
                 failed.append(error)
-                streamer.end()
+                # Not `end`, which decodes once more what may have failed.
+                streamer.on_finalized_text("", stream_end=True)
 
         writer = Thread(target=write, daemon=True)
         writer.start()
@@ -198,11 +201,11 @@ class Conversation:
             past_key_values=self.cache,
             use_cache=True,
             max_new_tokens=room,
-            do_sample=False,
             eos_token_id=self._ends() or None,
             streamer=streamer,
             stopping_criteria=StoppingCriteriaList([_When(halt)]),
             pad_token_id=self.tokenizer.pad_token_id or 0,
+            **GREEDY,
         )
         self._ids, self._turns = written[0].tolist(), self._turns + 1
         seconds = stamps[-1] - stamps[0] if stamps else 0.0
@@ -213,8 +216,9 @@ class Conversation:
     def change_budget(self, budget: float | int) -> None:
         """Keep less from the next question on, or take another budget before anything is read.
 
-        A fraction is one of the document's tokens. Raises EvictedError for more than the cache still has:
-        what was evicted is gone until the document is read again (`read` with `with_budget`).
+        Until then nothing is evicted, and it may be raised again. A fraction is one of the document's tokens.
+        Raises EvictedError for more than the cache still has: what was evicted is gone until the document is
+        read again (`read` with `with_budget`).
         """
         wanted = self.with_budget(budget)
         if self.cache is not None:
@@ -225,7 +229,6 @@ class Conversation:
                     f"budget={budget!r}: the cache has kept {now} of {read} tokens, and those it evicted are "
                     f"gone; read the document again to keep {then}"
                 )
-            self.cache.limit(wanted.with_fixed_budget(read))
         self.policy = wanted
 
     def with_budget(self, budget: float | int) -> CachePolicy:

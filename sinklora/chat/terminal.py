@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from threading import Event
 from types import FrameType
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -26,6 +27,10 @@ HELP = """A line is a question. Commands:
 Ctrl-C stops an answer, or reading."""
 
 
+# A text's letters are its own: neither markup, nor names of emoji between colons, nor numbers in colours.
+AS_IT_IS: dict[str, Any] = {"markup": False, "emoji": False, "highlight": False, "soft_wrap": True}
+
+
 class Terminal:
     """One conversation, line by line: `run` reads lines until they end."""
 
@@ -35,7 +40,7 @@ class Terminal:
     def read(self, document: Document, policy: CachePolicy | None = None) -> None:
         """Read a document, under another policy if one is given, with a bar where somebody watches."""
         told = f"reading {document.name}"
-        columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+        columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
         shown = Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal)
         with stopped_by_ctrl_c() as stop, shown as bar:
             task = bar.add_task(told, total=1.0)
@@ -79,13 +84,13 @@ class Terminal:
     def _ask(self, question: str) -> None:
         with stopped_by_ctrl_c() as stop:
             for piece in self.conversation.ask(question, stop=stop):
-                self.console.print(piece, end="", markup=False, highlight=False, soft_wrap=True)
+                self.console.print(piece, end="", **AS_IT_IS)
         self.console.print()
         self.say(cost_in_words(self.conversation.cost))
 
     def say(self, words: str) -> None:
         """A sentence of the program's own."""
-        self.console.print(words, style="italic", markup=False, highlight=False, soft_wrap=True)
+        self.console.print(words, style="italic", **AS_IT_IS)
 
 
 def asked_lines(console: Console) -> Iterator[str]:

@@ -24,6 +24,13 @@ def positions_of(positions: str, policy: CachePolicy | None) -> str:
     return positions
 
 
+def chunk_of(tokens: str | int | None, policy: CachePolicy | None) -> int | None:
+    """Tokens that are read at once into a cache; ValueError where there is no cache of ours to read into."""
+    if tokens is not None and policy is None:
+        raise ValueError(f"prefill_chunk={tokens!r}: kv='full' is the model's own cache; choose a policy")
+    return tokens_of("prefill_chunk", tokens)
+
+
 def tokens_of(name: str, value: str | int | None) -> int | None:
     """A number of tokens, also from text; None stays. Raises ValueError or TypeError naming it."""
     if isinstance(value, str):

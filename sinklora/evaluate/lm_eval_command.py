@@ -166,7 +166,7 @@ def _check_data(
 def _names(model_args: Sequence[str]) -> set[str]:
     """Names of the arguments in the harness's --model_args, which are JSON or pairs."""
     if _is_json(model_args):
-        return set(json.loads(model_args[0]))
+        return set(_read_json(model_args[0]))
     return {pair.split("=")[0] for pairs in model_args for pair in pairs.split(",")}
 
 
@@ -174,12 +174,20 @@ def _is_json(model_args: Sequence[str]) -> bool:
     return bool(model_args) and model_args[0].lstrip().startswith("{")
 
 
+def _read_json(text: str) -> dict[str, Any]:
+    try:
+        return dict(json.loads(text))
+    except ValueError as error:
+        told = f"--model_args {text}: is no JSON object ({error}); quote names and texts"
+        raise ValueError(told) from error
+
+
 def _model_args(model_args: Sequence[str], model: dict[str, Any]) -> list[str]:
     """The harness's --model_args of those given and ours."""
     if not model_args and not model:
         return []
     if _is_json(model_args):
-        return ["--model_args", json.dumps(json.loads(model_args[0]) | model)]
+        return ["--model_args", json.dumps(_read_json(model_args[0]) | model)]
     # Quoted, since a comma would end a value.
     return ["--model_args", *model_args, *(f"{name}={value!r}" for name, value in model.items())]
 

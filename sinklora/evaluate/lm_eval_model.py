@@ -15,9 +15,8 @@ from peft import PeftModel
 from torch import nn
 from tqdm.auto import tqdm
 
-from sinklora.cache.full import Full
 from sinklora.cache.policies import CachePolicy
-from sinklora.evaluate.lm_eval_arguments import policy_of, positions_of, tokens_of
+from sinklora.evaluate.lm_eval_arguments import chunk_of, policy_of, positions_of, tokens_of
 from sinklora.evaluate.lm_eval_requests import (
     Request,
     check_prompt,
@@ -26,6 +25,7 @@ from sinklora.evaluate.lm_eval_requests import (
     divided_differently,
 )
 from sinklora.hf.budget_cache import BudgetCache
+from sinklora.hf.cache_positions import trained_length
 from sinklora.hf.device import default_device, input_device
 from sinklora.hf.model_names import adapter_folder, check_model_name
 from sinklora.hf.rope import forget_longest_input
@@ -96,7 +96,7 @@ class LMEvalModel(HFLM):
     ) -> None:
         self.policy = policy_of(kv, budget)
         self._packaged: dict[str, Any] = {}
-        self.prefill_chunk = tokens_of("prefill_chunk", prefill_chunk)
+        self.prefill_chunk = chunk_of(prefill_chunk, self.policy)
         self.positions = positions_of(positions, self.policy)
         length = tokens_of("max_length", max_length)
         if isinstance(pretrained, str):
@@ -136,12 +136,11 @@ class LMEvalModel(HFLM):
 
     @property
     def max_length(self) -> int:
-        """Tokens that the model can address; by `dynamic` positions more than its config's own length."""
+        """Tokens that the model was trained for or extended to; where its config does not say, the harness's
+        number; one that was given.
+        """
         length: int = super().max_length
-        rope = getattr(self.model.config, "rope_parameters", None) or {}
-        if self._max_length or rope.get("rope_type") != "dynamic":
-            return length
-        return round(length * float(rope["factor"]))
+        return length if self._max_length else trained_length(self.model.config) or length
 
     def get_model_info(self) -> dict[str, Any]:
         """What the harness records of the model beside results; of a packaged one also where it is from."""
@@ -149,10 +148,10 @@ class LMEvalModel(HFLM):
         return {**info, **self._packaged}
 
     def new_cache(self, probe: bool = False) -> BudgetCache:
-        """An empty cache for one request or batch; `probe` as in BudgetCache."""
-        policy = Full() if self.policy is None else self.policy
+        """An empty cache of the policy for one request or batch; `probe` as in BudgetCache."""
+        assert self.policy is not None
         return BudgetCache(
-            self.model, policy, prefill_chunk=self.prefill_chunk, positions=self.positions, probe=probe
+            self.model, self.policy, prefill_chunk=self.prefill_chunk, positions=self.positions, probe=probe
         )
 
     def loglikelihood(self, requests: Any, disable_tqdm: bool = False) -> list[tuple[float, bool]]:

@@ -18,6 +18,7 @@ from transformers.cache_utils import Cache, DynamicCache
 
 from sinklora.evaluate.statistics import Accuracy
 from sinklora.hf.device import input_device
+from sinklora.hf.greedy import GREEDY
 from sinklora.hf.rope import forget_longest_input
 from sinklora.records.checks import check_counts
 from sinklora.train.retrieval_documents import NeedleDocument, fitted_pass_key
@@ -91,8 +92,8 @@ def written_answers(
             past_key_values=cache,
             use_cache=True,
             max_new_tokens=new_tokens,
-            do_sample=False,
             pad_token_id=_filler(tokenizer),
+            **GREEDY,
         )
         answers += tokenizer.batch_decode(written[:, ids.shape[1] :], skip_special_tokens=True)
     return answers

@@ -53,22 +53,58 @@ class FactAnswer:
     exact: bool
 
 
+@dataclass(frozen=True)
+class _Places:
+    """Where facts may stand: behind tokens that end a sentence (`ends`), or in `code` before those that end a
+    line (`starts`: with a line break).
+
+    In code a dot ends no sentence, most often it stands inside of a name.
+    """
+
+    ends: frozenset[int]
+    starts: frozenset[int]
+    code: bool
+
+    @property
+    def before(self) -> str:
+        """What a fact begins with."""
+        return "\n# " if self.code else " "
+
+    def at(self, text: np.ndarray, stop: int) -> bool:
+        """Whether a fact may stand before the token with the number `stop`."""
+        if not self.code:
+            return int(text[stop - 1]) in self.ends
+        return stop < len(text) and int(text[stop]) in self.starts
+
+
 def plant_facts(
-    tokenizer: PreTrainedTokenizerBase, texts: Sequence[np.ndarray], *, tokens: int, seed: int, facts: int = 4
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[np.ndarray],
+    *,
+    tokens: int,
+    seed: int,
+    facts: int = 4,
+    code: bool = False,
 ) -> list[FactPassage]:
     """A passage of exactly `tokens` tokens of each text (token ids), with `facts` facts in it.
 
-    Depths are uniform; a fact stands behind an end of a sentence near its depth, or where there is none, at
-    it. The templates of a passage differ; the same arguments give the same passages. Raises
-    ValueError for a text that is too short for `tokens`, for `tokens` that leave less than half of the
-    passage for other text, and for more facts than there are templates.
+    Depths are uniform; a fact stands behind an end of a sentence near its depth, in `code` as a comment on a
+    line of its own, or where there is no such place, at its depth. The templates of a passage differ; the
+    same arguments give the same passages. Raises ValueError for a text that is too short for `tokens`, for
+    `tokens` that leave less than half of the passage for other text, and for more facts than there are
+    templates.
     """
     check_counts(tokens=tokens, facts=facts)
     if facts > len(TEMPLATES):
         raise ValueError(f"facts={facts}: expected at most the {len(TEMPLATES)} that there are")
     rng = random.Random(f"planted facts/{seed}/{tokens}/{facts}")
-    ends = {i for i in range(len(tokenizer)) if _piece(tokenizer, i).rstrip().endswith(SENTENCE_ENDS)}
-    return [_plant(tokenizer, text, tokens, facts, rng, ends) for text in texts]
+    pieces = [_piece(tokenizer, i) for i in range(len(tokenizer))]
+    places = _Places(
+        ends=frozenset(i for i, piece in enumerate(pieces) if piece.rstrip().endswith(SENTENCE_ENDS)),
+        starts=frozenset(i for i, piece in enumerate(pieces) if piece.startswith("\n")),
+        code=code,
+    )
+    return [_plant(tokenizer, text, tokens, facts, rng, places) for text in texts]
 
 
 def _plant(
@@ -77,12 +113,12 @@ def _plant(
     tokens: int,
     count: int,
     rng: random.Random,
-    ends: set[int],
+    allowed: _Places,
 ) -> FactPassage:
     chosen = rng.sample(TEMPLATES, count)
     answers = [template.draw(rng) for template in chosen]
     said = [
-        _ids(tokenizer, " " + template.statement.format(answer=answer))
+        _ids(tokenizer, allowed.before + template.statement.format(answer=answer))
         for template, answer in zip(chosen, answers, strict=True)
     ]
     rest = tokens - sum(map(len, said))
@@ -95,7 +131,7 @@ def _plant(
     pieces: list[np.ndarray] = []
     facts, begin, placed = [], 0, 0
     for place, template, answer, ids in zip(places, chosen, answers, said, strict=True):
-        stop = _sentence_end(text, place, begin, ends)
+        stop = _nearest(text, place, begin, allowed)
         placed += stop - begin
         facts.append(PlantedFact(template, answer, placed / tokens))
         pieces += [text[begin:stop], np.array(ids)]
@@ -103,10 +139,10 @@ def _plant(
     return FactPassage(np.concatenate([*pieces, text[begin:]]), tuple(facts))
 
 
-def _sentence_end(text: np.ndarray, place: int, least: int, ends: set[int]) -> int:
-    """The nearest end of a sentence before `place`, from `least` on, else behind it; none: `place` itself."""
+def _nearest(text: np.ndarray, place: int, least: int, allowed: _Places) -> int:
+    """The nearest allowed place before `place`, from `least` on, else behind it; none: `place` itself."""
     before, behind = range(place, max(least, 1) - 1, -1), range(place + 1, len(text) + 1)
-    return next((stop for stop in (*before, *behind) if int(text[stop - 1]) in ends), place)
+    return next((stop for stop in (*before, *behind) if allowed.at(text, stop)), place)
 
 
 def _piece(tokenizer: PreTrainedTokenizerBase, token: int) -> str:

@@ -19,6 +19,7 @@ from transformers.cache_utils import Cache, DynamicCache
 
 from sinklora.evaluate.statistics import Accuracy
 from sinklora.hf.device import input_device
+from sinklora.hf.greedy import GREEDY
 from sinklora.hf.rope import forget_longest_input
 from sinklora.records.jsonl import json_lines
 from sinklora.records.placed_fields import field_of, texts_of
@@ -167,8 +168,8 @@ def topic_answers(
             past_key_values=make_cache(),
             use_cache=True,
             max_new_tokens=max_new_tokens,
-            do_sample=False,
             pad_token_id=tokenizer.pad_token_id,
+            **GREEDY,
         )
         new = written[0, prompt["input_ids"].shape[1] :]
         answers.append(str(tokenizer.decode(new, skip_special_tokens=True)))

@@ -68,6 +68,7 @@ def with_texts(
 ) -> list[tuple[Experiment, dict[str, Any]]]:
     """Of a profile's notebooks those whose recipe's texts are on this machine; `say` hears of the others.
 
+    Test texts count for those that read them, which say so by `check_texts`; what is trained on for all.
     What `only` names stays: such a notebook says itself, before any work, what it lacks.
     """
     kept = []
@@ -75,7 +76,8 @@ def with_texts(
         source = places.notebooks / f"{experiment.notebook}.ipynb"
         recipe = (declared_parameters(source) | parameters).get("recipe")
         with chdir(places.sources):
-            missing = missing_texts(read_recipe(recipe)) if recipe and not only else []
+            tested = "check_texts(" in source.read_text(encoding="utf-8")
+            missing = missing_texts(read_recipe(recipe), tested=tested) if recipe and not only else []
         if missing:
             say(
                 f"{experiment.notebook}: left out, its texts are not on this machine: {', '.join(missing)} "

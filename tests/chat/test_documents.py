@@ -123,6 +123,17 @@ def test_what_cannot_be_read_is_said(name: str, tmp_path: Path) -> None:
     assert words in str(raised.value) and repr(name) in str(raised.value)
 
 
+def test_a_reader_without_its_parts_is_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from markitdown.converters import _pdf_converter
+
+    path = tmp_path / "sound.pdf"
+    path.write_bytes(pdf(WORDS))
+    missing = (ImportError, ImportError("no pdfminer"), None)
+    monkeypatch.setattr(_pdf_converter, "_dependency_exc_info", missing)
+    with pytest.raises(DocumentError, match=r'needs more of markitdown: pip install "sinklora\[chat\]"'):
+        read_document(path)
+
+
 def test_an_encrypted_document_is_told_apart(tmp_path: Path) -> None:
     path = tmp_path / "locked.pdf"
     lock = b"<</Filter/Standard/V 1/R 2/O(" + b"o" * 32 + b")/U(" + b"u" * 32 + b")/P -4>>"

@@ -11,6 +11,7 @@ import torch
 from transformers import AutoTokenizer, DynamicCache, LlamaConfig, LlamaForCausalLM
 
 from chat_models import LONG_TEXT, chat_base
+from penalties import penalised
 from sinklora.cache.full import Full
 from sinklora.cache.h2o import H2O
 from sinklora.cache.policies import POLICIES, CachePolicy, make_policy
@@ -224,6 +225,29 @@ def test_after_a_failed_answer_the_document_is_read_again(calls: int) -> None:
     assert said(talk, "def name_3(x):") == first
 
 
+def test_an_answer_that_cannot_be_decoded_ends_the_conversation(monkeypatch: pytest.MonkeyPatch) -> None:
+    talk = conversation(H2O(60))
+    talk.read(DOCUMENT)
+    answering = talk.ask("def name_3(x):")
+
+    def broken(*_: Any, **__: Any) -> str:
+        raise IndexError("piece id is out of range")
+
+    monkeypatch.setattr(type(talk.tokenizer), "decode", broken)
+    with pytest.raises(IndexError, match="piece id is out of range"):
+        list(answering)
+    assert talk.cache is None
+
+
+def test_answers_are_greedy_whatever_the_model_asks_for() -> None:
+    talk = conversation(H2O(60))
+    talk.read(DOCUMENT)
+    first = said(talk, "def name_3(x):")
+    with penalised(talk.model):
+        talk.read(DOCUMENT)
+        assert said(talk, "def name_3(x):") == first
+
+
 def test_reading_is_told_and_stops_at_the_next_layer() -> None:
     talk = conversation(H2O(0.5))
     shares: list[float] = []
@@ -257,6 +281,17 @@ def test_a_smaller_budget_counts_from_the_next_question_on() -> None:
         talk.change_budget(0.5)
     talk.read(DOCUMENT, talk.with_budget(0.5))
     assert (talk.cache.kept_positions(0) >= 0).sum(-1).unique().tolist() == [tokens // 2]
+
+
+def test_until_a_question_is_asked_a_budget_is_raised_again() -> None:
+    talk, plain = conversation(H2O(0.5)), conversation(H2O(0.5))
+    for each in (talk, plain):
+        each.read(DOCUMENT)
+    talk.change_budget(0.1)
+    talk.change_budget(0.5)
+    assert said(talk, "def name_3") == said(plain, "def name_3")
+    assert talk.cache is not None and plain.cache is not None
+    assert torch.equal(talk.cache.kept_positions(0), plain.cache.kept_positions(0))
 
 
 def test_a_smaller_budget_of_heavy_and_recent_tokens_is_split_as_before() -> None:

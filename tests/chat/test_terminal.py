@@ -40,6 +40,20 @@ def run_lines(lines: list[str], budget: float = 0.5) -> str:
     return screen.getvalue()
 
 
+def test_no_letter_of_an_answer_or_a_name_is_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names of emoji between colons, and what looks like markup."""
+    answer, name = "key:id:value is 1:100:3, [bold]x[/bold], urn:new:7.", "report[draft] :id:.txt"
+    monkeypatch.setattr(Conversation, "ask", lambda *_, **__: iter([answer[:8], answer[8:]]))
+    model, tokenizer = chat_base()
+    screen = io.StringIO()
+    console = Console(file=screen, width=200, force_terminal=True)
+    terminal = Terminal(Conversation(model, tokenizer, H2O(0.5)), console)
+    terminal.read(Document(name, LONG_TEXT[:200]))
+    terminal.run(["What is it?"])
+    shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", screen.getvalue())
+    assert answer in shown and f"{name}: " in shown and f"reading {name}" in shown
+
+
 def test_lines_are_questions_and_commands() -> None:
     model, tokenizer = chat_base()
     talk = Conversation(model, tokenizer, H2O(0.5), answer_tokens=5)
@@ -162,6 +176,7 @@ def test_questions_come_from_a_pipe(chat_folder: Path, tmp_path: Path) -> None:
         (["--document", "pyproject.toml"], "document='pyproject.toml': cannot be read; give text"),
         (["--document", "README.md", "--policy", "h3o"], "policy='h3o': expected one of"),
         (["--document", "README.md", "--budget", "lots"], "budget='lots': expected a fraction"),
+        (["--document", "README.md", "--policy", "full", "--budget", "0.1"], "budget=0.1: "),
         ([], "document: give one (--document FILE), or open one in the browser (--page)"),
         (["--page", "--document", "README.md"], "document='README.md': leave it out"),
         (["--page", "--budget", "400"], "budget=400: the page takes whole per cent of a document"),

@@ -82,6 +82,10 @@ def test_the_harness_understands_every_spelling_alike(options: list[str], tmp_pa
         (["--tasks", "openbookqa", "--model", "hf"], "--model hf: eval runs the model sinklora"),
         (["--tasks", "openbookqa", "--model_args", "kv=local"], "--kv h2o: is also among --model_args"),
         (["--tasks", "openbookqa", "-a", '{"budget": 3}'], "--budget 50%: is also among --model_args"),
+        (
+            ["--tasks", "openbookqa", "-a", '{"budget": x}'],
+            """--model_args {"budget": x}: is no JSON object""",
+        ),
         (["--config", "nowhere.yaml", "--tasks", "a"], "the harness says: Config file not found"),
     ],
 )

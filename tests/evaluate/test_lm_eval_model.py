@@ -267,11 +267,28 @@ def test_budgets_are_read_and_wrong_ones_named_before_a_model_is_loaded() -> Non
         ({"kv": "h2o", "budget": 0.2, "prefill_chunk": "few"}, "prefill_chunk='few'"),
         ({"kv": "h2o", "budget": 0.2, "positions": "here"}, "positions='here'"),
         ({"positions": "cache"}, "positions='cache': kv='full'"),
+        ({"prefill_chunk": 16}, "prefill_chunk=16: kv='full' is the model's own cache"),
         ({"max_length": "long"}, "max_length='long'"),
         ({}, "pretrained='there/is/no/such/model': no model there"),
     ):
         with pytest.raises(ValueError, match=words):
             LMEvalModel("there/is/no/such/model", **given)  # type: ignore[arg-type]
+
+
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64, "rope_theta": 1e4}
+DYNAMIC = {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 1e4}
+
+
+@pytest.mark.parametrize(("rope", "tokens"), [(YARN, 256), (DYNAMIC, 256), (None, 64)])
+def test_a_model_addresses_what_it_was_extended_to(rope: dict[str, Any] | None, tokens: int) -> None:
+    """Where its config's own length is the original one."""
+    changes = {} if rope is None else {"rope_parameters": rope}
+    model = tiny_model("llama-gqa", max_position_embeddings=64, **changes)
+    options = {**OPTIONS, "max_length": None}
+    reader = LMEvalModel(model, kv=H2O(0.5), tokenizer=AutoTokenizer.from_pretrained(BASE), **options)
+    assert reader.max_length == tokens
+    given = LMEvalModel(model, kv=H2O(0.5), tokenizer=AutoTokenizer.from_pretrained(BASE), **OPTIONS)
+    assert given.max_length == 256
 
 
 def test_numbers_arrive_as_text(tiny: PreTrainedModel) -> None:

@@ -11,6 +11,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from penalties import penalised
 from sinklora.evaluate.pass_keys import is_right, pass_key_accuracy, pass_key_documents, written_answers
 from sinklora.evaluate.statistics import Accuracy
 from sinklora.evaluate.through_cache import pass_keys
@@ -140,3 +141,12 @@ def test_bad_input_is_named(tokenizer: PreTrainedTokenizerBase) -> None:
     parrot.training = True
     with pytest.raises(ValueError, match="training mode"):
         pass_key_accuracy(parrot, tokenizer, tokens=99, trials=1, seed=0)  # type: ignore[arg-type]
+
+
+def test_answers_are_greedy_whatever_the_model_asks_for(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    keys = pass_keys(tokenizer, tokens=256, trials=4, seed=0)
+    plain = written_answers(model, tokenizer, keys, progress=False)
+    with penalised(model):
+        assert written_answers(model, tokenizer, keys, progress=False) == plain

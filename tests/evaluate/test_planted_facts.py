@@ -60,6 +60,21 @@ def test_facts_stand_behind_sentences_at_the_depths_that_they_name(
             assert fact.depth == pytest.approx(count / TOKENS, abs=0.02)
 
 
+def test_in_code_facts_are_comments_between_lines(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Dots stand inside of names there, where a fact would break the line."""
+    lines = [
+        f"    frame = pd.DataFrame(values_{number}).sort_values(by=names.first)\n" for number in range(100)
+    ]
+    texts = [np.array(tokenizer("".join(lines), add_special_tokens=False)["input_ids"])]
+    for seed in range(5):
+        [passage] = plant_facts(tokenizer, texts, tokens=TOKENS, seed=seed, code=True)
+        found = tokenizer.decode(passage.ids).split("\n")
+        said = {"# " + fact.template.statement.format(answer=fact.answer) for fact in passage.facts}
+        assert len(said) == 4 and said <= set(found)
+        rest = [line for line in found if line not in said]
+        assert rest[:-1] == [line.rstrip("\n") for line in lines[: len(rest) - 1]], "no line is broken"
+
+
 def test_depths_are_uniform(tokenizer: PreTrainedTokenizerBase) -> None:
     """Of one fact in each of 200 texts without sentences: as many in every quarter of the text."""
     text = np.full(300, tokenizer("x", add_special_tokens=False)["input_ids"][0])

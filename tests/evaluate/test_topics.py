@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from transformers import PreTrainedTokenizerBase
 
+from penalties import penalised
 from sinklora.evaluate.topics import (
     TopicRecord,
     is_first_topic,
@@ -108,7 +109,9 @@ def test_longchats_own_files() -> None:
 def test_answers_and_their_accuracy(tokenizer: PreTrainedTokenizerBase) -> None:
     model = tiny_model("llama-gqa", vocab_size=4096, max_position_embeddings=1024)
     records = make_topics(tokenizer, tokens=512, records=2, seed=0)
-    answers = topic_answers(model, tokenizer, records, max_new_tokens=3, progress=False)
+    answers = topic_answers(model, tokenizer, records, max_new_tokens=24, progress=False)
     assert len(answers) == 2 and topic_accuracy(answers, records).correct == 0
+    with penalised(model):
+        assert topic_answers(model, tokenizer, records, max_new_tokens=24, progress=False) == answers
     with pytest.raises(ValueError, match="training mode"):
         topic_answers(model.train(), tokenizer, records)

@@ -1,6 +1,7 @@
 """Whatever decides claims decides all of them together: one correction, of every comparison that was made."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -62,13 +63,22 @@ def extra(beside: bool, **more: Any) -> dict[str, Any]:
 def by_length(beside: bool) -> list[Claim]:
     found = losses(full=SAME - 9, none=SAME + 9, sf=SAME, s2=LEAD, **extra(beside, short=NOTHING))
     rivals = ["s2", *extra(beside, short=0)]
-    return ablations.length_claims({"64": found}, "sf", rivals, {"none": {"64": "none"}}, BLANK)
+    nothing = {"none": {"64": "none"}}
+    return ablations.length_claims({"64": found}, "sf", rivals, [], nothing, BLANK)
 
 
 def by_training(beside: bool) -> list[Claim]:
     found = losses(none=SAME, sf=-LEAD, **extra(beside, s2=NOTHING))
     methods = ["sf", *extra(beside, s2=0)]
-    return ablations.training_claims({"64": found}, methods, {"none": {"64": "none"}}, BLANK)
+    found = replace(found, by_method={**found.by_method, "full": found.by_method["sf"]})
+    return ablations.length_claims({"64": found}, "sf", [], methods, {"none": {"64": "none"}}, BLANK)
+
+
+def by_rivals_and_training(beside: bool) -> list[Claim]:
+    """A table that says both corrects for both."""
+    found = losses(full=SAME - 9, none=NOTHING, sf=SAME, s2=LEAD)
+    methods = ["sf"] if beside else []
+    return ablations.length_claims({"64": found}, "sf", ["s2"], methods, {"none": {"64": "none"}}, BLANK)
 
 
 def by_sweep(beside: bool) -> list[Claim]:

@@ -18,7 +18,7 @@ from sinklora.evaluate.longbench.tasks import DATASETS, SMALL, scored_as
 from sinklora.hf.budget_cache import cache_factory
 from sinklora.hf.device import default_device
 from sinklora.hf.model_names import check_model_name
-from sinklora.pretrained.catalogue import packaged_record
+from sinklora.pretrained.catalogue import packaged_model, packaged_record
 from sinklora.pretrained.fetch import model_path
 from sinklora.pretrained.loading import dtype_of
 from sinklora.records.files import write_json
@@ -56,8 +56,7 @@ class PredictionRun:
         path, device = model_path(self.model), default_device()
         tokenizer = AutoTokenizer.from_pretrained(path)
         prompt_format = chat_format(tokenizer) if self.chat else as_it_is
-        dtype = dtype_of(self.model, device, "auto")
-        network = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, device_map=device)
+        network = AutoModelForCausalLM.from_pretrained(path, dtype=self._dtype(), device_map=device)
         factory = cache_factory(network, self.kv, settings["budget"])
         self.out.mkdir(parents=True, exist_ok=True)
         if not self._settings_file.is_file():
@@ -84,12 +83,20 @@ class PredictionRun:
         budget = parse_budget(self.budget)
         make_policy(self.kv, budget)
         common = {"model": self.model, "max_length": self.max_length, "kv": self.kv}
-        return {**common, "budget": budget, "chat": self.chat, **packaged_record(self.model)}
+        common |= {"budget": budget, "chat": self.chat, **packaged_record(self.model)}
+        if packaged_model(self.model) is None:
+            return common
+        # The machine's choice: a folder that is continued on another one would mix two.
+        return {**common, "dtype": str(self._dtype()).removeprefix("torch.")}
+
+    def _dtype(self) -> Any:
+        return dtype_of(self.model, default_device(), "auto")
 
     def _check_settings(self, settings: dict[str, Any]) -> None:
         if self._settings_file.is_file():
             kept = json.loads(self._settings_file.read_text(encoding="utf-8"))
-            if kept != settings:
+            known = {name: value for name, value in settings.items() if name != "dtype" or name in kept}
+            if kept != known:  # folders were once begun without the dtype
                 raise ValueError(
                     f"out: {self._settings_file} says {kept}, this run {settings}; use another folder"
                 )

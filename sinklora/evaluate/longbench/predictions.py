@@ -12,6 +12,7 @@ from sinklora.evaluate.longbench.records import Prediction, Record, resume_predi
 from sinklora.evaluate.longbench.tasks import PLAIN_PROMPT, scored_as, task_of
 from sinklora.evaluate.perplexity import evaluation_mode
 from sinklora.hf.device import input_device
+from sinklora.hf.greedy import GREEDY
 from sinklora.records.checks import Count, check_counts, check_value
 from sinklora.records.jsonl import json_line
 
@@ -168,7 +169,7 @@ def _generate(
     cache_factory: Callable[[], Any] | None,
     options: dict[str, Any],
 ) -> str:
-    """The text that follows `ids`, greedy, whatever sampling the model's own configuration asks for."""
+    """The text that follows `ids`, greedy."""
     prompt = torch.tensor([ids], device=input_device(model))
     padding = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     if cache_factory is not None:
@@ -177,12 +178,8 @@ def _generate(
     written = generate(
         input_ids=prompt,
         attention_mask=torch.ones_like(prompt),
-        do_sample=False,
-        num_beams=1,
-        temperature=None,
-        top_p=None,
-        top_k=None,
         pad_token_id=padding,
+        **GREEDY,
         **options,
     )
     return str(tokenizer.decode(written[0, prompt.shape[1] :], skip_special_tokens=True))

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 from sinklora.reproduction.extension.comparison import NATS, NOT_VALID, Losses, order_claims
 from sinklora.reproduction.names import label
-from sinklora.reproduction.report.claims import Claim, family
+from sinklora.reproduction.report.claims import Claim, Tested, family
 
 
 def blank_claim(item: str, table: str, *, valid: bool, model: str, restated: bool = False) -> Claim:
@@ -27,38 +27,29 @@ def length_claims(
     measured: Mapping[str, Losses],
     better: str,
     rivals: Sequence[str],
+    methods: Sequence[str],
     untrained: NamesByLength,
     blank: Claim,
 ) -> list[Claim]:
-    """Claims that a method is better than each rival at every trained length, one correction for all.
+    """Claims that a method is better than each rival at every trained length, and, in our words, that
+    training with each of `methods` is better than the best of doing nothing there; one correction for all.
 
-    At a length at which trained full attention is not surely better than the best of doing nothing nothing is
-    decided: who is worse than untrained by less has learned nothing.
+    At a length at which trained full attention is not surely better than the best of doing nothing no rivals
+    are compared: who is worse than untrained by less has learned nothing.
     """
-    effects = {}
+    ahead: dict[Claim, Tested] = {}
+    taught: dict[Claim, Tested] = {}
     for length, losses in measured.items():
-        counts = losses.lead("full", _best_untrained(losses, length, untrained)).low > 0
+        nothing = _best_untrained(losses, length, untrained)
+        counts = losses.lead("full", nothing).low > 0
         claim = blank if counts or blank.reason else replace(blank, reason=f"at {length} tokens {NOT_VALID}")
         for rival in rivals:
             sentence = f"{label(better)} is better than {label(rival)} at {length} tokens"
-            effects[replace(claim, sentence=sentence)] = losses.lead(better, rival)
-    return family(effects)
-
-
-def training_claims(
-    measured: Mapping[str, Losses], methods: Sequence[str], untrained: NamesByLength, blank: Claim
-) -> list[Claim]:
-    """Claims that training with each method is better than none at every length, one correction for all.
-
-    Than the best of doing nothing there.
-    """
-    effects = {}
-    for length, losses in measured.items():
-        nothing = _best_untrained(losses, length, untrained)
+            ahead[replace(claim, sentence=sentence)] = losses.lead(better, rival)
         for method in methods:
             sentence = f"training with {label(method)} is better than none ({nothing}) at {length} tokens"
-            effects[replace(blank, sentence=sentence)] = losses.lead(method, nothing)
-    return family(effects)
+            taught[replace(blank, sentence=sentence, restated=True)] = losses.lead(method, nothing)
+    return family(ahead | taught)
 
 
 def _best_untrained(losses: Losses, length: str, untrained: NamesByLength) -> str:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from sinklora.evaluate.paired_effects import effect
+from sinklora.evaluate.paired_effects import ratio
 from sinklora.records.tables import Column, Number, Spread, Table
 from sinklora.reproduction.extension.comparison import Losses
 from sinklora.reproduction.extension.tables import ABOVE, Nats, Share, estimate_fields
@@ -95,7 +95,9 @@ def schedule_table(found: Losses, methods: Sequence[str], costs: Mapping[str, fl
         line |= estimate_fields(ABOVE, found.lead("full", method))
         if method != "sf":
             losses = (found.by_method[name] for name in ("sf", "full", method))
-            share = effect(lambda sf, full, scheduled: (sf - scheduled) / (sf - full), *losses)
+            share = ratio(
+                lambda sf, full, scheduled: sf - scheduled, lambda sf, full, scheduled: sf - full, *losses
+            )
             line |= estimate_fields(closed, share, scale=100)
         lines.append(line)
     columns = [Column("trained with"), Number("attention cost", ".4f")]

@@ -20,15 +20,23 @@ POINTS = (("o", "black", "black"), ("D", "0.5", "white"), ("s", "0.3", "0.8"))
 APART = 0.2  # of a line, from one length of prompt to the next
 
 
+def check_lengths(name: str, prompts: Sequence[int]) -> None:
+    """Raise ValueError, naming the argument, for more lengths of prompts than there are marks."""
+    if len(prompts) > len(POINTS):
+        raise ValueError(
+            f"{name}: has prompts of {', '.join(map(str, prompts))} tokens; there are marks for "
+            f"{len(POINTS)} lengths"
+        )
+
+
 def rivals_figure(lines: pd.DataFrame, measures: Sequence[str], budget: float, best_by: str) -> Figure:
     """A panel a measure, a line a policy with a mark and its 95 % interval for each prompt (three at most).
 
     `lines`: those of `estimates_by_prompt`; the full cache stands first, the others by `best_by` after the
-    first prompt, best first; dotted grey: chance. Raises ValueError for more than two lengths of prompts.
+    first prompt, best first; dotted grey: chance. Raises ValueError as `check_lengths` does.
     """
     prompts = sorted(lines.prompt.unique())
-    if len(prompts) > len(POINTS):
-        raise ValueError(f"lines: has prompts of {prompts} tokens; there are marks for {len(POINTS)} lengths")
+    check_lengths("lines", prompts)
     at_budget = lines[(lines.budget == budget) | (lines.policy == FULL)]
     order = _order(at_budget[(at_budget.prompt == prompts[0]) & (at_budget.measure == best_by)])
     with figure_style():

@@ -7,17 +7,19 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
+from pydantic import Field
 
 from sinklora.cache.expected_attention import ExpectedAttention
 from sinklora.cache.policies import CachePolicy, make_policy
 from sinklora.cache.replay import Replay
 from sinklora.cache.snapkv import SnapKV
+from sinklora.evaluate.fact_templates import TEMPLATES
 from sinklora.evaluate.paired_effects import Effect, Equivalence, effect, ratio_within
-from sinklora.records.checks import Count, check_among, check_fields
+from sinklora.records.checks import Count, Distinct, check_among, check_fields
 from sinklora.records.tables import Column, Estimate, Table
 from sinklora.reproduction.cache.cell_estimates import chance_of, clustered, differences, estimates, paired
 from sinklora.reproduction.cache.claims import NEAR
@@ -53,14 +55,14 @@ MEASURES = (PERPLEXITY, FACTS_LATER, FACTS)
 @dataclass(frozen=True)
 class LongPrompt:
     """Prompts of so many `tokens`, which take their time: perplexity after `passages` of them, and of the
-    first `draws` of a study's seeds so many `facts` in each of `fact_passages`.
+    first `draws` of a study's seeds (of all, where it has fewer) so many `facts` in each of `fact_passages`.
     """
 
     tokens: Count
     passages: Count = 64
     draws: Count = 1
     fact_passages: Count = 32
-    facts: Count = 4
+    facts: Annotated[int, Field(ge=1, le=len(TEMPLATES))] = 4
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -80,8 +82,8 @@ class ReplayStudy:
     text: TextStudy
     corpus: CorpusSpec
     prompts: tuple[Count, ...]
-    seeds: tuple[int, ...]
-    budgets: tuple[float, ...]
+    seeds: Distinct[int]
+    budgets: Distinct[float]
     other_budgets: tuple[float, ...] = ()
     long_prompts: tuple[LongPrompt, ...] = ()
 
@@ -89,12 +91,8 @@ class ReplayStudy:
         check_fields(self)
         if len(set(self.lengths)) < len(self.lengths):
             raise ValueError(f"long_prompts: prompts of {self.lengths} tokens; give each length once")
-        for long in self.long_prompts:
-            if long.draws > len(self.seeds):
-                raise ValueError(
-                    f"long_prompts: draws={long.draws} of {long.tokens} tokens; there are "
-                    f"{len(self.seeds)} seeds"
-                )
+        if not self.lengths:
+            raise ValueError("prompts=(): give a length, here or in long_prompts")
         check_among("other_budgets", self.other_budgets, "budgets", self.budgets)
 
     @property
@@ -126,13 +124,13 @@ class ReplayStudy:
             told.append(f"after {tokens} tokens {text.passages} passages, and {facts}")
         return "; ".join(told)
 
-    def of_other_text(self, corpus: CorpusSpec) -> "ReplayStudy":
-        """The nearest rivals alone, after the first length of prompt from another corpus, a passage a
-        document; one draw of facts, asked for later.
+    def of_code(self, corpus: CorpusSpec) -> "ReplayStudy":
+        """The nearest rivals alone, after the shortest prompt from files of code, a passage of each; one
+        draw of facts, asked for later.
         """
-        text = replace(self.text, per_document=1)
+        text = replace(self.text, per_document=1, code=True)
         numbers = {"passages": text.passages, "fact_passages": text.fact_passages, "facts": text.facts}
-        long = (LongPrompt(self.prompts[0], **numbers),)
+        long = (LongPrompt(min(self.lengths), **numbers),)
         return replace(self, text=text, corpus=corpus, prompts=(), long_prompts=long)
 
     def check_budget(self, name: str, budget: float) -> None:

@@ -43,9 +43,9 @@ class TextStudy:
     """How much of a corpus is measured, through each cache.
 
     `passages` of `prompt_tokens`, of which budgets are fractions, and `scored_tokens` after them: at most
-    `per_document` of each document. `fact_passages` of `fact_tokens` with `facts` facts each, of the same
-    documents; `seed` draws the facts. They are asked for after eviction, and (`facts_at_once`) each together
-    with its whole passage, which takes four fifths of the time.
+    `per_document` of each document. `fact_passages` of `fact_tokens` with `facts` facts each (in `code` as
+    comments), of the same documents; `seed` draws the facts. They are asked for after eviction, and
+    (`facts_at_once`) each together with its whole passage, which takes four fifths of the time.
     """
 
     base: str
@@ -58,6 +58,7 @@ class TextStudy:
     facts: Count = 4
     seed: NotNegative = 0
     facts_at_once: bool = True
+    code: bool = False
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -120,7 +121,9 @@ def measure_text(
         tokenized, tokens=study.fact_tokens, passages=study.fact_passages, per_document=study.per_document
     )
     ids = [passage.ids for passage in hosts]
-    facts = plant_facts(tokenizer, ids, tokens=study.fact_tokens, seed=study.seed, facts=study.facts)
+    facts = plant_facts(
+        tokenizer, ids, tokens=study.fact_tokens, seed=study.seed, facts=study.facts, code=study.code
+    )
     planted = [(host.document, passage) for host, passage in zip(hosts, facts, strict=True)]
     data = corpus_record(corpus, tokenized)
     loaded: list[PreTrainedModel] = []  # the model, when something is missing

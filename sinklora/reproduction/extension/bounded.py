@@ -16,7 +16,7 @@ from sinklora.hf.budget_cache import BudgetCache
 from sinklora.records.checks import check_holds
 from sinklora.records.runs import remember, run_records
 from sinklora.records.tables import Column, Spread, Table
-from sinklora.reproduction.extension.comparison import NATS, NOT_VALID, by_seed_and_piece
+from sinklora.reproduction.extension.comparison import NATS, NOT_VALID, by_seed_and_document
 from sinklora.reproduction.extension.readings import Reading, chosen_texts
 from sinklora.reproduction.extension.study import ExtensionStudy, each_model
 from sinklora.reproduction.extension.tables import METHOD, Nats, estimate_fields
@@ -109,11 +109,11 @@ def _losses(
 
 
 def losses_of(rows: pd.DataFrame, method: str, cache: str) -> Values:
-    """Nats a token, [seeds, pieces]."""
+    """Nats a token, [seeds, documents]."""
     of_both = rows[(rows.method == method) & (rows.cache == cache)]
     if of_both.empty:
         raise ValueError(f"method={method!r}, cache={cache!r}: not measured")
-    return by_seed_and_piece(of_both).to_numpy(dtype=float)
+    return by_seed_and_document(of_both).to_numpy(dtype=float)
 
 
 def added(rows: pd.DataFrame, method: str, cache: str) -> Effect:

@@ -37,7 +37,7 @@ NO_IMPROVEMENT = "on these texts full attention is not surely better than {}: th
 class Losses:
     """Mean nats a token on one test set at one context.
 
-    `by_method`: [seeds, pieces] of each method, one row for what needs no training.
+    `by_method`: [seeds, documents] of each method, one row for what needs no training.
     """
 
     by_method: Mapping[str, Values]
@@ -88,31 +88,51 @@ def losses(rows: pd.DataFrame, test_set: str, context: int, attention: str = FUL
     pieces = sorted(chosen.piece.unique())
     by_method = {}
     for method, group in chosen.groupby("method", sort=False):
-        table = by_seed_and_piece(group)
+        table = _by_seed_and_piece(group)
         if table.isna().any(axis=None) or list(table.columns) != pieces:
             raise ValueError(
                 f"method={method!r}: not measured on every piece of {test_set!r} with every seed"
             )
-        by_method[str(method)] = table.to_numpy(dtype=float)
+        by_method[str(method)] = by_seed_and_document(group).to_numpy(dtype=float)
     return Losses(by_method)
 
 
-def by_seed_and_piece(rows: pd.DataFrame) -> pd.DataFrame:
-    """The losses of one model: a line a seed (one of what needs no training), a column a piece."""
+def by_seed_and_document(rows: pd.DataFrame) -> pd.DataFrame:
+    """The losses of one model: a line a seed (one of what needs no training), a column a document.
+
+    A document's are the mean of its pieces': pieces of one book are no independent units.
+    """
+    by_piece = _by_seed_and_piece(rows)
+    return by_piece.T.groupby(document_of).mean().T
+
+
+def document_of(piece: str) -> str:
+    """The document of a piece: its name without its first token's number."""
+    return piece.rpartition(":")[0] or piece
+
+
+def _by_seed_and_piece(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(seed=rows.seed.fillna(-1)).pivot(index="seed", columns="piece", values="nll")
 
 
 def table_claims(
     rows: pd.DataFrame, test_set: str, original: int, target: int, start: str, *, valid: bool, model: str
 ) -> list[Claim]:
-    """The claims of Tables 1 and 2 on one test set, the published shares first; SF-Attn's is the headline.
+    """The claims of `table_effects`; one correction (Holm) for all of them, shares included."""
+    return family(table_effects(rows, test_set, original, target, start, valid=valid, model=model))
 
-    `start`: the best of what needs no training, of which improvements are counted. One correction (Holm) for
-    all of them, shares included.
+
+def table_effects(
+    rows: pd.DataFrame, test_set: str, original: int, target: int, start: str, *, valid: bool, model: str
+) -> dict[Claim, Tested]:
+    """The claims of Tables 1 and 2 on one test set, the published shares first, and what decides each;
+    SF-Attn's share is the headline.
+
+    `start`: the best of what needs no training, of which improvements are counted.
     """
     at_target, at_original = losses(rows, test_set, target), losses(rows, test_set, original)
     if "sf" not in at_target.by_method:
-        return []
+        return {}
     blank = Claim(test_set, "", "not decided", unit=NATS, table=_table(test_set), model=model)
     blank = blank if valid else replace(blank, reason=NOT_VALID)
     ours = replace(blank, restated=True)
@@ -139,7 +159,7 @@ def table_claims(
     for other in (name for name in ("short", "sf_shifted") if name in at_target.by_method):
         sentence = f"SF-Attn is better than {LABELS[other]}"
         effects[replace(ours, sentence=sentence)] = at_target.lead("sf", other)
-    return family(effects)
+    return effects
 
 
 def _less_sure(*effects: Effect) -> Effect:

@@ -113,9 +113,13 @@ def _known(path: Path) -> str:
     return ", ".join(sorted(known.name for known in Path("configs/recipes").glob("*.yaml"))) or "none"
 
 
-def missing_texts(recipe: Recipe) -> list[str]:
-    """The recipe's folders and files of text that are not on this machine."""
-    corpora = [*recipe.seen, *(texts.corpus for texts in recipe.texts.values())]
+def missing_texts(recipe: Recipe, *, tested: bool = True) -> list[str]:
+    """The recipe's folders and files of text that are not on this machine; without `tested` only of those
+    that are trained on.
+    """
+    corpora = [recipe.training.corpus]
+    if tested:
+        corpora = [*recipe.seen, *(texts.corpus for texts in recipe.texts.values())]
     sources = dict.fromkeys(corpus.source for corpus in corpora)
     return [source for source in sources if present_source(source, "") != source]
 

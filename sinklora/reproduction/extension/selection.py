@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from sinklora.evaluate.paired_effects import Effect, difference
+from sinklora.reproduction.extension.comparison import document_of
 from sinklora.reproduction.extension.readings import FULL, joined, made_of, read
 from sinklora.reproduction.extension.recipe import VALIDATION, Recipe
 from sinklora.reproduction.extension.study import ExtensionStudy, baselines, measure
@@ -176,14 +177,15 @@ def improvement(rows: pd.DataFrame, reference: str = "full") -> Effect:
     trained = rows[(rows.method == reference) & (rows["learning rate"] == rate)]
     untrained = rows[rows.method == start]
     means = [
-        _by_piece(of_method[of_method.context == of_method.context.max()])
+        _by_document(of_method[of_method.context == of_method.context.max()])
         for of_method in (untrained, trained)
     ]
     return difference(*(mean.loc[means[0].index].to_numpy()[None] for mean in means))
 
 
-def _by_piece(rows: pd.DataFrame) -> "pd.Series[float]":
-    return rows.groupby("piece").nll.mean()
+def _by_document(rows: pd.DataFrame) -> "pd.Series[float]":
+    by_piece = rows.groupby("piece").nll.mean()
+    return by_piece.groupby(document_of).mean()
 
 
 def is_valid(rows: pd.DataFrame, reference: str = "full") -> bool:

@@ -53,7 +53,10 @@ def pass_key_claims(rows: pd.DataFrame, own: int, context: int, model: str) -> l
             told = replace(claim, sentence=sentence, n=_keys(lead), restated=ours, headline=ours)
             effects[told] = lead
     if beyond and "sf" in known:
-        sentence = f"more than half of the keys come back beyond them, at {_listed(beyond)} tokens"
+        sentence = (
+            f"extended with SF-Attn a model gives more than half of the keys back beyond the trained "
+            f"{context} tokens, at {_listed(beyond)}"
+        )
         ahead = effect(lambda share: share - 0.5, _answers(rows, "sf", beyond))
         effects[replace(claim, sentence=sentence, n=_keys(ahead), restated=True)] = ahead
     if trained and {"sf", "full"} <= known:

@@ -11,8 +11,10 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerFast
 from typer.testing import CliRunner
 
 from longbench_records import fields_of, write_records
+from penalties import penalised
 from sinklora import CachePolicy, Local
 from sinklora.evaluate.longbench.commands import commands
+from sinklora.evaluate.longbench.prediction_run import PredictionRun
 from sinklora.evaluate.longbench.predictions import chat_format, predict, prompt_ids
 from sinklora.evaluate.longbench.records import (
     Record,
@@ -189,14 +191,14 @@ def count_generations(
 def test_predictions_are_greedy_and_in_the_official_format(
     tmp_path: Path, run: Predict, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    model.generation_config.update(do_sample=True, temperature=9.0, top_k=50)
     model.train()
-    made = run(RECORDS[:1], tmp_path / "new" / "qasper.jsonl")
+    with penalised(model):
+        made = run(RECORDS[:1], tmp_path / "new" / "qasper.jsonl", max_new_tokens=24)
     assert model.training
     model.eval()
     ids = prompt_ids(tokenizer, RECORDS[0], "qasper", 40)
     start = len(ids)
-    while len(ids) < start + 4 and ids[-1] != tokenizer.eos_token_id:
+    while len(ids) < start + 24 and ids[-1] != tokenizer.eos_token_id:
         with torch.no_grad():
             ids.append(int(model(torch.tensor([ids])).logits[0, -1].argmax()))
     assert made[0].pred == tokenizer.decode(ids[start:], skip_special_tokens=True)
@@ -365,6 +367,32 @@ def test_predict_and_score_from_the_command_line(
     assert read_predictions(out / "hotpotqa.jsonl")[1].pred == answered(
         model, tokenizer, records[1], Local(8)
     )
+
+
+def test_a_folder_is_continued_in_its_own_precision(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """That of a packaged model is the machine's choice; folders of before did not say it."""
+    data, out = tmp_path / "data", tmp_path / "out"
+    data.mkdir()
+    write_records(data / "hotpotqa.jsonl", [record(0, "hotpotqa")])
+    model.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    module = "sinklora.evaluate.longbench.prediction_run"
+    monkeypatch.setattr(f"{module}.packaged_model", lambda name: object())
+    run = PredictionRun(str(tmp_path / "model"), str(data), out, max_length=40)
+    run.write()
+    settings = json.loads((out / "settings.json").read_text())
+    run.write()
+    monkeypatch.setattr(f"{module}.dtype_of", lambda *_: torch.bfloat16)
+    with pytest.raises(ValueError, match="use another folder"):
+        run.write()
+    del settings["dtype"]
+    (out / "settings.json").write_text(json.dumps(settings))
+    run.write()
 
 
 def answered(

@@ -262,15 +262,20 @@ def test_what_is_read_and_asked_after_each_prompt() -> None:
         "after 200 tokens 8 passages, and 2 draws of 4 facts in each of 32; "
         "after 300 tokens 4 passages, and one draw of 16 facts in each of 2"
     )
-    code = study.of_other_text(CorpusSpec("installed:"))
+    code = study.of_code(CorpusSpec("installed:"))
     assert code.in_words() == "after 100 tokens 64 passages, and one draw of 4 facts in each of 16"
-    assert code.corpus.source == "installed:" and code.text.per_document == 1
+    assert code.corpus.source == "installed:" and code.text.per_document == 1 and code.text.code
     assert list(code.policies_at(100)) == ["replay", *OLD, *LONG_RIVALS]
 
 
 def test_prompts_that_cannot_be_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"long_prompts: draws=3 of 200 tokens; there are 2 seeds"):
-        study_of((100,), (LongPrompt(200, 8, 3),), (0, 1))
+    assert [text.seed for text in study_of((), (LongPrompt(200, 8, 3),), (5, 6)).texts()] == [5, 6]
+    with pytest.raises(ValueError, match=r"prompts=\(\): give a length"):
+        study_of((), (), (0,))
+    with pytest.raises(ValueError, match="seeds"):
+        study_of((100,), (), (0, 0))
+    with pytest.raises(ValueError, match="facts"):
+        LongPrompt(100, facts=400)
     with pytest.raises(ValueError, match=r"prompts of \(100, 100\) tokens; give each length once"):
         study_of((100,), (LongPrompt(100),), (0,))
     with pytest.raises(ValueError, match="draws"):

@@ -79,6 +79,15 @@ def test_an_improvement_is_paired_by_piece_whatever_their_order() -> None:
     assert improvement(given.iloc[::-1]).estimate == improvement(given).estimate == pytest.approx(2.2)
 
 
+def test_pieces_of_one_book_are_one_unit() -> None:
+    given = rows({0.3: 1.8})
+    assert is_valid(rows({0.3: 0.7})) and improvement(given).documents == 2
+    same_book = given.assign(piece="a book:" + given.piece.astype(str))
+    found = improvement(same_book)
+    assert (found.estimate, found.documents) == (pytest.approx(0.2), 1)
+    assert not is_valid(rows({0.3: 0.7}).assign(piece=same_book.piece))
+
+
 def test_the_last_doubling_may_change_one_per_cent() -> None:
     assert is_converged(pd.Series({15: 3.0, 30: 2.0, 60: 1.991}))
     assert not is_converged(pd.Series({15: 3.0, 60: 1.98, 30: 2.0}))

@@ -58,7 +58,7 @@ def test_pass_keys_decide(sf: dict[int, int], full: dict[int, int], outcomes: li
     assert [claim.outcome for claim in claims] == outcomes
     assert claims[0].estimate == pytest.approx((sf[1024] + sf[2048]) / 40)
     assert claims[1].estimate == pytest.approx(sf[4096] / 20 - 0.5)
-    assert claims[0].n == "1 seed × 40 keys" and "at 4096 tokens" in claims[1].sentence
+    assert claims[0].n == "1 seed × 40 keys" and "the trained 2048 tokens, at 4096" in claims[1].sentence
 
 
 def test_training_is_compared_with_doing_nothing() -> None:
@@ -91,7 +91,7 @@ def test_models_that_were_not_asked_are_claimed_nothing_of() -> None:
 def test_where_only_longer_documents_were_asked_nothing_is_compared_up_to_the_context() -> None:
     rows = measured(ALL, ALL)
     [beyond] = pass_key_claims(rows[rows.tokens > 2048], 512, 2048, "small")
-    assert "at 4096 tokens" in beyond.sentence
+    assert "the trained 2048 tokens, at 4096" in beyond.sentence
 
 
 @pytest.mark.parametrize(

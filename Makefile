@@ -88,9 +88,8 @@ docs-serve: $(STAMP) ## show the documentation site on this machine (127.0.0.1:8
 gpu: $(STAMP) ## run everything that wants a GPU into results/gpu; MINUTES=9 stops in time and goes on the next time
 	$(PY) -m sinklora gpu $(if $(MINUTES),--minutes $(MINUTES)) $(if $(ONLY),--only $(ONLY))
 
-# glibc would otherwise hand memory back between calls, and page faults would be timed instead of attention.
 bench: $(STAMP) ## print time and memory of patterns, caches and training steps, as ratios to full attention
-	MALLOC_MMAP_THRESHOLD_=2000000000 MALLOC_TRIM_THRESHOLD_=8000000000 $(PY) benchmarks/attention.py --out $(OUT)
+	$(PY) benchmarks/attention.py --out $(OUT)
 	$(PY) benchmarks/kv_cache.py --out $(OUT)
 	$(PY) benchmarks/kv_cache.py --only generation --prompts 32768 --batch 1 --repeats 2 --label 32k --out $(OUT)
 	$(PY) benchmarks/training.py --out $(OUT)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -20,8 +21,8 @@ from sinklora.evaluate.operator_count import operators_per_layer
 from sinklora.evaluate.timing import in_rounds, median_ratio
 from sinklora.hf.budget_cache import BudgetCache
 from sinklora.pretrained.loading import load
-from sinklora.records.provenance import current_provenance
 from sinklora.records.runs import remember
+from sinklora.reproduction.cache.generation_study import machine_and_sources
 
 COUNTED = 128  # tokens of the prompt whose operators are counted: enough for the budget to evict
 
@@ -95,14 +96,15 @@ def count_operators(options: RealModelOptions, name: str) -> list[float]:
 
 
 def cell(options: RealModelOptions, compute: Callable[..., Any], *arguments: Any) -> Any:
-    """What `compute(options, *arguments)` gives, measured once for these options, versions and machine."""
-    known = current_provenance()
+    """What `compute(options, *arguments)` gives, measured once for these options, sources, versions and
+    machine.
+    """
     decide = ("model", "dtype", "device", "threads", "budget", "steps", "repeats")
     key = {
         "real_model": compute.__name__,
         "arguments": list(arguments),
         "options": {name: getattr(options, name) for name in decide} | {"caches": options.compared_caches},
-        **{name: known[name] for name in ("commit", "versions", "hardware")},
+        **machine_and_sources(Path(__file__)),
     }
     return remember(key, lambda: compute(options, *arguments), runs=options.runs, prefix="real", name="cell")
 

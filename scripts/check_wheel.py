@@ -6,6 +6,7 @@ What it proves: the wheel holds all that the library needs, the commands start, 
 checkout. Ends with 1, and the output of what failed, where it does not.
 """
 
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -35,6 +36,8 @@ sinklora.save_adapter(model, "adapter")
 print("used", sinklora.__version__)
 """
 
+NOT_PACKED = (".*", "build", "dist", "out", "runs", "results", "*.egg-info", "__pycache__")
+
 COMMANDS = (["--help"], ["train", "--help"], ["chat", "--help"], ["estimate", "--help"])
 
 
@@ -49,9 +52,11 @@ def check(
     root = Path(__file__).resolve().parent.parent
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        wheels = keep.resolve() if keep else folder / "wheels"
         pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
-        run([*pip, "wheel", "--no-deps", "--wheel-dir", str(wheels), str(root)], root)
+        # A copy, without what earlier builds left, which would be packed again.
+        source, wheels = folder / "source", folder / "wheels"
+        shutil.copytree(root, source, ignore=shutil.ignore_patterns(*NOT_PACKED))
+        run([*pip, "wheel", "--no-deps", "--wheel-dir", str(wheels), str(source)], root)
         [wheel] = wheels.glob("sinklora-*.whl")
         run([*pip, "install", "--no-deps", "--target", str(folder / "site"), str(wheel)], folder)
         # The rest of the environment comes last, so that its own sinklora, if any, is not the one in use.
@@ -61,6 +66,9 @@ def check(
         for arguments in COMMANDS:
             call = f"sys.argv = {['sinklora', *arguments]!r}\nfrom sinklora.cli import main\nmain()"
             run([*python, paths + call], folder)
+        if keep:
+            keep.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(wheel, keep)
 
 
 def run(command: list[str], folder: Path) -> str:

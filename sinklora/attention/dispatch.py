@@ -1,4 +1,7 @@
-"""`attend`: exact attention by a pattern, in time and memory proportional to what the pattern sees."""
+"""`attend`: exact attention by a pattern, for windows in time and memory proportional to what they see.
+
+On the CPU other patterns (fixed, stride, random) hold their mask.
+"""
 
 from __future__ import annotations
 

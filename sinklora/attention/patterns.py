@@ -118,6 +118,8 @@ def find_pattern(name_or_pattern: str | Pattern) -> Pattern:
         if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name) or call.args:
             raise SyntaxError
         values = {str(k.arg): ast.literal_eval(k.value) for k in call.keywords}
+        if len(values) < len(call.keywords):
+            raise ValueError("a field is given twice")
         return dataclasses.replace(known[name], **_present_names(type(known[name]), values))
     except (SyntaxError, ValueError, TypeError) as error:
         raise ValueError(

@@ -5,6 +5,7 @@ SinkLoRA, arXiv 2406.05678, section 3.3; H2O, arXiv 2306.14048.
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -105,6 +106,7 @@ class BudgetCache(CalledCache):
         turning = RotaryPositions.of_model(transformer, purpose) if rotates else None
         rotation = turning if positions == "cache" else None
         self._trained_length, self._warned = trained_length(config), False
+        self._config, self._rope = config, copy.deepcopy(_rope_of(config))
         # A second list, because that of transformers may hold layers of every kind.
         self.budget_layers = [
             BudgetCacheLayer(policy, prefill_chunk, rotation, turning, compiled)
@@ -120,8 +122,8 @@ class BudgetCache(CalledCache):
     def begin_call(self, model: PreTrainedModel, options: Mapping[str, Any]) -> None:
         """A model is called with this cache.
 
-        ValueError where it was told not to use one, or to return attention, and where the call before was
-        interrupted before all layers had attended.
+        ValueError where it was told not to use one, or to return attention, where its positions are not those
+        that the cache was made for, and where the call before was interrupted before all layers had attended.
         """
         if _asked(model, options, "use_cache") is False:
             raise ValueError(
@@ -132,6 +134,11 @@ class BudgetCache(CalledCache):
             raise ValueError(
                 "output_attentions=True (an argument, or the model's config) with a BudgetCache, which "
                 "returns none: leave it out, or take transformers' DynamicCache"
+            )
+        if _rope_of(self._config) != self._rope:
+            raise ValueError(
+                "past_key_values: the model's positions were changed (extend_context, restore_rope) after "
+                "this cache was made for it; make a new BudgetCache"
             )
         if self._in_call:
             self._finish_interrupted_call()
@@ -246,6 +253,11 @@ class BudgetCache(CalledCache):
     def kept_positions(self, layer: int) -> Tensor:
         """Positions of the tokens a layer keeps, ascending [B, Hkv, slots]; -1 fills rows that keep fewer."""
         return self.budget_layers[layer].kept_positions()
+
+
+def _rope_of(config: PreTrainedConfig) -> tuple[Any, Any]:
+    """How a config's positions are scaled, and how far they go."""
+    return getattr(config, "rope_parameters", None), getattr(config, "max_position_embeddings", None)
 
 
 def _asked(model: PreTrainedModel, options: Mapping[str, Any], name: str) -> Any:

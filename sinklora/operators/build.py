@@ -86,8 +86,8 @@ def _loaded(operator: CompiledOperator) -> Callable[..., Any] | None:
     if sys.platform != "linux" or capability not in INSTRUCTIONS:
         logger.debug("%s is not compiled for %s with %s instructions", name, sys.platform, capability)
         return None
-    library = operator.library_path()
     try:
+        library = operator.library_path()
         if not library.exists():
             operator.compile(library)
         try:
@@ -95,7 +95,7 @@ def _loaded(operator: CompiledOperator) -> Callable[..., Any] | None:
         except OSError:  # damaged, or built by another system that shares this folder
             operator.compile(library)
             torch.ops.load_library(library)
-    except (OSError, ImportError, RuntimeError, subprocess.SubprocessError) as error:
+    except (OSError, ImportError, RuntimeError, ValueError, subprocess.SubprocessError) as error:
         # A compiler's message is in the error's output.
         logger.debug("%s is not compiled: %s\n%s", name, error, getattr(error, "stderr", None) or "")
         return None

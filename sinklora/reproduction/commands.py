@@ -89,9 +89,12 @@ def ready_environment(wait: bool) -> None:
 
 
 def stop_when_told() -> None:
-    """Where a scheduler or a closed terminal ends this process, it ends as after an error does."""
+    """Where a scheduler or a closed terminal ends this process, it ends as after an error does; what it was
+    started to ignore (`nohup`) it goes on ignoring.
+    """
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _stop)
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _stop)
 
 
 @told_in_a_sentence

@@ -201,12 +201,13 @@ def run_steps(
     for step in chosen:
         key = {"step": step.name, "run": list(step.run), "commit": commit}
         run = RunDirectory(runs, key, prefix=f"gpu-{step.name}")
-        if commit is not None and run.state() == "finished":
-            say(f"{step.name}: finished before")
-            continue
-        seconds = end - time.monotonic()
-        if seconds < LEAST_SECONDS or not _run(step, run, seconds, say):
-            left.append(step.name)
+        with run.lock(wait=True):  # two starts would time each other
+            if commit is not None and run.state() == "finished":
+                say(f"{step.name}: finished before")
+                continue
+            seconds = end - time.monotonic()
+            if seconds < LEAST_SECONDS or not _run(step, run, seconds, say):
+                left.append(step.name)
     return left
 
 

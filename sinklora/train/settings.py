@@ -8,6 +8,7 @@ from pydantic import Field
 
 from sinklora.attention.pattern import Pattern
 from sinklora.attention.patterns import find_pattern
+from sinklora.attention.sequence_parallel.plan import windows_to_cut
 from sinklora.pretrained.catalogue import packaged_model
 from sinklora.records.checks import Count, NotNegative, Positive, Share, check_fields, one_of
 from sinklora.train.pattern_schedules import find_schedule
@@ -97,11 +98,11 @@ class TrainingSettings:
         if self.compile:
             raise ValueError(f"{what}: not together with compile=True, whose graphs hold no exchange")
         schedule = find_schedule(self.pattern)
-        patterns = [p for _, p in schedule.stages] if schedule else [self.pattern_at(0, 1)]
-        if any(pattern.windows() is None for pattern in patterns):
-            raise ValueError(
-                f"{what}: rows are cut for patterns of windows alone, got pattern={self.pattern!r}"
-            )
+        for pattern in [p for _, p in schedule.stages] if schedule else [self.pattern_at(0, 1)]:
+            try:
+                windows_to_cut(pattern)
+            except ValueError as error:
+                raise ValueError(f"{what}: pattern={self.pattern!r}: {error}") from error
 
     @property
     def frozen_dtype(self) -> str:

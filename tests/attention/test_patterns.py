@@ -508,6 +508,7 @@ def test_a_name_may_give_fields() -> None:
         "sf(sink_tokens=print(1))",
         "sff(sink_tokens=8)",
         "sf(shifted=0.5, shifted_fraction=0.5)",
+        "sf(sink_tokens=8, sink_tokens=9)",
     ],
 )
 def test_wrong_fields_are_named(name: str) -> None:

@@ -25,6 +25,7 @@ from sinklora.cache.tova import TOVA
 from sinklora.evaluate.generation_cost import cache_bound_model
 from sinklora.evaluate.memory import TensorMemory
 from sinklora.hf.budget_cache import BudgetCache
+from sinklora.hf.rope import extend_context
 from tiny_models import tiny_model
 
 TOKENS, PROMPT = 26, 17
@@ -122,6 +123,16 @@ def test_a_reset_cache_is_a_new_one() -> None:
     cache.reset()
     assert cache.get_seq_length() == 0
     assert generate(model, cache, "greedy").tolist() == expected.tolist()
+
+
+@torch.no_grad()
+def test_a_cache_of_other_positions_is_refused() -> None:
+    model = tiny_model("llama-gqa")
+    cache = BudgetCache(model, StreamingLLM(8), positions="cache")
+    extend_context(model, 4 * model.config.max_position_embeddings)
+    with pytest.raises(ValueError, match=r"positions were changed .* make a new BudgetCache"):
+        model(torch.ones(1, 12, dtype=torch.long), past_key_values=cache)
+    model(torch.ones(1, 12, dtype=torch.long), past_key_values=BudgetCache(model, StreamingLLM(8)))
 
 
 def test_the_model_itself_stays_as_it_was() -> None:

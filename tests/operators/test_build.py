@@ -11,7 +11,7 @@ import torch
 
 from helpers import rest_slow
 from sinklora.cache.column_sums_cpu import COLUMN_SUMS
-from sinklora.operators.build import INSTRUCTIONS
+from sinklora.operators.build import INSTRUCTIONS, CompiledOperator
 
 needs_compiler = pytest.mark.skipif(
     torch.backends.cpu.get_cpu_capability() not in INSTRUCTIONS or shutil.which("c++") is None,
@@ -48,7 +48,7 @@ def copying_compiler(folder: Path, library: Path) -> str:
     return str(script)
 
 
-@pytest.mark.parametrize("compiler", rest_slow(["/nowhere/c++", "false"]))
+@pytest.mark.parametrize("compiler", rest_slow(["/nowhere/c++", "false", 'g++ "']))
 def test_without_a_working_compiler_attention_goes_on_in_blocks(compiler: str, tmp_path: Path) -> None:
     done = long_prompt(tmp_path, compiler)
     assert done.stdout == "in blocks\n"
@@ -83,3 +83,13 @@ def test_a_failed_build_leaves_nothing_and_says_why(tmp_path: Path, monkeypatch:
         COLUMN_SUMS.compile(library)
     assert "no-such-option" in failed.value.stderr
     assert not list(library.parent.iterdir())
+
+
+def test_without_a_folder_for_libraries_there_is_no_operator(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user without a home, and no SINKLORA_CACHE."""
+
+    def homeless(*_: object) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr("sinklora.operators.build.cache_folder", homeless)
+    assert CompiledOperator("another_name", COLUMN_SUMS.source).find() is None

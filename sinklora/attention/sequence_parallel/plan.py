@@ -15,6 +15,7 @@ from torch import Tensor
 
 from sinklora.attention.kinds.windows import AttentionPattern
 from sinklora.attention.packed_windows import Windows, windows_of
+from sinklora.attention.pattern import Pattern
 from sinklora.ranges import check_count
 
 
@@ -48,6 +49,25 @@ class Route:
     own: Tensor
     received: tuple[Tensor, ...]
     sent: tuple[Tensor, ...]
+
+
+def windows_to_cut(pattern: Pattern) -> AttentionPattern:
+    """The windows of a pattern whose rows can be cut over several processes; ValueError, with the reason, for
+    any other.
+    """
+    windows = pattern.windows()
+    kind = type(pattern).__name__
+    if windows is None:
+        raise ValueError(
+            f"{kind} does not consist of windows, and rows can be cut over several processes for windows "
+            "alone (sf, s2, short, full, ...): choose one of them, or a process"
+        )
+    if pattern.whole_rows_only:
+        raise ValueError(
+            f"{kind} moves tokens before or after attention, for which a process needs whole rows: choose "
+            "windows alone (sf, s2, short, full, ...), or a process"
+        )
+    return windows
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,7 +12,7 @@ from torch import Tensor
 from sinklora.attention.packed_windows import Rows, Windows, padded_rows
 from sinklora.attention.pattern import Pattern
 from sinklora.attention.sequence_parallel.collectives import Group
-from sinklora.attention.sequence_parallel.plan import Route, SequencePlan
+from sinklora.attention.sequence_parallel.plan import Route, SequencePlan, windows_to_cut
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +71,12 @@ class SequenceShard:
 
     @classmethod
     def cut(cls, document_ids: Tensor, group: Group = None) -> SequenceShard:
-        """The shard of rows of any length: they are filled up with a document of its own id, -1."""
+        """The shard of rows of any length: they are filled up with a document of its own id, -1.
+
+        Raises ValueError for ids below 0, which would be taken for filling.
+        """
+        if int(document_ids.min()) < 0:
+            raise ValueError(f"document_ids: has {int(document_ids.min())}; number documents from 0 on")
         missing = -document_ids.shape[1] % dist.get_world_size(group)
         return cls(torch.nn.functional.pad(document_ids, (0, missing), value=-1), group)
 
@@ -91,15 +96,9 @@ class SequenceShard:
         return torch.nn.functional.pad(part, padding, value=fill)
 
     def layout(self, pattern: Pattern, heads: int, kv_heads: int) -> ShardLayout:
-        """Who needs what for this pattern; ValueError for one that does not consist of windows."""
+        """Who needs what for this pattern; ValueError for one whose rows cannot be cut (`windows_to_cut`)."""
         key = (pattern, heads, kv_heads)
         if key not in self._layouts:
-            windows = pattern.windows()
-            if windows is None:
-                raise ValueError(
-                    f"{type(pattern).__name__} does not consist of windows, and rows can be cut over several "
-                    "processes for windows alone (sf, s2, short, full, ...): choose one of them, or a process"
-                )
-            plan = SequencePlan(windows, self.ranks, heads, kv_heads, self.document_ids)
+            plan = SequencePlan(windows_to_cut(pattern), self.ranks, heads, kv_heads, self.document_ids)
             self._layouts[key] = ShardLayout(plan, self.rank)
         return self._layouts[key]

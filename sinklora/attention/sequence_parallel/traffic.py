@@ -8,7 +8,7 @@ from statistics import mean
 import torch
 
 from sinklora.attention.pattern import Pattern
-from sinklora.attention.sequence_parallel.plan import SequencePlan
+from sinklora.attention.sequence_parallel.plan import SequencePlan, windows_to_cut
 from sinklora.ranges import check_count
 
 
@@ -44,16 +44,10 @@ class Traffic:
 def planned_traffic(shape: AttentionShape, pattern: Pattern, tokens: int, ranks: int) -> Traffic:
     """What the plan of a pattern sends, for a row of `tokens`, a multiple of `ranks`.
 
-    The backward pass sends as much once more: gradients of what was sent. ValueError for a pattern without
-    windows.
+    The backward pass sends as much once more: gradients of what was sent. ValueError as `windows_to_cut`.
     """
-    windows = pattern.windows()
-    if windows is None:
-        raise ValueError(
-            f"{type(pattern).__name__} does not consist of windows: choose sf, s2, short or full"
-        )
     ids = torch.zeros(1, tokens, dtype=torch.long)
-    plan = SequencePlan(windows, ranks, shape.heads, shape.kv_heads, ids)
+    plan = SequencePlan(windows_to_cut(pattern), ranks, shape.heads, shape.kv_heads, ids)
     sent = [sum(sent_bytes(plan, rank, shape)) / plan.shard_tokens for rank in range(ranks)]
     return Traffic(mean(sent), max(sent))
 

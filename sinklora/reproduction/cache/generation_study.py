@@ -20,6 +20,7 @@ from sinklora.evaluate.timing import median_ratio
 from sinklora.hf.budget_cache import BudgetCache
 from sinklora.hf.device import default_device
 from sinklora.records.checks import Count, check_fields
+from sinklora.records.files import contents_hash
 from sinklora.records.provenance import current_provenance
 from sinklora.records.runs import remember, run_records
 from sinklora.records.tables import Column, Estimate, Number, Table, part
@@ -42,6 +43,18 @@ def timed_caches(model: PreTrainedModel) -> dict[str, Callable[[], BudgetCache]]
         **{f"{name} 20%": make_policy(name, 0.2) for name in ("local", "streaming", "novelty")},
     }
     return {name: partial(BudgetCache, model, policy) for name, policy in timed.items()}
+
+
+PACKAGE = Path(__file__).parents[2]
+
+# What is timed, and how.
+SOURCES = (
+    *("attention", "cache", "hf", "operators", "pretrained"),
+    *(
+        f"evaluate/{name}.py"
+        for name in ("generation_cost", "generation_spec", "memory", "own_process", "timing")
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -81,13 +94,12 @@ def measure_generation(
     cache's `peak (bytes)` in that setting.
 
     Each setting's times and its peaks are run directories of their own, for this machine, these versions and
-    this commit: what another state of the code took says nothing of this one. `rows.attrs["runs"]` records
-    them.
+    these sources: what other code took says nothing of this one. `rows.attrs["runs"]` records them.
     """
     frames, used = [], list[Path]()
     for batch, prompt in tqdm(study.settings, desc="generation", disable=not progress):
         spec = study.spec(batch, prompt)
-        key = {"generation": asdict(spec), **base_key(study.base), "machine": _machine()}
+        key = {"generation": asdict(spec), **base_key(study.base), "machine": machine_and_sources()}
         times = partial(time_generation, spec, study.rounds)
         timed = remember({**key, "rounds": study.rounds}, times, runs=runs, prefix="generation", used=used)
         peaks = remember(
@@ -107,9 +119,13 @@ def measure_generation(
     return frame
 
 
-def _machine() -> dict[str, Any]:
+def machine_and_sources(*further: Path) -> dict[str, Any]:
+    """What decides what generation takes besides model and setting, in JSON types: what this package's
+    sources for it hold, and `further` files.
+    """
     known = current_provenance()
-    return {name: known[name] for name in ("commit", "dirty", "versions", "hardware", "threads")}
+    sources = contents_hash(*(PACKAGE / part for part in SOURCES), *further)
+    return {name: known[name] for name in ("versions", "hardware", "threads")} | {"sources": sources}
 
 
 def whole_seconds(rows: pd.DataFrame, new_tokens: int) -> "pd.Series[float]":

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -79,6 +80,9 @@ def _made(places: Places, plan: WorkflowPlan) -> Iterator[tuple[Path, Path]]:
     yield folder / "report.done", places.results / plan.profile / "report.html"
 
 
+CANCELLING = 120  # seconds that Snakemake has to cancel its jobs
+
+
 def snakemake(places: Places, folder: Path, on: str, plan: Path, options: Sequence[str] = ()) -> None:
     """Run the plan's jobs that are left. Raises ImportError without Snakemake, WorkflowFailedError."""
     check_choice("on", on, WHERE)
@@ -90,11 +94,29 @@ def snakemake(places: Places, folder: Path, on: str, plan: Path, options: Sequen
     command += ["--runtime-source-cache-path", str(folder / ".sources"), "--nolock", *options]
     command += ["--slurm-status-command", _status_command()] if on == "slurm" else []
     command += ["--config", f"plan={plan}"]
-    if subprocess.run(command, check=False).returncode:
+    if exit_status(command):
         raise WorkflowFailedError(
             f"some jobs failed; their logs are in {folder / 'logs'}, what others finished is kept, and the "
             "same command goes on from there"
         )
+
+
+def exit_status(command: Sequence[str]) -> int:
+    """The exit status of Snakemake. Where this process is told to end, Snakemake cancels its jobs first: they
+    would go on, and run beside those of the next start.
+    """
+    process = subprocess.Popen(command)
+    try:
+        return process.wait()
+    except (KeyboardInterrupt, SystemExit) as told:
+        # A terminal's Ctrl-C reached it as well, and a second one would end it while it cancels.
+        if not (isinstance(told, KeyboardInterrupt) and sys.stdin.isatty()):
+            process.send_signal(signal.SIGINT)
+        try:
+            process.wait(CANCELLING)
+        except subprocess.TimeoutExpired:
+            process.kill()
+        raise
 
 
 def _status_command() -> str:

@@ -1,16 +1,19 @@
 """Bytes sent: the numbers of small cases worked out by hand."""
 
 import pytest
+import torch
 
 from helpers import assert_close
 from sinklora.attention.kinds.windows import AttentionPattern
-from sinklora.attention.patterns import FULL, RANDOM, SF, SF_SHIFTED, SHORT
+from sinklora.attention.patterns import FULL, RANDOM, SF, SF_SHIFTED, SHORT, find_pattern
+from sinklora.attention.sequence_parallel.shard import SequenceShard
 from sinklora.attention.sequence_parallel.traffic import (
     AttentionShape,
     planned_traffic,
     ring_traffic,
     ulysses_traffic,
 )
+from sinklora.train.spec import TrainSpec
 
 LLAMA = AttentionShape(32, 32, 128)  # one layer of Llama-2-7B in bfloat16
 SMALL = AttentionShape(2, 2, 1, 1)  # a token of one head: one byte of keys, one of values
@@ -65,3 +68,23 @@ def test_what_has_no_plan_is_named() -> None:
         ulysses_traffic(AttentionShape(64, 8, 128), 16)
     with pytest.raises(ValueError, match="ranks=3 must divide the 8 key/value heads"):
         ulysses_traffic(AttentionShape(64, 8, 128), 3)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "words"),
+    [("random", "does not consist of windows"), ("shift_up", "moves tokens before or after attention")],
+)
+def test_patterns_whose_rows_cannot_be_cut_are_refused(pattern: str, words: str) -> None:
+    """Rolled patterns have windows, and do more than attend in them."""
+    with pytest.raises(ValueError, match=words):
+        planned_traffic(LLAMA, find_pattern(pattern), 32_768, 4)
+    shard = SequenceShard(torch.zeros(1, 8, dtype=torch.long))
+    with pytest.raises(ValueError, match=words):
+        shard.layout(find_pattern(pattern), 4, 2)
+    with pytest.raises(ValueError, match=f"sequence_parallel=2: pattern='{pattern}': .*{words}"):
+        TrainSpec(pattern=pattern, sequence_parallel=2)
+
+
+def test_ids_that_would_be_taken_for_filling_are_refused() -> None:
+    with pytest.raises(ValueError, match="document_ids: has -1; number documents from 0 on"):
+        SequenceShard.cut(torch.tensor([[0, 0, -1]]))

@@ -2,6 +2,9 @@
 
 import json
 import re
+import signal
+import subprocess
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -88,3 +91,42 @@ def test_marks_of_what_is_gone_are_forgotten(tmp_path: Path) -> None:
         file.unlink()
         assert forget_lost_marks(places, plan) == [Path(mark).stem] and not (folder / mark).exists()
     assert list(folder.rglob("*.done")) == [diverged], "a training that diverged is not tried again"
+
+
+CANCELS = """
+import signal, sys, time
+def cancel(*_):
+    time.sleep(0.5)
+    open(sys.argv[1], "w").write("cancelled")
+    sys.exit(1)
+signal.signal(signal.SIGINT, cancel)
+print("ready", flush=True)
+time.sleep(60)
+"""
+
+
+def test_who_is_told_to_end_waits_until_jobs_are_cancelled(tmp_path: Path) -> None:
+    """They would go on beside those of the next start."""
+    mark = tmp_path / "mark"
+    program = (
+        "import signal, sys\n"
+        "from sinklora.reproduction.commands import stop_when_told\n"
+        "from sinklora.reproduction.workflow.launch import exit_status\n"
+        f"stop_when_told()\nexit_status([sys.executable, '-c', {CANCELS!r}, {str(mark)!r}])"
+    )
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    process.terminate()
+    assert process.wait(30) == 128 + signal.SIGTERM
+    assert mark.read_text() == "cancelled"
+
+
+def test_what_it_was_started_to_ignore_it_goes_on_ignoring() -> None:
+    program = (
+        "import os, signal\n"
+        "from sinklora.reproduction.commands import stop_when_told\n"
+        "signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does\n"
+        "stop_when_told()\nos.kill(os.getpid(), signal.SIGHUP)\nprint('goes on')"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "goes on\n"), done.stderr

@@ -33,8 +33,8 @@ def _known_source(source: str) -> str:
 
 @dataclass(frozen=True)
 class ExampleSource:
-    """Which examples: a source by name, the split of a hub's data set, and how many (None: all), from the
-    first on. Raises TypeError or ValueError naming the field.
+    """Which examples: a source by name, the split of a hub's data set (files have none), and how many (None:
+    all), from the first on. Raises TypeError or ValueError naming the field.
     """
 
     source: Annotated[str, AfterValidator(_known_source)]
@@ -43,6 +43,11 @@ class ExampleSource:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        if self.split != "train" and not self.source.startswith("hub:"):
+            raise ValueError(
+                f"split={self.split!r}: {self.source!r} has no splits, all of its examples are read; give a "
+                "file of its own"
+            )
 
 
 @dataclass(frozen=True)

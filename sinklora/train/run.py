@@ -20,6 +20,7 @@ from transformers import (
 
 from sinklora.hf.model_names import check_model_name
 from sinklora.hf.models import remove_pattern, use_pattern
+from sinklora.hf.probe import check_packing
 from sinklora.hf.rope import extend_context
 from sinklora.lora.adapter import lora_plus
 from sinklora.lora.checkpoint import load_adapter, save_adapter
@@ -75,8 +76,18 @@ def trainable_model(spec: Spec) -> torch.nn.Module:
     # Attention of a base in bfloat16 has a faster backward pass here, and that of cut rows is here alone.
     if spec.pattern != "full" or spec.frozen_dtype == "bfloat16" or spec.sequence_parallel > 1:
         use_pattern(model, spec.pattern_at(0, 1))
+    if spec.pack if isinstance(spec, InstructionSpec) else spec.separate_documents:
+        _check_packing(spec, model)
     set_seed(spec.seed)
     return lora_plus(model, rank=spec.rank, alpha=spec.alpha) if spec.method == "lora_plus" else model
+
+
+def _check_packing(spec: Spec, model: PreTrainedModel) -> None:
+    field = "pack=True" if isinstance(spec, InstructionSpec) else "separate_documents=True"
+    try:
+        check_packing(model)
+    except ValueError as error:
+        raise ValueError(f"{field}: with base={spec.base!r} and pattern={spec.pattern!r}: {error}") from error
 
 
 def train(

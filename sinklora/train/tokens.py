@@ -60,7 +60,11 @@ def tokenize_corpus(
     hash is made anew. Raises ValueError if the tokenizer has no BOS token.
     """
     if tokenizer.bos_token_id is None:
-        raise ValueError("tokenizer: has no BOS token; set tokenizer.bos_token before tokenizing")
+        name = tokenizer.name_or_path
+        raise ValueError(
+            f"tokenizer={name!r}: has no BOS token, with which documents begin; set one (bos_token, such as "
+            "its eos_token), save it with the model in a folder, and give that"
+        )
     documents, skipped = read_documents(spec)
     sha256 = content_hash(documents)
     key = hashlib.sha256(f"{sha256} {tokenizer_hash(tokenizer)}".encode()).hexdigest()[:24]

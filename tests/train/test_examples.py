@@ -79,3 +79,9 @@ def test_a_torn_line_and_a_missing_file_are_named(tmp_path: Path) -> None:
         read_examples(ExampleSource(f"parquet:{tmp_path / 'none.parquet'}"))
     with pytest.raises(ValueError, match="source='csv:x': expected one of jsonl:…, json:…"):
         ExampleSource("csv:x")
+
+
+def test_a_file_has_no_splits() -> None:
+    with pytest.raises(ValueError, match=r"split='validation': 'jsonl:a\.jsonl' has no splits"):
+        ExampleSource("jsonl:a.jsonl", split="validation")
+    assert ExampleSource("hub:a/b", split="validation").split == "validation"

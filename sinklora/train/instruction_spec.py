@@ -1,7 +1,7 @@
 """InstructionSpec: all that decides the outcome of instruction tuning, and what such a run is known by."""
 
 from dataclasses import asdict, dataclass, field
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 from sinklora.records.checks import Positive, one_of, read_fields
 from sinklora.train.chat_templates import TEMPLATE_NAMES
@@ -24,8 +24,6 @@ class InstructionSpec(TrainingSettings):
     answer tokens of its `batch_size` rows. `quantize`: the base held in 4 bits (QLoRA). The rest:
     `TrainingSettings`. Raises TypeError or ValueError naming the field.
     """
-
-    counts_labels: ClassVar[bool] = True
 
     examples: ExampleSource = field(kw_only=True)
     template: Annotated[str, one_of(TEMPLATE_NAMES)] | None = None
@@ -52,6 +50,11 @@ class InstructionSpec(TrainingSettings):
                 f"quantize={self.quantize!r}: needs method='lora_plus', bf16=True and no base_dtype of "
                 f"'float32', got {self.method!r}, {self.bf16}, {self.base_dtype!r}"
             )
+
+    @property
+    def counts_labels(self) -> bool:
+        """Answers are of any length."""
+        return True
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "InstructionSpec":

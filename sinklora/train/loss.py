@@ -52,10 +52,17 @@ class ChunkedLoss:
         over = (targets != IGNORED).sum().clamp(min=1) if counted is None else counted
         return self._summed(head, hidden[:, :-1], targets) / over
 
-    def of_shard(self, model: torch.nn.Module, rows: ShardedRows) -> torch.Tensor:
-        """This process's summand of the loss of rows that are cut along the sequence (scalar, float32)."""
+    def of_shard(
+        self, model: torch.nn.Module, rows: ShardedRows, counted: torch.Tensor | int | None = None
+    ) -> torch.Tensor:
+        """This process's summand of the loss of rows that are cut along the sequence (scalar, float32).
+
+        `counted` as above; None: over the labels of these rows.
+        """
         hidden, head = self._forward(model, **rows.inputs)
-        return self._summed(head, hidden, rows.targets) / max(rows.counted, 1)
+        return self._summed(head, hidden, rows.targets) / (
+            max(rows.counted, 1) if counted is None else counted
+        )
 
     def _forward(self, model: torch.nn.Module, **inputs: Any) -> tuple[torch.Tensor, torch.nn.Module]:
         """Last hidden states [B, N, W], and the output embedding."""

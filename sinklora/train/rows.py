@@ -91,11 +91,18 @@ class NeedleRows(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         return _separated(row, torch.tensor(positions[: self.context])) if self.separate_documents else row
 
     def _document(self, rng: random.Random, left: int, pass_key: bool) -> list[int]:
-        if pass_key and left >= 96:
-            document = fitted_pass_key(rng, self._count, rng.randint(96, left), rng.random()).text
-        else:
+        document = self._pass_key(rng, left) if pass_key and left >= 96 else None
+        if document is None:
             document = key_value_document(rng, rng.randint(2, 8))
         return self.tokenizer(document, add_special_tokens=False)["input_ids"]
+
+    def _pass_key(self, rng: random.Random, left: int) -> str | None:
+        """A pass-key document; None where the tokens drawn for it are too few for this tokenizer."""
+        tokens, depth = rng.randint(96, left), rng.random()
+        try:
+            return fitted_pass_key(rng, self._count, tokens, depth).text
+        except ValueError:
+            return None
 
     def _count(self, text: str) -> int:
         return len(self.tokenizer(text, add_special_tokens=False)["input_ids"])

@@ -2,7 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 from pydantic import Field
 
@@ -44,8 +44,6 @@ class TrainingSettings:
     known by it.
     Raises TypeError or ValueError naming the field.
     """
-
-    counts_labels: ClassVar[bool] = False  # rows have unequal numbers of labels: a step is their mean
 
     base: str = "data/base"
     context: Count = 2048
@@ -103,6 +101,11 @@ class TrainingSettings:
                 windows_to_cut(pattern)
             except ValueError as error:
                 raise ValueError(f"{what}: pattern={self.pattern!r}: {error}") from error
+
+    @property
+    def counts_labels(self) -> bool:
+        """Whether rows have unequal numbers of labels: a step's loss is the mean over all of its labels."""
+        return False
 
     @property
     def frozen_dtype(self) -> str:

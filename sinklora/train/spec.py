@@ -41,6 +41,11 @@ class TrainSpec(TrainingSettings):
                 "random_weights=True: needs method='full' (an adapter on random weights learns nothing)"
             )
 
+    @property
+    def counts_labels(self) -> bool:
+        """The first token of a separate document is none."""
+        return self.separate_documents
+
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "TrainSpec":
         """A spec from JSON or YAML values, as `read_fields` takes them."""
@@ -79,7 +84,9 @@ def identity(spec: TrainSpec, corpus: "TokenizedCorpus") -> dict[str, Any]:
     del fields["base_dtype"]  # the first runs had float32 alone, and are known without it
     half = {"frozen_dtype": spec.frozen_dtype} if spec.frozen_dtype != "float32" else {}
     hashes = {"base_sha256": base_hash(spec.base), "data_sha256": corpus.sha256}
-    return _with_former_names({**fields, **half, **stages, **hashes})
+    # Steps were once means of rows, which depended on how many were held at once.
+    counted = {"step": "mean over labels"} if spec.counts_labels else {}
+    return _with_former_names({**fields, **half, **stages, **hashes, **counted})
 
 
 def _with_former_names(values: dict[str, Any]) -> dict[str, Any]:

@@ -71,7 +71,7 @@ class ChunkedLossTrainer(Trainer):
                 loss = self.chunked_loss(model, counted=num_items_in_batch, **inputs)
             else:  # gradients become the mean over processes, of which each has a summand
                 rows = cut_rows(self.groups.group, **inputs)
-                loss = self.chunked_loss.of_shard(model, rows) * self.groups.size
+                loss = self.chunked_loss.of_shard(model, rows, num_items_in_batch) * self.groups.size
         if num_items_in_batch is not None:
             loss = loss * self.accelerator.num_processes  # which are averaged over, and share one count
         elif self.rounds is not None:

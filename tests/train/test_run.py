@@ -220,6 +220,20 @@ def test_retrieval_documents_stand_among_separate_ones(place: Path) -> None:
     assert len((run.path / "loss.csv").read_text().splitlines()) == 1 + 3
 
 
+def test_a_step_of_separate_documents_is_the_mean_over_its_labels(place: Path) -> None:
+    """Their first tokens are none, so that rows have unequal numbers; however many are held at once."""
+    changes = {"separate_documents": True, "recall_share": 0.5, "context": 128, "batch_size": 4, "steps": 1}
+    losses = []
+    for held in (1, 2, 4):
+        spec = spec_in(place, **changes, micro_batch_size=held, bf16=False, warmup_steps=0)
+        run = train_in(place, f"held-{held}", spec)
+        losses.append(float(_column(run.path / "loss.csv", ("step", "loss"))[0].split(",")[1]))
+    tokenizer = AutoTokenizer.from_pretrained(spec.base)
+    rows: Any = training_data(spec, tokenizer, cache=place / "cache", progress=False).rows
+    assert len({int((rows[i]["labels"] != -100).sum()) for i in range(len(rows))}) > 1
+    assert losses == pytest.approx([losses[0]] * 3, abs=1e-5)
+
+
 def test_more_than_half_of_the_rows_may_be_retrieval_documents(place: Path) -> None:
     spec = spec_in(place, recall_share=0.6)
     tokenizer = AutoTokenizer.from_pretrained(spec.base)

@@ -53,6 +53,7 @@ def _model_prompt(name: str, options: CacheOptions, tokens: int) -> Callable[[],
 def _peak(make: Prompt, name: str, options: CacheOptions) -> int:
     if options.device == "cuda":
         with torch.inference_mode():
+            make(name, options, 64)()  # libraries' workspaces come up before memory is counted
             run = make(name, options, options.memory_prompt)
             torch.cuda.synchronize()
             torch.cuda.reset_peak_memory_stats()

@@ -7,10 +7,10 @@ cache reads the same tokens and decodes, so that a busy machine slows all of the
 round, medians of all, with the range of decoding. "StaticCache (budget)" holds as many tokens as the budget
 keeps: it cannot read the whole prompt, so it reads that many, and its prompt has no ratio. Peak memory is
 what prompt and decoding add, each case in its own process; operators are those that the model dispatches,
-views aside, over layers. `training`: LoRA+ steps with checkpointing by SF-Attn and the other `--patterns`;
-`ideal` is the ratio of the FLOPs that they need. `compiled` (with `--compile`): decoding by the model as it
-is and by torch.compile(mode="reduce-overhead"), which captures CUDA graphs on a GPU. Each cell is kept under
-`--runs`: a stopped benchmark goes on.
+views aside, over layers. `training`: LoRA+ steps with checkpointing by SF-Attn and the other `--patterns`, on
+the CPU in turn; `ideal` is the ratio of the FLOPs that they need. `compiled` (with `--compile`): decoding by
+the model as it is and by torch.compile(mode="reduce-overhead"), which captures CUDA graphs on a GPU. Each cell
+is kept under `--runs`: a stopped benchmark goes on.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from table_files import write_table
 
 from sinklora.evaluate.step_estimate import estimate
 from sinklora.evaluate.step_spec import StepSpec
-from sinklora.evaluate.training_step import measured
+from sinklora.evaluate.training_step import compared_costs
 from sinklora.pretrained.fetch import model_path
 from sinklora.pretrained.loading import fast_dtype
 from sinklora.records.tables import markdown
@@ -49,9 +49,8 @@ def training(options: RealModelOptions) -> pd.DataFrame:
             )
             for name in options.compared_patterns
         }
-        costs = {
-            name: measured(spec, runs=options.runs, repeats=options.repeats) for name, spec in specs.items()
-        }
+        compared = compared_costs(list(specs.values()), runs=options.runs, rounds=options.repeats)
+        costs = dict(zip(specs, compared, strict=True))
         flops = {name: estimate(spec).needed_flops for name, spec in specs.items()}
         for name, cost in costs.items():
             seconds, own = cost.seconds or float("nan"), costs["sf"].seconds or float("nan")

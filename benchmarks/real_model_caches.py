@@ -73,6 +73,7 @@ def measure_peak(options: RealModelOptions, batch: int, prompt: int, name: str) 
     """Bytes that prompt and decoding add to what the loaded model takes."""
     if options.device == "cuda":
         model = load_model(options)
+        generate(name, model, options, 1, 64)  # libraries' workspaces come up before memory is counted
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
         held = torch.cuda.memory_allocated()

@@ -9,8 +9,8 @@ keeps: it cannot read the whole prompt, so it reads that many, and its prompt ha
 what prompt and decoding add, each case in its own process; operators are those that the model dispatches,
 views aside, over layers. `training`: LoRA+ steps with checkpointing by SF-Attn and the other `--patterns`, on
 the CPU in turn; `ideal` is the ratio of the FLOPs that they need. `compiled` (with `--compile`): decoding by
-the model as it is and by torch.compile(mode="reduce-overhead"), which captures CUDA graphs on a GPU. Each cell
-is kept under `--runs`: a stopped benchmark goes on.
+the model as it is and by torch.compile(mode="reduce-overhead"), which captures CUDA graphs on a GPU. Each
+cell is kept under `--runs`: a stopped benchmark goes on.
 """
 
 from __future__ import annotations

@@ -106,7 +106,7 @@ class BudgetCache(CalledCache):
         turning = RotaryPositions.of_model(transformer, purpose) if rotates else None
         rotation = turning if positions == "cache" else None
         self._trained_length, self._warned = trained_length(config), False
-        self._config, self._rope = config, copy.deepcopy(_rope_of(config))
+        self._rope = copy.deepcopy(_rope_of(config))
         # A second list, because that of transformers may hold layers of every kind.
         self.budget_layers = [
             BudgetCacheLayer(policy, prefill_chunk, rotation, turning, compiled)
@@ -135,7 +135,7 @@ class BudgetCache(CalledCache):
                 "output_attentions=True (an argument, or the model's config) with a BudgetCache, which "
                 "returns none: leave it out, or take transformers' DynamicCache"
             )
-        if _rope_of(self._config) != self._rope:
+        if _rope_of(model.config) != self._rope:
             raise ValueError(
                 "past_key_values: the model's positions were changed (extend_context, restore_rope) after "
                 "this cache was made for it; make a new BudgetCache"
@@ -256,8 +256,9 @@ class BudgetCache(CalledCache):
 
 
 def _rope_of(config: PreTrainedConfig) -> tuple[Any, Any]:
-    """How a config's positions are scaled, and how far they go."""
-    return getattr(config, "rope_parameters", None), getattr(config, "max_position_embeddings", None)
+    """How positions of a model's text are scaled, and how far they go, by its config or that of a part."""
+    text = config.get_text_config(decoder=True)
+    return getattr(text, "rope_parameters", None), getattr(text, "max_position_embeddings", None)
 
 
 def _asked(model: PreTrainedModel, options: Mapping[str, Any], name: str) -> Any:

@@ -93,7 +93,7 @@ def losses(rows: pd.DataFrame, test_set: str, context: int, attention: str = FUL
             raise ValueError(
                 f"method={method!r}: not measured on every piece of {test_set!r} with every seed"
             )
-        by_method[str(method)] = by_seed_and_document(group).to_numpy(dtype=float)
+        by_method[str(method)] = _by_document(table).to_numpy(dtype=float)
     return Losses(by_method)
 
 
@@ -102,13 +102,16 @@ def by_seed_and_document(rows: pd.DataFrame) -> pd.DataFrame:
 
     A document's are the mean of its pieces': pieces of one book are no independent units.
     """
-    by_piece = _by_seed_and_piece(rows)
-    return by_piece.T.groupby(document_of).mean().T
+    return _by_document(_by_seed_and_piece(rows))
 
 
 def document_of(piece: str) -> str:
     """The document of a piece: its name without its first token's number."""
     return piece.rpartition(":")[0] or piece
+
+
+def _by_document(by_piece: pd.DataFrame) -> pd.DataFrame:
+    return by_piece.T.groupby(document_of).mean().T
 
 
 def _by_seed_and_piece(rows: pd.DataFrame) -> pd.DataFrame:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import ModulesToSaveWrapper
@@ -17,6 +18,10 @@ BASE_KEYS = ("model_type", "vocab_size", "hidden_size", "num_hidden_layers", "nu
 NUMBERS_OF_A_ROW = 8  # are kept of the last row of an untrained embedding
 
 ROUNDING = 0.01  # relative; a base saved in float32 may be loaded in bfloat16
+
+SMALLEST = 1e-6  # absolute; below it float16 rounds more coarsely than that
+
+READABLE = (torch.float32, torch.bfloat16, torch.float16)  # smaller ones round by more
 
 
 def check_base_model(model: Any, argument: str = "model") -> None:
@@ -52,30 +57,57 @@ def describe_base(model: PreTrainedModel) -> dict[str, Any]:
 
 
 def last_rows(model: nn.Module) -> dict[str, list[float]]:
-    """First numbers of the last row of each embedding that is not trained, by its full name.
+    """First numbers of the last row of each embedding that is not trained, and of the last matrix below them,
+    by their full names.
 
     `resize_token_embeddings` draws new rows at random, and an adapter does not bring them: they tell whether
-    another base model was resized in the same way. Weights elsewhere (`meta`, ZeRO-3) or quantized ones are
-    left out.
+    another base model was resized in the same way. The matrix tells one base from another of the same sizes.
+    Weights elsewhere (`meta`, ZeRO-3) or quantized ones are left out.
     """
     transformer = find_transformer(model)
+    ends = [*embedding_names(transformer), *_matrix_names(transformer)[-1:]]
     rows: dict[str, list[float]] = {}
-    for name, module in transformer.named_modules():
-        weight = getattr(module, "weight", None)
-        known = module in (transformer.get_input_embeddings(), transformer.get_output_embeddings())
-        if not known or isinstance(module, ModulesToSaveWrapper) or not isinstance(weight, Tensor):
+    for name in ends:
+        module = transformer.get_submodule(name)
+        if isinstance(module, ModulesToSaveWrapper):
             continue
-        if weight.ndim == 2 and weight.numel() and weight.is_floating_point() and not weight.is_meta:
+        weight: Any = module.weight
+        if _is_matrix(weight) and weight.numel() and weight.dtype in READABLE and not weight.is_meta:
             rows[name] = weight[-1, :NUMBERS_OF_A_ROW].detach().float().tolist()
     return rows
 
 
+def embedding_names(transformer: PreTrainedModel) -> list[str]:
+    """Full names of a model's embeddings, of tokens and of the output."""
+    ends = (transformer.get_input_embeddings(), transformer.get_output_embeddings())
+    return [name for name, module in transformer.named_modules() if module in ends]
+
+
+def _matrix_names(transformer: PreTrainedModel) -> list[str]:
+    """Full names of the matrices of a model's layers, in order, without what adapters put beside them."""
+    left_out = embedding_names(transformer)
+    names: list[str] = []
+    for name, module in transformer.named_modules():
+        if isinstance(module, ModulesToSaveWrapper):
+            left_out.append(name)
+        inside = any(f"{name}.".startswith(f"{taken}.") for taken in (*names[-1:], *left_out))
+        if not inside and _is_matrix(getattr(module, "weight", None)):
+            names.append(name)
+    return names
+
+
+def _is_matrix(weight: Any) -> bool:
+    return isinstance(weight, Tensor) and weight.ndim == 2
+
+
 def different_rows(saved: dict[str, list[float]], present: dict[str, list[float]]) -> list[str]:
-    """Names of the embeddings whose last rows are not the saved ones, up to rounding."""
+    """Names of the weights whose last rows are not the saved ones, up to rounding."""
     return [
         name
         for name in sorted(saved.keys() & present.keys())
-        if any(abs(a - b) > ROUNDING * abs(a) for a, b in zip(saved[name], present[name], strict=True))
+        if any(
+            abs(a - b) > ROUNDING * abs(a) + SMALLEST for a, b in zip(saved[name], present[name], strict=True)
+        )
     ]
 
 

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from sinklora.attention.patterns import pattern_from_dict
 from sinklora.hf.models import remove_pattern, use_pattern
-from sinklora.hf.rope import restore_rope
+from sinklora.hf.rope import find_transformer, restore_rope
 from sinklora.lora.adapted_model import LoraPlusModel, lora_model, wrap
 from sinklora.lora.adapter import set_weights
 from sinklora.lora.adapter_card import CARD_FILE, write_model_card
@@ -31,7 +31,13 @@ from sinklora.lora.adapter_files import (
     read_config,
     read_state,
 )
-from sinklora.lora.base_model import check_base_model, describe_base, different_rows, last_rows
+from sinklora.lora.base_model import (
+    check_base_model,
+    describe_base,
+    different_rows,
+    embedding_names,
+    last_rows,
+)
 from sinklora.lora.folder_replacement import replaced_files, valid_folder
 
 
@@ -77,7 +83,8 @@ def load_adapter(
 
     `directory` was written by `save_adapter`, or by `save_pretrained` of a model from `lora_plus`, as the
     Trainer's checkpoints are. The result is in evaluation mode and frozen, or in the base model's mode and
-    trainable. A warning tells of embeddings that neither the adapter nor the base model brings.
+    trainable. A warning tells of embeddings that neither the adapter nor the base model brings, and of a base
+    model of the same sizes that is another one.
 
     TypeError: `base_model` is wrapped. ValueError: it is no causal language model or another one than the
     adapter's; the directory is not a complete adapter, or a file is damaged.
@@ -105,7 +112,7 @@ def load_adapter(
         use_pattern(
             model, pattern_from_dict(state.pattern), evaluate_with_pattern=state.evaluate_with_pattern
         )
-    _warn_of_other_rows(model, state)
+    _warn_of_another_base(model, state)
     return model
 
 
@@ -116,11 +123,21 @@ def _activate(model: LoraPlusModel, state: AdapterState) -> None:
         lora_model(model).set_adapter(state.active)
 
 
-def _warn_of_other_rows(model: LoraPlusModel, state: AdapterState) -> None:
-    if names := different_rows(state.last_rows, last_rows(model)):
+def _warn_of_another_base(model: LoraPlusModel, state: AdapterState) -> None:
+    names = different_rows(state.last_rows, last_rows(model))
+    embeddings = [name for name in names if name in embedding_names(find_transformer(model))]
+    if len(names) > len(embeddings):
+        config = model.active_peft_config
+        known = config.base_model_name_or_path
         warnings.warn(
-            f"the last row of {' and '.join(names)} is not the one that the adapter was trained with: rows "
-            "that resize_token_embeddings adds are drawn at random, and an adapter brings only what it "
+            "the base model is another than the adapter was trained on"
+            f"{f' ({known})' if known else ''}: its sizes are the same, its weights are not",
+            stacklevel=3,
+        )
+    elif embeddings:
+        warnings.warn(
+            f"the last row of {' and '.join(embeddings)} is not the one that the adapter was trained with: "
+            "rows that resize_token_embeddings adds are drawn at random, and an adapter brings only what it "
             "trains. Train it with train_output_layer=True (and train_embeddings=True), or save the resized "
             "base model and load that for both",
             stacklevel=3,

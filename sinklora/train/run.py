@@ -4,6 +4,7 @@ import importlib.util
 import json
 import re
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +132,17 @@ def _check_deepspeed(config: str | None) -> None:
         raise ImportError(f"deepspeed={config!r}: DeepSpeed is not installed; pip install 'sinklora[gpu]'")
 
 
+def _warn_of_warmup(spec: Spec, steps: int) -> None:
+    if spec.warmup_steps >= steps:
+        warnings.warn(
+            f"warmup_steps={spec.warmup_steps}: the run has {steps} steps, none of which comes to "
+            f"learning_rate={spec.learning_rate:g}; train for more, or warm up in fewer",
+            stacklevel=4,
+        )
+
+
 def _train(spec: Spec, run: RunDirectory, data: TrainingData, progress: bool) -> None:
+    _warn_of_warmup(spec, data.steps)
     work = run.path / "checkpoints"
     checkpoint = last_complete_checkpoint(work) if work.is_dir() else None
     spent = SpentSeconds(checkpoint)

@@ -143,12 +143,24 @@ def _directory(argument: str, spec: CorpusSpec) -> Iterator[tuple[str, Path | st
         raise FileNotFoundError(
             f"source: {argument!r} is not a folder; give the folder that holds the text files"
         )
-    if any((root / split).is_dir() for split in SPLITS):
+    if _has_splits(root):
         wanted = {HELD_OUT: SPLITS[1:], ALL: SPLITS}.get(spec.split, (spec.split,))
         for part in wanted:
             yield from _files(root / part, "*", ALL, f"{part}/")
     else:
         yield from _files(root, "*", spec.split, "")
+
+
+def _has_splits(root: Path) -> bool:
+    """Whether a folder has splits of its own, as folders of their names."""
+    return any((root / split).is_dir() for split in SPLITS)
+
+
+def _outside_of_splits(root: Path) -> int:
+    """How many files lie beside the splits of a folder that has some, and are in none."""
+    if not _has_splits(root):
+        return 0
+    return sum(path.relative_to(root).parts[0] not in SPLITS for path in visible_files(root, "*"))
 
 
 def _jsonl(argument: str, spec: CorpusSpec) -> Iterator[tuple[str, Path | str]]:
@@ -193,6 +205,8 @@ def read_documents(spec: CorpusSpec) -> tuple[list[Document], dict[str, int]]:
     taken: list[Document] = []
     characters = 0
     named_contents: Iterable[tuple[str, Path | str]] = READERS[kind](argument, spec)
+    if kind == "dir" and (outside := _outside_of_splits(Path(argument).expanduser())):
+        skipped[f"outside of {', '.join(SPLITS[:2])} and {SPLITS[2]}"] = outside
     if kind != "hub":  # a stream comes in its own order: sorting it would download all of it
         named_contents = sorted(named_contents, key=lambda item: _bucket(item[0]))
     for name, content in named_contents:

@@ -54,6 +54,19 @@ def test_named_split_folders_are_taken_as_they_are(tmp_path: Path) -> None:
         assert document.text.startswith(split)
 
 
+def test_files_beside_the_splits_of_a_folder_are_counted(tmp_path: Path) -> None:
+    """A folder of texts of which one subfolder happens to be called "test" loses none in silence."""
+    for name in ("test/a.txt", "test/deep/b.txt", "c.txt", "chapters/test/d.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("words " * 100)
+    documents, skipped = read_documents(CorpusSpec(f"dir:{tmp_path}", "test"))
+    assert {document.name for document in documents} == {"test/a.txt", "test/deep/b.txt"}
+    assert skipped["outside of train, validation and test"] == 2
+    with pytest.raises(ValueError, match=r"no document left .*outside of train, validation and test': 2"):
+        read_documents(CorpusSpec(f"dir:{tmp_path}", "train"))
+    assert len(read_documents(CorpusSpec(f"dir:{tmp_path / 'chapters' / 'test'}", "all"))[1]) == 3
+
+
 def test_installed_packages_never_share_files_between_splits() -> None:
     limits = {"total_characters": 200_000}
     train = names(CorpusSpec("installed:", "train", **limits))

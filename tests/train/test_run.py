@@ -321,3 +321,15 @@ def test_two_processes_train_one_run(place: Path) -> None:
     assert result.returncode == 0, result.stderr[-3000:]
     [finished] = place.glob("two/*/finished.json")
     RunDirectory(place / "two", json.loads((finished.parent / "spec.json").read_text()), "sf-64").verify()
+
+
+@pytest.mark.parametrize(("warmup_steps", "told"), [(0, False), (1, False), (2, True), (20, True)])
+def test_a_warm_up_that_outlasts_the_run_is_told(
+    warmup_steps: int, told: bool, place: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    """The last step's rate, of a run of two, is below the one asked for where it warms up in two or more."""
+    train_in(place, "warm", spec_in(place, steps=2, warmup_steps=warmup_steps))
+    said = [str(warning.message) for warning in recwarn if "warmup_steps=" in str(warning.message)]
+    assert len(said) == told
+    if told:
+        assert said[0].startswith(f"warmup_steps={warmup_steps}: the run has 2 steps, none of which comes to")

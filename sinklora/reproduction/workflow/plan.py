@@ -104,11 +104,17 @@ def make_plan(
             if name not in resources:
                 resources[name] = of_fine_tune(spec, machine, shapes, places.runs)
         specs |= notebook_specs
-        asked = of_notebook([resources[name] for name in notebook_specs], parameters, machine)
+        models = [shapes.get(name, name) for name in _models_of(parameters)]
+        asked = of_notebook([resources[name] for name in notebook_specs], parameters, machine, models)
         jobs[experiment.notebook] = NotebookJob(overrides, tuple(notebook_specs), base_of(parameters), asked)
     named = {job.base for job in jobs.values()}
     made = {name: made_by for name, made_by in bases.items() if name in named}
     return WorkflowPlan(profile, specs, resources, jobs, made)
+
+
+def _models_of(parameters: Mapping[str, Any]) -> set[str]:
+    """Names of the models that a notebook reads: its base or its recipe's, and a real one beside it."""
+    return {name for name in (base_of(parameters), parameters.get("real_base")) if name}
 
 
 def job_name(spec: TrainSpec) -> str:

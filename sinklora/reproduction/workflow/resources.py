@@ -75,17 +75,35 @@ def of_fine_tune(spec: TrainSpec, machine: Machine, shapes: Mapping[str, str], r
 
 
 def of_notebook(
-    fine_tunes: Iterable[Resources], parameters: Mapping[str, Any], machine: Machine
+    fine_tunes: Iterable[Resources],
+    parameters: Mapping[str, Any],
+    machine: Machine,
+    models: Iterable[str] = (),
 ) -> Resources:
-    """Memory of its largest fine-tune, or the limit that it has itself; a limit of time, no estimate."""
+    """Memory of its largest fine-tune, of the largest of the `models` that it reads, or the limit that it has
+    itself; a limit of time, no estimate. `models`: names of shapes, or what `shape_config` knows.
+    """
     needed = list(fine_tunes)
-    memory_mb = max((one.memory_mb for one in needed), default=PROCESS_MB)
+    reading = [PROCESS_MB + _weights_mb(model) for model in models]
+    memory_mb = max([PROCESS_MB, *reading, *(one.memory_mb for one in needed)])
     minutes = NOTEBOOK_MINUTES[machine.device]
     if machine.device == "cpu":
         return Resources(0, 0.0, memory_mb, minutes)
     limits = [float(parameters.get(name, 0)) for name in ("memory_gib", "limit_gib")]
     gpu_gib = max([one.gpu_gib for one in needed] + limits)
     return Resources(1, gpu_gib, memory_mb, minutes)
+
+
+def _weights_mb(model: str) -> int:
+    """Weights of a model in float32, as they are read; 0 where its shape is not known before it is there."""
+    from sinklora.hf.model_shapes import HUB_SHAPES, random_model
+    from sinklora.pretrained.fetch import FetchError
+
+    try:
+        empty = random_model(HUB_SHAPES.get(model, model), 1, device="meta")
+    except (ValueError, FetchError):
+        return 0
+    return math.ceil(4 * sum(weight.numel() for weight in empty.parameters()) / 2**20)
 
 
 def _step(spec: TrainSpec, pattern: str, machine: Machine, shapes: Mapping[str, str]) -> Any:

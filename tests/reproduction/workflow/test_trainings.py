@@ -206,6 +206,22 @@ def test_memory_is_that_of_the_step_that_trains(
     assert tune.memory_mb == PROCESS_MB + math.ceil(peak / 2**20)
 
 
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_a_notebook_that_trains_nothing_has_room_for_the_models_that_it_reads(device: str) -> None:
+    machine = Machine(device, 1.0)
+    small = of_notebook([], {}, machine, ["data/base"]).memory_mb
+    large = of_notebook([], {}, machine, ["data/base", "meta-llama/Llama-2-7b-chat-hf"]).memory_mb
+    assert PROCESS_MB < small < PROCESS_MB + 100
+    assert large == PROCESS_MB + math.ceil(4 * 6_738_415_616 / 2**20)
+    assert of_notebook([], {}, machine, ["nobody/knows-it"]).memory_mb == PROCESS_MB
+
+
+def test_the_models_of_a_notebook_are_its_base_and_the_real_one(tmp_path: Path) -> None:
+    chosen = plan(load_experiments(), "paper", "06")
+    made = make_plan(chosen, "paper", places(tmp_path), Machine.of_profile("paper"))
+    assert made.notebooks["06_kv_cache"].resources.memory_mb > 25_000
+
+
 def test_a_base_that_nobody_knows_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="shape='nowhere'"):
         of_fine_tune(TrainSpec(base="nowhere"), Machine("cpu", 1.0), {}, tmp_path)

@@ -14,6 +14,7 @@ from sinklora.reproduction.base_model.study import BaseRecipe
 from sinklora.reproduction.extension.recipe import base_of
 from sinklora.reproduction.places import Places
 from sinklora.reproduction.report.experiments import Experiment
+from sinklora.reproduction.workflow.reads import reads_hash, versions_hash
 from sinklora.reproduction.workflow.resources import Machine, Resources, of_fine_tune, of_notebook
 from sinklora.reproduction.workflow.trainings import all_parameters, fine_tunes
 from sinklora.train.spec import TrainSpec
@@ -27,12 +28,15 @@ READ = ("notebooks", "configs", "data/base", "data/paper_numbers.csv")  # of the
 
 @dataclass(frozen=True)
 class NotebookJob:
-    """A notebook: its parameters in the profile, the fine-tunes that come before, and its resources."""
+    """A notebook: its parameters in the profile, the fine-tunes that come before, its resources, and the hash
+    of the texts that it reads.
+    """
 
     parameters: Mapping[str, Any]
     needs: tuple[str, ...]
     base: str | None
     resources: Resources
+    reads: str = ""
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,7 @@ class WorkflowPlan:
 
     def write(self, path: Path, places: Places, python: str) -> None:
         """Write what the Snakefile reads: names, dependencies, resources, folders, the interpreter, and what
-        the code is, as one hash.
+        the code is, with the packages that it stands on, as one hash.
         """
         tunes = {
             name: {
@@ -65,11 +69,12 @@ class WorkflowPlan:
                 "needs": list(job.needs),
                 "base": job.base if job.base in self.bases else "",
                 "resources": asdict(job.resources),
+                "reads": job.reads,
             }
             for name, job in self.notebooks.items()
         }
         folders = {name: str(folder) for name, folder in asdict(places).items()}
-        code = contents_hash(PACKAGE, *(places.sources / name for name in READ))
+        code = json_hash([contents_hash(PACKAGE, *(places.sources / name for name in READ)), versions_hash()])
         head = {"profile": self.profile, "python": python, "places": folders, "code": code}
         head["bases"] = {name: asdict(recipe) for name, recipe in self.bases.items()}
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -106,7 +111,9 @@ def make_plan(
         specs |= notebook_specs
         models = [shapes.get(name, name) for name in _models_of(parameters)]
         asked = of_notebook([resources[name] for name in notebook_specs], parameters, machine, models)
-        jobs[experiment.notebook] = NotebookJob(overrides, tuple(notebook_specs), base_of(parameters), asked)
+        jobs[experiment.notebook] = NotebookJob(
+            overrides, tuple(notebook_specs), base_of(parameters), asked, reads_hash(parameters)
+        )
     named = {job.base for job in jobs.values()}
     made = {name: made_by for name, made_by in bases.items() if name in named}
     return WorkflowPlan(profile, specs, resources, jobs, made)

@@ -24,6 +24,7 @@ from sinklora.reproduction.workflow.launch import (
 )
 from sinklora.reproduction.workflow.listing import listed
 from sinklora.reproduction.workflow.plan import job_name, make_plan
+from sinklora.reproduction.workflow.reads import reads_hash
 from sinklora.reproduction.workflow.resources import PROCESS_MB, Machine, of_fine_tune, of_notebook
 from sinklora.reproduction.workflow.trainings import STUDIES, all_parameters, fine_tunes, mark_of
 from sinklora.train.spec import TrainSpec
@@ -220,6 +221,31 @@ def test_the_models_of_a_notebook_are_its_base_and_the_real_one(tmp_path: Path) 
     chosen = plan(load_experiments(), "paper", "06")
     made = make_plan(chosen, "paper", places(tmp_path), Machine.of_profile("paper"))
     assert made.notebooks["06_kv_cache"].resources.memory_mb > 25_000
+
+
+def test_what_a_notebook_reads_is_known_by_its_contents(tmp_path: Path) -> None:
+    """In a source, in a path, below a list or a mapping, in its recipe; names and models are no texts."""
+    books, topics, model = (tmp_path / name for name in ("books", "topics", "model"))
+    for folder in (books, topics, model):
+        folder.mkdir()
+        (folder / "a.txt").write_text("first")
+    recipe = tmp_path / "recipe.yaml"
+    plain = Path("configs/recipes/smoke.yaml").read_text()
+    recipe.write_text(plain.replace("prose:", f"dir:{books}").replace("installed:", f"dir:{books}"))
+    base = {"base": str(model), "name": "sf", "missing": "dir:nowhere/at/all", "number": 3}
+    for named, changed in [
+        ({"real_source": f"dir:{books}"}, books),
+        ({"real_topics": str(topics)}, topics),
+        ({"kept": [{"of": (f"jsonl:{topics / 'a.txt'}",)}]}, topics),
+        ({"recipe": str(recipe)}, books),
+    ]:
+        (changed / "a.txt").write_text("first")
+        before = reads_hash(base | named)
+        assert before == reads_hash(base | named) != reads_hash(base)
+        (model / "a.txt").write_text("second")
+        assert reads_hash(base | named) == before, "a model is known by its name"
+        (changed / "a.txt").write_text("second")
+        assert reads_hash(base | named) != before, named
 
 
 def test_a_base_that_nobody_knows_is_named(tmp_path: Path) -> None:

@@ -54,9 +54,14 @@ def test_other_results_and_another_base_are_made(tmp_path: Path, capfd: pytest.C
     assert jobs_run(plan, elsewhere, capfd) == {"notebook", "report"}
     other = planned({BASE: replace(recipe, learning_rate=0.01)})
     assert jobs_run(other, elsewhere, capfd) == {"base", "notebook", "report"}
+    [(name, job)] = other.notebooks.items()
+    reads = replace(other, notebooks={name: replace(job, reads="other texts")})
+    assert jobs_run(reads, elsewhere, capfd) == {"notebook", "report"}
 
 
-def test_code_is_known_by_what_its_files_hold(tmp_path: Path) -> None:
+def test_code_is_known_by_what_its_files_hold_and_by_its_packages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     sources = tmp_path / "sources"
     (sources / "notebooks").mkdir(parents=True)
     places = replace(places_in(tmp_path), sources=sources)
@@ -68,6 +73,8 @@ def test_code_is_known_by_what_its_files_hold(tmp_path: Path) -> None:
 
     first, second, third = map(code_after, ("a", "b", "a"))
     assert first != second and first == third
+    monkeypatch.setattr("sinklora.reproduction.workflow.reads.version", lambda name: "another")
+    assert code_after("a") != first
 
 
 def test_marks_of_what_is_gone_are_forgotten(tmp_path: Path) -> None:

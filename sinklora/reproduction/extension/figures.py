@@ -20,7 +20,8 @@ OFF_SCALE = 2.0  # times the others' value: a mark or line up there would hide h
 
 
 def gap_figure(rows: pd.DataFrame, methods: Sequence[str], target: int, start: str) -> Figure:
-    """Nats above full attention at the target: mean, 95 % interval, each seed a dot; a panel a test set.
+    """Nats above full attention at the target: mean, 95 % interval, of several seeds each a dot; a panel a
+    test set.
 
     In the first lines what needs no training: the best on validation (`start`), the base in its own windows,
     and all other ways not to train; of those that are far off the others' scale the number.
@@ -47,7 +48,8 @@ def gap_figure(rows: pd.DataFrame, methods: Sequence[str], target: int, start: s
                 error = [[lead.estimate - lead.low], [lead.high - lead.estimate]]
                 axis.errorbar(lead.estimate, place, xerr=error, fmt="ks", markersize=3, elinewidth=1)
                 seeds = (test_losses.by_method[name] - test_losses.by_method["full"]).mean(1)
-                axis.plot(seeds, [place + 0.25] * len(seeds), "o", color="0.6", markersize=2)
+                if len(seeds) > 1:
+                    axis.plot(seeds, [place + 0.25] * len(seeds), "o", color="0.6", markersize=2)
             axis.set_yticks(range(len(names)), [label(name) for name in names])
             axis.axvline(0, color="black", linewidth=0.6)
             axis.set_title(f"{test_set}, {target} tokens\n{lead.units}", fontsize=7)

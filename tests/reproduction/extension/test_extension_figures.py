@@ -42,6 +42,13 @@ def test_gaps_have_their_intervals_and_seeds() -> None:
     assert axis.get_title() == "Table 1, 2048 tokens\n2 seeds × 2 documents"
 
 
+def test_one_seed_has_no_dot_beside_its_mean() -> None:
+    firsts = [{name: seeds[:1] for name, seeds in of.items()} for of in (AT_512, AT_2048)]
+    rows = measured_rows(dict(zip((512, 2048), firsts, strict=True)), untrained=("base", "yarn"))
+    [axis] = gap_figure(rows, ["full", "sf"], 2048, "base").axes
+    assert {line.get_marker() for line in axis.lines} & {"o", "s"} == {"s"}
+
+
 def test_every_way_not_to_train_stands_beside_the_gaps() -> None:
     """What is far off the others' scale as its number: 2 nats above full attention, where others are 0.5."""
     far = measured_rows({2048: {"linear": [[3.5, 4.5]]}}, untrained=("linear",))

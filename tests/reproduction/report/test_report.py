@@ -13,6 +13,7 @@ from sinklora.records.tables import markdown
 from sinklora.reproduction.report.outputs import LONGEST_TABLE, Report
 from sinklora.reproduction.report.published import paper_values
 from sinklora.reproduction.report.quoted_tables import quote_tables
+from sinklora.reproduction.report.summaries import mean_over, over
 
 FACTS = {"paper_item": "Table 9", "caption": "What it shows.", "verdict": "It held."}
 
@@ -138,3 +139,10 @@ def test_a_notebook_shows_each_output_once_with_its_caption(tmp_path: Path) -> N
     assert "The first 5 of 151 rows; three.csv has all." in table["text/plain"]
     assert table["text/html"].count("<tr") == 6 and "<b>Verdict.</b> Held." in table["text/html"]
     assert table["text/markdown"].count("\n|") == 6
+
+
+def test_one_seed_is_no_mean_over_seeds() -> None:
+    assert (mean_over([3]), over([3], "passages")) == ("one seed", "passages")
+    assert (mean_over([0, 1]), over([0, 1], "passages")) == ("mean over seeds", "seeds and passages")
+    assert mean_over([3], spread=True) == "one seed"
+    assert mean_over([0, 1], spread=True) == "mean ± standard deviation over 2 seeds"

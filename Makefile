@@ -42,7 +42,7 @@ reproduce: $(STAMP) ## run the notebooks of PROFILE (quick: reduced; full: what 
 workflow: $(STAMP) ## the same as jobs that depend on one another, each fine-tune one; ON=slurm submits them
 	$(PY) -m sinklora workflow run --profile $(PROFILE) --on $(ON) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(ONLY),--only $(ONLY))
 
-check-cluster: $(STAMP) ## print what the profile `paper` would submit for 7B models, with GPU memory and hours
+check-cluster: $(STAMP) ## print what the jobs of the profile `paper` ask for with Llama-2-7B and with Llama-3-8B
 	$(PY) -m sinklora workflow check --profile paper --recipe configs/recipes/llama2-7b.yaml --recipe configs/recipes/llama3-8b.yaml $(if $(ONLY),--only $(ONLY))
 
 smoke: $(STAMP) ## the same at toy size, to see that every notebook runs

@@ -15,6 +15,7 @@ from sinklora.reproduction.extension.selection import RATES, mean_losses, untrai
 from sinklora.reproduction.extension.tables import untrained_methods
 from sinklora.reproduction.names import BASE, label
 from sinklora.reproduction.report.style import MARKS, figure_style, panels
+from sinklora.reproduction.report.summaries import mean_over
 
 OFF_SCALE = 2.0  # times the others' value: a mark or line up there would hide how they differ
 
@@ -82,7 +83,9 @@ def context_figure(rows: pd.DataFrame, methods: Sequence[str]) -> Figure:
             note = f"\nabove: {', '.join(beyond)}" if beyond else ""
             axis.set_xlabel("context at test time (tokens)")
             pieces = rows[rows.test_set == test_set].piece.nunique()
-            axis.set_title(f"{test_set}: {rows.seed.nunique()} seeds × {pieces} pieces{note}", fontsize=7)
+            seeds = rows.seed.nunique()
+            units = f"{seeds} seed{'s' if seeds > 1 else ''} × {pieces} pieces"
+            axis.set_title(f"{test_set}: {units}{note}", fontsize=7)
         cover_as_many_nats(axes)
         for axis, ends in zip(axes, named, strict=True):
             name_ends(axis, ends, contexts[-1])
@@ -197,36 +200,51 @@ def _draw_losses(axis: Axes, curves: pd.DataFrame) -> None:
         axis.plot(smooth, color=grey, linestyle=line, label=label(str(method)))
     axis.set_xlabel("step")
     axis.set_ylabel("training loss (nats a token)")
-    axis.set_title(f"mean of {curves.seed.nunique()} seeds, smoothed over a tenth")
+    axis.set_title(f"{mean_over(list(curves.seed.unique()))}, smoothed over a tenth")
     # Below the panel: losses of one kind of data go up and down together, and leave no room in it.
     axis.legend(frameon=False, fontsize=6, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.25))
 
 
 def positions_figure(rows: Mapping[str, pd.DataFrame], methods: Sequence[str], original: int) -> Figure:
-    """Perplexity by position, a line a method (mean over seeds and pieces), a panel a kind of positions.
+    """Nats above full attention by position, a line a method, a panel a kind of positions; dotted: the base's
+    context.
 
-    What needs no training is drawn too; dotted: the base's context.
+    Means over seeds and pieces. What needs no training is drawn too, as far as it is no more than `OFF_SCALE`
+    times the best of it; what is nowhere is named with its mean.
     """
     with figure_style():
-        figure, axes = panels(len(rows), 2.6, sharey=True)
+        figure, axes = panels(len(rows), 2.4, sharey=True)
         for axis, (kind, of_kind) in zip(axes, rows.items(), strict=True):
-            ends = {}
-            untrained = of_kind[of_kind.seed.isna()].method.unique()
-            for method in [*untrained, *(name for name in methods if name in set(of_kind.method))]:
-                by_place = np.exp(of_kind[of_kind.method == method].groupby("position").nll.mean())
-                grey, line, mark = MARKS.get(method, ("0.5", "-", "."))
-                axis.plot(by_place.index, by_place, color=grey, linestyle=line, marker=mark, markersize=3)
-                ends[method] = (int(by_place.index[-1]), float(by_place.iloc[-1]))
-            axis.axvline(original, color="0.6", linestyle=":")
-            axis.set_yscale("log")
-            axis.yaxis.set_major_formatter(ScalarFormatter())
-            axis.yaxis.set_minor_formatter(ScalarFormatter())
-            name_ends(axis, ends, of_kind.position.max())
+            leads, most = _leads_by_position(of_kind, methods)
+            for method, lead in leads.items():
+                shown = lead[lead <= most]
+                grey, line, mark = MARKS.get(method, ("0.6", ":", "."))
+                if len(shown):
+                    axis.plot(
+                        shown, color=grey, linestyle=line, marker=mark, markersize=3, label=label(method)
+                    )
+            axis.axvline(original, color="0.6", linestyle=":", linewidth=0.6)
+            axis.axhline(0, color="black", linewidth=0.6)
             axis.set_xlabel("position (tokens)")
+            beyond = [f"{label(m)} ({lead.mean():+.2f})" for m, lead in leads.items() if lead.min() > most]
+            note = f"\nabove: {', '.join(beyond)}" if beyond else ""
             count = f"{of_kind.piece.nunique()} pieces of {of_kind.group.nunique()} documents"
-            axis.set_title(f"{kind} positions: {count}", fontsize=7)
-        axes[0].set_ylabel("perplexity")
+            axis.set_title(f"{kind} positions: {count}{note}", fontsize=7)
+            axis.legend(frameon=False, fontsize=6, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.25))
+        axes[0].set_ylabel("nats a token above full attention")
     return figure
+
+
+def _leads_by_position(
+    rows: pd.DataFrame, methods: Sequence[str]
+) -> tuple[dict[str, "pd.Series[float]"], float]:
+    """Nats above full attention by method and position, the untrained ones first; and the most to draw."""
+    nats = rows.groupby(["method", "position"]).nll.mean().unstack("position")
+    untrained = list(rows[rows.seed.isna()].method.unique())
+    trained = [method for method in methods if method in nats.index and method != "full"]
+    leads = {method: nats.loc[method] - nats.loc["full"] for method in [*untrained, *trained]}
+    best = min(leads[method].mean() for method in untrained)
+    return leads, OFF_SCALE * max([best, *(leads[method].max() for method in trained)])
 
 
 def sinks_figure(rows: Mapping[str, pd.DataFrame], methods: Sequence[str], uniform: float) -> Figure:

@@ -3,7 +3,9 @@
 import json
 import os
 import sys
+from contextlib import nullcontext
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -35,6 +37,9 @@ Seeds = Annotated[str, typer.Option(help="seeds separated by commas, in place of
 TeraFlops = Annotated[
     float, typer.Option(help="TFLOP/s that training sustains; 0: 100 on a GPU, 0.05 on a CPU", min=0)
 ]
+NotebookHours = Annotated[
+    float, typer.Option(help="the limit of a notebook; 0: 24 on a GPU, 12 on a CPU", min=0)
+]
 PlanFile = Annotated[Path, typer.Option(help="the file that `workflow run` wrote")]
 
 
@@ -48,6 +53,7 @@ def run_command(
     results: ResultsFolder = None,
     runs: RunsFolder = None,
     tflops: TeraFlops = 0.0,
+    notebook_hours: NotebookHours = 0.0,
     jobs: Annotated[int, typer.Option(help="at a time; 0: as the profile of `on` says", min=0)] = 0,
     partition: Annotated[str, typer.Option(help="of Slurm")] = "",
     account: Annotated[str, typer.Option(help="of Slurm")] = "",
@@ -59,7 +65,13 @@ def run_command(
     Finished runs are reused; a killed workflow goes on. Ends with exit code 1 where jobs failed.
     """
     from sinklora.reproduction.places import find_places
-    from sinklora.reproduction.workflow.launch import folder_of, forget_lost_marks, only_workflow, snakemake
+    from sinklora.reproduction.workflow.launch import (
+        folder_of,
+        forget_lost_marks,
+        lost_marks,
+        only_workflow,
+        snakemake,
+    )
 
     if on == "local" and not dry_run:
         need_gpu_for(profile)
@@ -68,17 +80,19 @@ def run_command(
     stop_when_told()
     ready_environment(wait=True)
     folder = folder_of(places, profile)
-    with only_workflow(folder, wait):
-        plan = planned(places, profile, only, seeds, tflops, here=True)
-        plan.write(folder / "plan.json", places, sys.executable)
-        for name in forget_lost_marks(places, plan):
+    # What only lists waits for nobody and changes nothing.
+    with nullcontext() if dry_run else only_workflow(folder, wait), TemporaryDirectory() as aside:
+        plan_file = (Path(aside) if dry_run else folder) / "plan.json"
+        plan = planned(places, profile, only, seeds, tflops, notebook_hours, here=True)
+        plan.write(plan_file, places, sys.executable)
+        for name in lost_marks(places, plan) if dry_run else forget_lost_marks(places, plan):
             typer.echo(f"{name}: what it made is gone; it is made again")
         options = ["--dry-run"] if dry_run else []
         options += ([f"--cores={jobs}"] if on == "local" else [f"--jobs={jobs}"]) if jobs else []
         resources = {"slurm_partition": partition, "slurm_account": account}
-        if asked := [f"{name}={value}" for name, value in resources.items() if value]:
+        if asked := [f"{name}={value!r}" for name, value in resources.items() if value]:
             options += ["--default-resources", "tasks=1", "cpus_per_task=2", *asked]
-        snakemake(places, folder, on, folder / "plan.json", options=options)
+        snakemake(places, folder, on, plan_file, options=options)
 
 
 @commands.command("check")
@@ -92,6 +106,7 @@ def check_command(
     seeds: Seeds = "",
     runs: RunsFolder = None,
     tflops: TeraFlops = 0.0,
+    notebook_hours: NotebookHours = 0.0,
 ) -> None:
     """Print the jobs that a profile would submit, with GPU memory and hours; submits nothing."""
     from sinklora.reproduction.places import find_places
@@ -101,9 +116,11 @@ def check_command(
     recipes = [str(path.absolute()) for path in recipe or ()]
     places = find_places(None, runs)
     os.chdir(places.sources)
-    machine = Machine.of_profile(profile, tflops)
+    machine = Machine.of_profile(profile, tflops, notebook_hours)
     for recipe_path in recipes or [""]:
-        typer.echo(listed(planned(places, profile, only, seeds, tflops, recipe_path), machine))
+        typer.echo(
+            listed(planned(places, profile, only, seeds, tflops, notebook_hours, recipe_path), machine)
+        )
 
 
 def planned(
@@ -112,6 +129,7 @@ def planned(
     only: str,
     seeds: str,
     tflops: float,
+    notebook_hours: float,
     recipe: str = "",
     here: bool = False,
 ) -> "WorkflowPlan":
@@ -132,7 +150,7 @@ def planned(
     if profile == "gpu":
         base = GpuPlan.read(Path("configs/gpu.yaml"))
         bases = {str(base.folder): base.recipe} if base.recipe else {}
-    machine = Machine.of_profile(profile, tflops)
+    machine = Machine.of_profile(profile, tflops, notebook_hours)
     return make_plan(chosen, profile, places, machine, bases=bases, recipe=recipe)
 
 

@@ -57,14 +57,20 @@ def only_workflow(folder: Path, wait: bool = True) -> Iterator[None]:
 
 
 def forget_lost_marks(places: Places, plan: WorkflowPlan) -> list[str]:
-    """Remove the marks of jobs where what they made is no longer there; returns their names.
+    """Remove the `lost_marks`; returns the names of their jobs."""
+    names = lost_marks(places, plan)
+    for mark in names.values():
+        mark.unlink()
+    return list(names)
+
+
+def lost_marks(places: Places, plan: WorkflowPlan) -> dict[str, Path]:
+    """The marks of jobs where what they made is no longer there, by the jobs' names.
 
     Paths of bases are relative to the working directory, which is the sources'.
     """
-    lost = [mark for mark, made in _made(places, plan) if mark.is_file() and not made.is_file()]
-    for mark in lost:
-        mark.unlink()
-    return [mark.stem for mark in lost]
+    made_by = _made(places, plan)
+    return {mark.stem: mark for mark, made in made_by if mark.is_file() and not made.is_file()}
 
 
 def _made(places: Places, plan: WorkflowPlan) -> Iterator[tuple[Path, Path]]:

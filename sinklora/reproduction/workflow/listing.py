@@ -25,14 +25,15 @@ def listed(plan: WorkflowPlan, machine: Machine) -> str:
 
 
 def _fine_tunes(plan: WorkflowPlan) -> Iterator[dict[str, str]]:
-    kinds: dict[tuple[int, int], list[str]] = {}
+    kinds: dict[tuple[str, int, int], list[str]] = {}
     for name, spec in plan.fine_tunes.items():
-        kinds.setdefault((spec.context, spec.steps), []).append(name)
-    for (context, steps), names in sorted(kinds.items()):
+        kinds.setdefault((spec.base, spec.context, spec.steps), []).append(name)
+    bases = {base for base, _, _ in kinds}
+    for (base, context, steps), names in sorted(kinds.items()):
         asked = [plan.resources[name] for name in names]
         each, most = max(one.hours for one in asked), max(asked, key=lambda one: one.gpu_gib)
         yield {
-            "job": f"fine-tune, {context} tokens, {steps} steps",
+            "job": f"fine-tune{f' of {base}' if len(bases) > 1 else ''}, {context} tokens, {steps} steps",
             "jobs": str(len(names)),
             "GPU GiB": f"{most.gpu_gib:g}" if most.gpus else DASH,
             "memory GiB": f"{max(one.memory_mb for one in asked) / 1024:.0f}",

@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from sinklora.records.files import contents_hash
 from sinklora.records.runs import remember
 from sinklora.reproduction.report.experiments import ON_GPU
 from sinklora.train.spec import TrainSpec
@@ -25,10 +26,8 @@ STARTING = 15  # minutes for reading a model and tokenizing a corpus
 
 PROCESS_MB = 4_000  # of libraries, the corpus, and what a step does not hold in tensors
 
-NOTEBOOK_MINUTES = {
-    "cpu": 720,
-    "cuda": 1440,
-}  # a limit, no estimate: what a notebook reads is not known before
+# A limit, no estimate: what a notebook reads, and what it decides to train, is not known before.
+NOTEBOOK_HOURS = {"cpu": 12.0, "cuda": 24.0}
 
 
 @dataclass(frozen=True)
@@ -46,16 +45,19 @@ class Resources:
 
 @dataclass(frozen=True)
 class Machine:
-    """Where jobs run: `device`, and the TFLOP/s that it sustains in training."""
+    """Where jobs run: `device`, the TFLOP/s that it sustains in training, and a notebook's limit in hours (0
+    stands for NOTEBOOK_HOURS).
+    """
 
     device: str
     tflops: float
+    notebook_hours: float = 0.0
 
     @classmethod
-    def of_profile(cls, profile: str, tflops: float = 0.0) -> "Machine":
-        """What a profile is made for: those ON_GPU a GPU. 0 stands for SUSTAINED."""
+    def of_profile(cls, profile: str, tflops: float = 0.0, notebook_hours: float = 0.0) -> "Machine":
+        """What a profile is made for: those ON_GPU a GPU. 0 TFLOP/s stand for SUSTAINED."""
         device = "cuda" if profile in ON_GPU else "cpu"
-        return cls(device, tflops or SUSTAINED[device])
+        return cls(device, tflops or SUSTAINED[device], notebook_hours)
 
 
 def of_fine_tune(spec: TrainSpec, machine: Machine, shapes: Mapping[str, str], runs: Path) -> Resources:
@@ -83,14 +85,14 @@ def of_notebook(
     """Memory of its largest fine-tune, of the largest of the `models` that it reads, or the limit that it has
     itself; a limit of time, no estimate. `models`: names of shapes, or what `shape_config` knows.
     """
-    needed = list(fine_tunes)
-    reading = [PROCESS_MB + _weights_mb(model) for model in models]
-    memory_mb = max([PROCESS_MB, *reading, *(one.memory_mb for one in needed)])
-    minutes = NOTEBOOK_MINUTES[machine.device]
+    needed, weights_mb = list(fine_tunes), max(map(_weights_mb, models), default=0)
+    memory_mb = max([PROCESS_MB + weights_mb, *(one.memory_mb for one in needed)])
+    minutes = math.ceil(60 * (machine.notebook_hours or NOTEBOOK_HOURS[machine.device]))
     if machine.device == "cpu":
         return Resources(0, 0.0, memory_mb, minutes)
     limits = [float(parameters.get(name, 0)) for name in ("memory_gib", "limit_gib")]
-    gpu_gib = max([one.gpu_gib for one in needed] + limits)
+    half_gib = weights_mb / 2 / 1024  # on the card, in bfloat16; caches come on top
+    gpu_gib = max([one.gpu_gib for one in needed] + [*limits, round(half_gib, 1)])
     return Resources(1, gpu_gib, memory_mb, minutes)
 
 
@@ -113,7 +115,10 @@ def _step(spec: TrainSpec, pattern: str, machine: Machine, shapes: Mapping[str, 
 
 
 def _step_cost(step: Any, runs: Path) -> dict[str, Any]:
-    key = {**step.key(), "estimated_by": {name: version(name) for name in ("torch", "sinklora")}}
+    from sinklora.evaluate.training_step import PACKAGE, STEP_SOURCES
+
+    sources = contents_hash(*(PACKAGE / part for part in (*STEP_SOURCES, "evaluate/step_estimate.py")))
+    key = {**step.key(), "estimated_by": {"torch": version("torch"), "sources": sources}}
     cost: dict[str, Any] = remember(key, partial(_estimated, step), runs=runs, prefix="estimate", name="step")
     return cost
 

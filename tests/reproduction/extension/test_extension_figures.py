@@ -169,15 +169,33 @@ def by_place(column: str, value: str) -> pd.DataFrame:
 
 
 def test_positions_have_a_panel_a_kind_and_the_means_of_seeds_and_pieces() -> None:
-    rows = by_place("position", "nll")
-    figure = positions_figure({"yarn": rows, "linear": rows[rows.method == "base"]}, ["sf"], 1)
+    """Nats above full attention: the base leaves the scale behind its context, `linear` is nowhere on it."""
+    levels = {
+        ("base", pd.NA): (1.5, 6.5),
+        ("linear", pd.NA): (4.0, 4.0),
+        ("yarn", pd.NA): (1.625, 1.625),
+        ("full", 0): (1.0, 1.0),
+        ("sf", 0): (1.25, 1.25),
+        ("sf", 1): (1.5, 1.5),
+    }
+    rows = pd.DataFrame(
+        [
+            {"method": m, "seed": seed, "group": "g", "piece": piece, "position": place, "nll": nats + piece}
+            for (m, seed), pair in levels.items()
+            for piece in (0, 1)
+            for place, nats in zip((1, 2), pair, strict=True)
+        ]
+    )
+    figure = positions_figure({"yarn": rows, "linear": rows[rows.method != "sf"]}, ["full", "sf"], 1)
     yarn, linear = figure.axes
     assert [axis.get_title().split(":")[0] for axis in figure.axes] == ["yarn positions", "linear positions"]
-    assert "2 pieces of 1 documents" in yarn.get_title()
-    drawn = [line.get_ydata() for line in yarn.lines if len(line.get_xdata()) == 2][:2]
-    np.testing.assert_allclose(drawn, [np.exp([2.5, 2.5]), np.exp([1.75, 1.75])])
-    assert {text.get_text() for text in yarn.texts} == {LABELS["base"], LABELS["sf"]}
-    assert {text.get_text() for text in linear.texts} == {LABELS["base"]}, "what was not measured is left out"
+    assert "2 pieces of 1 documents" in yarn.get_title() and "above: linear (+3.00)" in yarn.get_title()
+    drawn = {line.get_label(): list(line.get_ydata()) for line in yarn.lines}
+    assert (drawn[LABELS["base"]], drawn[LABELS["sf"]]) == ([0.5], [0.375, 0.375])
+    named = [[text.get_text() for text in axis.get_legend().get_texts()] for axis in (yarn, linear)]
+    assert named == [[LABELS["base"], "yarn", LABELS["sf"]], [LABELS["base"], "yarn"]], (
+        "what was not measured is left out"
+    )
 
 
 def test_sinks_are_shares_in_per_cent_beside_the_uniform_one() -> None:

@@ -213,6 +213,8 @@ def test_a_notebook_that_trains_nothing_has_room_for_the_models_that_it_reads(de
     small = of_notebook([], {}, machine, ["data/base"]).memory_mb
     large = of_notebook([], {}, machine, ["data/base", "meta-llama/Llama-2-7b-chat-hf"]).memory_mb
     assert PROCESS_MB < small < PROCESS_MB + 100
+    of_7b = of_notebook([], {}, dataclasses.replace(machine, notebook_hours=48), ["meta-llama/Llama-2-7b-hf"])
+    assert (of_7b.minutes, of_7b.gpu_gib) == (2880, 12.6 if device == "cuda" else 0)
     assert large == PROCESS_MB + math.ceil(4 * 6_738_415_616 / 2**20)
     assert of_notebook([], {}, machine, ["nobody/knows-it"]).memory_mb == PROCESS_MB
 

@@ -213,15 +213,16 @@ def positions_figure(rows: Mapping[str, pd.DataFrame], methods: Sequence[str], o
     times the best of it; what is nowhere is named with its mean.
     """
     with figure_style():
-        figure, axes = panels(len(rows), 2.4, sharey=True)
+        figure, axes = panels(len(rows), 2.6, sharey=True)
         for axis, (kind, of_kind) in zip(axes, rows.items(), strict=True):
             leads, most = _leads_by_position(of_kind, methods)
+            marks = iter("x+1234")  # of what needs no training, in turn
             for method, lead in leads.items():
                 shown = lead[lead <= most]
-                grey, line, mark = MARKS.get(method, ("0.6", ":", "."))
                 if len(shown):
+                    grey, line, mark = MARKS.get(method) or ("0.6", ":", next(marks, "."))
                     axis.plot(
-                        shown, color=grey, linestyle=line, marker=mark, markersize=3, label=label(method)
+                        shown, color=grey, linestyle=line, marker=mark, markersize=3.5, label=label(method)
                     )
             axis.axvline(original, color="0.6", linestyle=":", linewidth=0.6)
             axis.axhline(0, color="black", linewidth=0.6)
@@ -231,7 +232,7 @@ def positions_figure(rows: Mapping[str, pd.DataFrame], methods: Sequence[str], o
             count = f"{of_kind.piece.nunique()} pieces of {of_kind.group.nunique()} documents"
             axis.set_title(f"{kind} positions: {count}{note}", fontsize=7)
             axis.legend(frameon=False, fontsize=6, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.25))
-        axes[0].set_ylabel("nats a token above full attention")
+        axes[0].set_ylabel("nats above full attention")
     return figure
 
 

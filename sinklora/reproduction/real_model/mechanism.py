@@ -1,5 +1,6 @@
 """What training changes inside: loss by position, and how much attention the first tokens draw, by layer."""
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -7,14 +8,19 @@ from typing import Any
 import pandas as pd
 import torch
 
+from sinklora.evaluate.paired_effects import difference
 from sinklora.evaluate.position_losses import losses_by_position
 from sinklora.records.checks import check_counts
 from sinklora.records.runs import remember, run_records
+from sinklora.records.tables import Column, Estimate, Spread, Table
 from sinklora.reproduction.extension.readings import Reading, chosen_texts
 from sinklora.reproduction.extension.study import ExtensionStudy, each_model
+from sinklora.reproduction.extension.tables import METHOD, estimate_fields
 from sinklora.reproduction.extension.texts import ChosenTexts
+from sinklora.reproduction.names import BASE
 from sinklora.reproduction.patterns.attention_study import AFTER, SINKS
 from sinklora.reproduction.patterns.attention_weights import visit_attention
+from sinklora.reproduction.report.summaries import mean_and_sd
 
 
 def by_position(
@@ -76,6 +82,25 @@ def sink_mass(
         rows = remember(key, work, runs=runs, prefix="sink-mass", used=used)
         frames.append(_named(pd.DataFrame(rows, columns=["group", "piece", "layer", "share"]), reading))
     return _together(frames, {test_set: chosen.record()}, used)
+
+
+def sink_table(rows: pd.DataFrame, methods: Sequence[str]) -> Table:
+    """The share of attention on the first four tokens (%), mean over layers, and its points above the base's.
+
+    `rows` as of `sink_mass`, those that need no training first; with 95 % intervals over seeds and documents.
+    """
+    shares = rows.groupby(["method", "seed", "group"], dropna=False).share.mean().unstack("group") * 100
+    of_base = shares.loc[BASE].to_numpy()
+    lines = []
+    untrained = rows[rows.seed.isna()].method.unique()
+    for method in dict.fromkeys([BASE, *untrained, *methods]):
+        here = shares.loc[method].to_numpy()
+        line = {METHOD: method} | mean_and_sd("first 4 tokens (%)", pd.Series(here.mean(1)))
+        if method != BASE:
+            line |= estimate_fields("points above the base", difference(here, of_base))
+        lines.append(line)
+    shown: list[Column] = [Column(METHOD), Spread("first 4 tokens (%)", 1), Estimate("points above the base")]
+    return Table(pd.DataFrame(lines), shown)
 
 
 def _shares(reading: Reading, chosen: ChosenTexts, tokens: int) -> list[list[Any]]:

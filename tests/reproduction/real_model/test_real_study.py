@@ -11,7 +11,7 @@ from sinklora.reproduction.extension.recipe import Recipe
 from sinklora.reproduction.extension.selection import chosen_rates
 from sinklora.reproduction.extension.study import measure
 from sinklora.reproduction.extension.texts import TextSet
-from sinklora.reproduction.real_model.mechanism import by_position, sink_mass
+from sinklora.reproduction.real_model.mechanism import by_position, sink_mass, sink_table
 from sinklora.reproduction.real_model.study import RealStudy, keys_table, study_of, tasks
 from sinklora.reproduction.report.experiments import declared_parameters, load_experiments
 from sinklora.train.sources import CorpusSpec
@@ -77,6 +77,37 @@ def test_each_pattern_is_read_at_its_own_best_rate(study: RealStudy, tmp_path: P
     assert (first.seeds, first.own_attention) == ((0,), ("sf",)), "one seed's models are looked into"
     assert {name: found.recipe.rate(name) for name in study.patterns} == best.to_dict()
     assert set(best) <= {0.001, 0.1}
+
+
+def test_sinks_stand_beside_the_bases_with_what_needs_no_training() -> None:
+    """Two documents, the first of two pieces; two seeds, which are 10 and 20 points above the base."""
+    shares = {
+        ("base", pd.NA): (0.1, 0.3, 0.4),
+        ("yarn", pd.NA): (0.2, 0.4, 0.5),
+        ("sf", 0): (0.2, 0.4, 0.5),
+        ("sf", 1): (0.3, 0.5, 0.6),
+    }
+    rows = pd.DataFrame(
+        [
+            {
+                "method": method,
+                "seed": seed,
+                "group": group,
+                "piece": piece,
+                "layer": layer,
+                "share": share + layer,
+            }
+            for (method, seed), of_pieces in shares.items()
+            for (group, piece), share in zip((("a", "1"), ("a", "2"), ("b", "1")), of_pieces, strict=True)
+            for layer in (-0.05, 0.05)
+        ]
+    ).astype({"seed": "Int64"})
+    table = sink_table(rows, ["sf"]).frame.set_index("trained with")
+    assert list(table.index) == ["base", "yarn", "sf"]
+    assert table["first 4 tokens (%)"].to_list() == pytest.approx([30, 40, 45])
+    above = table["points above the base"]
+    assert above.isna()["base"] and above[["yarn", "sf"]].to_list() == pytest.approx([10, 15])
+    assert table["points above the base (low)"]["sf"] < 10 < 20 < table["points above the base (high)"]["sf"]
 
 
 def test_wrong_fields_are_named_before_anything_runs(study: RealStudy) -> None:

@@ -93,7 +93,7 @@ def make_cases(length: int, options: AttentionOptions) -> list[Case]:
 
     def packed(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         ids = (torch.arange(length, device=options.device) * 2 // length).expand(options.batch, length)
-        return attend(query, key, value, SF, document_ids=ids)
+        return attend(query, key, value, SF, document_ids=ids, backend="sdpa")
 
     def packed_ideal() -> float:
         half = SF.density(heads, length // 2)

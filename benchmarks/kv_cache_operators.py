@@ -37,8 +37,9 @@ def operators(options: CacheOptions) -> pd.DataFrame:
         rows += _rounds(f"prompt of {prompt}", cases, options)
         for budget in options.budgets:
             rows += _rounds(f"step over {budget:.0%} of {prompt}", _steps(options, prompt, budget), options)
-            cases = _model_steps(options, prompt, budget)
-            rows += _rounds(f"model's step over {budget:.0%} of {prompt}", cases, options)
+            # Bound to no name: their caches are to be gone before those of the next budget are read.
+            what = f"model's step over {budget:.0%} of {prompt}"
+            rows += _rounds(what, _model_steps(options, prompt, budget), options)
     return pd.DataFrame(rows)
 
 

@@ -35,6 +35,8 @@ from sinklora.attention.varlen_windows import attend_windows, flash_attn_kernel,
 
 HALF_PRECISION = (torch.float16, torch.bfloat16)
 
+LENGTHS = 4096  # that FlexAttention is compiled for, at most, in one process
+
 Causal = Callable[[Tensor, Tensor, Tensor, float], Tensor]  # query, key, value, scale
 
 
@@ -183,8 +185,8 @@ def flex(
     """FlexAttention with a block mask made from the pattern's `mask_mod`."""
     flex_attention, create_block_mask = _compiled_flex()
     batch, heads, num_tokens, _ = query.shape
-    # Each pattern and length is a compilation of its own; beyond the limit PyTorch would run uncompiled.
-    with torch._dynamo.config.patch(recompile_limit=256):
+    # Each pattern and length is a compilation of its own, of which PyTorch allows few.
+    with torch._dynamo.config.patch(recompile_limit=LENGTHS, accumulated_recompile_limit=LENGTHS):
         mask = create_block_mask(
             pattern.mask_mod(heads, num_tokens, ids),
             B=None if ids is None else batch,

@@ -61,20 +61,21 @@ def max_columns(query: Tensor, key: Tensor, log_sum_exp: Tensor, scale: float) -
     batch, heads, queries, size = query.shape
     kv_heads, length = key.shape[1:3]
     maxima = torch.empty(batch, kv_heads, length, dtype=torch.float32, device=query.device)
-    max_columns_kernel[(batch * kv_heads, triton.cdiv(length, COLUMNS))](
-        query.contiguous(),
-        key.contiguous(),
-        log_sum_exp.float().contiguous(),
-        maxima,
-        queries,
-        length,
-        scale,
-        groups=heads // kv_heads,
-        size=size,
-        padded_size=max(16, triton.next_power_of_2(size)),
-        rows=ROWS,
-        columns=COLUMNS,
-    )
+    with torch.cuda.device_of(query):  # Triton launches on the current card
+        max_columns_kernel[(batch * kv_heads, triton.cdiv(length, COLUMNS))](
+            query.contiguous(),
+            key.contiguous(),
+            log_sum_exp.float().contiguous(),
+            maxima,
+            queries,
+            length,
+            scale,
+            groups=heads // kv_heads,
+            size=size,
+            padded_size=max(16, triton.next_power_of_2(size)),
+            rows=ROWS,
+            columns=COLUMNS,
+        )
     return maxima
 
 

@@ -20,7 +20,7 @@ def max_columns_kernel(
     columns: tl.constexpr,
 ):
     """One program for each key/value head and block of keys: it passes over all queries of its group."""
-    head = tl.program_id(0)
+    head = tl.program_id(0).to(tl.int64)  # offsets of long batches are more than 32 bits hold
     at_key = tl.program_id(1) * columns + tl.arange(0, columns)
     at_size = tl.arange(0, padded_size)
     inside = (at_key[:, None] < length) & (at_size[None, :] < size)

@@ -37,23 +37,24 @@ def sum_columns(
         query.new_empty(0, dtype=torch.float32) if weights is None else weights.float().contiguous()
     )
     sums = torch.empty(batch, kv_heads, length, dtype=torch.float32, device=query.device)
-    sum_columns_kernel[(batch * kv_heads, triton.cdiv(length, COLUMNS))](
-        query,
-        key,
-        log_sum_exp,
-        query_weights,
-        sums,
-        kv_heads,
-        queries,
-        length,
-        scale,
-        groups=heads // kv_heads,
-        size=size,
-        padded_size=max(16, triton.next_power_of_2(size)),
-        weighted=weights is not None,
-        rows=ROWS,
-        columns=COLUMNS,
-    )
+    with torch.cuda.device_of(query):  # Triton launches on the current card
+        sum_columns_kernel[(batch * kv_heads, triton.cdiv(length, COLUMNS))](
+            query,
+            key,
+            log_sum_exp,
+            query_weights,
+            sums,
+            kv_heads,
+            queries,
+            length,
+            scale,
+            groups=heads // kv_heads,
+            size=size,
+            padded_size=max(16, triton.next_power_of_2(size)),
+            weighted=weights is not None,
+            rows=ROWS,
+            columns=COLUMNS,
+        )
     return sums
 
 
@@ -94,9 +95,12 @@ def has_kernel(query: Tensor, key: Tensor) -> bool:
 
 def has_kernel_for(query: Tensor) -> bool:
     """Whether flash and Triton's kernels serve such queries, if nothing is masked or all is causal."""
+    size = query.shape[3]
     return (
         query.is_cuda
         and query.dtype in (torch.float16, torch.bfloat16)
-        and query.shape[3] <= LARGEST_HEAD
+        and size <= LARGEST_HEAD
+        and size % 8 == 0  # SDPA would fill others up; FlashAttention itself refuses them, and older cards
+        and torch.cuda.get_device_capability(query.device) >= (8, 0)
         and find_spec("triton") is not None
     )

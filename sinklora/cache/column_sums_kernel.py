@@ -26,7 +26,7 @@ def sum_columns_kernel(
 
     No two programs write the same sum, so the result does not depend on their order.
     """
-    head = tl.program_id(0)
+    head = tl.program_id(0).to(tl.int64)  # offsets of long batches are more than 32 bits hold
     batch = head // kv_heads
     at_key = tl.program_id(1) * columns + tl.arange(0, columns)
     at_size = tl.arange(0, padded_size)

@@ -79,9 +79,12 @@ def _all_heads(
     key_heads: RaggedHeads,
     visible: Tensor | None,
 ) -> Tensor:
-    """As many operators for many heads as for one; each token is multiplied with the queries of its head."""
-    head = key_heads.of_slot
-    scores = (grouped[head] * scale * key[:, None]).sum(-1, dtype=weights.dtype).T
+    """As many operators for many heads as for one; each token is multiplied with the queries of its head.
+
+    In the dtype of `weights`: on CUDA `index_add_` adds in its own, where a head's many addends would vanish.
+    """
+    head, precision = key_heads.of_slot, weights.dtype
+    scores = (grouped.to(precision)[head] * scale * key[:, None]).sum(-1).T
     if visible is not None:
         scores = scores.masked_fill(~visible, float("-inf"))
     at = head.expand_as(scores)
@@ -89,5 +92,6 @@ def _all_heads(
     exponents = (scores - most.gather(1, at)).exp()
     sums = torch.zeros_like(most).scatter_add_(1, at, exponents)
     torch.div(exponents, sums.gather(1, at), out=weights)
-    weighted_values = weights.T.to(value.dtype)[..., None] * value[:, None]
-    return torch.zeros_like(grouped).index_add_(0, head, weighted_values)
+    weighted_values = weights.T[..., None] * value[:, None]
+    output = torch.zeros(grouped.shape, dtype=precision, device=grouped.device)
+    return output.index_add_(0, head, weighted_values).to(value.dtype)

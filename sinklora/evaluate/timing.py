@@ -27,7 +27,7 @@ class Stopwatch:
     """Measures laps; on a CUDA device each ends when all that was asked of the device is done."""
 
     def __init__(self, device: torch.device | str) -> None:
-        self._cuda = torch.device(device).type == "cuda"
+        self._device = torch.device(device)
         self._last = self._now()
 
     def lap(self) -> Seconds:
@@ -36,8 +36,8 @@ class Stopwatch:
         return Seconds(*(now - then for now, then in zip(self._last, before, strict=True)))
 
     def _now(self) -> Seconds:
-        if self._cuda:
-            torch.cuda.synchronize()
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
         return Seconds(time.perf_counter(), time.process_time())
 
 

@@ -82,6 +82,22 @@ def test_each_head_attends_to_its_own(attend: object, hidden: bool, dtype: torch
         assert_close(output[head], expected @ value[mine].double(), atol=atol)
 
 
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_many_slots_of_a_head_are_added_up_in_float32(device: str) -> None:
+    """All heads at once: in bfloat16 the output is the exact one, rounded; small addends do not vanish."""
+    generator, slots, size = torch.Generator().manual_seed(3), [2000, 1500], 16
+    key, value = (torch.randn(3500, size, generator=generator).bfloat16() for _ in range(2))
+    value += 1  # a sum of addends of one sign
+    query = torch.randn(2, 2, size, generator=generator).bfloat16()
+    of_slot = torch.arange(2).repeat_interleave(torch.tensor(slots))
+    given = (tensor.to(device) for tensor in (query, key, value))
+    heads = RaggedHeads(slots, of_slot.to(device))
+    output = _all_heads(*given, 0.1, torch.empty(2, 3500, device=device), heads, None).cpu()
+    parts = zip(query.double(), key.double().split(slots), value.double().split(slots), strict=True)
+    expected = torch.stack([(q @ k.T * 0.1).softmax(-1) @ v for q, k, v in parts])
+    torch.testing.assert_close(output.double(), expected, rtol=2**-8 + 1e-4, atol=0)
+
+
 def test_the_query_heads_of_a_row_are_those_of_its_key_heads() -> None:
     query = torch.randn(2, 6, 1, 8)  # two rows, two key/value heads
     key, value = (torch.randn(20, 8) for _ in range(2))

@@ -2,15 +2,17 @@
 
     python scripts/check_wheel.py [--keep FOLDER]
 
-What it proves: the wheel holds all that the library needs, the commands start, and nothing is read from the
-checkout. Ends with 1, and the output of what failed, where it does not.
+What it proves: the wheel holds all that the library and its notebooks need, the commands start, a notebook is
+executed, and nothing is read from the checkout. Else it ends with 1 and the output of what failed.
 """
 
+import os
 import shutil
 import subprocess
 import sys
 import sysconfig
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -37,6 +39,8 @@ print("used", sinklora.__version__)
 """
 
 NOT_PACKED = (".*", "build", "dist", "out", "runs", "results", "*.egg-info", "__pycache__")
+
+NOTEBOOK = ["reproduce", "--profile", "smoke", "--only", "explore", "--results", "results", "--runs", "runs"]
 
 COMMANDS = (["--help"], ["train", "--help"], ["chat", "--help"], ["estimate", "--help"])
 
@@ -66,14 +70,21 @@ def check(
         for arguments in COMMANDS:
             call = f"sys.argv = {['sinklora', *arguments]!r}\nfrom sinklora.cli import main\nmain()"
             run([*python, paths + call], folder)
+        # A kernel is another process, which finds the package by its environment.
+        outside = {**os.environ, "PYTHONPATH": str(folder / "site")}
+        call = f"import sys; sys.argv = {['sinklora', *NOTEBOOK]!r}\nfrom sinklora.cli import main\nmain()"
+        run([sys.executable, "-c", call], folder, outside)
+        executed = (folder / "results" / "smoke" / "notebooks" / "explore.ipynb").read_text(encoding="utf-8")
+        if '"output_type"' not in executed or str(root) in executed:
+            sys.exit("explore.ipynb: not executed, or in the checkout")
         if keep:
             keep.mkdir(parents=True, exist_ok=True)
             shutil.copy2(wheel, keep)
 
 
-def run(command: list[str], folder: Path) -> str:
+def run(command: list[str], folder: Path, environment: Mapping[str, str] | None = None) -> str:
     """What a command prints; ends the program with its output where it fails."""
-    done = subprocess.run(command, cwd=folder, check=False, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=folder, env=environment, check=False, capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"{' '.join(command)[:200]}\n{done.stdout[-3000:]}{done.stderr[-3000:]}")
     return done.stdout

@@ -346,3 +346,13 @@ def test_a_text_of_ones_own_stays(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text(card + "\nadded")
     save_adapter(model, tmp_path)
     assert (tmp_path / "README.md").read_text() == card
+
+
+def test_a_parameter_that_zero_has_divided_is_named(tmp_path: Path) -> None:
+    """ZeRO-3 leaves every process a parameter without numbers; an adapter of such would be saved as good."""
+    model = lora_plus(base())
+    [(name, parameter), *_] = [found for found in model.named_parameters() if found[1].requires_grad]
+    parameter.data = torch.empty(0)
+    with pytest.raises(ValueError, match=rf"^{name} is empty here \(ZeRO-3 divides it\): save inside"):
+        save_adapter(model, tmp_path / "adapter")
+    assert not (tmp_path / "adapter").exists()

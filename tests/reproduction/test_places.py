@@ -119,3 +119,14 @@ def test_only_the_line_with_the_place_of_runs_leaves_an_executed_notebook(tmp_pa
     tidy(tmp_path / "a.ipynb")
     [cell] = json.loads((tmp_path / "a.ipynb").read_text())["cells"]
     assert "".join(cell["source"]) == 'profile = "smoke"\nruns_tried = 3'
+
+
+@pytest.mark.parametrize("name", ["results", "runs"])
+def test_a_folder_that_cannot_be_written_is_named(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever runs the tests may write anywhere: the system's answer stands in for another's folder."""
+    folders = {"results": tmp_path / "results", "runs": tmp_path / "runs"}
+    monkeypatch.setattr(os, "access", lambda path, mode: path != folders[name])
+    with pytest.raises(ValueError, match=f"{name}='.*': cannot be written; give --{name} another folder"):
+        find_places(**folders)

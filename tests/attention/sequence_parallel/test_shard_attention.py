@@ -10,6 +10,9 @@ from shard_processes import CASES, plan_of
 
 from helpers import assert_close
 from several_processes import run_together
+from sinklora.attention.patterns import SF
+from sinklora.attention.sequence_parallel.shard import SequenceShard
+from sinklora.attention.sequence_parallel.shard_attention import attend_shard
 from sinklora.attention.sequence_parallel.traffic import AttentionShape, sent_bytes
 
 SCRIPT = Path(__file__).with_name("shard_processes.py")
@@ -67,3 +70,11 @@ def test_two_processes_to_a_row_are_given_its_halves(folder: Path) -> None:
     assert first["counted"] == second["counted"] == 4
     assert third["targets"] == [[11, 12, -100]] and fourth["targets"] == [[14, -100, -100]]
     assert fourth["position_ids"] == [[0, 1, 0]] and fourth["counted"] == 3
+
+
+def test_rows_and_tokens_that_are_not_the_shards_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before anything is exchanged: no other process is asked."""
+    monkeypatch.setattr("torch.distributed.get_world_size", lambda group: 2)
+    query, shard = torch.zeros(1, 2, 6, 4), SequenceShard(torch.zeros(1, 8, dtype=torch.long))
+    with pytest.raises(ValueError, match=r"shard's \[1, 4\] rows and tokens, got \[1, 6\]"):
+        attend_shard(query, query, query, SF, shard)

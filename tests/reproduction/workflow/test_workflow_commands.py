@@ -11,7 +11,8 @@ import torch
 from typer.testing import CliRunner
 
 from sinklora.cli import application
-from sinklora.reproduction.workflow.launch import only_workflow
+from sinklora.reproduction.places import Places
+from sinklora.reproduction.workflow.launch import only_workflow, snakemake
 
 
 @pytest.mark.parametrize(
@@ -85,3 +86,23 @@ def test_a_partition_is_a_name_whatever_it_spells(
         "all",
         "my-group",
     ]
+
+
+@pytest.mark.parametrize(
+    ("gone", "on", "words"),
+    [
+        (
+            "importlib.util.find_spec",
+            "local",
+            r"Snakemake is not installed; pip install 'sinklora",
+        ),
+        ("shutil.which", "slurm", "on='slurm': there is no sbatch here"),
+    ],
+)
+def test_what_jobs_need_and_is_not_there_is_named(
+    gone: str, on: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gone, lambda name: None)
+    places = Places(Path.cwd(), tmp_path / "results", tmp_path / "runs")
+    with pytest.raises((ImportError, FileNotFoundError), match=words):
+        snakemake(places, tmp_path, on, tmp_path / "plan.json")

@@ -1,12 +1,13 @@
-"""What each process of `test_deepspeed.py` does: one run with a configuration of DeepSpeed."""
+"""What each process of `test_deepspeed.py` does: one run under DeepSpeed, killed if told so."""
 
 import dataclasses
 import os
 import sys
 from pathlib import Path
 
-from training_processes import base_spec
+from training_processes import KilledAfterCheckpoint, base_spec
 
+import sinklora.train.run
 from sinklora.train.run import train
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs/deepspeed"
@@ -17,6 +18,8 @@ def main(place: Path) -> None:
     config = str(CONFIGS / f"zero{stage}.json")
     spec = dataclasses.replace(base_spec(place), deepspeed=config, sequence_parallel=sequence_parallel)
     root = f"zero{stage}-{sequence_parallel}"
+    if os.environ.get("KILLED"):
+        sinklora.train.run.MarkComplete = KilledAfterCheckpoint  # type: ignore[misc]
     train(spec, runs=place / root, cache=place / "cache", progress=False)
 
 

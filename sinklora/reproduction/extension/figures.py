@@ -210,25 +210,35 @@ def positions_figure(rows: Mapping[str, pd.DataFrame], methods: Sequence[str], o
     context.
 
     Means over seeds and pieces. What needs no training is drawn too, as far as it is no more than `OFF_SCALE`
-    times the best of it; what is nowhere is named with its mean.
+    times the best of it; what goes beyond is named with its most.
     """
     with figure_style():
         figure, axes = panels(len(rows), 2.6, sharey=True)
         for axis, (kind, of_kind) in zip(axes, rows.items(), strict=True):
             leads, most = _leads_by_position(of_kind, methods)
             marks = iter("x+1234")  # of what needs no training, in turn
+            names = {BASE: "no training"}  # here it is read beyond its own context too
             for method, lead in leads.items():
-                shown = lead[lead <= most]
+                shown, named = lead[lead <= most], names.get(method) or label(method)
                 if len(shown):
                     grey, line, mark = MARKS.get(method) or ("0.6", ":", next(marks, "."))
                     axis.plot(
-                        shown, color=grey, linestyle=line, marker=mark, markersize=3.5, label=label(method)
+                        shown,
+                        color=grey,
+                        linestyle=line,
+                        marker=mark,
+                        markersize=3.5,
+                        label=named,
                     )
             axis.axvline(original, color="0.6", linestyle=":", linewidth=0.6)
             axis.axhline(0, color="black", linewidth=0.6)
             axis.set_xlabel("position (tokens)")
-            beyond = [f"{label(m)} ({lead.mean():+.2f})" for m, lead in leads.items() if lead.min() > most]
-            note = f"\nabove: {', '.join(beyond)}" if beyond else ""
+            beyond = [
+                f"{names.get(m) or label(m)} (to {lead.max():+.1f})"
+                for m, lead in leads.items()
+                if lead.max() > most
+            ]
+            note = f"\nhigher up: {', '.join(beyond)}" if beyond else ""
             count = f"{of_kind.piece.nunique()} pieces of {of_kind.group.nunique()} documents"
             axis.set_title(f"{kind} positions: {count}{note}", fontsize=7)
             axis.legend(frameon=False, fontsize=6, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.25))

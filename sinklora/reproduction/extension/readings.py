@@ -3,7 +3,7 @@
 Each measurement is a run directory, read back where it was made before.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -92,6 +92,11 @@ def joined(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
     rows = pd.concat(frames, ignore_index=True)
     rows.attrs |= made_of(frames)
     return rows
+
+
+def by_kind(parts: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """The rows of several kinds of positions, `joined`, told apart by the column `positions`."""
+    return joined([part.assign(positions=kind) for kind, part in parts.items()])
 
 
 def _rows(

@@ -17,6 +17,8 @@ NOT_READ: "pd.Series[float]" = pd.Series(dtype=float)
 
 METHOD, SAVED, ABOVE, SHARE = "trained with", "nats below no training", "nats above full", "share (%)"
 
+LONGER = "nats gained by context"
+
 
 class OrDiverged(Column):
     """A column of losses, infinite where the training diverged."""
@@ -44,8 +46,8 @@ def extension_table(
     """Tables 1 and 2, and the ladder of Table 3: one line a method, what needs no training first.
 
     Perplexity by context (mean ± standard deviation over seeds), and at the target nats below the best of no
-    training (`start`), nats above full attention and the share of its improvement, with 95 % intervals over
-    seeds and pieces of text.
+    training (`start`), nats above full attention, the share of its improvement, and nats below the same
+    model's in the shortest context, with 95 % intervals over seeds and pieces of text.
     """
     contexts = sorted(map(int, rows.context.unique()))
     by_context = {context: losses(rows, test_set, context) for context in contexts}
@@ -63,10 +65,14 @@ def extension_table(
             line |= estimate_fields(ABOVE, measured.lead("full", method))
         if method not in untrained:
             line |= estimate_fields(SHARE, measured.share(method, start), scale=100)
+        if {(method, contexts[0]), (method, target)} <= read and contexts[0] < target:
+            shortest = by_context[contexts[0]].by_method[method]
+            line |= estimate_fields(LONGER, difference(shortest, measured.by_method[method]))
         lines.append({**line, "seeds": 0 if method in untrained else len(measured.by_method[method])})
     frame = pd.DataFrame(lines)
     shown: list[Column] = [Column(METHOD), *(Spread(str(context)) for context in contexts)]
-    return Table(frame, [*shown, Nats(SAVED), Nats(ABOVE), Share(SHARE), Number("seeds", "d")])
+    gained = [Nats(LONGER)] if LONGER in frame else []
+    return Table(frame, [*shown, Nats(SAVED), Nats(ABOVE), Share(SHARE), *gained, Number("seeds", "d")])
 
 
 def shares_table(rows: pd.DataFrame, test_set: str, methods: Sequence[str], target: int) -> Table:
@@ -174,12 +180,15 @@ def comparison_table(
 
 
 def rates_table(rows: pd.DataFrame) -> Table:
-    """Validation perplexity by method and learning rate; first, what needs no training, the best in front."""
+    """Validation perplexity by method and learning rate; first, what needs no training, the best in front.
+
+    Of several rates of a method the best is `chosen`.
+    """
     untrained = untrained_losses(rows)
     means = mean_losses(rows).assign(perplexity=lambda frame: frame.nll.map(math.exp))
     chosen = chosen_rates(rows).set_index("method")
     is_best = [
-        rate == chosen.loc[method, "learning rate"]
+        rate == chosen.loc[method, "learning rate"] and (means.method == method).sum() > 1
         for method, rate in means[RATES].itertuples(index=False, name=None)
     ]
     first = pd.DataFrame(

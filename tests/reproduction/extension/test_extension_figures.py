@@ -189,11 +189,14 @@ def test_positions_have_a_panel_a_kind_and_the_means_of_seeds_and_pieces() -> No
     figure = positions_figure({"yarn": rows, "linear": rows[rows.method != "sf"]}, ["full", "sf"], 1)
     yarn, linear = figure.axes
     assert [axis.get_title().split(":")[0] for axis in figure.axes] == ["yarn positions", "linear positions"]
-    assert "2 pieces of 1 documents" in yarn.get_title() and "above: linear (+3.00)" in yarn.get_title()
+    assert (
+        "2 pieces of 1 documents" in yarn.get_title()
+        and "higher up: no training (to +5.5), linear (to +3.0)" in yarn.get_title()
+    )
     drawn = {line.get_label(): list(line.get_ydata()) for line in yarn.lines}
-    assert (drawn[LABELS["base"]], drawn[LABELS["sf"]]) == ([0.5], [0.375, 0.375])
+    assert (drawn["no training"], drawn[LABELS["sf"]]) == ([0.5], [0.375, 0.375])
     named = [[text.get_text() for text in axis.get_legend().get_texts()] for axis in (yarn, linear)]
-    assert named == [[LABELS["base"], "yarn", LABELS["sf"]], [LABELS["base"], "yarn"]], (
+    assert named == [["no training", "yarn", LABELS["sf"]], ["no training", "yarn"]], (
         "what was not measured is left out"
     )
 

@@ -11,6 +11,7 @@ from sinklora.records.tables import markdown, part
 from sinklora.reproduction.extension.comparison import losses
 from sinklora.reproduction.extension.tables import (
     ABOVE,
+    LONGER,
     SAVED,
     SHARE,
     by_positions,
@@ -50,6 +51,11 @@ def test_the_table_by_hand(rows: pd.DataFrame) -> None:
     assert shown.loc["full", SHARE] == "100", "of two pieces full attention may improve on nothing"
     assert shown.loc["base", SAVED] == "–"
     assert shown.seeds.tolist() == ["0", "0", "2", "2"]
+    gained = numbers[
+        LONGER
+    ]  # by the same model, from 512 to 2048 tokens; the base is not read beyond its own
+    assert math.isnan(gained["base"]) and shown.loc["base", LONGER] == "–"
+    assert gained[["linear", "full", "sf"]].tolist() == pytest.approx([1.0, 0.4, 0.2])
 
 
 def test_shares_by_what_they_are_shares_of(rows: pd.DataFrame) -> None:

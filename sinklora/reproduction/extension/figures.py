@@ -238,7 +238,7 @@ def positions_figure(rows: Mapping[str, pd.DataFrame], methods: Sequence[str], o
                 for m, lead in leads.items()
                 if lead.max() > most
             ]
-            note = f"\nhigher up: {', '.join(beyond)}" if beyond else ""
+            note = "\nhigher up: " + ",\n".join(beyond) if beyond else ""
             count = f"{of_kind.piece.nunique()} pieces of {of_kind.group.nunique()} documents"
             axis.set_title(f"{kind} positions: {count}{note}", fontsize=7)
             axis.legend(frameon=False, fontsize=6, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.25))

@@ -191,7 +191,7 @@ def test_positions_have_a_panel_a_kind_and_the_means_of_seeds_and_pieces() -> No
     assert [axis.get_title().split(":")[0] for axis in figure.axes] == ["yarn positions", "linear positions"]
     assert (
         "2 pieces of 1 documents" in yarn.get_title()
-        and "higher up: no training (to +5.5), linear (to +3.0)" in yarn.get_title()
+        and "higher up: no training (to +5.5),\nlinear (to +3.0)" in yarn.get_title()
     )
     drawn = {line.get_label(): list(line.get_ydata()) for line in yarn.lines}
     assert (drawn["no training"], drawn[LABELS["sf"]]) == ([0.5], [0.375, 0.375])

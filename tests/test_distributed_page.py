@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from helpers import rest_slow
-from sinklora.evaluate.step_estimate import StepEstimate, estimate
-from sinklora.evaluate.step_spec import StepSpec
+from sinklora.evaluate.step_estimate import estimate
+from sinklora.evaluate.step_spec import StepEstimate, StepSpec
 
 PAGE = Path(__file__).resolve().parents[1].joinpath("docs", "distributed.md").read_text(encoding="utf-8")
 

@@ -54,6 +54,8 @@ from sinklora.train.whole_rounds import RowsAndBlanks
 
 Spec = TrainSpec | InstructionSpec
 
+CURVE = ("loss", "grad_norm", "learning_rate", "epoch", "step")  # the columns of loss.csv
+
 
 def load_base(spec: Spec) -> PreTrainedModel:
     """The base model in its dtype, extended to the context; random weights where the spec says so."""
@@ -165,7 +167,8 @@ def _train(spec: Spec, run: RunDirectory, data: TrainingData, progress: bool) ->
         saved = _save(spec, model, run.path) if trainer.is_world_process_zero() else []
     if not saved:
         return
-    curve = pd.DataFrame(row for row in trainer.state.log_history if "loss" in row)
+    # A checkpoint's history comes back with other columns first.
+    curve = pd.DataFrame(row for row in trainer.state.log_history if "loss" in row)[list(CURVE)]
     atomic_write(run.path / "loss.csv", curve.to_csv(index=False))
     record = {
         **current_provenance(),

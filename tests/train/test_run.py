@@ -139,6 +139,7 @@ def test_killed_and_started_again_it_ends_with_the_same_weights(
     assert [path.parent for path in place.glob("killed/*/finished.json")] == [run.path]
     run.verify()
     assert_same_weights(run, undisturbed)
+    assert (run.path / "loss.csv").read_bytes() == (undisturbed.path / "loss.csv").read_bytes()
 
 
 def test_seconds_of_a_resumed_run_are_those_of_all_its_parts(

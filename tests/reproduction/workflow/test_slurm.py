@@ -53,6 +53,4 @@ def test_jobs_run_there_and_what_dies_is_visible(tmp_path: Path, node: dict[str,
     for name in ("21_hungry", "22_long"):
         assert f"logs/{name}.txt" in output, "told at the end"
     assert "22_long stopped in code cell 2 of 2: " in log.read_text(), log.read_text()
-    hungry = (log.parent / "21_hungry.txt").read_text()
-    assert "21_hungry stopped in code cell 2 of 2: " in hungry and "memory" in hungry, hungry
     assert output.rstrip().splitlines()[-1].startswith("Error: some jobs failed; their logs are in "), output

@@ -31,7 +31,7 @@ class Replay(CachePolicy):
     queries looks at it, times the length of its value, which is how much of it such a look would bring; plus
     `attention_weight` times the attention it received from queries in their own place, which fades by `decay`
     with every query, on average over the query heads of its group (`ReplayScores`, which says what further
-    turns and decoded tokens add). That weight is in units of a value's length, and was chosen for SmolLM2-135M.
+    turns and decoded tokens add). That weight is in units of a value's length, chosen for SmolLM2-135M.
 
     Every layer and key/value head keeps the first `sink_tokens`, which are never evicted, `recent_share` of
     the budget for the newest, and the highest scores. Where the budget is too small for the sink tokens,

@@ -54,7 +54,7 @@ from sinklora.train.whole_rounds import RowsAndBlanks
 
 Spec = TrainSpec | InstructionSpec
 
-CURVE = ("loss", "grad_norm", "learning_rate", "epoch", "step")  # the columns of loss.csv
+CURVE = ("loss", "grad_norm", "learning_rate", "epoch", "step")  # the first columns of loss.csv
 
 
 def load_base(spec: Spec) -> PreTrainedModel:
@@ -143,6 +143,15 @@ def _warn_of_warmup(spec: Spec, steps: int) -> None:
         )
 
 
+def _curve(history: list[dict[str, Any]]) -> pd.DataFrame:
+    """The losses of a run's log, whose columns come back from a checkpoint in another order. Not every way to
+    train logs all of CURVE.
+    """
+    curve = pd.DataFrame(row for row in history if "loss" in row)
+    known = [name for name in CURVE if name in curve]
+    return curve[[*known, *sorted(set(curve.columns) - set(CURVE))]]
+
+
 def _train(spec: Spec, run: RunDirectory, data: TrainingData, progress: bool) -> None:
     _warn_of_warmup(spec, data.steps)
     work = run.path / "checkpoints"
@@ -167,8 +176,7 @@ def _train(spec: Spec, run: RunDirectory, data: TrainingData, progress: bool) ->
         saved = _save(spec, model, run.path) if trainer.is_world_process_zero() else []
     if not saved:
         return
-    # A checkpoint's history comes back with other columns first.
-    curve = pd.DataFrame(row for row in trainer.state.log_history if "loss" in row)[list(CURVE)]
+    curve = _curve(trainer.state.log_history)
     atomic_write(run.path / "loss.csv", curve.to_csv(index=False))
     record = {
         **current_provenance(),

@@ -22,7 +22,7 @@ from sinklora.records.files import file_hash
 from sinklora.records.runs import DamagedRunError, RunDirectory
 from sinklora.train.command import read_spec
 from sinklora.train.data import training_data
-from sinklora.train.run import load_trained, train
+from sinklora.train.run import _curve, load_trained, train
 from sinklora.train.spec import TrainSpec
 from sinklora.train.spent_seconds import SECONDS, SpentSeconds
 from sinklora.train.trainer import (
@@ -334,3 +334,10 @@ def test_a_warm_up_that_outlasts_the_run_is_told(
     assert len(said) == told
     if told:
         assert said[0].startswith(f"warmup_steps={warmup_steps}: the run has 2 steps, none of which comes to")
+
+
+def test_a_curve_has_the_columns_that_were_logged_in_one_order() -> None:
+    """Some ways to train log no norm of gradients; the last row of a log is of the whole run."""
+    told = {"step": 1, "other": 0.5, "epoch": 0.1, "loss": 2.0}
+    assert list(_curve([told, {"train_runtime": 3.0}])) == ["loss", "epoch", "step", "other"]
+    assert len(_curve([told, {"train_runtime": 3.0}])) == 1

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from sinklora.cache.column_sums import (
     COLUMNS,
-    ROWS,
     check_kernel_inputs,
     flash_with_log_sum_exp,
     has_kernel_for,
+    kernel_sizes,
 )
 from sinklora.cache.column_sums_cpu import has_compiled_maxima, log_sum_exp_on_cpu, max_columns_on_cpu
 from sinklora.cache.scored_attention import blocks, precise
@@ -58,7 +58,7 @@ def max_columns(query: Tensor, key: Tensor, log_sum_exp: Tensor, scale: float) -
 
     from sinklora.cache.column_maxima_kernel import max_columns_kernel
 
-    batch, heads, queries, size = query.shape
+    batch, queries = query.shape[0], query.shape[2]
     kv_heads, length = key.shape[1:3]
     maxima = torch.empty(batch, kv_heads, length, dtype=torch.float32, device=query.device)
     with torch.cuda.device_of(query):  # Triton launches on the current card
@@ -70,11 +70,7 @@ def max_columns(query: Tensor, key: Tensor, log_sum_exp: Tensor, scale: float) -
             queries,
             length,
             scale,
-            groups=heads // kv_heads,
-            size=size,
-            padded_size=max(16, triton.next_power_of_2(size)),
-            rows=ROWS,
-            columns=COLUMNS,
+            **kernel_sizes(query, key),
         )
     return maxima
 

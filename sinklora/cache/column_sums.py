@@ -26,7 +26,7 @@ def sum_columns(
     each query counts. Raises ValueError for heads larger than 256, ImportError without Triton.
     """
     check_kernel_inputs(query, log_sum_exp, "attend_and_sum")
-    batch, heads, queries, size = query.shape
+    batch, queries = query.shape[0], query.shape[2]
     kv_heads, length = key.shape[1:3]
     import triton
 
@@ -48,14 +48,22 @@ def sum_columns(
             queries,
             length,
             scale,
-            groups=heads // kv_heads,
-            size=size,
-            padded_size=max(16, triton.next_power_of_2(size)),
             weighted=weights is not None,
-            rows=ROWS,
-            columns=COLUMNS,
+            **kernel_sizes(query, key),
         )
     return sums
+
+
+def kernel_sizes(query: Tensor, key: Tensor) -> dict[str, int]:
+    """What the kernels are compiled for: heads of a group, numbers of a head (filled up to a power of 2, as
+    Triton's products need them), and queries and keys of a block.
+    """
+    import triton
+
+    size = query.shape[3]
+    filled = max(16, triton.next_power_of_2(size))
+    groups = query.shape[1] // key.shape[1]
+    return {"groups": groups, "size": size, "padded_size": filled, "rows": ROWS, "columns": COLUMNS}
 
 
 def check_kernel_inputs(query: Tensor, log_sum_exp: Tensor, otherwise: str) -> None:

@@ -41,6 +41,8 @@ LABELS = {
     "base": "no training, its own context",
 }
 
+POSITIONS = {"yarn": "YaRN", "dynamic": "dynamic NTK"}  # ways to extend them, by name
+
 BASE = "base"
 
 EMBEDDED = "embedded base"
@@ -51,6 +53,11 @@ RANDOM = "random weights"  # of models whose time is measured, and nothing that 
 def label(method: str) -> str:
     """A method in words."""
     return LABELS.get(method, method)
+
+
+def positions_title(kind: str) -> str:
+    """A way to extend positions in words: "YaRN positions"."""
+    return f"{POSITIONS.get(kind, kind)} positions"
 
 
 def model_title(name: str) -> str:

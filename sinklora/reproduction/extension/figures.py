@@ -13,8 +13,8 @@ from sinklora.reproduction.extension.comparison import Losses, losses
 from sinklora.reproduction.extension.perplexity_axes import cover_as_many_nats, name_ends, on_log_scales
 from sinklora.reproduction.extension.selection import RATES, mean_losses, untrained_losses
 from sinklora.reproduction.extension.tables import untrained_methods
-from sinklora.reproduction.names import BASE, label
-from sinklora.reproduction.report.style import MARKS, figure_style, panels
+from sinklora.reproduction.names import BASE, label, positions_title
+from sinklora.reproduction.report.style import MARKS, figure_style, line_width, panels
 from sinklora.reproduction.report.summaries import mean_over
 
 OFF_SCALE = 2.0  # times the others' value: a mark or line up there would hide how they differ
@@ -188,7 +188,7 @@ def losses_figure(curves: Mapping[str, pd.DataFrame]) -> Figure:
         figure, axes = panels(len(curves), 2.2, sharey=True)
         for axis, (kind, of_kind) in zip(axes, curves.items(), strict=True):
             _draw_losses(axis, of_kind)
-            axis.set_title(f"{kind} positions: {axis.get_title()}", fontsize=7)
+            axis.set_title(f"{positions_title(kind)}: {axis.get_title()}", fontsize=7)
     return figure
 
 
@@ -197,7 +197,8 @@ def _draw_losses(axis: Axes, curves: pd.DataFrame) -> None:
         mean = group.groupby("step").loss.mean()
         grey, line, _ = MARKS.get(str(method), ("0.5", "-", "."))
         smooth = mean.rolling(max(1, len(mean) // 10), min_periods=1).mean()
-        axis.plot(smooth, color=grey, linestyle=line, label=label(str(method)))
+        width = line_width(str(method))
+        axis.plot(smooth, color=grey, linestyle=line, linewidth=width, label=label(str(method)))
     axis.set_xlabel("step")
     axis.set_ylabel("training loss (nats a token)")
     axis.set_title(f"{mean_over(list(curves.seed.unique()))}, smoothed over a tenth")
@@ -240,7 +241,7 @@ def positions_figure(rows: Mapping[str, pd.DataFrame], methods: Sequence[str], o
             ]
             note = "\nhigher up: " + ",\n".join(beyond) if beyond else ""
             count = f"{of_kind.piece.nunique()} pieces of {of_kind.group.nunique()} documents"
-            axis.set_title(f"{kind} positions: {count}{note}", fontsize=7)
+            axis.set_title(f"{positions_title(kind)}: {count}{note}", fontsize=7)
             axis.legend(frameon=False, fontsize=6, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.25))
         axes[0].set_ylabel("nats above full attention")
     return figure
@@ -269,10 +270,18 @@ def sinks_figure(rows: Mapping[str, pd.DataFrame], methods: Sequence[str], unifo
             for method in methods:
                 by_layer = 100 * of_kind[of_kind.method == method].groupby("layer").share.mean()
                 grey, line, _ = MARKS.get(method, ("0.5", "-", "."))
-                axis.plot(by_layer.index, by_layer, color=grey, linestyle=line, label=label(method))
+                axis.plot(
+                    by_layer.index,
+                    by_layer,
+                    color=grey,
+                    linestyle=line,
+                    linewidth=line_width(method),
+                    label=label(method),
+                )
             axis.axhline(100 * uniform, color="0.6", linestyle=":")
             axis.set_xlabel("layer")
-            axis.set_title(f"{kind} positions: {of_kind.piece.nunique()} pieces; dotted: uniform", fontsize=7)
+            count = f"{of_kind.piece.nunique()} pieces"
+            axis.set_title(f"{positions_title(kind)}: {count}; dotted: uniform", fontsize=7)
         axes[0].set_ylabel("attention on the first 4 tokens (%)")
         axes[0].legend(frameon=False, fontsize=6)
     return figure

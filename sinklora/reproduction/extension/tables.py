@@ -126,9 +126,15 @@ def by_positions(parts: Mapping[str, Table | pd.DataFrame]) -> Table:
 def own_attention_table(
     rows: pd.DataFrame, own: pd.DataFrame, test_set: str, context: int, methods: Sequence[str]
 ) -> Table:
-    """Perplexity of each method read with full attention, and with its own; nats that its own adds."""
+    """Perplexity of each method read with full attention, and with its own; nats that its own adds.
+
+    First what needs no training, which has no attention of its own.
+    """
     of_full, of_own = losses(rows, test_set, context), losses(own, test_set, context, OWN)
-    lines = []
+    untrained = [name for name in untrained_methods(rows) if name in of_full.by_method]
+    lines = [
+        {METHOD: name} | mean_and_sd("with full attention", of_full.perplexities(name)) for name in untrained
+    ]
     for method in methods:
         line: dict[str, Any] = {METHOD: method}
         line |= mean_and_sd("with full attention", of_full.perplexities(method))

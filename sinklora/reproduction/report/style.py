@@ -105,6 +105,8 @@ def counted(numbers: Iterable[int]) -> str:
     return str(distinct[0]) if len(distinct) == 1 else f"{distinct[0]} to {distinct[-1]}"
 
 
+WIDE = ("short",)  # drawn first and wide: SF-Attn's line may lie on it
+
 MARKS = {
     UNTRAINED: ("0.6", ":", "x"),
     BASE: ("0.6", "-", "*"),
@@ -116,3 +118,8 @@ MARKS = {
     "sf_shifted": ("black", "-.", "P"),
     "sf_then_full": ("black", ":", "X"),
 }
+
+
+def line_width(method: str) -> float:
+    """Points; lines that others may lie on are wide, so that both are seen."""
+    return 3 if method in WIDE else 1.2

@@ -188,7 +188,7 @@ def test_positions_have_a_panel_a_kind_and_the_means_of_seeds_and_pieces() -> No
     )
     figure = positions_figure({"yarn": rows, "linear": rows[rows.method != "sf"]}, ["full", "sf"], 1)
     yarn, linear = figure.axes
-    assert [axis.get_title().split(":")[0] for axis in figure.axes] == ["yarn positions", "linear positions"]
+    assert [axis.get_title().split(":")[0] for axis in figure.axes] == ["YaRN positions", "linear positions"]
     assert (
         "2 pieces of 1 documents" in yarn.get_title()
         and "higher up: no training (to +5.5),\nlinear (to +3.0)" in yarn.get_title()
@@ -212,5 +212,5 @@ def test_sinks_are_shares_in_per_cent_beside_the_uniform_one() -> None:
 def test_losses_have_a_panel_a_kind_of_positions() -> None:
     curves = pd.DataFrame({"method": "full", "seed": 0, "step": [1, 2, 3], "loss": [3.0, 2.0, 1.0]})
     figure = losses_figure({"yarn": curves, "linear": curves})
-    assert [axis.get_title().split(":")[0] for axis in figure.axes] == ["yarn positions", "linear positions"]
+    assert [axis.get_title().split(":")[0] for axis in figure.axes] == ["YaRN positions", "linear positions"]
     np.testing.assert_allclose(figure.axes[1].lines[0].get_ydata(), [3, 2, 1])

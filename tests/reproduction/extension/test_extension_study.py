@@ -329,17 +329,20 @@ def test_what_a_cache_adds_and_what_is_claimed_of_it(study: tuple[ExtensionStudy
     rows = through_caches(asked, "A", caches, 48, runs=folder / "runs", progress=False)
     mean = rows.groupby(["method", "cache"]).nll.mean()
     frame = bounded_table(rows, ["yarn ×2, untrained", "full", "sf"]).frame.set_index("trained with")
-    adds = {name: mean[name, "H2O"] - mean[name, FULL_CACHE] for name in ("full", "sf")}
+    untrained = "yarn ×2, untrained"
+    adds = {name: mean[name, "H2O"] - mean[name, FULL_CACHE] for name in ("full", "sf", untrained)}
     assert frame.loc["sf", "nats added by H2O"] == pytest.approx(adds["sf"])
-    claims = bounded_claims(rows, "yarn ×2, untrained", "H2O", ["StreamingLLM"], valid=True, model="tiny")
+    claims = bounded_claims(rows, untrained, "H2O", ["StreamingLLM"], valid=True, model="tiny")
     assert [claim.estimate for claim in claims] == pytest.approx(
         [
-            mean["yarn ×2, untrained", "H2O"] - mean["sf", "H2O"],
+            mean[untrained, "H2O"] - mean["sf", "H2O"],
+            mean["sf", "H2O"] - mean["full", "H2O"],
             adds["full"] - adds["sf"],
+            adds[untrained] - adds["sf"],
             mean["sf", "StreamingLLM"] - mean["sf", "H2O"],
         ]
     )
-    for claim in bounded_claims(rows, "yarn ×2, untrained", "H2O", [], valid=False, model="tiny"):
+    for claim in bounded_claims(rows, untrained, "H2O", [], valid=False, model="tiny"):
         assert claim.outcome == "not decided" and claim.reason
     with pytest.raises(ValueError, match="prompt=64: expected less than the 64 tokens"):
         through_caches(asked, "A", caches, 64, runs=folder / "runs")

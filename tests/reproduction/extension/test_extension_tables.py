@@ -111,6 +111,9 @@ def test_own_attention_is_compared_piece_by_piece(rows: pd.DataFrame) -> None:
     own = rows[(rows.method == "sf") & (rows.context == 2048)].assign(
         attention="own", nll=lambda r: r.nll + 0.5
     )
-    [line] = own_attention_table(rows, own, "Table 1", 2048, ["sf"]).frame.to_dict("records")
+    *untrained, line = own_attention_table(rows, own, "Table 1", 2048, ["sf"]).frame.to_dict("records")
+    assert [before["trained with"] for before in untrained] == ["base", "linear"]
+    assert untrained[1]["with full attention"] == pytest.approx(np.exp(3.5))
+    assert np.isnan(untrained[1]["with its own"]) and np.isnan(untrained[1]["nats added"])
     assert line["nats added"] == pytest.approx(0.5)
     assert line["with its own"] == pytest.approx(np.exp([2.6, 2.8]).mean())

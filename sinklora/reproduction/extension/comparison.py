@@ -139,7 +139,11 @@ def table_effects(
     blank = Claim(test_set, "", "not decided", unit=NATS, table=_table(test_set), model=model)
     blank = blank if valid else replace(blank, reason=NOT_VALID)
     ours = replace(blank, restated=True)
-    effects: dict[Claim, Tested] = _shares(blank, at_target, start)
+    unit = f"of the improvement in perplexity on {start}"
+    unit += (
+        f", of which full attention has {_adaptation(at_original, at_target, start)} in {original} tokens too"
+    )
+    effects: dict[Claim, Tested] = _shares(replace(blank, unit=unit), at_target, start)
     effects |= {
         replace(
             blank,
@@ -179,6 +183,18 @@ def _table(test_set: str) -> str:
     return test_set.lower().replace(" ", "")
 
 
+def _adaptation(at_original: Losses, at_target: Losses, start: str) -> str:
+    """How much of full attention's improvement at the target it has in the base's own context as well: what
+    it learned of such texts, not of longer ones.
+    """
+    improvements = [
+        measured.perplexities(start).mean() - measured.perplexities("full").mean()
+        for measured in (at_original, at_target)
+    ]
+    before, whole = (float(improvement) for improvement in improvements)
+    return f"{before / whole:.0%}" if 0 < before < whole else "none" if before <= 0 else "all"
+
+
 def _shares(blank: Claim, measured: Losses, start: str) -> dict[Claim, Tested]:
     """The abstract's shares, and whether SF-Attn's is near all of it; undecided where full attention improves
     on nothing but `start`. All in our words: the paper's shares are of the improvement on untrained linear
@@ -186,7 +202,6 @@ def _shares(blank: Claim, measured: Losses, start: str) -> dict[Claim, Tested]:
     """
     if not blank.reason and start != BASE and not measured.lead("full", BASE).low > 0:
         blank = replace(blank, reason=NO_IMPROVEMENT.format("the base in windows of its own"))
-    blank = replace(blank, unit=f"of the improvement in perplexity on {start}")
     shares: dict[Claim, Tested] = {}
     for method, row in SHARES.items():
         if method not in measured.by_method:

@@ -1,5 +1,6 @@
 """The facts that are planted in text: sentences, their questions in other words, and the possible answers.
 
+Those of `TEMPLATES` have nothing in common; those of `ALIKE` differ by a name and the answer alone.
 Every answer is several tokens long: what a cache has dropped cannot be guessed from the question, nor from
 an answer's first token.
 """
@@ -210,4 +211,37 @@ TEMPLATES = (
         "When was the copper mine's contract concluded?",
         "The contract was concluded on",
     ),
+)
+
+STATIONS = (
+    "Alder",
+    "Birch",
+    "Bramble",
+    "Cedar",
+    "Clover",
+    "Elm",
+    "Foxglove",
+    "Hazel",
+    "Heather",
+    "Juniper",
+    "Larch",
+    "Mallow",
+    "Maple",
+    "Poplar",
+    "Rowan",
+    "Sorrel",
+    "Spruce",
+    "Thistle",
+    "Willow",
+    "Yarrow",
+)
+
+ALIKE = tuple(
+    FactTemplate(
+        NUMBER,
+        f"The meter at {station} Station showed {{answer}} units.",
+        f"How many units were read at {station} Station?",
+        f"At {station} Station the reading was",
+    )
+    for station in STATIONS
 )

@@ -85,8 +85,9 @@ def plant_facts(
     seed: int,
     facts: int = 4,
     code: bool = False,
+    templates: Sequence[FactTemplate] = TEMPLATES,
 ) -> list[FactPassage]:
-    """A passage of exactly `tokens` tokens of each text (token ids), with `facts` facts in it.
+    """A passage of exactly `tokens` tokens of each text (token ids), with `facts` facts of `templates` in it.
 
     Depths are uniform; a fact stands behind an end of a sentence near its depth, in `code` as a comment on a
     line of its own, or where there is no such place, at its depth. The templates of a passage differ; the
@@ -95,8 +96,8 @@ def plant_facts(
     templates.
     """
     check_counts(tokens=tokens, facts=facts)
-    if facts > len(TEMPLATES):
-        raise ValueError(f"facts={facts}: expected at most the {len(TEMPLATES)} that there are")
+    if facts > len(templates):
+        raise ValueError(f"facts={facts}: expected at most the {len(templates)} that there are")
     rng = random.Random(f"planted facts/{seed}/{tokens}/{facts}")
     pieces = [_piece(tokenizer, i) for i in range(len(tokenizer))]
     places = _Places(
@@ -104,18 +105,17 @@ def plant_facts(
         starts=frozenset(i for i, piece in enumerate(pieces) if piece.startswith("\n")),
         code=code,
     )
-    return [_plant(tokenizer, text, tokens, facts, rng, places) for text in texts]
+    return [_plant(tokenizer, text, tokens, rng.sample(templates, facts), rng, places) for text in texts]
 
 
 def _plant(
     tokenizer: PreTrainedTokenizerBase,
     text: np.ndarray,
     tokens: int,
-    count: int,
+    chosen: Sequence[FactTemplate],
     rng: random.Random,
     allowed: _Places,
 ) -> FactPassage:
-    chosen = rng.sample(TEMPLATES, count)
     answers = [template.draw(rng) for template in chosen]
     said = [
         _ids(tokenizer, allowed.before + template.statement.format(answer=answer))
@@ -123,7 +123,9 @@ def _plant(
     ]
     rest = tokens - sum(map(len, said))
     if 2 * rest < tokens:
-        raise ValueError(f"tokens={tokens}: too few for {count} facts in a text; give {4 * (tokens - rest)}")
+        raise ValueError(
+            f"tokens={tokens}: too few for {len(chosen)} facts in a text; give {4 * (tokens - rest)}"
+        )
     if len(text) < rest:
         raise ValueError(f"texts: expected texts of {rest} tokens or more, not {len(text)}")
     text = np.asarray(text[:rest], dtype=np.int64)

@@ -1,6 +1,7 @@
 """Facts planted in text: where they stand, and that answers are scored as a plain pass over them says."""
 
 import random
+import re
 from functools import partial
 
 import numpy as np
@@ -14,7 +15,7 @@ from sinklora.cache.full import Full
 from sinklora.cache.h2o import H2O
 from sinklora.cache.policies import CachePolicy
 from sinklora.cache.sliding_window import Local
-from sinklora.evaluate.fact_templates import DATE, NAME, NUMBER, TEMPLATES, AnswerKind
+from sinklora.evaluate.fact_templates import ALIKE, DATE, NAME, NUMBER, TEMPLATES, AnswerKind
 from sinklora.evaluate.planted_facts import (
     FactPassage,
     PlantedFact,
@@ -75,6 +76,16 @@ def test_in_code_facts_are_comments_between_lines(tokenizer: PreTrainedTokenizer
         assert rest[:-1] == [line.rstrip("\n") for line in lines[: len(rest) - 1]], "no line is broken"
 
 
+def test_facts_of_one_shape_differ_by_a_name_and_their_answer(tokenizer: PreTrainedTokenizerBase) -> None:
+    text = np.array(tokenizer("Nothing of this is asked for. " * 100)["input_ids"])
+    [passage] = plant_facts(tokenizer, [text], tokens=800, seed=0, facts=16, templates=ALIKE)
+    said = re.findall(r"The meter at (\w+) Station showed (\d{5}) units\.", tokenizer.decode(passage.ids))
+    assert len({station for station, _ in said}) == 16
+    assert [answer for _, answer in said] == [fact.answer for fact in passage.facts]
+    for (station, _), fact in zip(said, passage.facts, strict=True):
+        assert station in fact.template.question and station in fact.template.reply
+
+
 def test_depths_are_uniform(tokenizer: PreTrainedTokenizerBase) -> None:
     """Of one fact in each of 200 texts without sentences: as many in every quarter of the text."""
     text = np.full(300, tokenizer("x", add_special_tokens=False)["input_ids"][0])
@@ -85,11 +96,12 @@ def test_depths_are_uniform(tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 def test_statement_and_question_never_share_the_answer_nor_their_sentence() -> None:
-    for template in TEMPLATES:
+    for template in (*TEMPLATES, *ALIKE):
         assert template.statement.count("{answer}") == 1 and "{answer}" not in template.question
         before = template.statement.split("{answer}")[0].strip()
         assert before not in f"{template.question} {template.reply}"
-    assert len({template.question for template in TEMPLATES}) == len(TEMPLATES)
+    for templates in (TEMPLATES, ALIKE):
+        assert len({template.question for template in templates}) == len(templates)
 
 
 def test_answers_are_of_several_tokens(tokenizer: PreTrainedTokenizerBase) -> None:

@@ -24,7 +24,13 @@ from sinklora.records.tables import Column, Estimate, Table
 from sinklora.reproduction.cache.cell_estimates import chance_of, clustered, differences, estimates, paired
 from sinklora.reproduction.cache.claims import NEAR
 from sinklora.reproduction.cache.study import PERPLEXITY, published_policies
-from sinklora.reproduction.cache.text_study import FACTS, FACTS_LATER, TextStudy, measure_text
+from sinklora.reproduction.cache.text_study import (
+    FACTS,
+    FACTS_LATER,
+    TextKind,
+    TextStudy,
+    measure_text,
+)
 from sinklora.reproduction.cache.verdict import percents
 from sinklora.reproduction.names import CACHES
 from sinklora.reproduction.report.claims import LOST, Claim, Tested, family
@@ -124,14 +130,14 @@ class ReplayStudy:
             told.append(f"after {tokens} tokens {text.passages} passages, and {facts}")
         return "; ".join(told)
 
-    def of_code(self, corpus: CorpusSpec) -> "ReplayStudy":
-        """The nearest rivals alone, after the shortest prompt from files of code, a passage of each; one
-        draw of facts, asked for later.
+    def of_kind(self, kind: TextKind, **changes: Any) -> "ReplayStudy":
+        """The nearest rivals alone, after the shortest prompt of another kind of text; one draw of facts,
+        asked for later. `changes` are of the fields of `text`.
         """
-        text = replace(self.text, per_document=1, code=True)
+        text = replace(self.text, kind=kind, **changes)
         numbers = {"passages": text.passages, "fact_passages": text.fact_passages, "facts": text.facts}
         long = (LongPrompt(min(self.lengths), **numbers),)
-        return replace(self, text=text, corpus=corpus, prompts=(), long_prompts=long)
+        return replace(self, text=text, prompts=(), long_prompts=long)
 
     def check_budget(self, name: str, budget: float) -> None:
         """Raise ValueError unless all that is compared is measured at a budget, an argument's (`name`)."""

@@ -5,10 +5,10 @@ Measurements are run directories, as those of `cache.study`.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -16,6 +16,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from sinklora.cache.full import Full
 from sinklora.cache.policies import CachePolicy, policy_key
+from sinklora.evaluate.fact_templates import ALIKE, TEMPLATES
 from sinklora.evaluate.planted_facts import FactPassage, chance_nats, plant_facts, recalled_facts
 from sinklora.evaluate.through_cache import continuation_nll
 from sinklora.hf.budget_cache import BudgetCache
@@ -35,6 +36,10 @@ FACTS_LATER = "facts, asked after eviction"
 
 ROWS = 32  # read at a time
 
+TextKind = Literal["prose", "code", "alike", "repeated"]
+
+REPEATS = 4  # of the text that a passage of repeated text is made of
+
 NATS = " (nats an answer)"  # behind the name of either
 
 
@@ -43,9 +48,10 @@ class TextStudy:
     """How much of a corpus is measured, through each cache.
 
     `passages` of `prompt_tokens`, of which budgets are fractions, and `scored_tokens` after them: at most
-    `per_document` of each document. `fact_passages` of `fact_tokens` with `facts` facts each (in `code` as
-    comments), of the same documents; `seed` draws the facts. They are asked for after eviction, and
-    (`facts_at_once`) each together with its whole passage, which takes four fifths of the time.
+    `per_document` of each document. `fact_passages` of `fact_tokens` with `facts` facts each, of the same
+    documents; `seed` draws the facts. They are asked for after eviction, and (`facts_at_once`) each together
+    with its whole passage, which takes four fifths of the time. `kind`: in "code" facts are comments; "alike"
+    ones are sentences of one shape; a "repeated" passage is its first quarter four times, facts aside.
     """
 
     base: str
@@ -58,7 +64,7 @@ class TextStudy:
     facts: Count = 4
     seed: NotNegative = 0
     facts_at_once: bool = True
-    code: bool = False
+    kind: TextKind = "prose"
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -111,18 +117,16 @@ def measure_text(
     """
     tokenizer = AutoTokenizer.from_pretrained(model_path(study.base))
     tokenized = tokenize_corpus(corpus, tokenizer, cache=cache, progress=progress)
-    texts = passages_of(
-        tokenized,
-        tokens=study.prompt_tokens + study.scored_tokens,
-        passages=study.passages,
-        per_document=study.per_document,
-    )
-    hosts = passages_of(
-        tokenized, tokens=study.fact_tokens, passages=study.fact_passages, per_document=study.per_document
-    )
-    ids = [passage.ids for passage in hosts]
+    texts = passages_of_kind(study, tokenized, study.prompt_tokens + study.scored_tokens, study.passages)
+    hosts = passages_of_kind(study, tokenized, study.fact_tokens, study.fact_passages)
     facts = plant_facts(
-        tokenizer, ids, tokens=study.fact_tokens, seed=study.seed, facts=study.facts, code=study.code
+        tokenizer,
+        [passage.ids for passage in hosts],
+        tokens=study.fact_tokens,
+        seed=study.seed,
+        facts=study.facts,
+        code=study.kind == "code",
+        templates=ALIKE if study.kind == "alike" else TEMPLATES,
     )
     planted = [(host.document, passage) for host, passage in zip(hosts, facts, strict=True)]
     data = corpus_record(corpus, tokenized)
@@ -147,6 +151,15 @@ def measure_text(
     frame = pd.concat(frames, ignore_index=True)
     frame.attrs |= {"data": data, "runs": run_records(used)}
     return frame
+
+
+def passages_of_kind(study: TextStudy, corpus: TokenizedCorpus, tokens: int, count: int) -> list[Passage]:
+    """`count` passages of `tokens` tokens, of the study's kind."""
+    repeats = REPEATS if study.kind == "repeated" else 1
+    pieces = passages_of(
+        corpus, tokens=-(-tokens // repeats), passages=count, per_document=study.per_document
+    )
+    return [replace(piece, ids=np.tile(piece.ids, repeats)[:tokens]) for piece in pieces]
 
 
 def _texts_hash(texts: Sequence[Passage]) -> str:

@@ -262,9 +262,9 @@ def test_what_is_read_and_asked_after_each_prompt() -> None:
         "after 200 tokens 8 passages, and 2 draws of 4 facts in each of 32; "
         "after 300 tokens 4 passages, and one draw of 16 facts in each of 2"
     )
-    code = study.of_code(CorpusSpec("installed:"))
+    code = study.of_kind("code", per_document=1)
     assert code.in_words() == "after 100 tokens 64 passages, and one draw of 4 facts in each of 16"
-    assert code.corpus.source == "installed:" and code.text.per_document == 1 and code.text.code
+    assert code.text.per_document == 1 and code.text.kind == "code"
     assert list(code.policies_at(100)) == ["replay", *OLD, *LONG_RIVALS]
 
 

@@ -42,7 +42,7 @@ from sinklora.reproduction.retrieval import study as retrieval_study
 from sinklora.reproduction.retrieval.keys_in_prose_study import KeysInProseStudy, measure_keys_in_prose
 from sinklora.reproduction.retrieval.study import RetrievalStudy
 from sinklora.reproduction.retrieval.topic_ranking import measure_topic_ranks
-from sinklora.reproduction.retrieval.topic_study import measure_topics
+from sinklora.reproduction.retrieval.topic_study import written_topics
 from sinklora.train.sources import CorpusSpec
 from sinklora.train.spec import TrainSpec
 from sinklora.train.tokens import tokenize_corpus
@@ -242,7 +242,7 @@ def test_topics_are_answered_through_the_policys_cache(
     for policy in CACHES.values():
         used: list[Path] = []
         asked = {"policy": policy, "runs": tmp_path, "used": used, "progress": False}
-        measure_topics([subject], tokenizer, sets, **asked)  # type: ignore[arg-type]
+        written_topics([subject], tokenizer, sets, **asked)  # type: ignore[arg-type]
         make = DynamicCache if policy is None else partial(BudgetCache, model, policy)
         written.append(topic_answers(model, tokenizer, sets["made"], make, progress=False))
         assert json.loads((used[0] / "answers.json").read_text()) == {"made": written[-1]}

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from transformers import PreTrainedTokenizerBase
 from transformers.cache_utils import Cache, DynamicCache
 
@@ -17,6 +18,7 @@ from sinklora.evaluate.statistics import Accuracy
 from sinklora.evaluate.topics import (
     ANSWER_TOKENS,
     TopicRecord,
+    is_first_topic,
     make_topics,
     read_topics,
     topic_accuracy,
@@ -30,6 +32,8 @@ from sinklora.reproduction.model_under_test import ModelUnderTest, interpolated_
 from sinklora.reproduction.retrieval.study import RetrievalStudy, models_under_test
 
 Sets = Mapping[str, Sequence[TopicRecord]]
+
+Written = dict[str, dict[str, list[str]]]  # by model and set
 
 
 def topic_sets(
@@ -77,7 +81,7 @@ def models_of_first_seed(study: RetrievalStudy, runs: Path, *, progress: bool = 
     return [m for m in models if m.name not in further and m.seed in (None, study.seeds[0])]
 
 
-def measure_topics(
+def written_topics(
     asked: Iterable[ModelUnderTest],
     tokenizer: PreTrainedTokenizerBase,
     sets: Sets,
@@ -87,8 +91,8 @@ def measure_topics(
     runs: Path = Path("runs"),
     used: list[Path] | None = None,
     progress: bool = True,
-) -> dict[str, dict[str, Accuracy]]:
-    """Accuracy by model, then by set of conversations.
+) -> Written:
+    """What each model wrote, by model, then by set of conversations.
 
     `policy`: read and answer through a `BudgetCache` with this policy. `chat`: conversations are put into the
     tokenizer's chat template. The directories of the runs are added to `used`.
@@ -101,16 +105,43 @@ def measure_topics(
         "max_new_tokens": ANSWER_TOKENS,
         "sets": {name: record["sha256"] for name, record in data_record(sets).items()},
     }
-    accuracies = {}
+    written = {}
     for subject in asked:
         answer = partial(topic_answers, prompt_format=prompt_format, progress=progress)
         work = partial(_ask, subject, tokenizer, sets, policy, answer)
         key = {**spec, "model": subject.identity}
-        wrote = remember(key, work, runs=runs, prefix="topics", name="answers", used=used)
-        accuracies[subject.name] = {
-            name: topic_accuracy(wrote[name], records) for name, records in sets.items()
-        }
-    return accuracies
+        written[subject.name] = remember(key, work, runs=runs, prefix="topics", name="answers", used=used)
+    return written
+
+
+def topic_accuracies(written: Written, sets: Sets) -> dict[str, dict[str, Accuracy]]:
+    """How often the first topic was named, by model, then by set."""
+    return {
+        model: {name: topic_accuracy(answers[name], records) for name, records in sets.items()}
+        for model, answers in written.items()
+    }
+
+
+def topic_lines(written: Written, sets: Sets) -> pd.DataFrame:
+    """One row a model and conversation: `model`, `set`, `conversation` (its id), `first topic`, `topics` (how
+    many), `wrote`, `correct`.
+    """
+    lines = [
+        (
+            model,
+            name,
+            record.test_id,
+            record.topics[0],
+            len(record.topics),
+            wrote,
+            is_first_topic(wrote, record),
+        )
+        for model, answers in written.items()
+        for name, records in sets.items()
+        for record, wrote in zip(records, answers[name], strict=True)
+    ]
+    columns = ["model", "set", "conversation", "first topic", "topics", "wrote", "correct"]
+    return pd.DataFrame(lines, columns=columns)
 
 
 def _ask(

@@ -18,9 +18,11 @@ from sinklora.reproduction.names import BASE, UNTRAINED
 from sinklora.reproduction.retrieval.study import RetrievalStudy
 from sinklora.reproduction.retrieval.topic_study import (
     chance_of_topics,
-    measure_topics,
     models_of_first_seed,
+    topic_accuracies,
+    topic_lines,
     topic_sets,
+    written_topics,
 )
 from sinklora.train.sources import CorpusSpec
 from sinklora.train.spec import TrainSpec
@@ -63,7 +65,7 @@ def test_a_stopped_study_goes_on_with_the_model_where_it_was(
 ) -> None:
     sets = {"512": make_topics(tokenizer, tokens=512, records=2, seed=0)}
     models = Models()
-    ask = partial(measure_topics, tokenizer=tokenizer, sets=sets, runs=tmp_path, progress=False)
+    ask = partial(written_topics, tokenizer=tokenizer, sets=sets, runs=tmp_path, progress=False)
     models.missing = "second"
     with pytest.raises(KeyboardInterrupt):
         ask(models.under_test("first", "second"))
@@ -71,7 +73,8 @@ def test_a_stopped_study_goes_on_with_the_model_where_it_was(
     found = ask(models.under_test("first", "second"))
     assert models.loaded == ["first", "second"] and models.places == [default_device()] * 2
     answers = topic_answers(models.load("by hand").eval(), tokenizer, sets["512"], progress=False)  # type: ignore[arg-type]
-    assert found == {name: {"512": topic_accuracy(answers, sets["512"])} for name in ("first", "second")}
+    assert found == {name: {"512": answers} for name in ("first", "second")}
+    assert topic_accuracies(found, sets)["second"] == {"512": topic_accuracy(answers, sets["512"])}
     assert ask(models.under_test("first")) == {"first": found["first"]}
     assert models.loaded == ["first", "second", "by hand"]
 
@@ -81,7 +84,7 @@ def test_caches_conversations_and_chat_formats_are_kept_apart(
 ) -> None:
     sets = {"512": make_topics(tokenizer, tokens=512, records=1, seed=0)}
     models = Models()
-    ask = partial(measure_topics, tokenizer=tokenizer, runs=tmp_path, progress=False)
+    ask = partial(written_topics, tokenizer=tokenizer, runs=tmp_path, progress=False)
     with pytest.raises(ValueError, match="no chat template"):
         ask(models.under_test("m"), sets=sets, chat=True)
     ask(models.under_test("m"), sets=sets)
@@ -117,6 +120,20 @@ def test_conversations_are_generated_or_read(tokenizer: PreTrainedTokenizerBase,
         topic_sets([], tokenizer, lengths=[], records=2)
     with pytest.raises(ValueError, match="records=0: expected at least 1"):
         topic_sets([], tokenizer, lengths=[256], records=0)
+
+
+def test_every_conversation_is_a_line() -> None:
+    talks = [TopicRecord(7, "prompt", ("the sea", "bread")), TopicRecord(9, "prompt", ("wool", "tin", "ink"))]
+    lines = topic_lines({"a model": {"few": ["It was the sea.", "tin"]}}, {"few": talks})
+    assert lines.to_dict("list") == {
+        "model": ["a model"] * 2,
+        "set": ["few"] * 2,
+        "conversation": [7, 9],
+        "first topic": ["the sea", "wool"],
+        "topics": [2, 3],
+        "wrote": ["It was the sea.", "tin"],
+        "correct": [True, False],
+    }
 
 
 def test_chance_is_one_topic_of_each_conversation() -> None:

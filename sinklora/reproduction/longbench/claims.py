@@ -7,7 +7,7 @@ import pandas as pd
 from sinklora.evaluate.paired_effects import effect, within
 from sinklora.reproduction.names import BASE
 from sinklora.reproduction.report.claims import LOST, Claim, Tested, family
-from sinklora.reproduction.retrieval.bounded_caches import CANNOT, FULL
+from sinklora.reproduction.retrieval.bounded_caches import CANNOT, FULL, claimed_leads
 
 CACHES_APART = "LongBench through caches (ours)"  # the paper's Table 6 is about fine-tuned models
 
@@ -43,7 +43,8 @@ def tuning_claims(scores: pd.DataFrame, model: str, synthetic: bool) -> list[Cla
 
 
 def cache_claims(scores: pd.DataFrame, frame: pd.DataFrame, model: str) -> list[Claim]:
-    """Whether H2O scores higher than other bounded caches and as high as the full one, over documents.
+    """Whether one bounded cache scores higher than another (`LEADS`) and H2O as high as the full one, over
+    documents.
 
     `scores`: one a question and cache (`question_scores`), `frame` that of `cache_table`, which says what can
     be measured, and what chance scores there: the full cache's own answers, each to another question.
@@ -58,20 +59,21 @@ def cache_claims(scores: pd.DataFrame, frame: pd.DataFrame, model: str) -> list[
         reason = "with the full cache no set scores more than by chance"
         return [replace(claim, sentence=near, outcome="cannot be measured here", reason=reason)]
     wide = usable.pivot(index=["document", "question"], columns="cache", values="score")
-    leads = {name: wide["H2O"] - wide[name] for name in wide.columns if name != "H2O"}
     mean_leads = {
-        name: effect(lambda mean: mean, lead.groupby("document").mean().to_numpy()[None])
-        for name, lead in leads.items()
+        pair: effect(
+            lambda mean: mean, (wide[pair[0]] - wide[pair[1]]).groupby("document").mean().to_numpy()[None]
+        )
+        for pair in [("H2O", FULL), *claimed_leads(wide.columns)]
     }
+    of_h2o = mean_leads.pop(("H2O", FULL))
     sets = f"{usable.dataset.nunique()} of {scores.dataset.nunique()} sets"
-    claim = replace(claim, n=f"{mean_leads[FULL].documents} documents, {sets}")
+    claim = replace(claim, n=f"{of_h2o.documents} documents, {sets}")
     effects: dict[Claim, Tested] = {
-        replace(claim, sentence=f"with H2O the score is higher than with {name}"): one
-        for name, one in mean_leads.items()
-        if name != FULL
+        replace(claim, sentence=f"with {better} the score is higher than with {worse}"): lead
+        for (better, worse), lead in mean_leads.items()
     }
     of_full = usable[usable.cache == FULL]
     by_chance = frame[frame.cache == FULL].set_index("data set").chance
     beyond = float((of_full.score - of_full.dataset.map(by_chance)).mean())
-    effects[replace(claim, sentence=near)] = within(mean_leads[FULL], LOST * beyond)
+    effects[replace(claim, sentence=near)] = within(of_h2o, LOST * beyond)
     return family(effects)

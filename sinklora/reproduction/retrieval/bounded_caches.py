@@ -2,19 +2,25 @@
 with the full cache is more than chance, without which no cache can be judged.
 """
 
+from collections.abc import Container
 from dataclasses import replace
 from pathlib import Path
 
 from sinklora.cache.h2o import H2O
 from sinklora.cache.policies import CachePolicy
+from sinklora.cache.replay import Replay
 from sinklora.cache.sliding_window import SlidingWindow
 from sinklora.cache.streaming_llm import StreamingLLM
 from sinklora.hf.device import default_device
 from sinklora.pretrained.loading import fast_dtype
 from sinklora.reproduction.model_under_test import ModelUnderTest, unextended_base
-from sinklora.reproduction.names import model_title
+from sinklora.reproduction.names import CACHES, model_title
 
 FULL = "full"
+
+REPLAY = CACHES["replay"]
+
+LEADS = (("H2O", "StreamingLLM"), ("H2O", "Local"), (REPLAY, "H2O"))  # of the first of two is claimed
 
 CANNOT = "cannot be measured with this model"
 
@@ -26,7 +32,13 @@ def compared_caches(budget: float) -> dict[str, CachePolicy | None]:
         "H2O": H2O(budget),
         "StreamingLLM": StreamingLLM(budget),
         "Local": SlidingWindow(budget),
+        REPLAY: Replay(budget),
     }
+
+
+def claimed_leads(caches: Container[str]) -> list[tuple[str, str]]:
+    """Those of `LEADS` of which both were measured."""
+    return [(better, worse) for better, worse in LEADS if better in caches and worse in caches]
 
 
 def pretrained_model(base: str) -> ModelUnderTest:

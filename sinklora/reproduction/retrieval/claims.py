@@ -11,7 +11,7 @@ from sinklora.evaluate.paired_effects import Effect, effect, within
 from sinklora.evaluate.statistics import Accuracy
 from sinklora.reproduction.names import BASE, UNTRAINED
 from sinklora.reproduction.report.claims import LOST, Claim, Tested, family
-from sinklora.reproduction.retrieval.bounded_caches import CANNOT, FULL
+from sinklora.reproduction.retrieval.bounded_caches import CANNOT, FULL, claimed_leads
 from sinklora.reproduction.retrieval.cache_tables import keys_table, topics_table
 
 MARGIN = 0.1  # of the keys: so far apart counts as equal
@@ -118,9 +118,9 @@ def topic_claims(
 
 
 def cached_key_claims(rows: pd.DataFrame, model: str) -> list[Claim]:
-    """Whether a pass key in real text costs fewer nats with H2O than with other bounded caches, over all
-    lengths at which the full cache does better than chance. The unit is the passage, of which each length
-    takes a longer piece.
+    """Whether a pass key in real text costs fewer nats with one bounded cache than with another (`LEADS`),
+    over all lengths at which the full cache does better than chance. The unit is the passage, of which each
+    length takes a longer piece.
     """
     frame = keys_table(rows).frame
     usable = rows[rows.tokens.isin(frame[frame.remark != CANNOT].tokens)]
@@ -133,14 +133,13 @@ def cached_key_claims(rows: pd.DataFrame, model: str) -> list[Claim]:
         sentence = "the digits of a pass key cost fewer nats with H2O than with other bounded caches"
         return [replace(claim, sentence=sentence, outcome="cannot be measured here", reason=reason)]
     wide = usable.pivot_table(index="trial", columns="cache", values="nats", sort=False)
-    sentence = "the digits of a pass key cost fewer nats with H2O than with {}"
+    sentence = "the digits of a pass key cost fewer nats with {} than with {}"
     n = f"{len(wide)} passages × {usable.tokens.nunique()} lengths"
     effects: dict[Claim, Tested] = {
-        replace(claim, sentence=sentence.format(rival), n=n): effect(
-            lambda lead: lead, (wide[rival] - wide["H2O"]).to_numpy()[None]
+        replace(claim, sentence=sentence.format(better, worse), n=n): effect(
+            lambda lead: lead, (wide[worse] - wide[better]).to_numpy()[None]
         )
-        for rival in wide.columns
-        if rival not in (FULL, "H2O")
+        for better, worse in claimed_leads(wide.columns)
     }
     return family(effects)
 

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from sinklora.reproduction.longbench.claims import cache_claims, tuning_claims
-from sinklora.reproduction.retrieval.bounded_caches import CANNOT
+from sinklora.reproduction.retrieval.bounded_caches import CANNOT, REPLAY
 
 
 def tuned(sf: float, s2: float) -> pd.DataFrame:
@@ -62,6 +62,10 @@ def test_caches_decide_over_documents() -> None:
     assert (near.outcome, near.estimate) == ("held", pytest.approx(-0.5))
     far = scores.assign(score=scores.score.where(scores.cache != "H2O", 0.0))
     assert [claim.outcome for claim in cache_claims(far, frame_of(), "x")] == ["did not hold", "did not hold"]
+    ours = pd.concat([scores, cached(**{REPLAY: [52.0, 63, 73, 82]})])
+    [_, lead, _] = cache_claims(ours, frame_of(), "some model")
+    assert lead.sentence == f"with {REPLAY} the score is higher than with H2O"
+    assert (lead.outcome, lead.estimate) == ("held", pytest.approx(3.0))
     [cannot] = cache_claims(scores, frame_of(CANNOT), "some model")
     assert cannot.outcome == "cannot be measured here"
 

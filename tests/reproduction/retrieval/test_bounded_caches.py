@@ -21,6 +21,8 @@ from sinklora.records.tables import part
 from sinklora.reproduction.model_under_test import ModelUnderTest
 from sinklora.reproduction.retrieval.bounded_caches import (
     CANNOT,
+    REPLAY,
+    claimed_leads,
     compared_caches,
     folder_that_is_there,
 )
@@ -197,8 +199,15 @@ def test_a_folder_is_there_or_not(tmp_path: Path) -> None:
 
 def test_bounded_caches_have_the_budget() -> None:
     caches = compared_caches(0.3)
-    assert list(caches) == ["full", "H2O", "StreamingLLM", "Local"] and caches["full"] is None
+    assert list(caches) == ["full", "H2O", "StreamingLLM", "Local", REPLAY]
+    assert caches["full"] is None
     assert {policy.budget for policy in caches.values() if policy} == {0.3}
+
+
+def test_leads_are_claimed_of_what_was_measured() -> None:
+    every = [("H2O", "StreamingLLM"), ("H2O", "Local"), (REPLAY, "H2O")]
+    assert claimed_leads(compared_caches(0.3)) == every
+    assert claimed_leads(["full", "Local", "H2O"]) == [("H2O", "Local")]
 
 
 def test_keys_are_asked_once(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from sinklora.reproduction.cache.replay_study import (
     replay_claims,
     values_table,
 )
+from sinklora.reproduction.cache.study import PERPLEXITY
 from sinklora.reproduction.cache.text_study import REPEATS
 from sinklora.reproduction.report.claims import Claim
 from sinklora.train.sources import CorpusSpec
@@ -39,9 +40,14 @@ def in_words(kinds: Mapping[str, ReplayStudy]) -> str:
 
 
 def measure_texts(kinds: Mapping[str, ReplayStudy], *, runs: Path = Path("runs")) -> pd.DataFrame:
-    """The rows of `measure_replay` of each kind, told apart by the column `TEXT`; in `attrs` data by kind."""
+    """The rows of `measure_replay` of each kind, told apart by the column `TEXT`; in `attrs` data by kind.
+
+    Perplexity of prose is left out where only its facts are of another kind.
+    """
     frames = {kind: measure_replay(study, runs=runs) for kind, study in kinds.items()}
-    rows = pd.concat([of.assign(**{TEXT: kind}) for kind, of in frames.items()], ignore_index=True)
+    known = {kind: PERPLEXITY for kind, study in kinds.items() if study.text.kind == "alike"}
+    parts = [of[of.measure != known.get(kind)].assign(**{TEXT: kind}) for kind, of in frames.items()]
+    rows = pd.concat(parts, ignore_index=True)
     used = {run["run"]: run for of in frames.values() for run in of.attrs["runs"]}
     rows.attrs = {"data": {k: of.attrs["data"] for k, of in frames.items()}, "runs": list(used.values())}
     return rows

@@ -213,7 +213,7 @@ def _asked_later(
     forget_longest_input(model)
     device = input_device(model)
     ids = torch.from_numpy(np.stack([passages[p].ids for p in batch])).to(device)
-    model(ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+    model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
     for places, question in _by_question(tokenizer, passages, batch):
         own: Any = copy.deepcopy(cache)
         own.batch_select_indices(torch.tensor([p - batch.start for p, _ in places], device=device))
@@ -241,7 +241,8 @@ def _answers(
     nats, greedy = [], []
     forget_longest_input(model)
     for place in range(longest):
-        logits = model(ids, past_key_values=cache, use_cache=True, logits_to_keep=1).logits[:, -1].float()
+        output = model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        logits = output.logits[:, -1].float()
         target = targets[:, place]
         nats.append(torch.nn.functional.cross_entropy(logits, target, reduction="none").double())
         greedy.append(logits.argmax(-1) == target)

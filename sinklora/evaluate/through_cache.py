@@ -52,7 +52,8 @@ def continuation_nll(
         forget_longest_input(model)
         losses = []
         for position in range(prompt_tokens, needed):
-            logits = model(ids, past_key_values=cache, use_cache=True, logits_to_keep=1).logits[:, -1]
+            output = model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            logits = output.logits[:, -1]
             target = batch[:, position]
             losses.append(torch.nn.functional.cross_entropy(logits.float(), target, reduction="none"))
             ids = target[:, None]

@@ -19,6 +19,8 @@ CACHES = {  # policies by name
     "expected_attention_layer": "Expected Attention within layers",
     "expected_attention_model": "Expected Attention over the model",
     "novelty": "Novelty",
+    "h2o_decayed": "H2O, decayed by 0.97",
+    "second_pass": "a second pass (KVzip-like)",
     "replay": "Replay (ours)",
     "replay_layer": "Replay within layers",
     "replay_head": "Replay, equal heads",

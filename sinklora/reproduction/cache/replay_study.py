@@ -13,7 +13,9 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
+from sinklora.cache.attention_scores import Score
 from sinklora.cache.expected_attention import ExpectedAttention
+from sinklora.cache.h2o import H2O
 from sinklora.cache.policies import CachePolicy, make_policy
 from sinklora.cache.replay import Replay
 from sinklora.cache.snapkv import SnapKV
@@ -23,6 +25,7 @@ from sinklora.records.checks import Count, Distinct, check_among, check_fields
 from sinklora.records.tables import Column, Estimate, Table
 from sinklora.reproduction.cache.cell_estimates import chance_of, clustered, differences, estimates, paired
 from sinklora.reproduction.cache.claims import NEAR
+from sinklora.reproduction.cache.second_pass import SecondPass
 from sinklora.reproduction.cache.study import PERPLEXITY, published_policies
 from sinklora.reproduction.cache.text_study import (
     FACTS,
@@ -50,6 +53,10 @@ SHARED_RIVALS: dict[str, Callable[[float], CachePolicy]] = {
     "expected_attention_layer": partial(ExpectedAttention, share="layer", epsilon=0.01),
     "expected_attention_model": partial(ExpectedAttention, share="model", epsilon=0.01),
 }
+
+TWICE = "second_pass"
+
+DECAYED = "h2o_decayed"  # such sums are a part of Replay's scores
 
 LONG_RIVALS = ("snapkv_model",)  # those of the others that are measured after long prompts too
 
@@ -155,16 +162,18 @@ class ReplayStudy:
 
 def compared_policies(study: ReplayStudy) -> dict[str, list[CachePolicy]]:
     """Name -> a policy at each budget: Replay and those it is to replace, what others have published since,
-    these with shared slots too, and Replay's own simpler forms.
+    these with shared slots too, one that reads twice, H2O with sums that fade, and Replay's simpler forms.
     """
     chosen = _to_replace(study.budgets)
     others: dict[str, Callable[[float], CachePolicy]] = {
         name: partial(make_policy, name) for name in published_policies() if name not in OLD
     }
     others |= SHARED_RIVALS
+    others |= {TWICE: SecondPass}
     others |= {name: partial(Replay, share=share) for name, share in FORMS.items()}
     if study.other_budgets:
         chosen |= {name: [make(budget) for budget in study.other_budgets] for name, make in others.items()}
+        chosen[DECAYED] = [H2O(budget, scoring=Score(decay=0.97), sink_tokens=4) for budget in study.budgets]
     return chosen
 
 

@@ -4,7 +4,7 @@ Rows carry the `cluster` that an item belongs to: the document of a passage, or 
 Measurements are run directories, as those of `cache.study`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -26,6 +26,7 @@ from sinklora.pretrained.loading import load
 from sinklora.records.checks import Count, NotNegative, check_fields
 from sinklora.records.files import json_hash
 from sinklora.records.runs import remember, run_records
+from sinklora.reproduction.cache.second_pass import cache_for
 from sinklora.reproduction.cache.study import PERPLEXITY, base_dtype, base_key
 from sinklora.train.sources import CorpusSpec
 from sinklora.train.tokens import TokenizedCorpus, corpus_record, tokenize_corpus
@@ -139,9 +140,10 @@ def measure_text(
         read = {**common_key, **lengths, "texts_sha256": _texts_hash(texts)}
         asked = {**common_key, "facts_sha256": _facts_hash(planted)}
         asked |= {} if study.facts_at_once else {"asked": "later"}
+        make = partial(cache_for, policy=policy, tokenizer=tokenizer)
         parts = [
-            (read, partial(_perplexity_rows, study, loaded, policy, texts, progress), "text-cache"),
-            (asked, partial(_fact_rows, study, loaded, policy, tokenizer, planted, progress), "fact-cache"),
+            (read, partial(_perplexity_rows, study, loaded, make, texts, progress), "text-cache"),
+            (asked, partial(_fact_rows, study, loaded, make, tokenizer, planted, progress), "fact-cache"),
         ]
         budget = 1.0 if name == "full" else policy.budget
         split = policy.described_split(study.prompt_tokens)
@@ -189,7 +191,7 @@ def _loaded(study: TextStudy, loaded: list[PreTrainedModel]) -> PreTrainedModel:
 def _perplexity_rows(
     study: TextStudy,
     loaded: list[PreTrainedModel],
-    policy: CachePolicy,
+    make: Callable[[PreTrainedModel], BudgetCache],
     texts: list[Passage],
     progress: bool,
 ) -> list[dict[str, Any]]:
@@ -197,7 +199,7 @@ def _perplexity_rows(
     nats = continuation_nll(
         model,
         [passage.ids for passage in texts],
-        partial(BudgetCache, model, policy),
+        partial(make, model),
         prompt_tokens=study.prompt_tokens,
         scored_tokens=study.scored_tokens,
         batch_size=ROWS,
@@ -213,18 +215,24 @@ def _perplexity_rows(
 def _fact_rows(
     study: TextStudy,
     loaded: list[PreTrainedModel],
-    policy: CachePolicy,
+    make: Callable[[PreTrainedModel], BudgetCache],
     tokenizer: PreTrainedTokenizerBase,
     planted: list[tuple[str, FactPassage]],
     progress: bool,
 ) -> list[dict[str, Any]]:
     model = _loaded(study, loaded)
-    make, passages = partial(BudgetCache, model, policy), [passage for _, passage in planted]
+    passages = [passage for _, passage in planted]
     rows = []
     at_once = {FACTS: False} if study.facts_at_once else {}
     for measure, later in {**at_once, FACTS_LATER: True}.items():
         recalled = recalled_facts(
-            model, tokenizer, passages, make, question_later=later, batch_size=ROWS, progress=progress
+            model,
+            tokenizer,
+            passages,
+            partial(make, model),
+            question_later=later,
+            batch_size=ROWS,
+            progress=progress,
         )
         for number, ((document, passage), answers) in enumerate(zip(planted, recalled, strict=True)):
             for place, (fact, answer) in enumerate(zip(passage.facts, answers, strict=True)):

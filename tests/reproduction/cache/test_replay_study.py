@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.cache_utils import DynamicCache
 
 from figure_data import darkness
+from sinklora.cache.attention_scores import Score
 from sinklora.cache.expected_attention import ExpectedAttention
 from sinklora.cache.h2o import H2O
 from sinklora.cache.replay import Replay
@@ -25,9 +26,11 @@ from sinklora.reproduction.cache.fact_standing import (
     whole_answers_among_best,
 )
 from sinklora.reproduction.cache.replay_study import (
+    DECAYED,
     LONG_RIVALS,
     OLD,
     SHARED_RIVALS,
+    TWICE,
     LongPrompt,
     ReplayStudy,
     by_depth,
@@ -39,6 +42,7 @@ from sinklora.reproduction.cache.replay_study import (
     replay_claims,
     values_table,
 )
+from sinklora.reproduction.cache.second_pass import SecondPass
 from sinklora.reproduction.cache.study import PERPLEXITY, published_policies
 from sinklora.reproduction.cache.text_study import FACTS, FACTS_LATER, NATS, TextStudy
 from sinklora.reproduction.names import CACHES
@@ -199,7 +203,11 @@ def test_policies_have_equal_budgets_and_forms_their_own(tmp_path: Path) -> None
     study = ReplayStudy(text, corpus, (110, 120), (0, 1), (0.1, 0.2), (0.2,))
     chosen = compared_policies(study)
     later = [name for name in published_policies() if name not in OLD]
-    assert list(chosen) == ["replay", *OLD, *later, *SHARED_RIVALS, "replay_layer", "replay_head"]
+    forms = ["replay_layer", "replay_head"]
+    assert list(chosen) == ["replay", *OLD, *later, *SHARED_RIVALS, TWICE, *forms, DECAYED]
+    assert chosen[TWICE] == [SecondPass(0.2)]
+    decayed = [H2O(budget, scoring=Score(decay=0.97), sink_tokens=4) for budget in (0.1, 0.2)]
+    assert chosen[DECAYED] == decayed
     assert all(name in CACHES for name in chosen)
     assert chosen["snapkv_model"] == [SnapKV(0.2, share="model")]
     assert chosen["expected_attention_layer"] == [ExpectedAttention(0.2, share="layer", epsilon=0.01)]

@@ -40,7 +40,7 @@ def timed_caches(model: PreTrainedModel) -> dict[str, Callable[[], BudgetCache]]
     timed: dict[str, CachePolicy] = {
         "full (ours)": Full(),
         **{f"h2o {budget:.0%}": H2O(budget) for budget in (0.05, 0.1, 0.2, 0.5)},
-        **{f"{name} 20%": make_policy(name, 0.2) for name in ("local", "streaming", "novelty")},
+        **{f"{name} 20%": make_policy(name, 0.2) for name in ("local", "streaming", "replay")},
     }
     return {name: partial(BudgetCache, model, policy) for name, policy in timed.items()}
 
@@ -63,7 +63,7 @@ class GenerationStudy:
 
     base: str
     settings: tuple[tuple[int, int], ...] = ((1, 2048), (1, 7936), (8, 2048))
-    policies: tuple[str, ...] = ("full", "h2o", "streaming", "local")
+    policies: tuple[str, ...] = ("full", "h2o", "streaming", "local", "replay")
     budget: float = 0.2
     new_tokens: Count = 64
     rounds: Count = 3

@@ -42,7 +42,7 @@ def test_the_timed_caches_are_those_that_claims_and_verdict_speak_of() -> None:
     sizes = {"prompt_tokens": 40, "new_tokens": 3, "batch": 2, "rounds": 1}
     rounds = generation_rounds(model, timed_caches(model), **sizes, progress=False)
     costs = medians_of_rounds(rounds)
-    assert {"full (ours)", "h2o 5%", "h2o 20%", "local 20%", "streaming 20%", "novelty 20%"} <= set(
+    assert {"full (ours)", "h2o 5%", "h2o 20%", "local 20%", "streaming 20%", "replay 20%"} <= set(
         costs.cache
     )
     claims = time_claims(rounds, [3], 2)

@@ -101,7 +101,7 @@ def test_every_policy_has_its_turn_in_each_round() -> None:
     study = GenerationStudy("data/base", settings=((1, 30),), new_tokens=2, rounds=1)
     spec = study.spec(1, 30)
     found = rounds_as_json(asdict(spec), 1)
-    assert [row["cache"] for row in found] == [OWN, "full", "h2o", "streaming", "local"]
+    assert [row["cache"] for row in found] == [OWN, "full", "h2o", "streaming", "local", "replay"]
 
 
 @pytest.mark.parametrize(

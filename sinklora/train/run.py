@@ -18,6 +18,7 @@ from transformers import (
     PrinterCallback,
     set_seed,
 )
+from transformers.integrations import is_deepspeed_zero3_enabled
 
 from sinklora.hf.model_names import check_model_name
 from sinklora.hf.models import remove_pattern, use_pattern
@@ -47,6 +48,7 @@ from sinklora.train.trainer import (
     MarkComplete,
     files_below,
     gathered,
+    know_each_other,
     last_complete_checkpoint,
     training_arguments,
 )
@@ -74,12 +76,16 @@ def load_base(spec: Spec) -> PreTrainedModel:
 
 
 def trainable_model(spec: Spec) -> torch.nn.Module:
-    """The base with the pattern in training mode, and the adapter where the method is one."""
-    model = load_base(spec)
+    """The base with the pattern in training mode, and the adapter where the method is one.
+
+    Where training arguments with ZeRO-3 exist, transformers divides the base's weights as they are read. Such
+    a model cannot run yet, so that no probe looks at it.
+    """
+    model, probe = load_base(spec), not is_deepspeed_zero3_enabled()
     # Attention of a base in bfloat16 has a faster backward pass here, and that of cut rows is here alone.
     if spec.pattern != "full" or spec.frozen_dtype == "bfloat16" or spec.sequence_parallel > 1:
-        use_pattern(model, spec.pattern_at(0, 1))
-    if spec.pack if isinstance(spec, InstructionSpec) else spec.separate_documents:
+        use_pattern(model, spec.pattern_at(0, 1), probe=probe)
+    if probe and (spec.pack if isinstance(spec, InstructionSpec) else spec.separate_documents):
         _check_packing(spec, model)
     set_seed(spec.seed)
     return lora_plus(model, rank=spec.rank, alpha=spec.alpha) if spec.method == "lora_plus" else model
@@ -158,9 +164,12 @@ def _train(spec: Spec, run: RunDirectory, data: TrainingData, progress: bool) ->
     checkpoint = last_complete_checkpoint(work) if work.is_dir() else None
     spent = SpentSeconds(checkpoint)
     follow = [FollowPatternSchedule(spec)] if find_schedule(spec.pattern) else []
+    arguments = training_arguments(spec, data.steps, work, progress)
+    if spec.deepspeed is not None:
+        know_each_other()
     trainer = ChunkedLossTrainer(
         model=trainable_model(spec),
-        args=training_arguments(spec, data.steps, work, progress),
+        args=arguments,
         train_dataset=RowsAndBlanks(data.rows),
         data_collator=data.collate,
         callbacks=[spent, MarkComplete(), CheckGradients(), StopWhereDiverged(spec), *follow],

@@ -180,6 +180,16 @@ def training_arguments(spec: TrainingSettings, steps: int, folder: Path, progres
     return arguments
 
 
+def know_each_other() -> None:
+    """Tell DeepSpeed of the processes that the Trainer's arguments have joined, among which ZeRO-3 divides
+    weights as they are read.
+    """
+    import deepspeed
+
+    if torch.distributed.is_initialized():
+        deepspeed.init_distributed(verbose=False)
+
+
 @contextmanager
 def gathered(model: torch.nn.Module) -> Iterator[None]:
     """Trained parameters as a whole on every process where ZeRO-3 has divided them; else nothing happens."""

@@ -22,7 +22,7 @@ from sinklora.train.sources import CorpusSpec
 TEXT = "text"  # the column of its kind in words
 
 
-def other_texts(study: ReplayStudy, code: CorpusSpec | None, alike_facts: int) -> dict[str, ReplayStudy]:
+def text_kinds(study: ReplayStudy, code: CorpusSpec | None, alike_facts: int) -> dict[str, ReplayStudy]:
     """The kinds of text in words, and what is measured of each.
 
     Files of `code` (a passage of each; None: left out), prose with `alike_facts` facts of one shape in a

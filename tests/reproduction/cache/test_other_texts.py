@@ -13,8 +13,8 @@ from sinklora.reproduction.cache.other_texts import (
     TEXT,
     in_words,
     measure_texts,
-    other_texts,
     text_claims,
+    text_kinds,
     text_values,
 )
 from sinklora.reproduction.cache.replay_study import ReplayStudy
@@ -47,8 +47,8 @@ def test_a_repeated_passage_is_its_first_quarter_four_times() -> None:
 def test_every_kind_is_read_asked_and_claimed(tmp_path: Path) -> None:
     study = study_in(tmp_path)
     code = CorpusSpec(study.corpus.source, "test")
-    kinds = other_texts(study, code, 3)
-    assert tuple(kinds) == KINDS and tuple(other_texts(study, None, 3)) == KINDS[1:]
+    kinds = text_kinds(study, code, 3)
+    assert tuple(kinds) == KINDS and tuple(text_kinds(study, None, 3)) == KINDS[1:]
     assert [(k.text.kind, k.text.facts, k.text.per_document) for k in kinds.values()] == [
         ("code", 2, 1),
         ("alike", 3, 2),

@@ -15,8 +15,9 @@ def read_in_words(document: Document, cost: Cost) -> str:
 
 
 def cost_in_words(cost: Cost) -> str:
-    """Speed of the last answer, and memory."""
-    speed = "" if cost.written_tokens < 2 else f"{cost.tokens_a_second:.1f} tokens/s; "
+    """How long the last answer was waited for, its speed, and memory."""
+    speed = f"first token after {cost.ask_seconds:.1f} s; " if cost.written_tokens else ""
+    speed += "" if cost.written_tokens < 2 else f"{cost.tokens_a_second:.1f} tokens/s; "
     return f"{speed}{bytes_in_words(cost)}"
 
 

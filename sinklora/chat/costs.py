@@ -12,8 +12,9 @@ from transformers import PreTrainedModel
 class Cost:
     """What a conversation has taken so far.
 
-    `read_tokens` of the document in `read_seconds`; `written_tokens` of the last answer in `write_seconds`,
-    from its first token on; bytes that the cache holds, and that a full one would.
+    `read_tokens` of the document in `read_seconds`; `ask_seconds` of the last question until the answer's
+    first token; its `written_tokens` in `write_seconds`, from that one on; bytes that the cache holds, and
+    that a full one would.
     """
 
     read_tokens: int
@@ -22,6 +23,7 @@ class Cost:
     write_seconds: float
     cache_bytes: int
     full_bytes: int
+    ask_seconds: float = 0.0
 
     @property
     def tokens_a_second(self) -> float:

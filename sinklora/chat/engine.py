@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from threading import Event, Thread
@@ -21,7 +22,7 @@ from transformers import (
 from sinklora.cache.policies import CachePolicy
 from sinklora.chat.costs import Cost, full_cache_bytes
 from sinklora.chat.documents import Document
-from sinklora.chat.reading import Plan, Progress, plan_reading, policy_tokens, watched
+from sinklora.chat.reading import Plan, Progress, Stopped, plan_reading, policy_tokens, watched
 from sinklora.chat.template import ChatTemplate
 from sinklora.evaluate.read_prompt import end_tokens
 from sinklora.evaluate.timing import timed
@@ -104,7 +105,7 @@ class Conversation:
     ) -> None:
         pieces = torch.tensor([ids], device=input_device(self.model)).split(plan.at_once, 1)
         forget_longest_input(self.model)
-        with watched(self.model, progress, stop) as begin:
+        with watched(self.model, progress, stop.is_set) as begin:
             for number, piece in enumerate(pieces):
                 begin(number, len(pieces))
                 self.model(piece, past_key_values=cache, use_cache=True, logits_to_keep=1)
@@ -114,9 +115,10 @@ class Conversation:
     def ask(self, question: str, *, stop: Event | None = None) -> Iterator[str]:
         """Pieces of the answer as they are written, greedily, until it ends or `stop` is set.
 
-        A stopped answer stays in the conversation as far as it came. One that fails ends the conversation:
-        the document has to be read again. Raises ValueError, before anything is read, without a document,
-        for an empty question, and where no room is left for an answer.
+        A stopped answer stays in the conversation as far as it came. One that fails, or is stopped while the
+        question is read (`Stopped`), ends the conversation: the document has to be read again. Raises
+        ValueError, before anything is read, without a document, for an empty question, and where no room is
+        left for an answer.
         """
         if self.cache is None:
             raise ValueError(
@@ -172,6 +174,8 @@ class Conversation:
                 # It holds some of the turn, so that a further question would go on from another text.
                 self.cache = None
                 failed.append(error)
+                if isinstance(error, Stopped):
+                    failed[-1] = Stopped("Stopped in the middle of the question: read the document again.")
                 # Not `end`, which decodes once more what may have failed.
                 streamer.on_finalized_text("", stream_end=True)
 
@@ -186,7 +190,11 @@ class Conversation:
             raise failed[0]
 
     def _write(self, ids: list[int], streamer: Any, stop: Event, stamps: list[float]) -> None:
+        begin = time.perf_counter()
+        asking = ExitStack()  # until the first token; then the answer ends at its next one
+
         def halt(*_: Any) -> bool:
+            asking.close()
             stamps.append(time.perf_counter())
             return stop.is_set()
 
@@ -195,21 +203,25 @@ class Conversation:
             room = min(room, self._trained - len(ids))
         forget_longest_input(self.model)  # it may be one of another conversation
         prompt = torch.tensor([ids], device=input_device(self.model))
-        written: Any = self.model.generate(  # type: ignore[operator]
-            prompt,
-            attention_mask=torch.ones_like(prompt),
-            past_key_values=self.cache,
-            use_cache=True,
-            max_new_tokens=room,
-            eos_token_id=self._ends() or None,
-            streamer=streamer,
-            stopping_criteria=StoppingCriteriaList([_When(halt)]),
-            pad_token_id=self.tokenizer.pad_token_id or 0,
-            **GREEDY,
-        )
+        with asking:
+            asking.enter_context(watched(self.model, lambda share: None, stop.is_set))
+            written: Any = self.model.generate(  # type: ignore[operator]
+                prompt,
+                attention_mask=torch.ones_like(prompt),
+                past_key_values=self.cache,
+                use_cache=True,
+                max_new_tokens=room,
+                eos_token_id=self._ends() or None,
+                streamer=streamer,
+                stopping_criteria=StoppingCriteriaList([_When(halt)]),
+                pad_token_id=self.tokenizer.pad_token_id or 0,
+                **GREEDY,
+            )
         self._ids, self._turns = written[0].tolist(), self._turns + 1
-        seconds = stamps[-1] - stamps[0] if stamps else 0.0
-        self._spent = replace(self._spent, written_tokens=len(stamps), write_seconds=seconds)
+        first, last = (stamps[0], stamps[-1]) if stamps else (begin, begin)
+        self._spent = replace(
+            self._spent, ask_seconds=first - begin, written_tokens=len(stamps), write_seconds=last - first
+        )
 
     # --- the budget -----------------------------------------------------------------------------------------
 

@@ -9,13 +9,15 @@ from sinklora.lora.adapter import merge_adapter
 from sinklora.lora.checkpoint import load_adapter
 from sinklora.pretrained.loading import LoadedModel, load
 from sinklora.train.chat_templates import TEMPLATE_FILE, template_text
+from sinklora.train.conversations import ConversationTemplate
 
 
 def chat_model(base: str, adapter: str | None = None, template: str | None = None) -> LoadedModel:
     """Model and tokenizer; the adapter merged into the model.
 
     `template`: one of TEMPLATE_NAMES; else the one that the adapter was tuned with, else the tokenizer's own.
-    Raises ValueError naming the argument where there is no such model, adapter or template.
+    Raises ValueError naming the argument where there is no such model, adapter or template, and for a
+    template that the tokenizer lacks the special tokens of.
     """
     check_model_name(base, "base")
     written = None if template is None else template_text(template)
@@ -24,6 +26,8 @@ def chat_model(base: str, adapter: str | None = None, template: str | None = Non
     if folder is not None:
         model = merge_adapter(load_adapter(model, folder)).eval()
         written = written or _template_of(folder)
+    if template is not None:
+        ConversationTemplate(tokenizer, template)  # refuses one whose tokens the tokenizer lacks
     if written:
         tokenizer.chat_template = written
     return LoadedModel(model, tokenizer)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from threading import Event
 from typing import Any, NamedTuple
 
 from torch import nn
@@ -20,6 +19,9 @@ Progress = Callable[[float], None]
 
 class Stopped(Exception):
     """Reading was stopped; nothing of it is kept."""
+
+    def __init__(self, words: str = "Stopped; nothing was read.") -> None:
+        super().__init__(words)
 
 
 class Plan(NamedTuple):
@@ -67,8 +69,10 @@ def policy_tokens(policy: CachePolicy, tokens: int) -> int:
 
 
 @contextmanager
-def watched(model: nn.Module, progress: Progress, stop: Event) -> Iterator[Callable[[int, int], None]]:
-    """Layer by layer, tell how much is read; raise `Stopped`, after each module in them, once `stop` is set.
+def watched(
+    model: nn.Module, progress: Progress, stopped: Callable[[], bool]
+) -> Iterator[Callable[[int, int], None]]:
+    """Layer by layer, tell how much is read; raise `Stopped`, after each module in them, once `stopped`.
 
     Gives a function that is told, before each call of the model, which of how many calls it is.
     """
@@ -78,7 +82,7 @@ def watched(model: nn.Module, progress: Progress, stop: Event) -> Iterator[Calla
         at[:] = [call, calls]
 
     def check(*_: Any) -> None:
-        if stop.is_set():
+        if stopped():
             raise Stopped
 
     def after(number: int) -> Callable[..., None]:

@@ -143,9 +143,11 @@ class Session:
 
     def _run(self, work: Callable[[Event], None], stop: Event) -> None:
         try:
+            if stop.is_set():  # while it waited for another's work
+                raise Stopped
             work(stop)
-        except Stopped:
-            self._show(message="Stopped; nothing was read.")
+        except Stopped as stopped:
+            self._show(message=str(stopped))
         except (MemoryError, torch.OutOfMemoryError):
             self._show(message="There is not enough memory; take a smaller budget, or a shorter text.")
         except Exception as error:

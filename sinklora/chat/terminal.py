@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import unicodedata
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from threading import Event
@@ -12,16 +13,18 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from sinklora.cache.policies import CachePolicy, needed_budget
+from sinklora.cache.full import Full
+from sinklora.cache.policies import CachePolicy, make_policy, needed_budget
 from sinklora.chat.cost_words import cost_in_words, read_in_words
 from sinklora.chat.documents import Document
-from sinklora.chat.engine import Conversation
+from sinklora.chat.engine import Conversation, EvictedError
 from sinklora.chat.reading import Stopped
 from sinklora.refusals import is_refusal
 
 HELP = """A line is a question. Commands:
   /budget 0.1   keep so much of the document (a fraction, or tokens) from the next question on
   /again 0.4    read the document again, with another budget if one is given; the conversation begins anew
+  /policy NAME  read it again under another policy, with its budget behind the name if another is wanted
   /cost         what the conversation has taken so far
   /quit         leave (or end of input)
 Ctrl-C stops an answer, or reading."""
@@ -57,8 +60,10 @@ class Terminal:
                 return
             try:
                 self._answer(text)
-            except Stopped:
-                self.say("Stopped; nothing was read.")
+            except Stopped as stopped:
+                self.say(str(stopped))
+            except EvictedError as error:
+                self.say(f"{error}: /again with that budget")
             except Exception as error:
                 if not is_refusal(error):
                     raise
@@ -76,21 +81,38 @@ class Terminal:
         elif command == "/again" and self.conversation.document is not None:
             other = self.conversation.with_budget(needed_budget(argument)) if argument else None
             self.read(self.conversation.document, other)
+        elif command == "/policy" and self.conversation.document is not None:
+            self.read(self.conversation.document, self._policy(argument))
         elif command == "/cost":
+            if self.conversation.document is not None:
+                self.say(read_in_words(self.conversation.document, self.conversation.cost))
             self.say(cost_in_words(self.conversation.cost))
         else:
             self.say(HELP)
 
+    def _policy(self, argument: str) -> CachePolicy:
+        """The policy of a name, with the budget behind it or else that of the present one."""
+        name, _, budget = argument.partition(" ")
+        present = self.conversation.policy
+        kept = present.whole_budget if present.bounded else None
+        wanted = needed_budget(budget) if budget.strip() else None if name == Full.name else kept
+        return make_policy(name, wanted, argument="policy")
+
     def _ask(self, question: str) -> None:
         with stopped_by_ctrl_c() as stop:
             for piece in self.conversation.ask(question, stop=stop):
-                self.console.print(piece, end="", **AS_IT_IS)
+                self.console.print(without_controls(piece), end="", **AS_IT_IS)
         self.console.print()
         self.say(cost_in_words(self.conversation.cost))
 
     def say(self, words: str) -> None:
         """A sentence of the program's own."""
-        self.console.print(words, style="italic", **AS_IT_IS)
+        self.console.print(without_controls(words), style="italic", **AS_IT_IS)
+
+
+def without_controls(text: str) -> str:
+    """A text without what a terminal would obey, such as the sequences that clear it."""
+    return "".join(letter for letter in text if letter in "\n\t" or unicodedata.category(letter) != "Cc")
 
 
 def asked_lines(console: Console) -> Iterator[str]:

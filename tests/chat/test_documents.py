@@ -99,6 +99,33 @@ def of_a_later_format(archive: bytes) -> bytes:
     return archive[:place] + b"\xff" + archive[place + 1 :]
 
 
+def within(archive: bytes) -> bytes:
+    """An archive as a file of another one."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as outer:
+        outer.writestr("inner.zip", archive)
+    return buffer.getvalue()
+
+
+def flagged(archive: bytes) -> bytes:
+    """The flag that a part needs a password set in every entry of the directory."""
+    return archive.replace(b"PK\x01\x02\x14\x03\x14\x00\x00", b"PK\x01\x02\x14\x03\x14\x00\x01")
+
+
+def with_rights(encrypted: str) -> bytes:
+    """An EPUB whose rights management names a part as encrypted."""
+    told = f'<encryption><CipherReference URI="OEBPS/{encrypted}"/></encryption>'
+    buffer = io.BytesIO(epub(WORDS))
+    with zipfile.ZipFile(buffer, "a") as archive:
+        archive.writestr("META-INF/encryption.xml", told)
+    return buffer.getvalue()
+
+
+def test_encrypted_fonts_do_not_hide_a_book(tmp_path: Path) -> None:
+    (tmp_path / "fonts.epub").write_bytes(with_rights("font.otf"))
+    assert WORDS in read_document(tmp_path / "fonts.epub").text
+
+
 WRONG = {
     "latin.txt": ("caf\xe9".encode("latin-1"), "is not UTF-8 text (byte 3)"),
     "binary.txt": (b"a\0b", "is binary"),
@@ -110,6 +137,15 @@ WRONG = {
     "no.epub": (b"PK not", "is damaged, or not what its name says"),
     "later.docx": (of_a_later_format(docx(WORDS)), "is damaged, or not what its name says"),
     "large.txt": (b"x" * 3000, "at most"),
+    "other.docx": (zipped({"readme.txt": WORDS}), "is damaged, or not what its name says"),
+    "other.epub": (zipped({"readme.txt": WORDS}), "is damaged, or not what its name says"),
+    "nested.docx": (within(docx(WORDS)), "is damaged, or not what its name says"),
+    "locked.docx": (b"\xd0\xcf\x11\xe0" + "EncryptedPackage".encode("utf-16-le"), "is encrypted"),
+    "old.docx": (b"\xd0\xcf\x11\xe0 of another program", "is damaged, or not what its name says"),
+    "flagged.docx": (flagged(docx(WORDS)), "is encrypted; save it without a password"),
+    "rights.epub": (with_rights("chapter.xhtml"), "is encrypted (its shop's rights management)"),
+    "binary.html": (b"<p>a\0b</p>", "is binary"),
+    "noise.html": (bytes(range(128, 255)) * 4, "is damaged, or not what its name says"),
 }
 
 

@@ -407,6 +407,30 @@ def test_a_long_question_about_a_stream_is_read_in_pieces_too(policy: CachePolic
     assert talk.cache is not None and talk.cache.budget_layers[0].longest_reach <= 512
 
 
+def test_a_stop_in_the_middle_of_a_question_ends_it_and_the_conversation() -> None:
+    talk, stop = conversation(H2O(60)), Event()
+    talk.read(DOCUMENT)
+    seen: list[int] = []
+
+    def watch(*_: Any) -> None:
+        seen.append(1)
+        stop.set()  # while the first layer reads the question
+
+    first, *_, last = decoder_layers(talk.model)
+    handles = [first.register_forward_hook(watch), last.register_forward_hook(lambda *_: seen.append(9))]
+    try:
+        with pytest.raises(Stopped, match="in the middle of the question: read the document again"):
+            said(talk, "def name_3(x):", stop=stop)
+    finally:
+        for handle in handles:
+            handle.remove()
+    assert seen == [1], "no further layer"
+    with pytest.raises(ValueError, match="failed half-way: read it again"):
+        talk.ask("And?")
+    talk.read(DOCUMENT)
+    assert said(talk, "def name_3(x):") == by_hand(H2O(60), DOCUMENT, ["def name_3(x):"], 7)[0]
+
+
 def test_it_stops_soon() -> None:
     # Not a measurement: an answer of a thousand tokens would take many seconds.
     talk, stop = conversation(H2O(60), answer_tokens=400), Event()

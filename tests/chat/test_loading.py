@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -42,12 +43,26 @@ def test_an_adapter_brings_its_template(tuned: tuple[InstructionSpec, Path]) -> 
     _, folder = tuned
     model, tokenizer = chat_model("data/base", str(folder))
     assert tokenizer.chat_template == template_text("llama-2") == (folder / TEMPLATE_FILE).read_text()
-    assert chat_model("data/base", str(folder), "chatml").tokenizer.chat_template == template_text("chatml")
     assert chat_model("data/base").tokenizer.chat_template is None
     ids = torch.arange(3, 40)[None]
     base = chat_model("data/base").model
     with torch.inference_mode():
         assert not torch.equal(model(ids).logits, base(ids).logits)
+
+
+def test_a_template_that_is_named_comes_before_the_adapters(
+    tuned: tuple[InstructionSpec, Path], tmp_path: Path
+) -> None:
+    _, folder = tuned
+    other = shutil.copytree(folder, tmp_path / "other")
+    (other / TEMPLATE_FILE).write_text("{{ messages[0]['content'] }}")
+    assert chat_model("data/base", str(other)).tokenizer.chat_template == "{{ messages[0]['content'] }}"
+    assert chat_model("data/base", str(other), "llama-2").tokenizer.chat_template == template_text("llama-2")
+
+
+def test_a_template_whose_tokens_are_missing_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"template='chatml'.*without a special token of the tokenizer"):
+        chat_model("data/base", template="chatml")
 
 
 def test_its_logits_are_those_of_the_run(tuned: tuple[InstructionSpec, Path], tmp_path: Path) -> None:

@@ -106,6 +106,36 @@ def test_reading_again_changes_the_budget_only_where_it_comes_to_its_end() -> No
     assert talk.policy == H2O(0.4)
 
 
+def test_another_policy_is_read_again() -> None:
+    shown = run_lines(
+        ["/policy streaming", "/policy local 40", "/policy full", "/policy none", "/policy h2o 2.5"]
+    )
+    assert shown.count("tokens read in") == 4
+    assert "policy='none': expected one of" in shown and "budget=2.5" in shown
+    model, tokenizer = chat_base()
+    terminal = Terminal(Conversation(model, tokenizer, H2O(0.5)), Console(file=io.StringIO()))
+    terminal.read(DOCUMENT)
+    terminal.run(["/policy streaming"])
+    assert terminal.conversation.policy == make_policy("streaming", 0.5)
+
+
+def test_what_was_waited_for_is_said() -> None:
+    shown = run_lines(["What?", "/cost"])
+    assert len(re.findall(r"first token after \d+\.\d s; \d+\.\d tokens/s; the cache holds", shown)) == 2
+    assert shown.count("tokens read in") == 2, "once when it was read, once under /cost"
+
+
+def test_more_than_is_left_names_the_command() -> None:
+    shown = " ".join(run_lines(["/budget 0.1", "What?", "/budget 0.9"]).split())
+    assert "read the document again to keep" in shown and "/again with that budget" in shown
+
+
+def test_what_a_terminal_would_obey_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Conversation, "ask", lambda *_, **__: iter(["a\x1b[2Jb\x1b]0;T\x07\n\tc"]))
+    shown = run_lines(["What is it?"])
+    assert "a[2Jb]0;T\n" in shown and not {"\x1b", "\x07"} & set(shown)
+
+
 def test_ctrl_c_sets_an_event_and_is_what_it_was_afterwards() -> None:
     before = signal.getsignal(signal.SIGINT)
     with stopped_by_ctrl_c() as stop:
@@ -166,7 +196,7 @@ def test_questions_come_from_a_pipe(chat_folder: Path, tmp_path: Path) -> None:
     arguments = ["chat", "--document", str(path), "--base", str(chat_folder), "--answer-tokens", "3"]
     shown = CliRunner().invoke(application, arguments, input="def name_3\n/cost\n")
     assert shown.exit_code == 0, shown.output
-    assert "code.txt: " in shown.output and shown.output.count("the cache holds") == 3
+    assert "code.txt: " in shown.output and shown.output.count("the cache holds") == 4
 
 
 @pytest.mark.parametrize(

@@ -18,9 +18,7 @@ from sinklora.reproduction.cache.study import PERPLEXITY, QUESTIONS, RECALL, REC
 from sinklora.reproduction.cache.text_study import NATS
 from sinklora.reproduction.cache.verdict import percents
 from sinklora.reproduction.names import CACHES
-from sinklora.reproduction.report.claims import LOST, Claim, Tested, family
-
-NEAR = 0.05  # nats a token: so far from the full cache's counts as near it
+from sinklora.reproduction.report.claims import LOST, NEAR, Claim, Tested, family
 
 UNANSWERED = "neither cache does better than chance"
 

@@ -24,7 +24,6 @@ from sinklora.evaluate.paired_effects import Effect, Equivalence, effect, ratio_
 from sinklora.records.checks import Count, Distinct, check_among, check_fields
 from sinklora.records.tables import Column, Estimate, Table
 from sinklora.reproduction.cache.cell_estimates import chance_of, clustered, differences, estimates, paired
-from sinklora.reproduction.cache.claims import NEAR
 from sinklora.reproduction.cache.second_pass import SecondPass
 from sinklora.reproduction.cache.study import PERPLEXITY, published_policies
 from sinklora.reproduction.cache.text_study import (
@@ -36,7 +35,7 @@ from sinklora.reproduction.cache.text_study import (
 )
 from sinklora.reproduction.cache.verdict import percents
 from sinklora.reproduction.names import CACHES
-from sinklora.reproduction.report.claims import LOST, Claim, Tested, family
+from sinklora.reproduction.report.claims import LOST, NEAR, Claim, Tested, family
 from sinklora.train.sources import CorpusSpec
 
 ITEM = "Replay (ours)"

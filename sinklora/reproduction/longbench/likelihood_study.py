@@ -20,11 +20,10 @@ from sinklora.hf.budget_cache import BudgetCache
 from sinklora.records.files import json_hash
 from sinklora.records.runs import remember, run_records
 from sinklora.records.tables import Column, Estimate, Table, part
-from sinklora.reproduction.cache.claims import NEAR
 from sinklora.reproduction.longbench.claims import CACHES_APART
 from sinklora.reproduction.longbench.study import data_record
 from sinklora.reproduction.model_under_test import ModelUnderTest
-from sinklora.reproduction.report.claims import Claim, Tested, family
+from sinklora.reproduction.report.claims import NEAR, Claim, Tested, family
 from sinklora.reproduction.retrieval.bounded_caches import CANNOT, FULL, REPLAY, claimed_leads
 
 NO_DOCUMENT = "no document"  # what the question alone is worth

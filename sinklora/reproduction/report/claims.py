@@ -20,6 +20,8 @@ LEVEL = 0.05  # of a whole family of claims, after Holm's correction
 
 Tested = Effect | Equivalence  # "this is more than 0", "this lies between two ends"
 
+NEAR = 0.05  # nats a token: a bounded cache that costs so much more than the full one is near it
+
 LOST = 0.2  # of what the full cache does beyond chance: a bounded one that does so much less is near it
 
 

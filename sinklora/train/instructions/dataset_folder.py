@@ -1,5 +1,6 @@
 """A data set as a folder: each split as parquet and as jsonl, a record, and a card. Whole or not there."""
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,15 @@ def read_split(folder: Path, split: str = "train") -> pd.DataFrame:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; `sinklora data` builds data sets")
     return parquet_frame(path)
+
+
+def check_out(out: Path) -> None:
+    """Raise ValueError where no folder can be written there, before any work."""
+    there = next(place for place in (out, *out.parents) if place.exists())
+    if not there.is_dir():
+        raise ValueError(f"out={str(out)!r}: {there} is a file; give a folder")
+    if not os.access(there, os.W_OK):
+        raise ValueError(f"out={str(out)!r}: {there} cannot be written; give another folder")
 
 
 def _card(splits: Mapping[str, pd.DataFrame], title: str, about: Sequence[str]) -> str:

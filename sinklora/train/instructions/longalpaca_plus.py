@@ -9,7 +9,7 @@ import pandas as pd
 
 from sinklora.records.checks import check_counts
 from sinklora.records.provenance import current_provenance
-from sinklora.train.instructions.dataset_folder import write_dataset
+from sinklora.train.instructions.dataset_folder import check_out, write_dataset
 from sinklora.train.instructions.examples import (
     BOOKSUM,
     KINDS,
@@ -73,6 +73,7 @@ def build_longalpaca_plus(
     unknown or too short, FileNotFoundError for a path that is not there, and ValueError with the place of a
     damaged row; then `out` is as it was. Paper, supervised fine-tuning.
     """
+    check_out(out)
     counts = mixed_counts(total)
     check_counts(0, seed=seed)
     if most_rows is not None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from sinklora.records.provenance import current_provenance
-from sinklora.train.instructions.dataset_folder import write_dataset
+from sinklora.train.instructions.dataset_folder import check_out, write_dataset
 from sinklora.train.instructions.documentation import described_package
 from sinklora.train.instructions.lengths import with_lengths
 from sinklora.train.instructions.mini import HELD_OUT_PERCENT, MiniSpec, make_mini
@@ -46,6 +46,7 @@ def build_mini(
 
     `tokenizer`: its tokens are counted as well. Raises what `make_mini` raises; then `out` is as it was.
     """
+    check_out(out)
     made = make_mini(spec)
     splits = {
         name: with_lengths(

@@ -53,6 +53,8 @@ def read_booksum(row: Mapping[str, Any], place: str) -> Pair | Unusable:
 def _joined(row: Mapping[str, Any], name: str, place: str) -> str:
     """A text, or a list of texts as paragraphs."""
     value = row.get(name)
+    if name in row and value is None:  # an empty cell, in some formats
+        return ""
     if isinstance(value, list) and all(isinstance(part, str) for part in value):
         value = "\n\n".join(value)
     if not isinstance(value, str):

@@ -102,13 +102,14 @@ def by_equal_time(beside: bool) -> list[Claim]:
 
 def by_bounded_cache(beside: bool) -> list[Claim]:
     measured: dict[tuple[str, ...], Any] = {("sf", FULL_CACHE): SAME, ("sf", "H2O"): SAME}
-    measured |= {("full", FULL_CACHE): SAME, ("full", "H2O"): SAME + 9, ("none", "H2O"): SAME + 9}
+    measured |= {(name, FULL_CACHE): SAME for name in ("full", "none")}
+    measured |= {(name, "H2O"): SAME + 9 for name in ("full", "none")}
     measured |= {("sf", "StreamingLLM"): LEAD, ("sf", "Local"): NOTHING}
     rows = long(measured, ["method", "cache"], "nll", "piece").assign(seed=0)
     others = ["StreamingLLM", *extra(beside, Local=0)]
     claims = bounded_claims(rows, "none", "H2O", others, valid=True, model="")
-    assert [claim.outcome for claim in claims[:2]] == ["held"] * 2
-    return claims[2:]
+    assert [claim.outcome for claim in claims[:4]] == ["held", "did not hold", "held", "held"]
+    return claims[4:]
 
 
 def by_pass_keys(beside: bool) -> list[Claim]:
@@ -118,8 +119,8 @@ def by_pass_keys(beside: bool) -> list[Claim]:
 
 
 def by_keys_in_caches(beside: bool) -> list[Claim]:
-    nats = {("full",): SAME + 1, ("H2O",): SAME + 2, ("Local",): LEAD + 2}
-    nats |= {("StreamingLLM",): NOTHING + 2} if beside else {}
+    nats = {("full",): SAME + 1, ("H2O",): SAME + 2, ("StreamingLLM",): LEAD + 2}
+    nats |= {("Local",): NOTHING + 2} if beside else {}
     return cached_key_claims(long(nats, ["cache"], "nats", "trial").assign(tokens=64, correct=True), "")
 
 
@@ -129,8 +130,8 @@ def by_tuning(beside: bool) -> list[Claim]:
 
 
 def by_longbench_cache(beside: bool) -> list[Claim]:
-    scores = {("full",): SAME + 50, ("H2O",): SAME + 50, ("Local",): SAME + 50 - LEAD}
-    scores |= {("StreamingLLM",): NOTHING + 50} if beside else {}
+    scores = {("full",): SAME + 50, ("H2O",): SAME + 50, ("StreamingLLM",): SAME + 50 - LEAD}
+    scores |= {("Local",): NOTHING + 50} if beside else {}
     rows = long(scores, ["cache"], "score", "document").assign(dataset="a set", question="one")
     frame = pd.DataFrame({"data set": ["a set"], "cache": ["full"], "remark": [""], "chance": [0.0]})
     *ahead, near = cache_claims(rows, frame, "")

@@ -48,7 +48,7 @@ def tunes(notebook: str, profile: str) -> tuple[TrainSpec, ...]:
         ("02_perplexity", "smoke", 3 + 1 + 3),  # rates (of seed 0), one step in place of two, seed 1
         ("02_perplexity", "full", 3 * 5 + 2 * 3 + 5 * 4),  # seed 0 is among the rates, 60 steps too
         ("04_retrieval", "smoke", 2),
-        ("05_longbench", "full", 4),
+        ("05_longbench", "full", 3),
         ("08_ablations", "quick", 12),  # at their own rates: what is tried is what is compared
         ("09_real_model", "gpu", 2 * 3 * 4),
     ],

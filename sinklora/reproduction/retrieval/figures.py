@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from sinklora.records.tables import part
 from sinklora.reproduction.names import label
 from sinklora.reproduction.report.style import MARKS, counted, figure_style, framed, panels, wrapped
+from sinklora.reproduction.retrieval.bounded_caches import REPLAY
 from sinklora.reproduction.retrieval.cache_tables import EXACT, NATS
 from sinklora.reproduction.retrieval.tables import accuracies
 
@@ -18,6 +19,7 @@ CACHE_MARKS = {
     "H2O": ("black", "-", "o"),
     "StreamingLLM": ("0.45", ":", "^"),
     "Local": ("0.45", "--", "s"),
+    REPLAY: ("black", "-.", "D"),
 }
 
 LENGTH = "length of the document (tokens)"

@@ -39,7 +39,7 @@ from sinklora.reproduction.retrieval.cache_tables import (
     topics_table,
 )
 from sinklora.reproduction.retrieval.claims import cached_key_claims, cached_topic_claims
-from sinklora.reproduction.retrieval.figures import keys_by_cache_figure
+from sinklora.reproduction.retrieval.figures import CACHE_MARKS, keys_by_cache_figure
 from sinklora.reproduction.retrieval.keys_in_prose_study import KeysInProseStudy, measure_keys_in_prose
 from sinklora.reproduction.retrieval.topic_ranking import conversations, measure_topic_ranks
 from sinklora.train.sources import CorpusSpec
@@ -200,7 +200,7 @@ def test_a_folder_is_there_or_not(tmp_path: Path) -> None:
 def test_bounded_caches_have_the_budget() -> None:
     caches = compared_caches(0.3)
     assert list(caches) == ["full", "H2O", "StreamingLLM", "Local", REPLAY]
-    assert caches["full"] is None
+    assert caches["full"] is None and list(caches) == list(CACHE_MARKS), "each can be drawn"
     assert {policy.budget for policy in caches.values() if policy} == {0.3}
 
 

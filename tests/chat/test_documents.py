@@ -139,7 +139,7 @@ WRONG = {
     "large.txt": (b"x" * 3000, "at most"),
     "other.docx": (zipped({"readme.txt": WORDS}), "is damaged, or not what its name says"),
     "other.epub": (zipped({"readme.txt": WORDS}), "is damaged, or not what its name says"),
-    "nested.docx": (within(docx(WORDS)), "is damaged, or not what its name says"),
+    "nested.docx": (within(zipped({"readme.txt": WORDS})), "is damaged, or not what its name says"),
     "locked.docx": (b"\xd0\xcf\x11\xe0" + "EncryptedPackage".encode("utf-16-le"), "is encrypted"),
     "old.docx": (b"\xd0\xcf\x11\xe0 of another program", "is damaged, or not what its name says"),
     "flagged.docx": (flagged(docx(WORDS)), "is encrypted; save it without a password"),

@@ -124,9 +124,10 @@ def _what_is_wrong(path: Path) -> str:
         with path.open("rb") as file:
             return "" if b"%PDF-" in file.read(1024) else DAMAGED
     if kind in (".html", ".htm"):
-        return "is binary, not text" if b"\0" in path.read_bytes() else ""
-    if path.read_bytes().startswith(_CONTAINER):
-        return ENCRYPTED if _ENCRYPTED_PART in path.read_bytes() else DAMAGED
+        return "is binary, or text in UTF-16: save it as UTF-8" if b"\0" in path.read_bytes() else ""
+    data = path.read_bytes()
+    if data.startswith(_CONTAINER):
+        return ENCRYPTED if _ENCRYPTED_PART in data else DAMAGED
     try:
         with zipfile.ZipFile(path) as archive:
             return _what_is_wrong_inside(archive)

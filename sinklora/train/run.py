@@ -79,9 +79,16 @@ def trainable_model(spec: Spec) -> torch.nn.Module:
     """The base with the pattern in training mode, and the adapter where the method is one.
 
     Where training arguments with ZeRO-3 exist, transformers divides the base's weights as they are read. Such
-    a model cannot run yet, so that no probe looks at it.
+    a model cannot run yet, so that no probe looks at it, and a warning says so.
     """
     model, probe = load_base(spec), not is_deepspeed_zero3_enabled()
+    if not probe:
+        warnings.warn(
+            f"base={spec.base!r}: ZeRO-3 has divided its weights, so that nothing checks whether its layers "
+            "use the pattern and keep packed documents apart; where it is of another architecture than one "
+            "trained before, train a step of it, or of a small model like it, without deepspeed first",
+            stacklevel=2,
+        )
     # Attention of a base in bfloat16 has a faster backward pass here, and that of cut rows is here alone.
     if spec.pattern != "full" or spec.frozen_dtype == "bfloat16" or spec.sequence_parallel > 1:
         use_pattern(model, spec.pattern_at(0, 1), probe=probe)

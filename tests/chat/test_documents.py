@@ -145,6 +145,7 @@ WRONG = {
     "flagged.docx": (flagged(docx(WORDS)), "is encrypted; save it without a password"),
     "rights.epub": (with_rights("chapter.xhtml"), "is encrypted (its shop's rights management)"),
     "binary.html": (b"<p>a\0b</p>", "is binary"),
+    "wide.html": ("<p>wide</p>".encode("utf-16"), "text in UTF-16: save it as UTF-8"),
     "noise.html": (bytes(range(128, 255)) * 4, "is damaged, or not what its name says"),
 }
 

@@ -22,7 +22,7 @@ from sinklora.records.files import file_hash
 from sinklora.records.runs import DamagedRunError, RunDirectory
 from sinklora.train.command import read_spec
 from sinklora.train.data import training_data
-from sinklora.train.run import _curve, load_trained, train
+from sinklora.train.run import _curve, load_trained, train, trainable_model
 from sinklora.train.spec import TrainSpec
 from sinklora.train.spent_seconds import SECONDS, SpentSeconds
 from sinklora.train.trainer import (
@@ -309,6 +309,17 @@ def test_unknown_keys_are_named() -> None:
 def test_the_configurations_are_specs(path: Path) -> None:
     spec = read_spec(path)
     assert spec.batch_size > 0 and spec.pattern_at(0, 1).group_size
+
+
+def test_what_zero_divides_is_not_probed_and_that_is_said(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sinklora.train.run.is_deepspeed_zero3_enabled", lambda: True)
+    probed: list[object] = []
+    monkeypatch.setattr("sinklora.hf.models.probe_model", probed.append)
+    with pytest.warns(UserWarning, match="nothing checks whether its layers use the pattern"):
+        trainable_model(spec_in(place, separate_documents=True))
+    assert not probed
 
 
 @pytest.mark.slow  # as are all trainings in several processes

@@ -31,8 +31,8 @@ def answer_nats(
     """Nats a token of each record's likeliest right answer, of which the first `answer_tokens` count.
 
     Prompts are those of `predict`. Their last token is read after the rest has been evicted, so that all of
-    an answer is predicted through what the cache has kept. Raises ValueError for bad arguments and records of
-    another data set.
+    an answer is predicted through what the cache has kept. Raises ValueError for bad arguments, records of
+    another data set, and an answer without any token.
     """
     check_request(records, dataset, max_length)
     check_counts(answer_tokens=answer_tokens)
@@ -44,6 +44,8 @@ def answer_nats(
             tokenizer(" " + answer if plain else answer, add_special_tokens=False)["input_ids"]
             for answer in record.answers
         ]
+        if not all(answers):
+            raise ValueError(f"records: an answer of {record.id!r} is empty, so that nothing can be likely")
         read = ReadPrompt(model, prompt, make_cache())
         losses = read.nats([[last, *answer[:answer_tokens]] for answer in answers])
         nats.append(min(sum(of_answer[1:]) / (len(of_answer) - 1) for of_answer in losses))

@@ -1,5 +1,6 @@
 """Nats of right answers after LongBench's prompts: those of plain passes, all of them behind the eviction."""
 
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -56,5 +57,18 @@ def test_answers_are_read_through_what_is_kept(
 def test_bad_arguments_are_named(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     with pytest.raises(ValueError, match="answer_tokens=0: expected at least 1"):
         answer_nats(model, tokenizer, RECORDS, "qasper", DynamicCache, max_length=200, answer_tokens=0)
+    empty = [replace(RECORDS[0], answers=("forty", ""))]
+    with pytest.raises(ValueError, match="records: an answer of 'a' is empty"):
+        answer_nats(
+            model,
+            tokenizer,
+            empty,
+            "qasper",
+            DynamicCache,
+            max_length=200,
+            answer_tokens=4,
+            prompt_format=plain,
+            progress=False,
+        )
     with pytest.raises(ValueError, match="dataset='qmsum', but record 'a' is of 'qasper'"):
         answer_nats(model, tokenizer, RECORDS, "qmsum", DynamicCache, max_length=200, answer_tokens=4)
